@@ -1,0 +1,97 @@
+//! Named places in the system under test.
+//!
+//! [`point!`](crate::point) marks a place between two durable states: where faults like to strike, and what coverage is
+//! measured on. [`sometimes!`](crate::sometimes) and [`reachable!`](crate::reachable) name what a campaign must have seen;
+//! one that never saw it proved nothing about it. All three cost nothing in a real build.
+//!
+//! A crate declares its names once, with [`points!`](crate::points), so that they can be listed and cannot be misspelt.
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Between two durable states; faults may strike here.
+    Point,
+    /// A condition that must hold at least once in a campaign.
+    Sometimes,
+}
+
+/// A named place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Point {
+    /// Dotted name, from the general to the particular.
+    pub name: &'static str,
+    /// What it stands for.
+    pub kind: Kind,
+    /// One line of explanation.
+    pub about: &'static str,
+}
+
+/// Declares points: constants, and a table `ALL` of them.
+///
+/// ```
+/// cutwater_io::points! {
+///     point MANIFEST_APPLY = "manifest.apply": "an edit is durable and not yet visible";
+///     sometimes TORN_TAIL = "wal.torn_tail": "recovery met a torn tail";
+/// }
+/// assert_eq!(ALL.len(), 2);
+/// assert_eq!(MANIFEST_APPLY.name, "manifest.apply");
+/// ```
+#[macro_export]
+macro_rules! points {
+    ($($kind:ident $id:ident = $name:literal : $about:literal;)*) => {
+        $(
+            #[doc = $about]
+            pub const $id: $crate::points::Point = $crate::points::Point {
+                name: $name, kind: $crate::points!(@kind $kind), about: $about,
+            };
+        )*
+        /// All names declared here.
+        pub const ALL: &[$crate::points::Point] = &[$($id),*];
+    };
+    (@kind point) => { $crate::points::Kind::Point };
+    (@kind sometimes) => { $crate::points::Kind::Sometimes };
+}
+
+/// Passes a point: in the simulation a fault may strike here, and the node may never get past it.
+#[macro_export]
+macro_rules! point {
+    ($point:expr) => {
+        if $crate::SIMULATED {
+            $crate::points::pass($point).await;
+        }
+    };
+}
+
+/// Records that a condition which must hold somewhere in a campaign did hold.
+#[macro_export]
+macro_rules! sometimes {
+    ($point:expr, $condition:expr) => {
+        if $crate::SIMULATED && $condition {
+            $crate::points::saw($point);
+        }
+    };
+}
+
+/// Records that a place which must be reached somewhere in a campaign was reached.
+#[macro_export]
+macro_rules! reachable {
+    ($point:expr) => {
+        $crate::sometimes!($point, true)
+    };
+}
+
+#[doc(hidden)]
+pub async fn pass(point: Point) {
+    #[cfg(madsim)]
+    crate::sim::pass_point(point).await;
+    #[cfg(not(madsim))]
+    let _ = point;
+}
+
+#[doc(hidden)]
+pub fn saw(point: Point) {
+    #[cfg(madsim)]
+    crate::sim::Env::current().saw(point);
+    #[cfg(not(madsim))]
+    let _ = point;
+}

@@ -1,0 +1,203 @@
+//! The vocabulary of faults, and the interface by which a harness decides where they strike.
+//!
+//! A device asks the [`Injector`] at each of its sites (`disk.write`, `net.connect`, `objects.put`, ...), a system under
+//! test at each of its points. The answer says exactly what happens there. Faults that are states rather than events (a
+//! partition, a full disk, a stalled device) are switched on and off through the devices' own controls.
+
+use arbitrary::Arbitrary;
+use serde::{Deserialize, Serialize};
+
+use super::NodeId;
+
+/// A call into a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// Which call: `disk.open`, `disk.read`, `disk.write`, `disk.set_len`, `disk.sync`, `disk.sync_dir`, `disk.rename`,
+    /// `disk.link`, `disk.unlink`, `disk.mkdir`, `net.connect`, `net.send`, `objects.put`, `objects.get`,
+    /// `objects.delete`, `objects.list`.
+    pub name: &'static str,
+    /// The node that calls.
+    pub node: NodeId,
+    /// What the target is to the system under test (`wal`, `table`, ...), as its classifier says.
+    pub class: &'static str,
+    /// The path, key or address.
+    pub target: &'a str,
+    /// The how many-th call of this (node, name, class) it is, from 1.
+    pub nth: u64,
+    /// Virtual time in microseconds.
+    pub at_us: u64,
+}
+
+/// A passing of a point.
+#[derive(Clone, Copy, Debug)]
+pub struct Passing {
+    /// The point's name.
+    pub point: &'static str,
+    /// The node that passes.
+    pub node: NodeId,
+    /// The how many-th passing of this (node, point) it is, from 1.
+    pub nth: u64,
+    /// Virtual time in microseconds.
+    pub at_us: u64,
+}
+
+/// What a fault does to the call it strikes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum SiteFault {
+    /// The call fails with this error and does nothing.
+    Fail(Errno),
+    /// A read or write transfers only part; a write that then fails with `ENOSPC` is [`SiteFault::Fail`].
+    Short,
+    /// The sync fails the way [`FsyncFail`] says.
+    Fsync(FsyncFail),
+    /// The call takes this much longer, in microseconds.
+    Delay(u32),
+    /// The node crashes before the call takes effect.
+    CrashBefore(Crash),
+    /// The node crashes after the call took effect, before it returns.
+    CrashAfter(Crash),
+    /// The connection breaks (a send) or is refused (a connect).
+    Reset,
+    /// The connect never returns.
+    Hang,
+    /// The request fails before it reaches the object store.
+    FailBefore,
+    /// The request is applied, its answer is lost.
+    FailAfter,
+    /// The caller is told of a failure at once; the request is applied this many microseconds later, whatever happened
+    /// in between.
+    LateLand(u32),
+    /// The object store answers "slow down".
+    Throttle,
+}
+
+/// Errors of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum Errno {
+    /// Input/output error.
+    Eio,
+    /// No space left.
+    Enospc,
+    /// Interrupted; the caller should retry.
+    Eintr,
+}
+
+impl Errno {
+    /// The code of the operating system.
+    pub fn raw(self) -> i32 {
+        match self {
+            Errno::Eio => libc::EIO,
+            Errno::Enospc => libc::ENOSPC,
+            Errno::Eintr => libc::EINTR,
+        }
+    }
+}
+
+/// How a sync fails. Afterwards the pages are clean: a later sync succeeds without writing what was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub struct FsyncFail {
+    /// What processes read afterwards.
+    pub view: ViewAfterFailure,
+    /// What becomes of pending length changes.
+    pub meta: MetaAfterFailure,
+}
+
+/// See [`FsyncFail::view`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum ViewAfterFailure {
+    /// The new content stays readable until the cache is dropped (ext4, xfs).
+    KeepNew,
+    /// The old content comes back at once (btrfs).
+    RevertOld,
+}
+
+/// See [`FsyncFail::meta`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum MetaAfterFailure {
+    /// The new length can still become durable, over data that never will (ext4).
+    CommitSize,
+    /// The length is lost with the data (xfs, btrfs).
+    NoSize,
+}
+
+/// How a node dies, and when it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub struct Crash {
+    /// What dies.
+    pub kind: CrashKind,
+    /// Microseconds until the node starts again.
+    pub down_us: u32,
+}
+
+/// What dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum CrashKind {
+    /// The process: files keep what was written, synced or not.
+    ProcessKill,
+    /// The machine: of what was not synced, [`Survivors`] decides.
+    PowerFail(Survivors),
+}
+
+/// Which of the operations that were not forced to the medium survive a power failure. Whatever it chooses is closed under
+/// the file system's ordering rules and contains everything that a completed sync forced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum Survivors {
+    /// Nothing beyond what was forced.
+    None,
+    /// Everything.
+    All,
+    /// The first so many per mille, in issue order.
+    Prefix(u16),
+    /// All but one (chosen by this number modulo the count) and what depends on it.
+    AllBut(u16),
+    /// Only one and what it depends on.
+    Only(u16),
+    /// Each with so many per mille, by the given key.
+    Each {
+        /// Chance of survival per mille.
+        permille: u16,
+        /// Key of the draws.
+        key: u32,
+    },
+}
+
+/// The injector's answer at a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SiteAction {
+    /// Nothing unusual.
+    Proceed,
+    /// This fault strikes.
+    Strike(SiteFault),
+}
+
+/// The injector's answer at a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PointAction {
+    /// Nothing unusual.
+    Proceed,
+    /// The task is held up for so many microseconds.
+    Delay(u32),
+    /// The node dies here.
+    Crash(Crash),
+}
+
+/// Decides where faults strike. Called with no lock of a device held; must not call into a device.
+pub trait Injector: Send {
+    /// Asked before each call into a device.
+    fn at_site(&mut self, site: &Site<'_>) -> SiteAction;
+    /// Asked at each passing of a point.
+    fn at_point(&mut self, passing: &Passing) -> PointAction;
+}
+
+/// Injects nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet;
+
+impl Injector for Quiet {
+    fn at_site(&mut self, _: &Site<'_>) -> SiteAction {
+        SiteAction::Proceed
+    }
+    fn at_point(&mut self, _: &Passing) -> PointAction {
+        PointAction::Proceed
+    }
+}

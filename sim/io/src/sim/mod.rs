@@ -1,0 +1,309 @@
+//! The simulated world behind the seam: how a harness sets it up, drives it and reads what happened.
+//!
+//! There is one [`Env`] in a run, registered as a simulator of madsim, so that it hears of every node that is created or
+//! killed. It owns the devices ([`disk`], [`net`], [`objects`]), the injector of faults, the counters of points and the
+//! trace.
+//!
+//! A killed process takes no further part: every handle belongs to an incarnation of its node, and a call from an earlier
+//! one (destructors run after a kill) has no effect, and is counted in [`Env::stale_calls`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use madsim::plugin::Simulator;
+
+pub mod disk;
+mod inject;
+mod keyed;
+pub mod net;
+pub mod objects;
+mod trace;
+
+pub use inject::*;
+pub use keyed::{Draw, Key};
+pub use trace::{Event, Trace};
+
+use crate::points::{Kind, Point};
+
+/// A simulated machine; 0 is the harness itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "n{}", self.0)
+    }
+}
+
+/// What a run starts from.
+pub struct Config {
+    /// Root of all draws.
+    pub key: Key,
+    /// Keep the events of the trace.
+    pub record: bool,
+    /// The disks.
+    pub disk: disk::Config,
+    /// The network.
+    pub net: net::Config,
+    /// The object store.
+    pub objects: objects::Config,
+    /// What a path or key is to the system under test.
+    pub classify: fn(&Path) -> &'static str,
+    /// Where faults strike.
+    pub injector: Box<dyn Injector>,
+}
+
+/// The world of one run.
+pub struct Env {
+    state: Mutex<State>,
+    disks: disk::Disks,
+    net: net::Network,
+    objects: objects::Objects,
+}
+
+struct State {
+    key: Key,
+    classify: fn(&Path) -> &'static str,
+    injector: Box<dyn Injector>,
+    trace: Trace,
+    nodes: BTreeMap<NodeId, Node>,
+    points: BTreeMap<&'static str, u64>,
+    sometimes: BTreeMap<&'static str, u64>,
+    sites: BTreeMap<(NodeId, &'static str, &'static str), u64>,
+    crashes: Vec<(NodeId, Crash)>,
+    on_crash: Option<std::task::Waker>,
+    stale_calls: u64,
+}
+
+#[derive(Default)]
+struct Node {
+    incarnation: u64,
+    passings: BTreeMap<&'static str, u64>,
+    entropy: BTreeMap<&'static str, u64>,
+}
+
+impl Simulator for Env {
+    fn new(_: &madsim::rand::GlobalRng, _: &madsim::time::TimeHandle, _: &madsim::Config) -> Self {
+        Env {
+            state: Mutex::new(State {
+                key: Key::root(0),
+                classify: |_| "other",
+                injector: Box::new(Quiet),
+                trace: Trace::new(false),
+                nodes: BTreeMap::new(),
+                points: BTreeMap::new(),
+                sometimes: BTreeMap::new(),
+                sites: BTreeMap::new(),
+                crashes: Vec::new(),
+                on_crash: None,
+                stale_calls: 0,
+            }),
+            disks: disk::Disks::default(),
+            net: net::Network::default(),
+            objects: objects::Objects::default(),
+        }
+    }
+
+    /// madsim resets a node when it kills it: whatever still runs belongs to an earlier incarnation.
+    fn reset_node(&self, id: madsim::task::NodeId) {
+        let node = number(id);
+        self.state().nodes.entry(node).or_default().incarnation += 1;
+        self.disks.process_ended(node);
+        self.net.process_ended(self, node);
+    }
+}
+
+fn number(id: madsim::task::NodeId) -> NodeId {
+    // madsim keeps the number private, and shows it.
+    NodeId(id.to_string().parse().expect("a madsim node id is shown as its number"))
+}
+
+/// Passes a point; see [`crate::point!`].
+pub(crate) async fn pass_point(point: Point) {
+    let env = Env::current();
+    match env.at_point(point) {
+        PointAction::Proceed => {}
+        PointAction::Delay(us) => madsim::time::sleep(std::time::Duration::from_micros(us.into())).await,
+        PointAction::Crash(crash) => env.crash_here(crash).await,
+    }
+}
+
+impl Env {
+    /// Sets up the world of this run. To be called once, before any node is created.
+    pub fn install(config: Config) -> Arc<Env> {
+        let env = Env::current();
+        {
+            let mut state = env.state();
+            state.key = config.key;
+            state.classify = config.classify;
+            state.injector = config.injector;
+            state.trace = Trace::new(config.record);
+        }
+        env.disks.configure(config.key, config.disk);
+        env.net.configure(config.key, config.net);
+        env.objects.configure(config.key, config.objects);
+        env
+    }
+
+    /// The world of the run that this task belongs to.
+    ///
+    /// # Panics
+    /// Outside a madsim runtime that has `Env` as a simulator.
+    pub fn current() -> Arc<Env> {
+        madsim::plugin::simulator::<Env>()
+    }
+
+    /// The node this task runs on.
+    pub fn node() -> NodeId {
+        number(madsim::plugin::node())
+    }
+
+    /// The disks.
+    pub fn disks(&self) -> &disk::Disks {
+        &self.disks
+    }
+
+    /// The network.
+    pub fn net(&self) -> &net::Network {
+        &self.net
+    }
+
+    /// The object store.
+    pub fn objects(&self) -> &objects::Objects {
+        &self.objects
+    }
+
+    /// Virtual time since the start of the run, in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        u64::try_from(madsim::time::TimeHandle::current().elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The root of all draws.
+    pub fn key(&self) -> Key {
+        self.state().key
+    }
+
+    /// How often `node` has died; a handle made under a smaller number is dead.
+    pub fn incarnation(&self, node: NodeId) -> u64 {
+        self.state().nodes.get(&node).map_or(0, |n| n.incarnation)
+    }
+
+    /// Counts a call from an earlier incarnation, which had no effect.
+    pub fn stale_call(&self) {
+        self.state().stale_calls += 1;
+    }
+
+    /// Calls from earlier incarnations so far.
+    pub fn stale_calls(&self) -> u64 {
+        self.state().stale_calls
+    }
+
+    /// Adds an event to the trace. `detail` is only called when the run is recorded.
+    pub fn emit(&self, node: NodeId, kind: &str, payload: &[u8], detail: impl FnOnce() -> String) {
+        let now = self.now_ns();
+        self.state().trace.add(now, node, kind, payload, detail);
+    }
+
+    /// Digest and number of events so far.
+    pub fn digest(&self) -> (u128, u64) {
+        let state = self.state();
+        (state.trace.digest(), state.trace.count())
+    }
+
+    /// The recorded events so far.
+    pub fn recorded(&self) -> Vec<Event> {
+        self.state().trace.recorded().unwrap_or_default().to_vec()
+    }
+
+    /// What a path or key is to the system under test.
+    pub fn classify(&self, path: &Path) -> &'static str {
+        (self.state().classify)(path)
+    }
+
+    /// Asks the injector about a call into a device. To be called by devices, holding no lock.
+    pub fn at_site(&self, name: &'static str, class: &'static str, target: &str) -> SiteAction {
+        let (node, at_us) = (Env::node(), self.now_ns() / 1000);
+        let mut state = self.state();
+        let nth = state.sites.entry((node, name, class)).or_default();
+        *nth += 1;
+        let nth = *nth;
+        state.injector.at_site(&Site { name, node, class, target, nth, at_us })
+    }
+
+    fn at_point(&self, point: Point) -> PointAction {
+        assert!(point.kind == Kind::Point, "{} is not a point", point.name);
+        let (node, now) = (Env::node(), self.now_ns());
+        let mut state = self.state();
+        *state.points.entry(point.name).or_default() += 1;
+        let passings = &mut state.nodes.entry(node).or_default().passings;
+        let nth = passings.entry(point.name).or_default();
+        *nth += 1;
+        let nth = *nth;
+        state.trace.add(now, node, "point", point.name.as_bytes(), || format!("{} #{nth}", point.name));
+        state.injector.at_point(&Passing { point: point.name, node, nth, at_us: now / 1000 })
+    }
+
+    pub(crate) fn saw(&self, point: Point) {
+        assert!(point.kind == Kind::Sometimes, "{} is not a sometimes", point.name);
+        *self.state().sometimes.entry(point.name).or_default() += 1;
+    }
+
+    /// How often each point was passed.
+    pub fn points_passed(&self) -> BTreeMap<&'static str, u64> {
+        self.state().points.clone()
+    }
+
+    /// How often each `sometimes!` held.
+    pub fn sometimes_seen(&self) -> BTreeMap<&'static str, u64> {
+        self.state().sometimes.clone()
+    }
+
+    pub(crate) fn fill_entropy(&self, purpose: &'static str, bytes: &mut [u8]) {
+        let node = Env::node();
+        let mut state = self.state();
+        let nth = state.nodes.entry(node).or_default().entropy.entry(purpose).or_default();
+        *nth += 1;
+        let nth = *nth;
+        state.key.child("entropy", &[node.0]).draw(purpose, &[nth]).fill(bytes);
+    }
+
+    /// Kills `node` the way `crash` says. Its restart is the supervisor's, see [`Env::next_crash`].
+    pub fn crash(&self, node: NodeId, crash: Crash) {
+        self.emit(node, "crash", format!("{crash:?}").as_bytes(), || format!("{crash:?}"));
+        if let CrashKind::PowerFail(survivors) = crash.kind {
+            self.disks.power_fail(self, node, survivors);
+        }
+        // Ids are made by madsim alone; every node is named after its number.
+        madsim::runtime::Handle::current().kill(node.to_string());
+        let mut state = self.state();
+        state.crashes.push((node, crash));
+        if let Some(waker) = state.on_crash.take() {
+            waker.wake();
+        }
+    }
+
+    /// Kills the node of this task the way `crash` says, and never returns.
+    pub async fn crash_here(&self, crash: Crash) -> ! {
+        self.crash(Env::node(), crash);
+        std::future::pending().await
+    }
+
+    /// The next node that died and has to be started again after its `down_us`. For the supervisor of a harness.
+    pub async fn next_crash(&self) -> (NodeId, Crash) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.state();
+            if state.crashes.is_empty() {
+                state.on_crash = Some(cx.waker().clone());
+                std::task::Poll::Pending
+            } else {
+                std::task::Poll::Ready(state.crashes.remove(0))
+            }
+        })
+        .await
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,75 @@
+//! What happened, as a digest and, on demand, as a story.
+//!
+//! The digest is a rolling 128-bit hash over (kind, node, virtual time, payload) of every event: two runs of one plan must
+//! agree in it, in any process. Events are kept only when recording, for the story of a replay and for naming the first
+//! event in which two runs differ.
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use super::NodeId;
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Virtual time since the start of the run, in nanoseconds.
+    pub at_ns: u64,
+    /// Where; 0 is the harness itself.
+    pub node: u64,
+    /// What, dotted, from the general to the particular.
+    pub kind: String,
+    /// The rest, for people.
+    pub detail: String,
+}
+
+/// The digest of the events so far, and the events if they are recorded.
+#[derive(Debug, Default)]
+pub struct Trace {
+    digest: u128,
+    count: u64,
+    recorded: Option<Vec<Event>>,
+}
+
+impl Trace {
+    /// An empty trace.
+    pub fn new(record: bool) -> Trace {
+        Trace { digest: 0, count: 0, recorded: record.then(Vec::new) }
+    }
+
+    /// Adds an event. `detail` is only called when recording.
+    pub fn add(
+        &mut self,
+        at_ns: u64,
+        node: NodeId,
+        kind: &str,
+        payload: &[u8],
+        detail: impl FnOnce() -> String,
+    ) {
+        let mut message = [0; 48];
+        message[..16].copy_from_slice(&self.digest.to_le_bytes());
+        message[16..24].copy_from_slice(&at_ns.to_le_bytes());
+        message[24..32].copy_from_slice(&node.0.to_le_bytes());
+        message[32..40].copy_from_slice(&xxh3_64(kind.as_bytes()).to_le_bytes());
+        message[40..].copy_from_slice(&xxh3_64(payload).to_le_bytes());
+        self.digest = xxh3_128(&message);
+        self.count += 1;
+        if let Some(events) = &mut self.recorded {
+            events.push(Event { at_ns, node: node.0, kind: kind.into(), detail: detail() });
+        }
+    }
+
+    /// The digest so far.
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    /// How many events there were.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The events so far, if they are recorded.
+    pub fn recorded(&self) -> Option<&[Event]> {
+        self.recorded.as_deref()
+    }
+}
