@@ -185,6 +185,8 @@ struct Shared {
 struct State {
     batches: Batches,
     checkpoints: Vec<Taken>,
+    /// When recovery was judged the last time, in microseconds of virtual time.
+    judged_us: u64,
 }
 
 /// A checkpoint that was reported done.
@@ -304,18 +306,22 @@ impl Shared {
     /// Compares what recovery found with what was written, and goes on from there.
     async fn judge_recovery(&self, store: &Store, start: Start) -> Result<(), Exit> {
         let content = self.tolerate("scan after open", scan(store, .., None).await)?;
-        let only_killed = start.nth > 1 && !self.loses_buffers(start);
+        let power_failed = self.world.env().disks().last_crash(start.node).is_some_and(|crash| {
+            crash.at_us >= self.state().judged_us
+        });
+        let keeps_all = !power_failed && !self.loses_buffers();
         let mut state = self.state();
-        let summary = state.batches.recover(&content, only_killed).map_err(Exit::Violated)?;
+        state.judged_us = self.world.now_us();
+        let summary = state.batches.recover(&content, keeps_all).map_err(Exit::Violated)?;
         drop(state);
         self.world.note("recovered", &summary);
         Ok(())
     }
 
-    /// True if something since the last start may have taken what was written and not synced.
-    fn loses_buffers(&self, start: Start) -> bool {
-        let lying = [FaultClass::FsyncFailure, FaultClass::DiskError, FaultClass::DiskFull];
-        start.after_power_failure || self.world.plan().faults.iter().any(|fault| lying.contains(&fault.class()))
+    /// True if the plan has faults that lose what was written and not synced, without a power failure.
+    fn loses_buffers(&self) -> bool {
+        let lossy = [FaultClass::FsyncFailure, FaultClass::DiskError, FaultClass::DiskFull];
+        self.world.plan().faults.iter().any(|fault| lossy.contains(&fault.class()))
     }
 
     /// Every checkpoint that was reported done still opens, with the content it was taken of.

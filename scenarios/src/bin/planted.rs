@@ -166,10 +166,16 @@ fn sweep(tree: &Path, bug: &Bug, seeds: u64) -> Result<Option<Found>, String> {
     Ok(failures.into_iter().next().map(|(seed, oracle)| Found { seed, oracle, failed, plans, seconds }))
 }
 
-/// What fired, if the verdict is not `held`.
+/// What fired, if the verdict is not `held`: the oracle and the property it found broken.
 fn failed_oracle(verdict: &serde_json::Value) -> Option<String> {
-    let _ = verdict;
-    None
+    if verdict == "held" {
+        return None;
+    }
+    let violation = &verdict["violated"];
+    match (violation["oracle"].as_str(), violation["property"].as_str()) {
+        (Some(oracle), Some(property)) => Some(format!("{oracle}: {property}")),
+        _ => Some(verdict.as_object()?.keys().next()?.clone()),
+    }
 }
 
 fn checked(command: &mut Command) -> Result<String, String> {
