@@ -188,6 +188,7 @@ fn a_reset_reaches_both_ends_and_loses_what_was_under_way() {
         world.env.net().reset(NodeId(2), NodeId(1));
         let at_server = server.receiver.recv().await.expect_err("it is reset");
         assert_eq!(at_server.kind(), ErrorKind::ConnectionReset);
+        server.receiver.recv().await.expect_err("it stays reset");
         let at_client = client.sender.send(frame(2)).await.expect_err("it is reset");
         assert_eq!(at_client.kind(), ErrorKind::ConnectionReset);
         assert_eq!(world.env.net().counters().frames_lost, 1);
