@@ -79,10 +79,31 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
     Ok((Arc::new(shared(site, version, manifest, wal_number, next_number, tables, lock)), wals))
 }
 
-/// Creates the directory and its ancestors, and makes all their names durable. One that exists may be the remains of an
-/// attempt that died before it had synced, so the names are synced anyway.
+/// Creates the directory and its missing ancestors, and makes all their names durable. One that exists may be the remains of
+/// an attempt that died before it had synced, so the names are synced anyway.
+///
+/// When a sync fails, the names made here are taken back: the kernel may have dropped them from what it still means to write,
+/// so that the next attempt would find the directory, sync its parent with success, and have nothing on disk.
 pub(crate) async fn create_dir_durably(dir: &Path) -> Result<(), Error> {
+    let mut missing = Vec::new();
+    for ancestor in dir.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+        if fs::try_exists(ancestor).await.during("stat", ancestor)? {
+            break;
+        }
+        missing.push(ancestor);
+    }
     fs::create_dir_all(dir).await.during("create", dir)?;
+    let result = sync_ancestors(dir).await;
+    if result.is_err() {
+        for made in missing {
+            // If this fails too, the name stays, and with it the danger; there is no more that can be done.
+            let _ = fs::remove_dir(made).await;
+        }
+    }
+    result
+}
+
+async fn sync_ancestors(dir: &Path) -> Result<(), Error> {
     let parents = dir.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
     for parent in parents {
         match fs::sync_dir(parent).await {

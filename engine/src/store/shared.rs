@@ -209,7 +209,7 @@ impl Shared {
         let mut doomed = Vec::new();
         {
             let mut state = self.state();
-            if state.background.is_some() || state.is_closing {
+            if state.background.is_some() {
                 return;
             }
             state.old_versions.retain(|v| v.strong_count() > 0);
