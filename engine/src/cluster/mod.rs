@@ -3,3 +3,5 @@
 pub mod points;
 #[expect(missing_docs, reason = "the types of a message's fields say what they are")]
 pub mod rpc;
+pub mod worker;
+pub mod worker_machine;
