@@ -12,6 +12,7 @@
 
 pub mod backend;
 pub mod blob;
+pub mod dirs;
 mod error;
 pub mod increment;
 pub mod key_groups;
