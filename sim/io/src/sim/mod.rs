@@ -273,6 +273,7 @@ impl Env {
         self.emit(node, "crash", format!("{crash:?}").as_bytes(), || format!("{crash:?}"));
         if let CrashKind::PowerFail(survivors) = crash.kind {
             self.disks.power_fail(self, node, survivors);
+            self.net.machine_lost(node);
         }
         // Ids are made by madsim alone; every node is named after its number.
         madsim::runtime::Handle::current().kill(node.to_string());

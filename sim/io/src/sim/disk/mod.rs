@@ -1,13 +1,218 @@
-//! stub
+//! The simulated disks: one for each node, made on first use, with a file system that keeps after a crash what a real one
+//! may keep.
+//!
+//! [`Disk`] is the model: plain data with synchronous operations. [`Disks`] is the set of them in a run, with what a
+//! harness needs to drive them; the asynchronous calls of `cutwater_io::fs` come here with the incarnation of their node.
+//!
+//! A process that ends loses its open files and locks, nothing else. A machine whose power fails loses what was not
+//! forced, as far as [`Survivors`] and the order that the file system keeps say so.
+//!
+//! Not modelled here yet: faults of reads (bit rot, misdirection), file systems beyond the two [`Personality`]s.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::{Env, Key, NodeId, Survivors};
-/// Config
-#[derive(Clone, Debug, Default)]
-pub struct Config {}
-/// Disks
+
+mod crash;
+mod export;
+mod file;
+mod latency;
+mod log;
+mod model;
+mod names;
+mod path;
+mod personality;
+mod space;
+mod sync;
+mod tree;
+mod writeback;
+
+pub use crash::{CrashRecord, States, enumerate_states};
+pub use file::{Fd, OpenFile, OpenMode};
+pub use latency::Pace;
+pub use log::{Before, Log, MicroOp, Op, OpId, OpKey};
+pub use model::{Config, Disk};
+pub use personality::{NamesForced, Personality, Rules};
+pub use sync::Sync;
+pub use tree::{Body, Ino, Inode, Listing, Name, ROOT, Sector, Seen, Tree};
+pub use writeback::Writeback;
+
+/// The disks of a run.
 #[derive(Debug, Default)]
-pub struct Disks {}
+pub struct Disks {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    key: Key,
+    config: Config,
+    nodes: BTreeMap<NodeId, NodeDisk>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State { key: Key::root(0), config: Config::default(), nodes: BTreeMap::new() }
+    }
+}
+
+#[derive(Debug)]
+struct NodeDisk {
+    disk: Disk,
+    stall_until_us: u64,
+    /// A process ended here, and none was seen since.
+    may_be_down: bool,
+    last_crash: Option<CrashRecord>,
+    names_calls: u64,
+}
+
 impl Disks {
-    pub(crate) fn configure(&self, _: Key, _: Config) {}
-    pub(crate) fn process_ended(&self, _: NodeId) {}
-    pub(crate) fn power_fail(&self, _: &Env, _: NodeId, _: Survivors) {}
+    pub(crate) fn configure(&self, key: Key, config: Config) {
+        let mut state = self.state();
+        state.key = key;
+        state.config = config;
+        assert!(state.nodes.is_empty(), "the disks are configured before they are used");
+    }
+
+    pub(crate) fn process_ended(&self, node: NodeId) {
+        if let Some(node) = self.state().nodes.get_mut(&node) {
+            node.disk.process_kill();
+            node.may_be_down = true;
+        }
+    }
+
+    pub(crate) fn power_fail(&self, env: &Env, node: NodeId, survivors: Survivors) {
+        let now_us = env.now_ns() / 1000;
+        let record = self.state().node(node).disk.power_fail(survivors, now_us);
+        let mut payload = Vec::with_capacity(16 + record.lost.len() * 8);
+        payload.extend_from_slice(&(record.kept.len() as u64).to_le_bytes());
+        for op in &record.lost {
+            payload.extend_from_slice(&op.id.0.to_le_bytes());
+        }
+        env.emit(node, "disk.power_fail", &payload, || {
+            format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story())
+        });
+        self.state().node(node).last_crash = Some(record);
+    }
+
+    /// Calls `look` with the disk of a node.
+    pub fn with<T>(&self, node: NodeId, look: impl FnOnce(&Disk) -> T) -> T {
+        look(&self.state().node(node).disk)
+    }
+
+    /// Calls `change` with the disk of a node. For the harness, and for the calls of processes.
+    pub fn with_mut<T>(&self, node: NodeId, change: impl FnOnce(&mut Disk) -> T) -> T {
+        change(&mut self.state().node(node).disk)
+    }
+
+    /// A copy of the disk of a node as it is now.
+    pub fn snapshot(&self, node: NodeId) -> Disk {
+        self.with(node, Disk::clone)
+    }
+
+    /// Puts another disk into a node that is down: a new one, or an old image.
+    ///
+    /// # Panics
+    /// If a process of the node has a file open.
+    pub fn replace(&self, node: NodeId, disk: Disk) {
+        let mut state = self.state();
+        let slot = state.node(node);
+        assert!(slot.disk.open_fd_count() == 0, "the disk of {node} is in use");
+        slot.disk = disk;
+        slot.disk.process_kill();
+    }
+
+    /// Sets the size of the disk; `None` for no limit.
+    pub fn set_capacity(&self, node: NodeId, bytes: Option<u64>) {
+        self.with_mut(node, |disk| disk.set_capacity(bytes));
+    }
+
+    /// The disk answers no call before that moment, in microseconds of virtual time.
+    pub fn stall(&self, node: NodeId, until_us: u64) {
+        self.state().node(node).stall_until_us = until_us;
+    }
+
+    pub(crate) fn stalled_until_us(&self, node: NodeId) -> u64 {
+        self.state().node(node).stall_until_us
+    }
+
+    /// Bytes in allocated sectors.
+    pub fn used_bytes(&self, node: NodeId) -> u64 {
+        self.with(node, Disk::used_bytes)
+    }
+
+    /// How many files the processes of the node have open.
+    pub fn open_fd_count(&self, node: NodeId) -> usize {
+        self.with(node, Disk::open_fd_count)
+    }
+
+    /// Every path of the node, with what processes see there.
+    pub fn listing(&self, node: NodeId) -> Listing {
+        self.with(node, Disk::listing)
+    }
+
+    /// What the last power failure of the node took.
+    pub fn last_crash(&self, node: NodeId) -> Option<CrashRecord> {
+        self.state().node(node).last_crash.clone()
+    }
+
+    /// Writes what processes of the node see below `prefix` into a real directory.
+    ///
+    /// # Errors
+    /// Those of the real file system.
+    pub fn export(&self, node: NodeId, prefix: &str, real_dir: &Path) -> io::Result<()> {
+        self.snapshot(node).export(prefix, real_dir)
+    }
+
+    /// Copies a real directory below `prefix` on the disk of the node.
+    ///
+    /// # Errors
+    /// Those of either file system.
+    pub fn import(&self, node: NodeId, real_dir: &Path, prefix: &Path) -> io::Result<()> {
+        self.with_mut(node, |disk| disk.import(real_dir, prefix))
+    }
+
+    /// The pace of the calls of `node` on a path; `nth` tells several paces of one path apart.
+    pub(crate) fn pace(&self, node: NodeId, path: &str, nth: u64) -> Pace {
+        Pace::new(self.state().key.child("disk.pace", &[node.0, xxh3_64(path.as_bytes()), nth]))
+    }
+
+    /// Counts a call on the names of `node`, for its latency.
+    pub(crate) fn next_names_call(&self, node: NodeId) -> u64 {
+        let mut state = self.state();
+        let calls = &mut state.node(node).names_calls;
+        *calls += 1;
+        *calls
+    }
+
+    /// True if a process of the node ended and [`Disks::seen_running`] was not called since.
+    pub(crate) fn may_be_down(&self, node: NodeId) -> bool {
+        self.state().nodes.get(&node).is_some_and(|n| n.may_be_down)
+    }
+
+    pub(crate) fn seen_running(&self, node: NodeId) {
+        self.state().node(node).may_be_down = false;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn node(&mut self, node: NodeId) -> &mut NodeDisk {
+        let (key, config) = (&self.key, &self.config);
+        self.nodes.entry(node).or_insert_with(|| NodeDisk {
+            disk: Disk::new(key.child("disk", &[node.0]), config.clone()),
+            stall_until_us: 0,
+            may_be_down: false,
+            last_crash: None,
+            names_calls: 0,
+        })
+    }
 }

@@ -1,0 +1,256 @@
+//! The simulated network: framed, ordered connections between machines, over links that delay, fill up and break.
+//!
+//! Modelled
+//! - A handshake of three packets; refusal where nobody listens; a connect over a cut link, or to a machine that is down,
+//!   waits until that changes.
+//! - Latency per connection, jitter and spikes per packet, a bandwidth that the connections of a link share, a window in
+//!   bytes per direction: a sender waits when it is full, and the news that it opened travels back over the network.
+//! - A link is asked when something would *arrive*. A cut, clogged or stalled direction lets nothing through: no frame, no
+//!   end of stream, no reset. What it held is sent again some time after it healed, in order.
+//! - A process that dies has its connections closed by its kernel; a machine that is lost says nothing at all, and its
+//!   peers stay half-open until they send to the restarted machine, which answers with a reset.
+//! - madsim drops the futures of a killed node after the kill: handles know their incarnation, and dead ones do nothing.
+//!
+//! Not modelled: loss or reordering within a connection (TCP repairs them; they show as delay), datagrams, name resolution,
+//! keep-alive, a peer that gives up sending again, routing (each pair of machines has its own link), corrupted frames.
+//!
+//! Draws are keyed by (client, server, how many-th connection between them), never sequential.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Env, Key, NodeId};
+
+pub(in crate::sim) mod alarm;
+mod connection;
+mod link;
+mod model;
+
+pub(crate) use edge::{Bound, Endpoint, connect};
+use model::{Effects, Model};
+
+mod edge;
+
+/// Latency, bandwidth and patience of the network.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Median over connections of the base latency one way, in microseconds.
+    pub latency_median_us: u32,
+    /// Shape of the log-normal distribution of base latencies.
+    pub latency_sigma: f64,
+    /// Each packet takes up to so many microseconds more.
+    pub jitter_us: u32,
+    /// So many of 1,000 packets are spikes.
+    pub spike_permille: u32,
+    /// A spike takes up to so many microseconds more.
+    pub spike_us: u32,
+    /// Latency from a machine to itself, in microseconds.
+    pub loopback_us: u32,
+    /// Bandwidth of a link in one direction, in bytes per second.
+    pub bandwidth_bytes_per_s: u64,
+    /// Bytes that can be under way and unread in one direction of a connection. A larger frame goes alone.
+    pub window_bytes: usize,
+    /// After a link healed, what it held arrives after at most so many microseconds.
+    pub retransmit_us_max: u32,
+    /// Connections that wait to be accepted, per listener.
+    pub backlog: usize,
+}
+
+impl Default for Config {
+    /// A data centre: half a millisecond, 1 Gbit/s, windows of 256 KiB.
+    fn default() -> Config {
+        Config {
+            latency_median_us: 500,
+            latency_sigma: 0.4,
+            jitter_us: 200,
+            spike_permille: 2,
+            spike_us: 40_000,
+            loopback_us: 30,
+            bandwidth_bytes_per_s: 125_000_000,
+            window_bytes: 256 << 10,
+            retransmit_us_max: 1_000_000,
+            backlog: 128,
+        }
+    }
+}
+
+/// What the network did so far: a fault that held or lost nothing has not bitten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames taken from senders.
+    pub frames_sent: u64,
+    /// Frames that arrived.
+    pub frames_delivered: u64,
+    /// Frames that were under way when their connection broke.
+    pub frames_lost: u64,
+    /// Times that a packet was held by a link that let nothing through.
+    pub packets_held: u64,
+    /// Ends of connections that found it reset.
+    pub resets: u64,
+    /// Connects that were refused because nobody listened.
+    pub refused: u64,
+}
+
+/// The network of a run: controls for a harness.
+///
+/// Times are virtual, in microseconds since the start of the run. All controls take effect at once.
+#[derive(Debug, Default)]
+pub struct Network {
+    model: Mutex<Model>,
+}
+
+impl Network {
+    pub(crate) fn configure(&self, key: Key, config: Config) {
+        {
+            let mut model = self.model();
+            model.key = Some(key);
+            model.config = config;
+        }
+        let env = std::sync::Arc::downgrade(&Env::current());
+        let _detached = madsim::task::spawn(work_off(env));
+    }
+
+    /// `node` has `address`. To be called for every node before it uses the network.
+    ///
+    /// # Panics
+    /// If the address belongs to another node.
+    pub fn register(&self, node: NodeId, address: IpAddr) {
+        self.model().register(node, address);
+    }
+
+    /// Cuts the links from each of `from` to each of `to`, in this direction only.
+    pub fn partition(&self, from: &[NodeId], to: &[NodeId]) {
+        let mut model = self.model();
+        for link in pairs(from, to) {
+            model.links.cut(link);
+        }
+    }
+
+    /// Cuts the links between each of `a` and each of `b`, in both directions.
+    pub fn partition_both(&self, a: &[NodeId], b: &[NodeId]) {
+        self.partition(a, b);
+        self.partition(b, a);
+    }
+
+    /// Mends the cuts from each of `from` to each of `to`, in this direction only.
+    pub fn mend(&self, from: &[NodeId], to: &[NodeId]) {
+        self.change(|model| pairs(from, to).for_each(|link| model.links.mend(link)));
+    }
+
+    /// Mends all cuts; clogs and stalls stay.
+    pub fn mend_all(&self) {
+        self.change(|model| model.links.mend_all());
+    }
+
+    /// Lets nothing through between `a` and `b`, independently of partitions.
+    pub fn clog(&self, a: NodeId, b: NodeId) {
+        let mut model = self.model();
+        model.links.clog((a, b));
+        model.links.clog((b, a));
+    }
+
+    /// Ends a clog.
+    pub fn unclog(&self, a: NodeId, b: NodeId) {
+        self.change(|model| {
+            model.links.unclog((a, b));
+            model.links.unclog((b, a));
+        });
+    }
+
+    /// What arrives from `from` at `to` before `until_us` arrives then.
+    pub fn stall(&self, from: NodeId, to: NodeId, until_us: u64) {
+        self.model().links.stall((from, to), until_us.saturating_mul(1000));
+    }
+
+    /// Ends every cut, clog and stall.
+    pub fn heal(&self) {
+        self.change(|model| model.links.heal());
+    }
+
+    /// Resets every connection between `a` and `b`: both ends find out at once, frames under way are lost.
+    pub fn reset(&self, a: NodeId, b: NodeId) {
+        self.change(|model| model.reset_between(a, b));
+    }
+
+    /// The machine of `node` loses its power: when its process is killed, nothing will tell its peers. To be called before
+    /// the kill.
+    pub fn machine_lost(&self, node: NodeId) {
+        self.model().links.machine_down(node);
+    }
+
+    /// The machine of `node` runs again. A restarted process that binds or connects implies it.
+    pub fn machine_started(&self, node: NodeId) {
+        self.change_at(|model, now_ns| model.machine_up(node, now_ns));
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.model().counters
+    }
+
+    /// The process of `node` was killed. madsim holds its locks here: nothing of its handles may be called.
+    pub(crate) fn process_ended(&self, env: &Env, node: NodeId) {
+        let now_ns = env.now_ns();
+        self.run(env, |model| model.process_ended(node, now_ns));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Model)) {
+        self.change_at(|model, now_ns| {
+            change(model);
+            model.release(now_ns);
+        });
+    }
+
+    fn change_at(&self, change: impl FnOnce(&mut Model, u64)) {
+        let env = Env::current();
+        let now_ns = env.now_ns();
+        self.run(&env, |model| change(model, now_ns));
+    }
+
+    /// Runs a step of the model, then tells the outside what came of it.
+    fn run<T>(&self, env: &Env, step: impl FnOnce(&mut Model) -> T) -> T {
+        let (result, effects) = {
+            let mut model = self.model();
+            let result = step(&mut model);
+            (result, std::mem::take(&mut model.effects))
+        };
+        tell(env, effects);
+        result
+    }
+
+    fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pairs<'a>(from: &'a [NodeId], to: &'a [NodeId]) -> impl Iterator<Item = (NodeId, NodeId)> + 'a {
+    from.iter().flat_map(move |f| to.iter().filter(move |t| *t != f).map(move |t| (*f, *t)))
+}
+
+fn tell(env: &Env, effects: Effects) {
+    for event in effects.events {
+        let frame = event.frame.as_deref().unwrap_or_default();
+        let label = event.label;
+        let parts = [label.client.0, label.server.0, label.nth, xxh3_64(frame)];
+        let mut payload = [0; 32];
+        for (bytes, part) in payload.chunks_exact_mut(8).zip(parts) {
+            bytes.copy_from_slice(&part.to_le_bytes());
+        }
+        env.emit(event.node, event.kind, &payload, || {
+            format!("{}>{}#{} {} bytes", label.client, label.server, label.nth, frame.len())
+        });
+    }
+    for waker in effects.wakers {
+        waker.wake();
+    }
+}
+
+async fn work_off(env: Weak<Env>) {
+    alarm::work_off(|now_ns, waker| {
+        let env = env.upgrade()?;
+        Some(env.net.run(&env, |model| model.run_due(now_ns, waker)))
+    })
+    .await;
+}

@@ -1,0 +1,335 @@
+//! A bucket: for each key a linearizable register with versions. Pure; when a request takes effect is decided elsewhere.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use object_store::path::Path;
+use object_store::{Attributes, CopyMode, Error, GetOptions, ObjectMeta, PutMode, Result};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::RequestError;
+
+/// What a request asks a bucket to do.
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    Put { key: Path, bytes: Bytes, attributes: Attributes, mode: PutMode },
+    Get { key: Path, options: GetOptions },
+    Delete { key: Path },
+    ListPage { prefix: Path, after: Option<Path>, keys: usize },
+    Copy { from: Path, to: Path, mode: CopyMode },
+    CreateUpload { key: Path, attributes: Attributes },
+    PutPart { key: Path, upload: u64, part: usize, bytes: Bytes },
+    CompleteUpload { key: Path, upload: u64, parts: usize },
+    AbortUpload { key: Path, upload: u64 },
+}
+
+/// What a bucket answers.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    Written { etag: String },
+    Found { meta: ObjectMeta, bytes: Bytes, range: std::ops::Range<u64>, attributes: Attributes },
+    Page { objects: Vec<ObjectMeta>, more: bool },
+    Upload { id: u64 },
+    Done,
+}
+
+/// A change that others can see.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Put(Path, Bytes),
+    Delete(Path),
+}
+
+#[derive(Clone, Debug)]
+struct Object {
+    bytes: Bytes,
+    attributes: Attributes,
+    version: u64,
+    modified: SystemTime,
+}
+
+#[derive(Debug)]
+struct Upload {
+    key: Path,
+    attributes: Attributes,
+    parts: BTreeMap<usize, Bytes>,
+}
+
+/// All objects and unfinished uploads of a bucket.
+#[derive(Debug, Default)]
+pub(super) struct Bucket {
+    objects: BTreeMap<Path, Object>,
+    uploads: BTreeMap<u64, Upload>,
+    versions: u64,
+    uploads_made: u64,
+}
+
+impl Operation {
+    /// Its name in traces, and the first half of a site's name.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Operation::Put { .. } => "objects.put",
+            Operation::Get { .. } => "objects.get",
+            Operation::Delete { .. } => "objects.delete",
+            Operation::ListPage { .. } => "objects.list",
+            Operation::Copy { .. } => "objects.copy",
+            Operation::CreateUpload { .. } => "objects.upload",
+            Operation::PutPart { .. } => "objects.part",
+            Operation::CompleteUpload { .. } => "objects.complete",
+            Operation::AbortUpload { .. } => "objects.abort",
+        }
+    }
+
+    /// The site at which faults strike it.
+    pub(super) fn site(&self) -> &'static str {
+        match self {
+            Operation::Get { .. } => "objects.get",
+            Operation::Delete { .. } | Operation::AbortUpload { .. } => "objects.delete",
+            Operation::ListPage { .. } => "objects.list",
+            _ => "objects.put",
+        }
+    }
+
+    /// The key, or the prefix, that it is about.
+    pub(super) fn target(&self) -> &Path {
+        match self {
+            Operation::Put { key, .. }
+            | Operation::Get { key, .. }
+            | Operation::Delete { key }
+            | Operation::Copy { to: key, .. }
+            | Operation::CreateUpload { key, .. }
+            | Operation::PutPart { key, .. }
+            | Operation::CompleteUpload { key, .. }
+            | Operation::AbortUpload { key, .. } => key,
+            Operation::ListPage { prefix, .. } => prefix,
+        }
+    }
+
+    /// Bytes that travel with the request.
+    pub(super) fn len_bytes(&self) -> usize {
+        match self {
+            Operation::Put { bytes, .. } | Operation::PutPart { bytes, .. } => bytes.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl Answer {
+    /// Bytes that travel with the answer.
+    pub(super) fn len_bytes(&self) -> usize {
+        match self {
+            Answer::Found { bytes, .. } => bytes.len(),
+            _ => 0,
+        }
+    }
+
+    /// A hash of what a reader learns from it.
+    pub(super) fn content(&self) -> u64 {
+        match self {
+            Answer::Found { bytes, .. } => xxh3_64(bytes),
+            Answer::Page { objects, .. } => {
+                let keys: Vec<&str> = objects.iter().map(|object| object.location.as_ref()).collect();
+                xxh3_64(keys.join("\0").as_bytes())
+            }
+            _ => 0,
+        }
+    }
+}
+
+impl Bucket {
+    /// Applies `operation` at once and as a whole. What others can see of it is told to `seen`.
+    pub(super) fn apply(
+        &mut self,
+        operation: &Operation,
+        now: SystemTime,
+        seen: &mut Vec<Change>,
+    ) -> Result<Answer> {
+        match operation {
+            Operation::Put { key, bytes, attributes, mode } => {
+                self.check_mode(key, mode)?;
+                Ok(self.write(key, bytes.clone(), attributes.clone(), now, seen))
+            }
+            Operation::Get { key, options } => self.get(key, options),
+            Operation::Delete { key } => {
+                if self.objects.remove(key).is_some() {
+                    seen.push(Change::Delete(key.clone()));
+                }
+                Ok(Answer::Done)
+            }
+            Operation::ListPage { prefix, after, keys } => Ok(self.page(prefix, after.as_ref(), *keys)),
+            Operation::Copy { from, to, mode } => {
+                let object = self.objects.get(from).cloned().ok_or_else(|| not_found(from))?;
+                if *mode == CopyMode::Create {
+                    self.check_mode(to, &PutMode::Create)?;
+                }
+                Ok(self.write(to, object.bytes, object.attributes, now, seen))
+            }
+            Operation::CreateUpload { key, attributes } => {
+                self.uploads_made += 1;
+                let id = self.uploads_made;
+                let upload =
+                    Upload { key: key.clone(), attributes: attributes.clone(), parts: BTreeMap::new() };
+                self.uploads.insert(id, upload);
+                Ok(Answer::Upload { id })
+            }
+            Operation::PutPart { key, upload, part, bytes } => {
+                let upload = self.uploads.get_mut(upload).ok_or_else(|| no_such_upload(key))?;
+                upload.parts.insert(*part, bytes.clone());
+                Ok(Answer::Done)
+            }
+            Operation::CompleteUpload { key, upload, parts } => {
+                self.complete(key, *upload, *parts, now, seen)
+            }
+            Operation::AbortUpload { upload, .. } => {
+                self.uploads.remove(upload);
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    fn check_mode(&self, key: &Path, mode: &PutMode) -> Result<()> {
+        let present = self.objects.get(key);
+        match mode {
+            PutMode::Overwrite => Ok(()),
+            PutMode::Create => match present {
+                None => Ok(()),
+                Some(object) => Err(Error::AlreadyExists {
+                    path: key.to_string(),
+                    source: format!("version {} is there", object.version).into(),
+                }),
+            },
+            PutMode::Update(expected) => {
+                let found = present.map(Object::etag);
+                if found.is_some() && found == expected.e_tag {
+                    return Ok(());
+                }
+                let source = format!("{found:?} is there, {:?} was expected", expected.e_tag).into();
+                Err(Error::Precondition { path: key.to_string(), source })
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        key: &Path,
+        bytes: Bytes,
+        attributes: Attributes,
+        now: SystemTime,
+        seen: &mut Vec<Change>,
+    ) -> Answer {
+        self.versions += 1;
+        let object =
+            Object { bytes: bytes.clone(), attributes, version: self.versions, modified: whole_seconds(now) };
+        let etag = object.etag();
+        self.objects.insert(key.clone(), object);
+        seen.push(Change::Put(key.clone(), bytes));
+        Answer::Written { etag }
+    }
+
+    fn get(&self, key: &Path, options: &GetOptions) -> Result<Answer> {
+        let object = self.objects.get(key).ok_or_else(|| not_found(key))?;
+        let meta = object.meta(key);
+        options.check_preconditions(&meta)?;
+        let range = match &options.range {
+            None => 0..meta.size,
+            Some(range) => range
+                .as_range(meta.size)
+                .map_err(|e| Error::Generic { store: super::STORE, source: Box::new(e) })?,
+        };
+        let bytes = if options.head {
+            Bytes::new()
+        } else {
+            object.bytes.slice(range.start as usize..range.end as usize)
+        };
+        Ok(Answer::Found { meta, bytes, range, attributes: object.attributes.clone() })
+    }
+
+    /// The next `keys` objects below `prefix`, as they are now.
+    fn page(&self, prefix: &Path, after: Option<&Path>, keys: usize) -> Answer {
+        let from = match after {
+            Some(after) if after > prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut below = self
+            .objects
+            .range::<Path, _>((from, Bound::Unbounded))
+            .take_while(|(key, _)| key.as_ref().starts_with(prefix.as_ref()))
+            // A prefix ends with a whole segment, and is not below itself.
+            .filter(|(key, _)| key.prefix_match(prefix).is_some_and(|mut rest| rest.next().is_some()))
+            .map(|(key, object)| object.meta(key));
+        let objects: Vec<ObjectMeta> = below.by_ref().take(keys.max(1)).collect();
+        Answer::Page { objects, more: below.next().is_some() }
+    }
+
+    fn complete(
+        &mut self,
+        key: &Path,
+        upload: u64,
+        parts: usize,
+        now: SystemTime,
+        seen: &mut Vec<Change>,
+    ) -> Result<Answer> {
+        let found = self.uploads.get(&upload).ok_or_else(|| no_such_upload(key))?;
+        assert!(found.key == *key, "upload {upload} is of {} and not of {key}", found.key);
+        if !(found.parts.len() == parts && found.parts.keys().copied().eq(0..parts)) {
+            let source = format!("{key}: {} of {parts} parts were uploaded", found.parts.len());
+            return Err(Error::Generic { store: super::STORE, source: source.into() });
+        }
+        let upload = self.uploads.remove(&upload).expect("it was just found");
+        let mut bytes = BytesMut::with_capacity(upload.parts.values().map(Bytes::len).sum());
+        upload.parts.values().for_each(|part| bytes.extend_from_slice(part));
+        Ok(self.write(key, bytes.freeze(), upload.attributes, now, seen))
+    }
+
+    pub(super) fn keys(&self, prefix: &str) -> Vec<String> {
+        self.objects.keys().map(Path::to_string).filter(|key| key.starts_with(prefix)).collect()
+    }
+
+    pub(super) fn peek(&self, key: &Path) -> Option<Bytes> {
+        self.objects.get(key).map(|object| object.bytes.clone())
+    }
+
+    /// Bytes of all objects.
+    pub(super) fn object_bytes(&self) -> u64 {
+        self.objects.values().map(|object| object.bytes.len() as u64).sum()
+    }
+
+    /// Unfinished uploads, and the bytes they cost.
+    pub(super) fn uploads(&self) -> (usize, u64) {
+        let parts = self.uploads.values().flat_map(|upload| upload.parts.values());
+        (self.uploads.len(), parts.map(|part| part.len() as u64).sum())
+    }
+}
+
+impl Object {
+    fn etag(&self) -> String {
+        format!("\"{}\"", self.version)
+    }
+
+    fn meta(&self, key: &Path) -> ObjectMeta {
+        ObjectMeta {
+            location: key.clone(),
+            last_modified: self.modified.into(),
+            size: self.bytes.len() as u64,
+            e_tag: Some(self.etag()),
+            version: None,
+        }
+    }
+}
+
+/// S3 tells the time of a modification in whole seconds.
+fn whole_seconds(now: SystemTime) -> SystemTime {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+fn not_found(key: &Path) -> Error {
+    Error::NotFound { path: key.to_string(), source: "no such key".into() }
+}
+
+/// Also what a completion hears whose first attempt succeeded and lost its answer.
+fn no_such_upload(key: &Path) -> Error {
+    Error::Generic { store: super::STORE, source: Box::new(RequestError::NoSuchUpload(key.to_string())) }
+}

@@ -1,0 +1,267 @@
+//! Processes and machines that die: what a killed process, a failed power supply and a late destructor leave on the disk.
+#![cfg(madsim)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "each run has a fresh thread, so that no thread-local state outlives it"
+)]
+
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cutwater_io::fs::{self, File};
+use cutwater_io::sim::{
+    Config, Crash, CrashKind, Env, Errno, FsyncFail, Injector, Key, MetaAfterFailure, NodeId, Passing,
+    PointAction, Quiet, Site, SiteAction, SiteFault, Survivors, ViewAfterFailure, disk,
+};
+use futures::FutureExt;
+use madsim::runtime::{Handle, NodeHandle, Runtime};
+
+const N1: NodeId = NodeId(1);
+
+fn run<T, F>(injector: Box<dyn Injector>, scenario: impl FnOnce(Arc<Env>) -> F + Send + 'static) -> T
+where
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    std::thread::spawn(move || {
+        let mut runtime = Runtime::with_seed_and_config(1, madsim::Config::default());
+        runtime.add_simulator::<Env>();
+        runtime.set_time_limit(Duration::from_secs(600));
+        runtime.block_on(async {
+            let env = Env::install(Config {
+                key: Key::root(1),
+                record: true,
+                disk: disk::Config { writeback_interval_us_max: 0, ..disk::Config::default() },
+                net: Default::default(),
+                objects: Default::default(),
+                classify: |path| if path.extension().is_some_and(|e| e == "log") { "wal" } else { "other" },
+                injector,
+            });
+            let result = scenario(env).await;
+            Handle::current().kill("n1");
+            madsim::time::sleep(Duration::from_millis(1)).await;
+            result
+        })
+    })
+    .join()
+    .expect("the run did not panic")
+}
+
+fn node() -> NodeHandle {
+    Handle::current().create_node().name("n1").build()
+}
+
+const KILL: Crash = Crash { kind: CrashKind::ProcessKill, down_us: 0 };
+
+fn power_fail(survivors: Survivors) -> Crash {
+    Crash { kind: CrashKind::PowerFail(survivors), down_us: 0 }
+}
+
+/// Strikes the n-th call at a site.
+struct Strike {
+    name: &'static str,
+    nth: u64,
+    fault: SiteFault,
+}
+
+impl Injector for Strike {
+    fn at_site(&mut self, site: &Site<'_>) -> SiteAction {
+        if site.name == self.name && site.nth == self.nth {
+            SiteAction::Strike(self.fault.clone())
+        } else {
+            SiteAction::Proceed
+        }
+    }
+    fn at_point(&mut self, _: &Passing) -> PointAction {
+        PointAction::Proceed
+    }
+}
+
+async fn write_log(sync: bool) -> io::Result<File> {
+    fs::create_dir("/db").await?;
+    let file = File::create_new("/db/1.log").await?;
+    file.write_all_at(b"written", 0).await?;
+    if sync {
+        file.sync_data().await?;
+        fs::sync_dir("/db").await?;
+        fs::sync_dir("/").await?;
+    }
+    Ok(file)
+}
+
+fn content(env: &Env, path: &str) -> Option<Vec<u8>> {
+    env.disks().listing(N1).get(path).map(disk::Seen::bytes)
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_it_wrote() {
+    run(Box::new(Quiet), |env| async move {
+        let (n1, held) = (node(), Arc::new(Mutex::new(None)));
+        let keep = held.clone();
+        n1.spawn(async move {
+            let file = write_log(false).await.unwrap();
+            assert!(file.try_lock().await.unwrap());
+            *keep.lock().unwrap() = Some(file);
+        })
+        .await
+        .unwrap();
+        assert_eq!(env.disks().open_fd_count(N1), 1);
+        env.crash(N1, KILL);
+        assert_eq!(env.disks().open_fd_count(N1), 0);
+        madsim::time::sleep(Duration::from_millis(1)).await;
+        Handle::current().restart("n1");
+        assert_eq!(content(&env, "/db/1.log").unwrap(), b"written");
+        let n1 = Handle::current().get_node("n1").expect("it was restarted");
+        let locked = n1.spawn(async { File::open("/db/1.log").await.unwrap().try_lock().await.unwrap() });
+        assert!(locked.await.unwrap(), "the lock ended with its process");
+        drop(held.lock().unwrap().take());
+    });
+}
+
+#[test]
+fn a_power_failure_keeps_what_was_synced_and_its_choice_of_the_rest() {
+    for (synced, survivors, there) in
+        [(false, Survivors::None, false), (false, Survivors::All, true), (true, Survivors::None, true)]
+    {
+        run(Box::new(Quiet), move |env| async move {
+            node().spawn(async move { drop(write_log(synced).await.unwrap()) }).await.unwrap();
+            env.crash(N1, power_fail(survivors));
+            assert_eq!(content(&env, "/db/1.log").is_some(), there);
+            let record = env.disks().last_crash(N1).unwrap();
+            assert_eq!(record.lost.is_empty(), there);
+            assert!(there || record.story().contains("lost name /db/1.log"), "{}", record.story());
+        });
+    }
+}
+
+/// A write-ahead log that flushes itself when it is dropped: by its own handle, by path, and in a task.
+struct Flusher(Option<File>);
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        let file = self.0.take().expect("dropped once");
+        assert!(file.write_at(b"FLUSHED", 0).now_or_never().is_none(), "by its own handle");
+        assert!(file.sync_all().now_or_never().is_none());
+        for attempt in 0..3 {
+            assert!(fs::remove_file("/db/1.log").now_or_never().is_none(), "by path, attempt {attempt}");
+        }
+        cutwater_io::task::spawn(async { fs::remove_file("/db/1.log").await });
+        cutwater_io::task::spawn(async move { file.write_all_at(b"FLUSHED", 0).await });
+    }
+}
+
+#[test]
+fn a_destructor_that_writes_after_the_crash_has_no_effect() {
+    for crash in [KILL, power_fail(Survivors::All), power_fail(Survivors::None)] {
+        run(Box::new(Quiet), move |env| async move {
+            let n1 = node();
+            n1.spawn(async {
+                let _flusher = Flusher(Some(write_log(true).await.unwrap()));
+                std::future::pending::<()>().await;
+            });
+            madsim::time::sleep(Duration::from_secs(10)).await;
+            env.crash(N1, crash);
+            let after_crash = env.disks().listing(N1);
+            assert_eq!(content(&env, "/db/1.log").unwrap(), b"written");
+            madsim::time::sleep(Duration::from_millis(1)).await;
+            Handle::current().restart("n1");
+            madsim::time::sleep(Duration::from_secs(10)).await;
+            assert_eq!(env.disks().listing(N1), after_crash);
+            assert!(env.stale_calls() >= 5, "{} stale calls", env.stale_calls());
+            assert_eq!(env.disks().snapshot(N1).log().len(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_crash_during_a_sync_forces_nothing_and_after_it_everything() {
+    for (fault, there) in [
+        (SiteFault::CrashBefore(power_fail(Survivors::None)), false),
+        (SiteFault::CrashAfter(power_fail(Survivors::None)), true),
+    ] {
+        run(Box::new(Strike { name: "disk.sync", nth: 2, fault }), move |env| async move {
+            node().spawn(async {
+                let file = write_log(true).await.unwrap();
+                file.write_all_at(b"again!!", 0).await.unwrap();
+                file.sync_data().await.unwrap();
+                unreachable!("the node died");
+            });
+            let (node, _) = env.next_crash().await;
+            assert_eq!(node, N1);
+            let expected = if there { b"again!!" } else { b"written" };
+            assert_eq!(content(&env, "/db/1.log").unwrap(), expected);
+        });
+    }
+}
+
+#[test]
+fn faults_at_sites_reach_the_caller() {
+    let fail = |errno: Errno| SiteFault::Fail(errno);
+    let fsync =
+        SiteFault::Fsync(FsyncFail { view: ViewAfterFailure::KeepNew, meta: MetaAfterFailure::NoSize });
+    for (name, fault, code) in [
+        ("disk.open", fail(Errno::Eio), libc::EIO),
+        ("disk.mkdir", fail(Errno::Enospc), libc::ENOSPC),
+        ("disk.sync", fsync, libc::EIO),
+        ("disk.sync_dir", fail(Errno::Eio), libc::EIO),
+        ("disk.write", fail(Errno::Enospc), libc::ENOSPC),
+    ] {
+        run(Box::new(Strike { name, nth: 1, fault }), move |_| async move {
+            let result = node().spawn(async { write_log(true).await.map(drop) }).await.unwrap();
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(code), "{name}");
+        });
+    }
+    for (name, fault) in [
+        ("disk.write", SiteFault::Short),
+        ("disk.write", fail(Errno::Eintr)),
+        ("disk.sync", SiteFault::Delay(3_000_000)),
+    ] {
+        run(Box::new(Strike { name, nth: 1, fault }), move |env| async move {
+            node().spawn(async { write_log(true).await.map(drop) }).await.unwrap().unwrap();
+            assert_eq!(content(&env, "/db/1.log").unwrap(), b"written", "{name}");
+            assert!(env.recorded().iter().any(|e| e.kind == "disk.fault"));
+        });
+    }
+}
+
+#[test]
+fn what_a_sync_is_about_is_decided_when_it_is_called() {
+    run(Box::new(Quiet), |env| async move {
+        node()
+            .spawn(async {
+                let file = write_log(true).await.unwrap();
+                file.write_all_at(b"one", 0).await.unwrap();
+                let mut sync = std::pin::pin!(file.sync_data());
+                assert!(futures::poll!(sync.as_mut()).is_pending());
+                file.write_all_at(b"two", 4096).await.unwrap();
+                sync.await.unwrap();
+            })
+            .await
+            .unwrap();
+        env.crash(N1, power_fail(Survivors::None));
+        assert_eq!(content(&env, "/db/1.log").unwrap(), b"onetten");
+    });
+}
+
+#[test]
+fn a_stalled_disk_answers_when_the_stall_is_over() {
+    run(Box::new(Quiet), |env| async move {
+        env.disks().stall(N1, 5_000_000);
+        node().spawn(async { write_log(true).await.map(drop) }).await.unwrap().unwrap();
+        assert!(env.now_ns() >= 5_000_000_000);
+    });
+}
+
+#[test]
+fn two_runs_of_one_plan_agree() {
+    let digest = || {
+        run(Box::new(Quiet), |env| async move {
+            node().spawn(async { write_log(true).await.map(drop) }).await.unwrap().unwrap();
+            env.crash(N1, power_fail(Survivors::Each { permille: 500, key: 7 }));
+            env.digest()
+        })
+    };
+    assert_eq!(digest(), digest());
+}

@@ -1,0 +1,316 @@
+//! `cutwater sweep`: many seeds.
+//!
+//! Scenarios take turns, seed by seed, so that a sweep cut short by time or Ctrl-C has treated them alike. Some plans are
+//! run a second time in another process, and the digests compared.
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal, Write};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::campaign::{Campaign, Divergence};
+use super::out::Out;
+use super::table::{self, Paint};
+use super::{Registry, SweepArgs, Usage, failure};
+use crate::runner::{Job, Pool, What, process};
+use crate::scenario::Scenario;
+use crate::verdict::{Outcome, Report, Verdict};
+
+/// How often a plan with two digests is run again, recorded, in the hope of seeing where its runs part.
+const RECORDED_PAIRS: usize = 3;
+
+/// A line of `--json`.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum JsonLine<'a> {
+    Plan(&'a Report),
+    Divergence(&'a Divergence),
+    Summary(&'a Campaign),
+}
+
+struct Sweep<'a> {
+    args: &'a SweepArgs,
+    scenarios: Vec<&'a dyn Scenario>,
+    limit: Duration,
+    out: Option<Out>,
+    bar: ProgressBar,
+    campaign: Campaign,
+    /// First runs whose plans are to run, or are running, once more.
+    twice: VecDeque<(&'a dyn Scenario, Report)>,
+    again: Vec<Report>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "a sweep is bounded in real time")]
+fn real_now() -> Instant {
+    Instant::now()
+}
+
+/// Runs the sweep, and returns the exit status.
+pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage> {
+    let scenarios: Vec<&dyn Scenario> = if args.scenarios.is_empty() {
+        registry.scenarios.to_vec()
+    } else {
+        args.scenarios.iter().map(|name| registry.scenario(name)).collect::<Result<_, _>>()?
+    };
+    let seeds = seeds(&args.seeds)?;
+    let (shard, shards) = args.shard.as_deref().map_or(Ok((0, 1)), parse_shard)?;
+    let time = args.time.as_deref().map(duration).transpose()?;
+    let jobs = match args.jobs {
+        Some(0) => return Err(Usage("--jobs 0: at least one plan must run at a time".into())),
+        Some(jobs) => jobs,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let out = args.out.as_deref().map(Out::open).transpose()?;
+    process::catch_interrupt();
+
+    let mut items = seeds
+        .clone()
+        .filter(|seed| seed % shards == shard)
+        .flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
+    let total = items.clone().count() as u64;
+    let mut sweep = Sweep {
+        args,
+        scenarios: scenarios.clone(),
+        limit: Duration::from_secs(args.limit),
+        out,
+        bar: bar(total, args.json),
+        campaign: Campaign::default(),
+        twice: VecDeque::new(),
+        again: Vec::new(),
+    };
+    let start = real_now();
+    let trouble = sweep.work(&mut items, jobs, start, time);
+    sweep.campaign.elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    sweep.finish(registry);
+    match trouble {
+        Ok(()) => Ok(sweep.campaign.status()),
+        Err(e) => Err(Usage(format!("the sweep could not go on: {e}"))),
+    }
+}
+
+impl<'a> Sweep<'a> {
+    fn work(
+        &mut self,
+        items: &mut dyn Iterator<Item = (&'a dyn Scenario, u64)>,
+        jobs: usize,
+        start: Instant,
+        time: Option<Duration>,
+    ) -> std::io::Result<()> {
+        let mut pool = Pool::new(jobs, self.limit);
+        loop {
+            let over = time.is_some_and(|time| start.elapsed() >= time);
+            while pool.has_room() {
+                if let Some((scenario, first)) = self.twice.pop_front() {
+                    pool.start(Job { scenario, what: What::Seed(first.seed), record: false, again: true })?;
+                    self.again.push(first);
+                } else if let Some((scenario, seed)) = items.next().filter(|_| !over) {
+                    pool.start(Job { scenario, what: What::Seed(seed), record: false, again: false })?;
+                } else {
+                    break;
+                }
+            }
+            if pool.is_idle() {
+                return Ok(());
+            }
+            if let Some((job, outcome)) = pool.next(Duration::from_millis(100))? {
+                self.ended(&job, &outcome)?;
+            }
+            if process::interrupted() {
+                self.campaign.interrupted = true;
+                return Ok(());
+            }
+        }
+    }
+
+    fn ended(&mut self, job: &Job<'a>, outcome: &Outcome) -> std::io::Result<()> {
+        let report = &outcome.report;
+        if job.again {
+            let same = |first: &Report| first.scenario == report.scenario && first.seed == report.seed;
+            let i = self.again.iter().position(same).expect("a second run follows a first");
+            let first = self.again.swap_remove(i);
+            self.campaign.run_twice += 1;
+            return self.compare(job, &first, report);
+        }
+        self.bar.inc(1);
+        if self.args.json {
+            self.print_json(&JsonLine::Plan(report));
+        }
+        let is_new = self.campaign.add(report);
+        if !report.verdict.held() {
+            self.failed(job, report, is_new)?;
+        }
+        let permille = self.args.check_determinism.min(1000);
+        // Evenly spread, seed 0 among them: a short sweep checks a seed, too.
+        let drawn = report.seed % 1000 * permille % 1000 < permille;
+        if drawn && !matches!(report.verdict, Verdict::Hung { .. }) {
+            self.twice.push_back((job.scenario, report.clone()));
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, job: &Job<'a>, report: &Report, is_new: bool) -> std::io::Result<()> {
+        if !self.args.json {
+            let text = if is_new { failure::text(report) } else { failure::again(report) };
+            self.print(&text);
+        }
+        let Some(out) = self.out.as_ref().filter(|_| is_new) else { return Ok(()) };
+        let plan = job.scenario.generate(report.seed);
+        let recorded = Pool::run(Job { record: true, ..job.clone() }, self.limit)?;
+        out.failure(&plan, report, &recorded)
+    }
+
+    /// Two runs of one plan.
+    fn compare(&mut self, job: &Job<'a>, first: &Report, second: &Report) -> std::io::Result<()> {
+        if first.digest == second.digest && first.verdict == second.verdict {
+            return Ok(());
+        }
+        let mut parted = None;
+        for _ in 0..RECORDED_PAIRS {
+            let record = || Pool::run(Job { record: true, ..job.clone() }, self.limit);
+            parted = first_difference(&record()?, &record()?);
+            if parted.is_some() {
+                break;
+            }
+        }
+        let divergence = Divergence {
+            scenario: first.scenario.clone(),
+            seed: first.seed,
+            digests: [first.digest.clone(), second.digest.clone()],
+            first: parted,
+        };
+        if self.args.json {
+            self.print_json(&JsonLine::Divergence(&divergence));
+        } else {
+            self.print(&divergence_text(&divergence));
+        }
+        self.campaign.divergences.push(divergence);
+        Ok(())
+    }
+
+    fn finish(&mut self, registry: &Registry<'_>) {
+        self.bar.finish_and_clear();
+        self.campaign.judge(&self.scenarios);
+        if let Some(out) = &self.out
+            && let Err(e) = out.results(&self.campaign)
+        {
+            eprintln!("cutwater: the results could not be written: {e}");
+        }
+        if self.args.json {
+            self.print_json(&JsonLine::Summary(&self.campaign));
+        } else {
+            let paint = Paint::new(colour());
+            self.print(&table::text(&self.campaign, registry.points, paint));
+        }
+    }
+
+    fn print_json(&self, line: &JsonLine<'_>) {
+        let line = serde_json::to_string(line).expect("a report is plain data");
+        self.print(&(line + "\n"));
+    }
+
+    fn print(&self, text: &str) {
+        self.bar.suspend(|| {
+            // A reader that has gone away ends the process by a signal; nothing else can fail here that could be told.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+        });
+    }
+}
+
+fn first_difference(a: &Outcome, b: &Outcome) -> Option<[String; 2]> {
+    let (mut a, mut b) = (a.story.iter().flatten(), b.story.iter().flatten());
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return None,
+            (x, y) if x == y => {}
+            (x, y) => {
+                let side = |e: Option<_>| e.map_or_else(|| "(the run has ended)".into(), failure::line);
+                return Some([side(x), side(y)]);
+            }
+        }
+    }
+}
+
+fn divergence_text(divergence: &Divergence) -> String {
+    let Divergence { scenario, seed, digests, first } = divergence;
+    let mut text = format!(
+        "NON-DETERMINISM  {scenario}:{seed}  one plan, two digests: {} and {}\n",
+        digests[0], digests[1]
+    );
+    match first {
+        Some([one, other]) => text.push_str(&format!("  one run    {one}\n  the other  {other}\n")),
+        None => text.push_str("  recorded runs did not part; what differs depends on not recording\n"),
+    }
+    text
+}
+
+#[expect(clippy::disallowed_methods, reason = "the environment decides about the terminal, not about a plan")]
+fn colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var("NO_COLOR").map_or(true, |v| v.is_empty())
+}
+
+fn bar(total: u64, json: bool) -> ProgressBar {
+    if json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} plans  {per_sec}  {elapsed} of about {duration}")
+            .expect("the template is well formed");
+    ProgressBar::new(total).with_style(style)
+}
+
+/// `N` or `A..B`.
+fn seeds(text: &str) -> Result<Range<u64>, Usage> {
+    let bad = || Usage(format!("--seeds {text}: neither a number above 0 nor A..B with A below B"));
+    let range = match text.split_once("..") {
+        Some((a, b)) => a.parse().map_err(|_| bad())?..b.parse().map_err(|_| bad())?,
+        None => 0..text.parse().map_err(|_| bad())?,
+    };
+    if range.is_empty() { Err(bad()) } else { Ok(range) }
+}
+
+/// `k/n`, as (k - 1, n).
+fn parse_shard(text: &str) -> Result<(u64, u64), Usage> {
+    let bad = || Usage(format!("--shard {text}: not k/n with 1 <= k <= n"));
+    let (k, n) = text.split_once('/').ok_or_else(bad)?;
+    let (k, n): (u64, u64) = (k.parse().map_err(|_| bad())?, n.parse().map_err(|_| bad())?);
+    if (1..=n).contains(&k) { Ok((k - 1, n)) } else { Err(bad()) }
+}
+
+/// `90s`, `10m`, `2h`.
+fn duration(text: &str) -> Result<Duration, Usage> {
+    let bad = || Usage(format!("--time {text}: not a duration such as 90s, 10m or 2h"));
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(bad()),
+    };
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    Ok(Duration::from_secs(number.checked_mul(factor).ok_or_else(bad)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_read_or_refused() {
+        assert_eq!(seeds("7").unwrap(), 0..7);
+        assert_eq!(seeds("3..9").unwrap(), 3..9);
+        for bad in ["", "0", "9..3", "x", "1..", "-1"] {
+            assert!(seeds(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_shard("2/3").unwrap(), (1, 3));
+        for bad in ["0/3", "4/3", "1", "a/b", "1/0"] {
+            assert!(parse_shard(bad).is_err(), "{bad}");
+        }
+        assert_eq!(duration("10m").unwrap(), Duration::from_secs(600));
+        for bad in ["", "10", "m", "10d", "99999999999999999999s", "1µ"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

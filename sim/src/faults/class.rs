@@ -1,0 +1,95 @@
+//! The classes of faults, by which a swarm switches them on and off and a campaign counts what was delivered.
+
+use cutwater_io::sim::{CrashKind, Errno, SiteFault};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Act;
+
+macro_rules! classes {
+    ($($id:ident = $name:literal : $about:literal;)*) => {
+        /// A class of faults.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum FaultClass {
+            $(#[doc = $about] $id,)*
+        }
+        impl FaultClass {
+            /// All of them, in order.
+            pub const ALL: &[FaultClass] = &[$(FaultClass::$id),*];
+            /// Its name in plans, tables and files.
+            pub fn name(self) -> &'static str {
+                match self { $(FaultClass::$id => $name,)* }
+            }
+            /// One line of explanation.
+            pub fn about(self) -> &'static str {
+                match self { $(FaultClass::$id => $about,)* }
+            }
+        }
+    };
+}
+
+classes! {
+    ProcessKill = "process_kill": "a process dies; its files keep what was written, synced or not";
+    PowerFail = "power_fail": "a machine dies; of what was not synced, any legal part is lost";
+    DiskError = "disk_error": "a call to the disk fails, is interrupted, or transfers only part";
+    DiskFull = "disk_full": "the disk has no space left, for one call or for a while";
+    FsyncFailure = "fsync_failure": "a sync fails, and the pages it should have written are clean afterwards";
+    DiskSlow = "disk_slow": "a call to the disk takes long, or the disk answers nothing for a while";
+    Partition = "partition": "two groups of nodes do not reach each other";
+    PartitionOneWay = "partition_one_way": "one group of nodes does not reach another, which still reaches it";
+    NetStall = "net_stall": "connections between two nodes stand still for a while";
+    NetReset = "net_reset": "a connection breaks";
+    ConnectHang = "connect_hang": "a connect never returns";
+    Pause = "pause": "a node, or one task at a point, does not run for a while";
+    StoreFailBefore = "store_fail_before": "a request to the object store fails and has no effect";
+    StoreFailAfter = "store_fail_after": "a request to the object store is applied, and its answer is lost";
+    StoreLateLanding = "store_late_landing": "a request to the object store that failed is applied later";
+    StoreThrottle = "store_throttle": "the object store says slow down, or is slow";
+    StoreOutage = "store_outage": "the object store answers nobody for a while";
+    StoreIsolation = "store_isolation": "one node does not reach the object store for a while";
+}
+
+impl FaultClass {
+    /// The class of `act`, which is anchored at `site` (empty if at none).
+    pub fn of(site: &str, act: &Act) -> FaultClass {
+        match act {
+            Act::Site(fault) => FaultClass::of_site(site, fault),
+            Act::Crash { crash, .. } => FaultClass::of_crash(crash.kind),
+            Act::Delay { .. } | Act::Pause { .. } => FaultClass::Pause,
+            Act::Partition { both: true, .. } => FaultClass::Partition,
+            Act::Partition { both: false, .. } => FaultClass::PartitionOneWay,
+            Act::Stall { .. } => FaultClass::NetStall,
+            Act::Reset { .. } => FaultClass::NetReset,
+            Act::DiskFull { .. } => FaultClass::DiskFull,
+            Act::DiskStall { .. } => FaultClass::DiskSlow,
+            Act::Outage { .. } => FaultClass::StoreOutage,
+            Act::ThrottleStore { .. } => FaultClass::StoreThrottle,
+            Act::IsolateFromStore { .. } => FaultClass::StoreIsolation,
+        }
+    }
+
+    fn of_site(site: &str, fault: &SiteFault) -> FaultClass {
+        match fault {
+            SiteFault::Fail(Errno::Enospc) => FaultClass::DiskFull,
+            SiteFault::Fail(Errno::Eio | Errno::Eintr) | SiteFault::Short => FaultClass::DiskError,
+            SiteFault::Fsync(_) => FaultClass::FsyncFailure,
+            SiteFault::Delay(_) if site.starts_with("net.") => FaultClass::NetStall,
+            SiteFault::Delay(_) if site.starts_with("objects.") => FaultClass::StoreThrottle,
+            SiteFault::Delay(_) => FaultClass::DiskSlow,
+            SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash) => FaultClass::of_crash(crash.kind),
+            SiteFault::Reset => FaultClass::NetReset,
+            SiteFault::Hang => FaultClass::ConnectHang,
+            SiteFault::FailBefore => FaultClass::StoreFailBefore,
+            SiteFault::FailAfter => FaultClass::StoreFailAfter,
+            SiteFault::LateLand(_) => FaultClass::StoreLateLanding,
+            SiteFault::Throttle => FaultClass::StoreThrottle,
+        }
+    }
+
+    fn of_crash(kind: CrashKind) -> FaultClass {
+        match kind {
+            CrashKind::ProcessKill => FaultClass::ProcessKill,
+            CrashKind::PowerFail(_) => FaultClass::PowerFail,
+        }
+    }
+}

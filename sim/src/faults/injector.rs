@@ -1,0 +1,202 @@
+//! Decides, at each call into a device and each passing of a point, whether a fault of the plan strikes there.
+//!
+//! A fault strikes at most once. What a call or a point cannot do by itself (a partition, a full disk) is handed to the
+//! task that delivers states. After [`Shared::heal`] nothing strikes any more.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use cutwater_io::sim::{Crash, Injector, NodeId, Passing, PointAction, Site, SiteAction, SiteFault};
+use futures::channel::mpsc::UnboundedSender;
+
+use super::{FaultClass, Receipts};
+use crate::plan::{Act, Anchor, Fault, Plan};
+
+/// A state to be delivered, and the node at which its anchor was passed (0 for none).
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) fault: Fault,
+    pub(crate) passed_by: NodeId,
+}
+
+/// What the injector shares with the world.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Mutex<State>>);
+
+struct State {
+    healed: bool,
+    receipts: Receipts,
+    /// Struck, and not yet seen to have been noticed.
+    unobserved: BTreeMap<NodeId, Vec<FaultClass>>,
+}
+
+impl Shared {
+    pub(crate) fn new(plan: &Plan) -> Shared {
+        let mut receipts = Receipts::new();
+        for fault in &plan.faults {
+            receipts.entry(fault.class()).or_default().armed += 1;
+        }
+        Shared(Arc::new(Mutex::new(State { healed: false, receipts, unobserved: BTreeMap::new() })))
+    }
+
+    /// From now on nothing strikes.
+    pub(crate) fn heal(&self) {
+        self.state().healed = true;
+    }
+
+    pub(crate) fn healed(&self) -> bool {
+        self.state().healed
+    }
+
+    pub(crate) fn receipts(&self) -> Receipts {
+        self.state().receipts.clone()
+    }
+
+    /// A fault of `class` struck `node` (0: no particular one).
+    pub(crate) fn delivered(&self, class: FaultClass, node: NodeId) {
+        let mut state = self.state();
+        state.receipts.entry(class).or_default().delivered += 1;
+        state.unobserved.entry(node).or_default().push(class);
+    }
+
+    /// `node` acts: it has noticed what struck it.
+    pub(crate) fn acts(&self, node: NodeId) {
+        let mut state = self.state();
+        if state.unobserved.is_empty() {
+            return;
+        }
+        // What struck no node in particular is noticed by whoever acts next.
+        for node in [node, NodeId(0)] {
+            for class in state.unobserved.remove(&node).unwrap_or_default() {
+                state.receipts.entry(class).or_default().observed += 1;
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Faults at one place, and how often it was passed by anyone.
+#[derive(Default)]
+struct Place {
+    faults: Vec<(u64, u32, Fault)>,
+    passed_by_all: u32,
+}
+
+/// The injector of a plan.
+pub(crate) struct PlanInjector {
+    shared: Shared,
+    orders: UnboundedSender<Order>,
+    /// Nodes of roles have numbers up to this; faults strike no others.
+    nodes: u64,
+    points: BTreeMap<String, Place>,
+    sites: BTreeMap<String, BTreeMap<String, Place>>,
+    /// Calls by (site, node), over all classes of targets.
+    calls: BTreeMap<(&'static str, NodeId), u32>,
+}
+
+impl PlanInjector {
+    pub(crate) fn new(
+        plan: &Plan,
+        nodes: u64,
+        shared: Shared,
+        orders: UnboundedSender<Order>,
+    ) -> PlanInjector {
+        let mut points: BTreeMap<String, Place> = BTreeMap::new();
+        let mut sites: BTreeMap<String, BTreeMap<String, Place>> = BTreeMap::new();
+        for fault in &plan.faults {
+            let (place, node, nth) = match &fault.at {
+                Anchor::Point { point, node, nth } => (points.entry(point.clone()).or_default(), node, nth),
+                Anchor::Site { site, class, node, nth } => {
+                    let classes = sites.entry(site.clone()).or_default();
+                    (classes.entry(class.clone()).or_default(), node, nth)
+                }
+                Anchor::Time { .. } | Anchor::Op { .. } => continue,
+            };
+            place.faults.push((*node, *nth, fault.clone()));
+        }
+        PlanInjector { shared, orders, nodes, points, sites, calls: BTreeMap::new() }
+    }
+
+    fn order(&self, fault: Fault, node: NodeId) {
+        // The receiver lives as long as the run; a run that is over needs no more faults.
+        let _ = self.orders.unbounded_send(Order { fault, passed_by: node });
+    }
+
+    /// What `fault`, anchored where `node` passes, does there itself; `None` if it was handed on.
+    fn crash_of(&self, fault: &Fault, node: NodeId) -> Option<Crash> {
+        match &fault.act {
+            Act::Crash { node: whose, crash } if *whose == 0 || *whose == node.0 => Some(*crash),
+            _ => {
+                self.order(fault.clone(), node);
+                None
+            }
+        }
+    }
+}
+
+impl Place {
+    /// The fault that strikes at this passing: the `nth` of `node`, and one more of all.
+    fn strikes(&mut self, node: NodeId, nth: u32) -> Option<Fault> {
+        self.passed_by_all = self.passed_by_all.saturating_add(1);
+        let all = self.passed_by_all;
+        let hit = |whose: u64, n: u32| if whose == 0 { n == all } else { whose == node.0 && n == nth };
+        let i = self.faults.iter().position(|(whose, n, _)| hit(*whose, *n))?;
+        Some(self.faults.remove(i).2)
+    }
+}
+
+impl Injector for PlanInjector {
+    fn at_site(&mut self, site: &Site<'_>) -> SiteAction {
+        self.shared.acts(site.node);
+        if site.node.0 == 0 || site.node.0 > self.nodes || self.shared.healed() {
+            return SiteAction::Proceed;
+        }
+        let calls = self.calls.entry((site.name, site.node)).or_default();
+        *calls = calls.saturating_add(1);
+        let calls = *calls;
+        let Some(classes) = self.sites.get_mut(site.name) else { return SiteAction::Proceed };
+        let of_class = classes
+            .get_mut(site.class)
+            .filter(|_| !site.class.is_empty())
+            .and_then(|place| place.strikes(site.node, u32::try_from(site.nth).unwrap_or(u32::MAX)));
+        let of_any = classes.get_mut("").and_then(|place| place.strikes(site.node, calls));
+        let Some(fault) = of_class.or(of_any) else { return SiteAction::Proceed };
+        let action = match &fault.act {
+            Act::Site(what) => Some(what.clone()),
+            _ => self.crash_of(&fault, site.node).map(SiteFault::CrashBefore),
+        };
+        match action {
+            Some(what) => {
+                self.shared.delivered(fault.class(), site.node);
+                SiteAction::Strike(what)
+            }
+            None => SiteAction::Proceed,
+        }
+    }
+
+    fn at_point(&mut self, passing: &Passing) -> PointAction {
+        let node = passing.node;
+        self.shared.acts(node);
+        if node.0 == 0 || node.0 > self.nodes || self.shared.healed() {
+            return PointAction::Proceed;
+        }
+        let Some(place) = self.points.get_mut(passing.point) else { return PointAction::Proceed };
+        let Some(fault) = place.strikes(node, u32::try_from(passing.nth).unwrap_or(u32::MAX)) else {
+            return PointAction::Proceed;
+        };
+        let action = match &fault.act {
+            Act::Delay { us } => Some(PointAction::Delay(*us)),
+            _ => self.crash_of(&fault, node).map(PointAction::Crash),
+        };
+        match action {
+            Some(action) => {
+                self.shared.delivered(fault.class(), node);
+                action
+            }
+            None => PointAction::Proceed,
+        }
+    }
+}

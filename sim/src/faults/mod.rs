@@ -1,0 +1,15 @@
+//! Faults: their classes, where they strike, how they are delivered, and the receipts they leave.
+//!
+//! - [`sites`]: the calls into devices, and what can happen at each;
+//! - `injector`: decides at every call and every point whether a fault of the plan strikes there;
+//! - `deliver`: switches the faults that are states (a partition, a full disk) on and off through the devices' controls;
+//! - [`receipts`]: what was armed, delivered, observed.
+
+mod class;
+pub(crate) mod deliver;
+pub(crate) mod injector;
+pub mod receipts;
+pub mod sites;
+
+pub use class::FaultClass;
+pub use receipts::{Receipt, Receipts};

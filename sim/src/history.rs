@@ -1,0 +1,120 @@
+//! The history of a run: what clients asked for, when, and what they were told.
+//!
+//! An oracle judges a history; it never looks inside the system. The answer to a call is one of three: `ok` (it took effect,
+//! and this is what it returned), `fail` (it certainly had no effect), `info` (it may have had one, now or later). A call
+//! without an answer is like `info`. Every entry is also an event of the trace, and so part of the digest.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use cutwater_io::sim::{Env, NodeId};
+
+/// What clients did, in the order in which it happened. Clones share their entries.
+#[derive(Debug)]
+pub struct History<C, R> {
+    entries: Arc<Mutex<Vec<Entry<C, R>>>>,
+}
+
+/// A call and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry<C, R> {
+    /// The client.
+    pub actor: u16,
+    /// What it asked for.
+    pub call: C,
+    /// When, in microseconds of virtual time.
+    pub invoked_us: u64,
+    /// When it had an answer.
+    pub answered_us: Option<u64>,
+    /// The answer.
+    pub answer: Option<Answer<R>>,
+}
+
+/// What a client was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<R> {
+    /// It took effect, and returned this.
+    Ok(R),
+    /// It certainly had no effect.
+    Fail(String),
+    /// It may or may not have had an effect, or may yet have one.
+    Info(String),
+}
+
+/// A call that waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallId(usize);
+
+impl<C, R> Clone for History<C, R> {
+    fn clone(&self) -> Self {
+        History { entries: self.entries.clone() }
+    }
+}
+
+impl<C, R> Default for History<C, R> {
+    fn default() -> Self {
+        History { entries: Arc::default() }
+    }
+}
+
+impl<C: Debug, R: Debug> History<C, R> {
+    /// An empty history.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `actor` asks for `call`.
+    pub fn invoke(&self, actor: u16, call: C) -> CallId {
+        emit("call", &format!("client {actor}: {call:?}"));
+        let mut entries = self.lock();
+        entries.push(Entry { actor, call, invoked_us: now_us(), answered_us: None, answer: None });
+        CallId(entries.len() - 1)
+    }
+
+    /// The call took effect and returned `result`.
+    pub fn ok(&self, id: CallId, result: R) {
+        self.answer(id, "ok", Answer::Ok(result));
+    }
+
+    /// The call certainly had no effect.
+    pub fn fail(&self, id: CallId, why: impl std::fmt::Display) {
+        self.answer(id, "fail", Answer::Fail(why.to_string()));
+    }
+
+    /// Whether the call had an effect is unknown.
+    pub fn info(&self, id: CallId, why: impl std::fmt::Display) {
+        self.answer(id, "info", Answer::Info(why.to_string()));
+    }
+
+    fn answer(&self, id: CallId, kind: &str, answer: Answer<R>) {
+        let mut entries = self.lock();
+        let entry = &mut entries[id.0];
+        assert!(entry.answer.is_none(), "a call is answered once");
+        let text = format!("client {}: {:?} -> {answer:?}", entry.actor, entry.call);
+        entry.answer = Some(answer);
+        entry.answered_us = Some(now_us());
+        drop(entries);
+        emit(kind, &text);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry<C, R>>> {
+        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl<C: Clone + Debug, R: Clone + Debug> History<C, R> {
+    /// The entries so far, in order of invocation.
+    pub fn entries(&self) -> Vec<Entry<C, R>> {
+        self.lock().clone()
+    }
+}
+
+fn now_us() -> u64 {
+    cutwater_io::time::now().as_micros()
+}
+
+fn emit(kind: &str, text: &str) {
+    let env = Env::current();
+    let node: NodeId = Env::node();
+    env.emit(node, &format!("client.{kind}"), text.as_bytes(), || text.to_string());
+}

@@ -1,0 +1,207 @@
+//! Children, up to so many at once: their pipes, their ends, the watchdog.
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use super::execute::{self, execute};
+use super::process::{self, Child, Forked};
+use crate::plan::Plan;
+use crate::scenario::Scenario;
+use crate::verdict::{Outcome, Report, Verdict};
+
+/// Stack of the thread that runs a simulation, in bytes; memory is only taken as it is used.
+const STACK_BYTES: usize = 64 << 20;
+/// How much of a dead child's stderr is kept, in bytes.
+const STDERR_BYTES: usize = 2_000;
+/// The largest report that is read, in bytes; a recorded story of a long run stays well below.
+const REPORT_BYTES_MAX: usize = 1 << 30;
+
+/// A plan to run.
+#[derive(Clone)]
+pub struct Job<'a> {
+    /// The scenario.
+    pub scenario: &'a dyn Scenario,
+    /// Which plan.
+    pub what: What,
+    /// Keep the events.
+    pub record: bool,
+    /// A second run of the same plan; nothing but a mark for the caller.
+    pub again: bool,
+}
+
+/// Which plan.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// The one that a seed names.
+    Seed(u64),
+    /// This one.
+    Plan(Box<Plan>),
+}
+
+impl Job<'_> {
+    /// The seed that names the plan, or that it was drawn from.
+    pub fn seed(&self) -> u64 {
+        match &self.what {
+            What::Seed(seed) => *seed,
+            What::Plan(plan) => plan.seed,
+        }
+    }
+}
+
+struct Running<'a> {
+    job: Job<'a>,
+    child: Child,
+    bytes: Vec<u8>,
+    since: Instant,
+    killed: bool,
+}
+
+/// Runs plans, each in a process of its own.
+pub struct Pool<'a> {
+    running: Vec<Running<'a>>,
+    width: usize,
+    limit: Duration,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the watchdog watches real time, outside of every simulation")]
+fn real_now() -> Instant {
+    Instant::now()
+}
+
+impl<'a> Pool<'a> {
+    /// A pool of up to `width` children, each of which gets `limit` of real time.
+    pub fn new(width: usize, limit: Duration) -> Pool<'a> {
+        Pool { running: Vec::new(), width: width.max(1), limit }
+    }
+
+    /// True if another job can start.
+    pub fn has_room(&self) -> bool {
+        self.running.len() < self.width
+    }
+
+    /// True if nothing runs.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Starts a job.
+    ///
+    /// # Errors
+    /// The system gives no more processes or pipes.
+    pub fn start(&mut self, job: Job<'a>) -> io::Result<()> {
+        match process::fork()? {
+            Forked::Child(report) => be_child(&job, report),
+            Forked::Parent(child) => {
+                self.running.push(Running {
+                    job,
+                    child,
+                    bytes: Vec::new(),
+                    since: real_now(),
+                    killed: false,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// The next job to end, if one does within `patience`.
+    ///
+    /// # Errors
+    /// The system refuses to wait.
+    pub fn next(&mut self, patience: Duration) -> io::Result<Option<(Job<'a>, Outcome)>> {
+        let fds: Vec<&io::PipeReader> = self.running.iter().map(|r| &r.child.report).collect();
+        let timeout_ms = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+        let ready = process::readable(&fds, timeout_ms)?;
+        let mut ended = None;
+        for (i, running) in self.running.iter_mut().enumerate() {
+            if !running.killed && running.since.elapsed() > self.limit {
+                running.child.kill();
+                running.killed = true;
+            }
+            if ready[i] && running.read()? {
+                ended = ended.or(Some(i));
+            }
+        }
+        Ok(ended.map(|i| self.running.remove(i).finish(self.limit)))
+    }
+
+    /// Runs one job to its end.
+    ///
+    /// # Errors
+    /// See [`Pool::start`] and [`Pool::next`].
+    pub fn run(job: Job<'a>, limit: Duration) -> io::Result<Outcome> {
+        let mut pool = Pool::new(1, limit);
+        pool.start(job)?;
+        loop {
+            if let Some((_, outcome)) = pool.next(Duration::from_millis(100))? {
+                return Ok(outcome);
+            }
+        }
+    }
+}
+
+impl Drop for Pool<'_> {
+    fn drop(&mut self) {
+        for running in &self.running {
+            running.child.kill();
+            running.child.wait();
+        }
+    }
+}
+
+impl Running<'_> {
+    /// Reads what there is; true at the end.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut chunk = [0; 64 << 10];
+        match self.child.report.read(&mut chunk) {
+            Ok(0) => Ok(true),
+            Ok(n) => {
+                self.bytes.extend_from_slice(&chunk[..n]);
+                Ok(self.bytes.len() > REPORT_BYTES_MAX)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl<'a> Running<'a> {
+    fn finish(self, limit: Duration) -> (Job<'a>, Outcome) {
+        let ended = self.child.wait();
+        let mut outcome = serde_json::from_slice(&self.bytes).unwrap_or_else(|_| {
+            let verdict = if self.killed {
+                Verdict::Hung { limit_s: limit.as_secs() }
+            } else {
+                Verdict::Aborted { signal: ended.signal, stderr: self.child.said(STDERR_BYTES) }
+            };
+            Outcome {
+                report: Report::bare(self.job.scenario.name(), self.job.seed(), verdict),
+                story: None,
+                labels: Default::default(),
+            }
+        });
+        outcome.report.cpu_us = ended.cpu_us;
+        (self.job, outcome)
+    }
+}
+
+/// The life of a child.
+fn be_child(job: &Job<'_>, mut report: io::PipeWriter) -> ! {
+    execute::note_panics(job.record);
+    let outcome = std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || execute(job))
+            .expect("a thread for the simulation")
+            .join()
+    });
+    // A panic outside of the simulation is one of the harness: it is reported all the same.
+    let outcome = outcome.unwrap_or_else(|_| Outcome {
+        report: Report::bare(job.scenario.name(), job.seed(), execute::panic_verdict()),
+        story: None,
+        labels: Default::default(),
+    });
+    let bytes = serde_json::to_vec(&outcome).expect("a report is plain data");
+    let sent = report.write_all(&bytes);
+    process::exit_now(i32::from(sent.is_err()))
+}

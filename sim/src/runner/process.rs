@@ -1,0 +1,154 @@
+//! The system calls of the runner: processes, pipes, signals. All unsafe code of the crate is here.
+#![expect(unsafe_code, reason = "fork, poll, wait4, personality and signals have no safe form in std")]
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The two sides of a fork.
+pub(crate) enum Forked {
+    /// In the child: where its report goes.
+    Child(PipeWriter),
+    /// In the parent.
+    Parent(Child),
+}
+
+/// A child of the parent.
+pub(crate) struct Child {
+    pid: libc::pid_t,
+    /// Its report.
+    pub(crate) report: PipeReader,
+    /// What it wrote to stdout and stderr, kept in memory.
+    said: OwnedFd,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// The signal that ended it, or 0.
+    pub(crate) signal: i32,
+    /// CPU time it took, in microseconds.
+    pub(crate) cpu_us: u64,
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Forks. The process must have one thread.
+pub(crate) fn fork() -> io::Result<Forked> {
+    let (report, send) = io::pipe()?;
+    // SAFETY: the name is a C string; a new descriptor belongs to nobody else.
+    let said = unsafe {
+        let fd = check(libc::memfd_create(c"cutwater".as_ptr(), libc::MFD_CLOEXEC))?;
+        OwnedFd::from_raw_fd(fd)
+    };
+    // SAFETY: this process has a single thread, so the child starts with every lock free.
+    let pid = check(unsafe { libc::fork() })?;
+    if pid > 0 {
+        return Ok(Forked::Parent(Child { pid, report, said }));
+    }
+    // SAFETY: plain system calls on descriptors of this process. A child outlives its parent by nothing, leaves Ctrl-C to
+    // it, and keeps what it says from the terminal.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
+        libc::dup2(said.as_raw_fd(), 1);
+        libc::dup2(said.as_raw_fd(), 2);
+    }
+    Ok(Forked::Child(send))
+}
+
+impl Child {
+    /// Kills it.
+    pub(crate) fn kill(&self) {
+        // SAFETY: the child was not waited for yet, so its number is its own.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&self) -> Ended {
+        let mut status = 0;
+        // SAFETY: `rusage` is plain numbers, for which zero is a value.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        loop {
+            // SAFETY: both pointers are to live values of the right types.
+            if unsafe { libc::wait4(self.pid, &raw mut status, 0, &raw mut usage) } == self.pid {
+                break;
+            }
+            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                break;
+            }
+        }
+        let signal = if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 };
+        let us = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+        Ended { signal, cpu_us: us(usage.ru_utime) + us(usage.ru_stime) }
+    }
+
+    /// The last of what it said, at most `max_bytes`.
+    pub(crate) fn said(&self, max_bytes: usize) -> String {
+        let fd = self.said.as_raw_fd();
+        // SAFETY: a plain system call on our own descriptor.
+        let end = unsafe { libc::lseek(fd, 0, libc::SEEK_END) };
+        let from = end.saturating_sub(max_bytes as libc::off_t).max(0);
+        let mut bytes = vec![0u8; max_bytes];
+        // SAFETY: the pointer and the length are those of a live, writable buffer.
+        let n = unsafe { libc::pread(fd, bytes.as_mut_ptr().cast(), bytes.len(), from) };
+        bytes.truncate(usize::try_from(n).unwrap_or(0));
+        String::from_utf8_lossy(&bytes).trim().to_string()
+    }
+}
+
+/// Which of `fds` can be read (or are at their end); none if `timeout_ms` passes or a signal comes.
+pub(crate) fn readable(fds: &[&PipeReader], timeout_ms: i32) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<libc::pollfd> =
+        fds.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }).collect();
+    // SAFETY: the pointer and the count are those of a live vector.
+    let n = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms) };
+    if n < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(polled.iter().map(|p| n > 0 && p.revents != 0).collect())
+}
+
+/// Ends this process at once: no destructors, no handlers.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: it does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Asks that processes started from here on have the same addresses every time; false if the system refuses.
+pub(crate) fn fix_addresses() -> bool {
+    // SAFETY: plain system calls; 0xffffffff only asks.
+    unsafe {
+        let now = libc::personality(0xffff_ffff);
+        now >= 0 && libc::personality((now | libc::ADDR_NO_RANDOMIZE) as libc::c_ulong) >= 0
+    }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C is noted, see [`interrupted`]; a second one ends the process.
+pub(crate) fn catch_interrupt() {
+    extern "C" fn note(_: libc::c_int) {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            exit_now(130);
+        }
+    }
+    // SAFETY: the handler only touches an atomic, or exits.
+    unsafe { libc::signal(libc::SIGINT, note as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+}
+
+/// True once Ctrl-C was pressed.
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// A reader at the end of a broken pipe (`cutwater list | head`) ends this process quietly.
+pub(crate) fn end_quietly_on_broken_pipe() {
+    // SAFETY: restores the default of the system.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}

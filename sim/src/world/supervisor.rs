@@ -1,0 +1,219 @@
+//! What the harness does beside the scenario: starts dead nodes again, delivers faults that are not answers to a call,
+//! heals, ends the run.
+
+use std::time::Duration;
+
+use cutwater_io::sim::{Crash, CrashKind, NodeId};
+use futures::StreamExt;
+use futures::channel::mpsc::UnboundedReceiver;
+use madsim::task::spawn_local;
+use madsim::time::sleep;
+
+use super::{Start, World};
+use crate::faults::deliver;
+use crate::faults::injector::Order;
+use crate::plan::{Act, Anchor};
+
+/// How long the operating system waits before it starts a process again that ended by itself, in microseconds.
+const RESTART_AFTER_EXIT_US: u32 = 50_000;
+
+impl World {
+    pub(super) fn supervise(&self, mut orders: UnboundedReceiver<Order>) {
+        let world = self.clone();
+        spawn_local(async move {
+            loop {
+                let (node, crash) = world.inner.env.next_crash().await;
+                world.restart_later(node, crash);
+            }
+        });
+        let world = self.clone();
+        spawn_local(async move {
+            while let Some(order) = orders.next().await {
+                spawn_local(world.clone().deliver(order));
+            }
+        });
+        for fault in &self.inner.plan.faults {
+            if let Anchor::Time { at_us } = fault.at {
+                let order = Order { fault: fault.clone(), passed_by: NodeId(0) };
+                let world = self.clone();
+                spawn_local(async move {
+                    world.until(at_us).await;
+                    world.deliver(order).await;
+                });
+            }
+        }
+    }
+
+    fn restart_later(&self, node: NodeId, crash: Crash) {
+        let incarnation = self.inner.env.incarnation(node);
+        self.state().down.insert(node, incarnation);
+        let world = self.clone();
+        spawn_local(async move {
+            sleep(Duration::from_micros(crash.down_us.into())).await;
+            world.restart(node, incarnation);
+        });
+    }
+
+    /// Starts `node` again, unless somebody has done so since it died as this incarnation.
+    fn restart(&self, node: NodeId, incarnation: u64) {
+        {
+            let mut state = self.state();
+            if state.down.get(&node) != Some(&incarnation) {
+                return;
+            }
+            state.down.remove(&node);
+        }
+        self.inner.handle.restart(node.to_string());
+        self.inner.faults.acts(node);
+    }
+
+    /// A node's process starts.
+    pub(super) fn started(&self, node: NodeId, index: u64) -> Start {
+        let nth = {
+            let mut state = self.state();
+            let nth = state.starts.entry(node).or_default();
+            *nth += 1;
+            *nth
+        };
+        self.inner.env.emit(node, "node.start", &nth.to_le_bytes(), || format!("start {nth}"));
+        Start { node, index, nth }
+    }
+
+    /// A node's process ends by itself; never returns.
+    pub(super) async fn exited(&self, node: NodeId) {
+        *self.state().exits.entry(node).or_default() += 1;
+        self.inner.env.emit(node, "node.exit", &[], || "the process ended by itself".into());
+        self.inner
+            .env
+            .crash_here(Crash { kind: CrashKind::ProcessKill, down_us: RESTART_AFTER_EXIT_US })
+            .await;
+    }
+
+    async fn deliver(self, order: Order) {
+        if self.inner.faults.healed() {
+            return;
+        }
+        let class = order.fault.class();
+        let node = match target(&order.fault.act) {
+            Some(0) | None => order.passed_by,
+            Some(node) => NodeId(node),
+        };
+        let act = resolve(order.fault.act, order.passed_by);
+        let alive = node.0 != 0 && !self.inner.handle.is_exit(node.to_string());
+        match &act {
+            Act::Crash { crash, .. } if alive => {
+                self.inner.faults.delivered(class, node);
+                self.inner.env.crash(node, *crash);
+            }
+            Act::Pause { for_us, .. } if alive => {
+                self.inner.faults.delivered(class, node);
+                self.note("fault.on", &format!("{act:?}"));
+                self.inner.handle.pause(node.to_string());
+                sleep(Duration::from_micros(*for_us)).await;
+                self.inner.handle.resume(node.to_string());
+                self.note("fault.off", &format!("{act:?}"));
+            }
+            // A dead node can neither die nor pause.
+            Act::Crash { .. } | Act::Pause { .. } => {}
+            _ if !deliver::applies(&act) => {}
+            _ => {
+                self.inner.faults.delivered(class, node);
+                self.switch(act, node).await;
+            }
+        }
+    }
+
+    /// Switches a state on, and off after its time.
+    async fn switch(&self, act: Act, node: NodeId) {
+        let env = &self.inner.env;
+        self.note("fault.on", &format!("{act:?}"));
+        deliver::switch_on(env, &act);
+        let for_us = act.duration_us();
+        if for_us == 0 {
+            return;
+        }
+        let number = {
+            let mut state = self.state();
+            state.next_active += 1;
+            let number = state.next_active;
+            state.active.insert(number, (act.clone(), node));
+            number
+        };
+        sleep(Duration::from_micros(for_us)).await;
+        if self.state().active.remove(&number).is_none() {
+            return;
+        }
+        self.note("fault.off", &format!("{act:?}"));
+        deliver::switch_off(env, &act);
+        // What overlaps with it goes on.
+        let others: Vec<Act> = self.state().active.values().map(|(act, _)| act.clone()).collect();
+        for other in &others {
+            deliver::switch_on(env, other);
+        }
+    }
+
+    /// Ends the safety phase: no fault strikes any more, partitions are healed, disks and the object store work, and all
+    /// nodes have been started.
+    pub async fn heal(&self) {
+        self.note("heal", "no faults from here on");
+        self.inner.faults.heal();
+        self.state().active.clear();
+        let nodes: Vec<NodeId> = self.state().labels.keys().copied().collect();
+        deliver::heal(&self.inner.env, &nodes);
+        for node in &nodes {
+            self.inner.handle.resume(node.to_string());
+        }
+        // The supervisor hears of the last crashes.
+        sleep(Duration::from_millis(1)).await;
+        let down: Vec<(NodeId, u64)> = self.state().down.iter().map(|(n, i)| (*n, *i)).collect();
+        for (node, incarnation) in down {
+            self.restart(node, incarnation);
+        }
+    }
+
+    /// Ends the run: kills every node, and lets what they held be dropped.
+    pub(crate) async fn end(&self) {
+        self.inner.faults.heal();
+        let nodes: Vec<NodeId> = self.state().labels.keys().copied().collect();
+        for node in nodes {
+            self.inner.handle.kill(node.to_string());
+        }
+        sleep(Duration::from_millis(1)).await;
+        self.note("end", "");
+    }
+}
+
+/// The one node that `act` names, if it names one.
+fn target(act: &Act) -> Option<u64> {
+    match act {
+        Act::Crash { node, .. }
+        | Act::Pause { node, .. }
+        | Act::DiskFull { node, .. }
+        | Act::DiskStall { node, .. }
+        | Act::IsolateFromStore { node, .. } => Some(*node),
+        _ => None,
+    }
+}
+
+/// `act` with the node that passed in the place of node 0.
+fn resolve(mut act: Act, passed_by: NodeId) -> Act {
+    let put = |node: &mut u64| {
+        if *node == 0 {
+            *node = passed_by.0;
+        }
+    };
+    match &mut act {
+        Act::Crash { node, .. }
+        | Act::Pause { node, .. }
+        | Act::DiskFull { node, .. }
+        | Act::DiskStall { node, .. }
+        | Act::IsolateFromStore { node, .. } => put(node),
+        Act::Partition { from, to, .. } => from.iter_mut().chain(to).for_each(put),
+        Act::Stall { a, b, .. } | Act::Reset { a, b } => {
+            put(a);
+            put(b);
+        }
+        Act::Site(_) | Act::Delay { .. } | Act::Outage { .. } | Act::ThrottleStore { .. } => {}
+    }
+    act
+}
