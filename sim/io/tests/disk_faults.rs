@@ -16,9 +16,9 @@ const XFS: FsyncFail = FsyncFail { view: ViewAfterFailure::KeepNew, meta: MetaAf
 /// As on btrfs.
 const BTRFS: FsyncFail = FsyncFail { view: ViewAfterFailure::RevertOld, meta: MetaAfterFailure::NoSize };
 
-fn disk(personality: Personality) -> Disk {
+fn disk(personality: Personality, seed: u64) -> Disk {
     let config = Config { personality, sector_bytes: 512, writeback_interval_us_max: 0, ..Config::default() };
-    Disk::new(Key::root(5), config)
+    Disk::new(Key::root(seed), config)
 }
 
 fn open(disk: &mut Disk, create: bool) -> Fd {
@@ -46,7 +46,11 @@ fn content(disk: &Disk) -> Vec<u8> {
 
 /// A durable sector of old bytes, overwritten with new ones and followed by another new one, neither synced.
 fn overwritten_and_grown(personality: Personality) -> (Disk, Fd) {
-    let mut disk = disk(personality);
+    overwritten_and_grown_on(personality, 0)
+}
+
+fn overwritten_and_grown_on(personality: Personality, seed: u64) -> (Disk, Fd) {
+    let mut disk = disk(personality, seed);
     let fd = open(&mut disk, true);
     disk.write_at(fd, &OLD, 0).unwrap();
     sync(&mut disk, fd).unwrap();
@@ -89,12 +93,8 @@ fn what_processes_read_after_the_failure_depends_on_the_file_system() {
 #[test]
 fn a_length_can_become_durable_over_data_that_never_will() {
     // The choice of what is lost is drawn: go on until the second sector is.
-    let seen = (0..50).any(|attempt| {
-        let (mut disk, fd) = overwritten_and_grown(Personality::Ext4Ordered);
-        for _ in 0..attempt {
-            disk.write_at(fd, &NEW, 512).unwrap();
-            disk.write_at(fd, &NEW, 0).unwrap();
-        }
+    let seen = (0..50).any(|seed| {
+        let (mut disk, fd) = overwritten_and_grown_on(Personality::Ext4Ordered, seed);
         fail(&mut disk, fd, EXT4);
         sync(&mut disk, fd).unwrap();
         disk.power_fail(Survivors::None, 0);
@@ -124,7 +124,7 @@ fn each_file_open_at_the_failure_is_told_once_and_no_later_one() {
 
 #[test]
 fn a_failed_sync_of_a_directory_loses_its_names() {
-    let mut disk = disk(Personality::PosixMin);
+    let mut disk = disk(Personality::PosixMin, 0);
     let fd = open(&mut disk, true);
     disk.write_at(fd, &NEW, 0).unwrap();
     sync(&mut disk, fd).unwrap();
@@ -138,7 +138,7 @@ fn a_failed_sync_of_a_directory_loses_its_names() {
 
 #[test]
 fn a_full_disk_takes_what_fits_and_frees_only_what_is_closed() {
-    let mut disk = disk(Personality::PosixMin);
+    let mut disk = disk(Personality::PosixMin, 0);
     disk.set_capacity(Some(3 * 512));
     let fd = open(&mut disk, true);
     assert_eq!(disk.write_at(fd, &[1; 4 * 512], 0).unwrap(), 3 * 512);
