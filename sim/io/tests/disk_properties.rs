@@ -189,7 +189,7 @@ proptest! {
     fn writeback_takes_states_away_and_adds_none(steps in prop::collection::vec(step(), 0..40), ext4: bool) {
         let personality = if ext4 { Personality::Ext4Ordered } else { Personality::PosixMin };
         let mut written = disk(personality, 10);
-        run(&mut written, &steps);
+        let slots = run(&mut written, &steps);
         let before = enumerate_states(&written);
         for now_us in 1..200 {
             written.tick(now_us);
@@ -197,6 +197,9 @@ proptest! {
             prop_assert!(after.trees.is_subset(&before.trees));
         }
         prop_assert!(written.log().is_empty(), "everything is written in the end");
+        slots.into_iter().flatten().for_each(|fd| written.close(fd));
+        prop_assert_eq!(written.durable().listing(), written.listing());
+        prop_assert_eq!(written.durable().used_sectors(), written.volatile().used_sectors(), "nothing leaks");
     }
 
     #[test]

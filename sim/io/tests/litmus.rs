@@ -288,3 +288,34 @@ fn twelve_unsynced_appends() {
     let hole = |tree: &Listing| letters(tree, "wal").is_some_and(|wal| wal.contains('.'));
     check(run, hole, (ALLOWED, Some((8191, 53_248))), (NO, Some((13, 8191))));
 }
+
+#[test]
+fn two_writes_of_one_sector_keep_their_order() {
+    let run = |p| {
+        let mut t = Trace::new(p).durable("f", "O");
+        let f = t.open("f", rw());
+        t.write(f, "A", 0);
+        t.write(f, "B", 0);
+        t.0
+    };
+    let bad = |tree: &Listing| letters(tree, "f").is_none();
+    check(run, bad, (NO, Some((3, 3))), (NO, Some((3, 3))));
+}
+
+#[test]
+fn a_file_without_names_keeps_its_content_while_a_pending_name_may_bring_it_back() {
+    let run = |p| {
+        let mut t = Trace::new(p).durable("f", "A");
+        t.0.create_dir(Path::new("/d")).unwrap();
+        t.sync_dir();
+        t.0.hard_link(Path::new("/f"), Path::new("/d/g")).unwrap();
+        t.unlink("f");
+        t.unlink("d/g");
+        t.sync_dir();
+        t.0
+    };
+    let came_back = |tree: &Listing| letters(tree, "d/g").is_some_and(|g| g == "A");
+    let empty = |tree: &Listing| letters(tree, "d/g").is_some_and(|g| g != "A");
+    check(run, came_back, (ALLOWED, Some((2, 3))), (NO, Some((1, 1))));
+    check(run, empty, (NO, None), (NO, None));
+}
