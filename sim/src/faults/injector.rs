@@ -52,11 +52,21 @@ impl Shared {
         self.state().receipts.clone()
     }
 
-    /// A fault of `class` struck `node` (0: no particular one).
+    /// A fault of `class` struck `node`.
     pub(crate) fn delivered(&self, class: FaultClass, node: NodeId) {
         let mut state = self.state();
         state.receipts.entry(class).or_default().delivered += 1;
         state.unobserved.entry(node).or_default().push(class);
+    }
+
+    /// A state of `class` was switched on; whether it is noticed, a device will tell.
+    pub(crate) fn switched_on(&self, class: FaultClass) {
+        self.state().receipts.entry(class).or_default().delivered += 1;
+    }
+
+    /// A state of `class` was noticed.
+    pub(crate) fn observed(&self, class: FaultClass) {
+        self.state().receipts.entry(class).or_default().observed += 1;
     }
 
     /// `node` acts: it has noticed what struck it.
@@ -65,11 +75,8 @@ impl Shared {
         if state.unobserved.is_empty() {
             return;
         }
-        // What struck no node in particular is noticed by whoever acts next.
-        for node in [node, NodeId(0)] {
-            for class in state.unobserved.remove(&node).unwrap_or_default() {
-                state.receipts.entry(class).or_default().observed += 1;
-            }
+        for class in state.unobserved.remove(&node).unwrap_or_default() {
+            state.receipts.entry(class).or_default().observed += 1;
         }
     }
 
