@@ -186,7 +186,8 @@ impl<'a> Checker<'a> {
                     self.apply(past.applied[len - 1], &mut content);
                 }
                 if len >= least && content == *found {
-                    let durable = if makes_durable { len } else { past.durable };
+                    // What comes back after a power failure was read from the medium.
+                    let durable = if makes_durable || power_failed { len } else { past.durable };
                     pasts.insert(Past { applied: past.applied[..len].to_vec(), durable });
                 }
             }
@@ -336,6 +337,13 @@ mod tests {
     }
 
     #[test]
+    fn what_came_back_after_a_power_failure_stays() {
+        let back = |pairs| vec![put("a", "1", Ack::Buffered), lost_power(&[("a", "1")]), lost_power(pairs)];
+        assert_eq!(judge(back(&[("a", "1")])), Ok(()));
+        assert!(judge(back(&[])).is_err());
+    }
+
+    #[test]
     fn an_explicit_sync_and_deletes_count() {
         let delete = KvEvent::Write { batch: vec![("a".into(), None)], ack: Ack::Buffered };
         let events =
@@ -357,6 +365,7 @@ mod tests {
                 if what == 3 {
                     let kept = durable + usize::from(draw) % (states.len() - durable);
                     states.truncate(kept + 1);
+                    durable = kept;
                     events.push(KvEvent::Recovered { power_failed: true, found: states[kept].clone() });
                 } else {
                     let (key, value) = (vec![key], i.to_string().into_bytes());
