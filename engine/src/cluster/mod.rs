@@ -1,2 +1,5 @@
-//! stub
+//! The processes of a cluster, and how they talk.
+
 pub mod points;
+#[expect(missing_docs, reason = "the types of a message's fields say what they are")]
+pub mod rpc;

@@ -1,2 +1,52 @@
-//! stub
+//! An embedded LSM store in RocksDB's on-disk format.
+//!
+//! A write goes to the log ([`log`], `wal`) and to a memtable; full memtables become tables ([`table`]) of level 0 (`flush`);
+//! tables of a level are merged into the next (`compaction`). Which tables make up the store is a [`version`], and each
+//! change of it is an edit in the MANIFEST (`manifest`). `recovery` puts the parts together again after whatever happened;
+//! `checkpoint` makes a second store from hard links.
+//!
+//! What it promises:
+//! - A write acknowledged with `sync` survives the loss of power, one in the log survives the loss of the process; what is
+//!   recovered is a prefix of what was written, each batch whole or not at all.
+//! - Nothing more is assumed of the disk than POSIX says: contents are durable when synced, names when their directory is.
+//! - A failed sync is never repeated on the same file and never answered with success. It stops writes, with an error that
+//!   says what failed, until the store is opened again and has found out what is really there.
+//! - Bytes are checked whenever they are read. Damage is an error that names file and offset.
+//!
+//! Not here yet: column families, blob files, merge operands, range tombstones, compression, a block cache. Their marks in
+//! the formats are known, and are refused by name.
+
+pub mod batch;
+mod build;
+mod checkpoint;
+pub mod coding;
+mod commit;
+mod compaction;
+mod db;
+mod error;
+pub mod filenames;
+mod flush;
+mod iter;
+pub mod key;
+pub mod log;
+mod manifest;
+mod memtable;
+mod options;
 pub mod points;
+mod recovery;
+mod retention;
+mod shared;
+mod snapshot;
+pub mod table;
+mod tables;
+mod verify;
+pub mod version;
+mod wal;
+
+pub use batch::WriteBatch;
+pub use checkpoint::{CheckpointFile, CheckpointFiles};
+pub use db::Store;
+pub use error::Error;
+pub use iter::{Entry, Iter};
+pub use options::{Options, WriteOptions};
+pub use snapshot::Snapshot;

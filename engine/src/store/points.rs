@@ -1,3 +1,35 @@
 //! Points of this module; see [`cutwater_io::points`].
 
-cutwater_io::points! {}
+cutwater_io::points! {
+    point WAL_ROTATED = "store.wal.rotated": "a new log exists, the memtable of the old one is not closed yet";
+    point WAL_BEFORE_SYNC = "store.wal.before_sync": "writes are in the log and not durable";
+    point WAL_AFTER_SYNC = "store.wal.after_sync": "writes are durable in the log and not yet visible";
+    point FLUSH_TABLE_SYNCED = "store.flush.table_synced": "the table of a flush is durable, its name is not, no edit names it";
+    point FLUSH_BEFORE_MANIFEST = "store.flush.before_manifest": "the table of a flush is durable with its name, no edit names it";
+    point MANIFEST_APPENDED = "store.manifest.appended": "an edit is in the MANIFEST and not durable";
+    point MANIFEST_SYNCED = "store.manifest.synced": "an edit is durable and not applied in memory";
+    point MANIFEST_ROLLED = "store.manifest.rolled": "a new MANIFEST is durable with its name, CURRENT names the old one";
+    point CURRENT_BEFORE_RENAME = "store.current.before_rename": "the new CURRENT is durable under its temporary name";
+    point CURRENT_AFTER_RENAME = "store.current.after_rename": "CURRENT is renamed, the directory is not synced";
+    point COMPACTION_OUTPUTS_SYNCED = "store.compaction.outputs_synced": "the tables of a compaction are durable, no edit names them";
+    point COMPACTION_INSTALLED = "store.compaction.installed": "the edit of a compaction is durable, its inputs still exist";
+    point OBSOLETE_BEFORE_DELETE = "store.obsolete.before_delete": "files that nothing needs are about to be removed";
+    point RECOVERY_TABLE_WRITTEN = "store.recovery.table_written": "recovery wrote a table from the logs, no edit names it";
+    point RECOVERY_BEFORE_CURRENT = "store.recovery.before_current": "recovery has all tables durable, CURRENT names the old MANIFEST";
+    point RECOVERY_AFTER_CURRENT = "store.recovery.after_current": "recovery switched CURRENT, old logs and orphans still exist";
+    point CHECKPOINT_LINKED = "store.checkpoint.linked": "the tables of a checkpoint are linked, it has no CURRENT";
+    point CHECKPOINT_BEFORE_RENAME = "store.checkpoint.before_rename": "a checkpoint is complete under its temporary name";
+    point CHECKPOINT_AFTER_RENAME = "store.checkpoint.after_rename": "a checkpoint has its name, which is not durable";
+    sometimes WAL_TORN = "store.recovery.torn_wal": "recovery met a log that does not end in a whole record";
+    sometimes WAL_HOLE = "store.recovery.wal_hole": "recovery ignored a log because the one before it had lost its end";
+    sometimes WAL_REPLAYED = "store.recovery.replayed": "recovery replayed writes from a log";
+    sometimes MANIFEST_TORN = "store.recovery.torn_manifest": "recovery met a MANIFEST that does not end in a whole record";
+    sometimes ORPHAN_REMOVED = "store.recovery.orphan_removed": "recovery removed a file that nothing needs";
+    sometimes STALLED = "store.write.stalled": "a write waited for a flush or a compaction";
+    sometimes TRIVIAL_MOVE = "store.compaction.trivial_move": "a table went one level down without being rewritten";
+    sometimes COMPACTED = "store.compaction.merged": "a compaction merged tables";
+    sometimes SNAPSHOT_KEPT = "store.compaction.snapshot_kept": "a compaction kept an entry only because a snapshot sees it";
+    sometimes TOMBSTONE_DROPPED = "store.compaction.tombstone_dropped": "a compaction dropped a tombstone at the bottom";
+    sometimes BACKGROUND_ERROR = "store.background_error": "a failure stopped writes";
+    sometimes GROUP_COMMIT = "store.write.grouped": "several writes went to the log together";
+}

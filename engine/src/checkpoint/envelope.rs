@@ -1,0 +1,87 @@
+//! The envelope of everything the coordinator writes: magic, format version, body, CRC-32C.
+//!
+//! ```text
+//! magic: 4 bytes | format version: u16 LE | body: postcard | CRC-32C of all before: u32 LE
+//! ```
+//!
+//! Bytes that come back from a store are hostile until the checksum says otherwise, and no further trusted than that:
+//! a length inside the body never allocates more than the bytes that are there.
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+const HEADER_BYTES: usize = 6;
+const TRAILER_BYTES: usize = 4;
+
+/// The only format version there is.
+const FORMAT_VERSION: u16 = 1;
+
+/// Why bytes are not what they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Fewer bytes than the smallest envelope.
+    #[error("truncated: {len_bytes} bytes")]
+    Truncated {
+        /// What there is.
+        len_bytes: usize,
+    },
+    /// Something else altogether.
+    #[error("wrong magic")]
+    Magic,
+    /// Written by another version of this program.
+    #[error("format version {found}, this program reads {FORMAT_VERSION}")]
+    Version {
+        /// The version found.
+        found: u16,
+    },
+    /// Damaged.
+    #[error("checksum {found:08x}, computed {computed:08x}")]
+    Checksum {
+        /// As stored.
+        found: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// The body is not a value of the type, or is followed by something.
+    #[error("body: {0}")]
+    Body(postcard::Error),
+    /// The value contradicts itself or its name.
+    #[error("{0}")]
+    Inconsistent(String),
+}
+
+/// Wraps a value.
+pub(super) fn seal<T: Serialize>(magic: [u8; 4], value: &T) -> Bytes {
+    let mut bytes = Vec::from(magic);
+    bytes.extend(FORMAT_VERSION.to_le_bytes());
+    let mut bytes = postcard::to_extend(value, bytes)
+        .expect("the values of this module hold nothing that cannot be encoded");
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes.into()
+}
+
+/// Unwraps a value.
+pub(super) fn open<T: DeserializeOwned>(magic: [u8; 4], bytes: &[u8]) -> Result<T, Malformed> {
+    if bytes.len() < HEADER_BYTES + TRAILER_BYTES {
+        return Err(Malformed::Truncated { len_bytes: bytes.len() });
+    }
+    let (covered, trailer) = bytes.split_at(bytes.len() - TRAILER_BYTES);
+    let (header, body) = covered.split_at(HEADER_BYTES);
+    if header[..4] != magic {
+        return Err(Malformed::Magic);
+    }
+    let found = u32::from_le_bytes(trailer.try_into().expect("split at four bytes"));
+    let computed = crc32c::crc32c(covered);
+    if found != computed {
+        return Err(Malformed::Checksum { found, computed });
+    }
+    let version = u16::from_le_bytes([header[4], header[5]]);
+    if version != FORMAT_VERSION {
+        return Err(Malformed::Version { found: version });
+    }
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(Malformed::Body(postcard::Error::DeserializeBadEncoding)),
+        Err(error) => Err(Malformed::Body(error)),
+    }
+}

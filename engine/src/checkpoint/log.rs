@@ -1,0 +1,469 @@
+//! The register of a job: who leads it, and which checkpoints are complete.
+//!
+//! One value per job, versioned, on an object store that offers nothing but create-if-absent. Version `n` is the object
+//! `<job>/log/<n>`; the highest version is the truth and holds the whole [`JobState`]. To change it a writer creates
+//! version `n + 1`: of two writers who both saw `n`, one wins. This one register is leadership, fencing, the store of
+//! completed checkpoints and the counter of their ids at once, so that none of them can disagree with another.
+//!
+//! [`Append`] is the protocol of one change, as facts in and steps out. What makes it safe:
+//! - **An unknown outcome is resolved, never guessed.** A put that failed or timed out may have landed, or may land later.
+//!   The same bytes are put again under the same version until the store says something definite: created, or it exists;
+//!   then it is read, and the writer's nonce says whose it is. A put that lands late finds the name taken.
+//! - **A win is only a win at the top.** Old versions are deleted (all but the last [`KEEP_VERSIONS`]), so a writer that was
+//!   paused for long could create an old version again and believe it had won. Therefore a creator lists afterwards:
+//!   if a higher version exists it has been superseded, whether or not its record counted, and must not act on it.
+//!   The record it left behind is below the maximum, read by nobody, and removed like any other old version.
+//!   The maximum itself is never deleted.
+//! - **Epochs only grow.** A takeover writes epoch + 1. Every other record keeps its predecessor's epoch; a writer that
+//!   loses to anybody steps down and starts over as a candidate, without a blind retry on a higher version.
+//!
+//! Not relied on: clocks, leases, overwrites, compare-and-swap by tag. Relied on: create-if-absent is atomic, and reading and
+//! listing see every put that was acknowledged before (S3, GCS, Azure and local directories all say so).
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::envelope::{self, Malformed};
+use super::snapshot::{CheckpointId, FileHandle};
+
+const MAGIC: [u8; 4] = *b"CWJL";
+
+/// How many of the newest versions are never deleted. More than one, so that a reader who listed just before a change
+/// still finds what it listed.
+pub const KEEP_VERSIONS: u64 = 8;
+
+/// Whether there is anything left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// The job runs, or should.
+    Running,
+    /// All output is committed. Terminal.
+    Finished,
+}
+
+/// A checkpoint that can be restored from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompletedCheckpoint {
+    /// Which.
+    pub id: CheckpointId,
+    /// Its metadata object.
+    pub metadata: FileHandle,
+    /// What asked for it, for people.
+    pub description: String,
+    /// Wall clock at the trigger, in milliseconds since 1970; for people.
+    pub triggered_unix_ms: u64,
+    /// Wall clock at the last acknowledgement, in milliseconds since 1970; for people.
+    pub completed_unix_ms: u64,
+    /// Sum of the lengths of all files it references, in bytes.
+    pub state_bytes: u64,
+}
+
+/// Everything that outlives a leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobState {
+    /// Of the leader; grows with each takeover, from 1.
+    pub epoch: u64,
+    /// Where the leader accepts connections.
+    pub leader: SocketAddr,
+    /// Ids from here on were never given out. Ids below it may have been.
+    pub next_id_bound: u64,
+    /// Whether there is anything left to do.
+    pub status: Status,
+    /// Checkpoints that can be restored from, oldest first.
+    pub retained: Vec<CompletedCheckpoint>,
+    /// Number of key groups; never changes.
+    pub max_parallelism: u16,
+    /// Parallelism asked for.
+    pub parallelism: u16,
+}
+
+/// A version of the register, as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// From 1.
+    pub version: u64,
+    /// Unique to this attempt to write: how a writer knows its own record again.
+    pub writer: String,
+    /// The value.
+    pub state: JobState,
+}
+
+/// A change of the register by its leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Ids below the bound may be given out.
+    ReserveIds {
+        /// The new bound.
+        bound: u64,
+    },
+    /// A checkpoint is complete. In the same record, all but the newest `retain` are let go.
+    Complete {
+        /// The new checkpoint.
+        checkpoint: CompletedCheckpoint,
+        /// How many to keep, at least one.
+        retain: usize,
+    },
+    /// Another parallelism is wanted.
+    Rescale {
+        /// Which.
+        parallelism: u16,
+    },
+    /// Everything is committed.
+    Finish,
+}
+
+impl JobState {
+    /// The state after a takeover by `leader`, which may give out `ids` ids at once. `previous` is what was read; without it
+    /// the job is new and gets `max_parallelism` and `parallelism`.
+    pub fn taken_over(
+        previous: Option<&JobState>,
+        leader: SocketAddr,
+        ids: u64,
+        max_parallelism: u16,
+        parallelism: u16,
+    ) -> JobState {
+        match previous {
+            None => JobState {
+                epoch: 1,
+                leader,
+                next_id_bound: 1 + ids,
+                status: Status::Running,
+                retained: Vec::new(),
+                max_parallelism,
+                parallelism,
+            },
+            Some(previous) => JobState {
+                epoch: previous.epoch + 1,
+                leader,
+                next_id_bound: previous.next_id_bound + ids,
+                ..previous.clone()
+            },
+        }
+    }
+
+    /// The state after `change`.
+    ///
+    /// # Panics
+    /// If the change breaks what the register promises: ids grow and come from the reserved ones, finished is the end.
+    pub fn changed(&self, change: &Change) -> JobState {
+        let mut next = self.clone();
+        assert!(self.status == Status::Running, "{change:?} of a finished job");
+        match change {
+            Change::ReserveIds { bound } => {
+                assert!(*bound >= self.next_id_bound, "ids {bound} were reserved before");
+                next.next_id_bound = *bound;
+            }
+            Change::Complete { checkpoint, retain } => {
+                assert!(*retain > 0, "the newest checkpoint is always kept");
+                assert!(
+                    checkpoint.id.0 < self.next_id_bound,
+                    "checkpoint {} has no reserved id",
+                    checkpoint.id
+                );
+                assert!(
+                    self.latest().is_none_or(|latest| latest.id < checkpoint.id),
+                    "ids complete in order"
+                );
+                next.retained.push(checkpoint.clone());
+                let surplus = next.retained.len().saturating_sub(*retain);
+                next.retained.drain(..surplus);
+            }
+            Change::Rescale { parallelism } => next.parallelism = *parallelism,
+            Change::Finish => next.status = Status::Finished,
+        }
+        next
+    }
+
+    /// The newest checkpoint.
+    pub fn latest(&self) -> Option<&CompletedCheckpoint> {
+        self.retained.last()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        // A takeover adds to both; whoever stores numbers near the end of their range did not count up to them.
+        if self.epoch == 0 || self.epoch > u64::MAX / 2 || self.next_id_bound > u64::MAX / 2 {
+            return Err(format!("epoch {} or id bound {} out of range", self.epoch, self.next_id_bound));
+        }
+        if self.parallelism == 0 || self.parallelism > self.max_parallelism {
+            return Err(format!("parallelism {} of {} key groups", self.parallelism, self.max_parallelism));
+        }
+        let ids: Vec<_> = self.retained.iter().map(|c| c.id.0).chain([self.next_id_bound]).collect();
+        if ids.is_sorted_by(|a, b| a < b) {
+            Ok(())
+        } else {
+            Err(format!("checkpoint ids do not grow: {ids:?}"))
+        }
+    }
+}
+
+/// The bytes of a record.
+pub fn encode_record(record: &Record) -> Bytes {
+    envelope::seal(MAGIC, record)
+}
+
+/// The record in `bytes`.
+///
+/// # Errors
+/// If the bytes are damaged, foreign, of another format version, or contradict themselves.
+pub fn decode_record(bytes: &[u8]) -> Result<Record, Malformed> {
+    let record: Record = envelope::open(MAGIC, bytes)?;
+    record.state.check().map_err(Malformed::Inconsistent)?;
+    Ok(record)
+}
+
+/// One change of the register on its way: tell it what was learned, do what it says next.
+#[derive(Clone, Debug)]
+pub struct Append {
+    record: Record,
+    next: Step,
+    doubted: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Create the version, if absent, with the same bytes as ever.
+    Put,
+    /// Read the version.
+    Read,
+    /// List the versions and find the highest.
+    List,
+    /// The outcome is known.
+    Done(Outcome),
+}
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is the truth.
+    Landed,
+    /// There is a higher version by somebody else. Whether this one counted is theirs to know.
+    Superseded,
+    /// Somebody else's record has the version.
+    Lost(Box<Record>),
+    /// The version holds something that cannot be read. Nothing can be concluded, nothing may be done.
+    Unreadable(Malformed),
+}
+
+/// What was learned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// The put created the object.
+    Created,
+    /// The put found that the object exists.
+    Exists,
+    /// The version's content.
+    Content(Result<Record, Malformed>),
+    /// The version existed and does no more: it was deleted because it is old.
+    Gone,
+    /// The highest version there is.
+    Newest(u64),
+    /// The call failed or timed out, and may yet have its effect.
+    Unknown,
+}
+
+impl Append {
+    /// Proposes `record`, whose version is one above what was read.
+    pub fn new(record: Record) -> Append {
+        Append { record, next: Step::Put, doubted: false }
+    }
+
+    /// What to do next.
+    pub fn next(&self) -> &Step {
+        &self.next
+    }
+
+    /// The proposal.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// True if there was a moment when the outcome was unknown.
+    pub fn doubted(&self) -> bool {
+        self.doubted
+    }
+
+    /// Takes in the result of the step that [`Append::next`] asked for.
+    ///
+    /// # Panics
+    /// If the fact is no result of that step.
+    pub fn learn(&mut self, fact: Fact) {
+        let version = self.record.version;
+        self.next = match (&self.next, fact) {
+            (Step::Put, Fact::Created) => Step::List,
+            (Step::Put, Fact::Exists) => Step::Read,
+            (Step::Read, Fact::Content(Ok(found))) if found.writer == self.record.writer => Step::List,
+            (Step::Read, Fact::Content(Ok(found))) => Step::Done(Outcome::Lost(Box::new(found))),
+            (Step::Read, Fact::Content(Err(malformed))) => Step::Done(Outcome::Unreadable(malformed)),
+            (Step::Read, Fact::Gone) => Step::Done(Outcome::Superseded),
+            (Step::List, Fact::Newest(newest)) if newest == version => Step::Done(Outcome::Landed),
+            // Lower cannot be, as the maximum is never deleted; if it is, somebody else has a hand in it.
+            (Step::List, Fact::Newest(_)) => Step::Done(Outcome::Superseded),
+            (step @ (Step::Put | Step::Read | Step::List), Fact::Unknown) => {
+                self.doubted = true;
+                step.clone()
+            }
+            (step, fact) => panic!("{fact:?} is no result of {step:?}"),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn state(leader: u16, previous: Option<&JobState>) -> JobState {
+        JobState::taken_over(previous, ([10, 0, 0, 1], leader).into(), 4, 8, 2)
+    }
+
+    fn completed(id: u64) -> CompletedCheckpoint {
+        CompletedCheckpoint {
+            id: CheckpointId(id),
+            metadata: FileHandle { path: format!("job/chk-{id}/_metadata"), len_bytes: 1, crc32c: 2 },
+            description: String::new(),
+            triggered_unix_ms: 0,
+            completed_unix_ms: 0,
+            state_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn takeovers_and_changes_keep_what_must_outlive_a_leader() {
+        let first = state(1, None);
+        assert_eq!((first.epoch, first.next_id_bound), (1, 5));
+        let first = first.changed(&Change::Rescale { parallelism: 4 });
+        let first = first.changed(&Change::Complete { checkpoint: completed(3), retain: 2 });
+        let second = state(2, Some(&first));
+        assert_eq!((second.epoch, second.next_id_bound, second.parallelism), (2, 9, 4));
+        assert_eq!(second.latest(), Some(&completed(3)));
+        let mut last = second;
+        for id in [5, 7, 8] {
+            last = last.changed(&Change::Complete { checkpoint: completed(id), retain: 2 });
+        }
+        assert_eq!(last.retained, [completed(7), completed(8)]);
+        assert_eq!(last.changed(&Change::Finish).status, Status::Finished);
+    }
+
+    #[test]
+    fn damaged_and_contradictory_records_are_errors() {
+        let mut record = Record { version: 1, writer: "w".into(), state: state(1, None) };
+        let bytes = encode_record(&record);
+        assert_eq!(decode_record(&bytes).as_ref(), Ok(&record));
+        for i in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[i] ^= 0x10;
+            assert!(decode_record(&damaged).is_err() && decode_record(&bytes[..i]).is_err());
+        }
+        for (ids, bound) in [(vec![3, 2], 9), (vec![2, 2], 9), (vec![2, 3], 3), (vec![], u64::MAX)] {
+            record.state.retained = ids.into_iter().map(completed).collect();
+            record.state.next_id_bound = bound;
+            assert!(
+                matches!(decode_record(&encode_record(&record)), Err(Malformed::Inconsistent(_))),
+                "{record:?}"
+            );
+        }
+    }
+
+    /// A store of versions and two writers on it, driven step by step in any order, with any call's answer lost before or
+    /// after its effect, puts that land late, and old versions deleted at any time.
+    #[derive(Default)]
+    struct World {
+        versions: BTreeMap<u64, Record>,
+        late: Vec<Record>,
+        /// Every record that a writer was told has landed.
+        landed: Vec<Record>,
+        /// Of each version, the content it had when it was the highest.
+        truth: BTreeMap<u64, Record>,
+    }
+
+    impl World {
+        fn newest(&self) -> u64 {
+            self.versions.keys().next_back().copied().unwrap_or(0)
+        }
+
+        fn create(&mut self, record: &Record) -> Fact {
+            if self.versions.contains_key(&record.version) {
+                return Fact::Exists;
+            }
+            if record.version > self.newest() {
+                self.truth.insert(record.version, record.clone());
+            }
+            self.versions.insert(record.version, record.clone());
+            Fact::Created
+        }
+
+        fn step(&mut self, append: &mut Append, fault: u8) {
+            let record = append.record().clone();
+            let fact = match (append.next(), fault) {
+                (_, 1) => Fact::Unknown,
+                (Step::Put, 2) => {
+                    self.create(&record);
+                    Fact::Unknown
+                }
+                (Step::Put, 3) => {
+                    self.late.push(record);
+                    Fact::Unknown
+                }
+                (Step::Put, _) => self.create(&record),
+                (Step::Read, _) => match self.versions.get(&record.version) {
+                    Some(found) => Fact::Content(Ok(found.clone())),
+                    None => Fact::Gone,
+                },
+                (Step::List, _) => Fact::Newest(self.newest()),
+                (Step::Done(_), _) => return,
+            };
+            append.learn(fact);
+            if *append.next() == Step::Done(Outcome::Landed) {
+                self.landed.push(append.record().clone());
+            }
+        }
+
+        fn trim(&mut self) {
+            let keep = self.newest().saturating_sub(2);
+            self.versions.retain(|version, _| *version > keep);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn what_landed_is_the_truth_whatever_fails(
+            script in proptest::collection::vec((0usize..3, 0u8..5, 0u8..6), 1..200),
+        ) {
+            let mut world = World::default();
+            let mut writers: Vec<Option<Append>> = vec![None, None, None];
+            let mut nonce = 0;
+            for (who, fault, other) in script {
+                match other {
+                    0 => world.trim(),
+                    1 if !world.late.is_empty() => {
+                        let record = world.late.remove(0);
+                        world.create(&record);
+                    }
+                    _ => {}
+                }
+                let append = writers[who].get_or_insert_with(|| {
+                    nonce += 1;
+                    let version = world.newest();
+                    let state = state(1, world.versions.get(&version).map(|r| &r.state));
+                    Append::new(Record { version: version + 1, writer: nonce.to_string(), state })
+                });
+                world.step(append, fault);
+                if matches!(append.next(), Step::Done(_)) {
+                    writers[who] = None;
+                }
+            }
+            // Each record that its writer may act on was the highest when it was created, and nothing else ever was that
+            // version: nobody acts on a record that history does not contain.
+            for record in &world.landed {
+                prop_assert_eq!(world.truth.get(&record.version), Some(record));
+            }
+            let epochs: Vec<_> = world.truth.values().map(|record| record.state.epoch).collect();
+            prop_assert!(epochs.is_sorted_by(|a, b| a < b), "{:?}", epochs);
+        }
+    }
+}

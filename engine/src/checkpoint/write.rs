@@ -1,0 +1,159 @@
+//! Writing a job's register and its checkpoints: the edge that executes what the pure machines decide.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cutwater_io::objects::Path;
+use cutwater_io::{point, sometimes, time};
+use futures::StreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+
+use super::layout::Layout;
+use super::log::{Append, Fact, KEEP_VERSIONS, Outcome, Record, Step, encode_record};
+use super::read::{self, ReadError, call};
+use super::snapshot::{CheckpointMetadata, FileHandle};
+use super::{metadata, points};
+
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_secs(1);
+
+/// How many deletions are under way at once.
+const CONCURRENCY: usize = 8;
+
+/// What creating an object led to.
+enum Created {
+    New,
+    Exists,
+}
+
+async fn create(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Result<Created, ReadError> {
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    let location = Path::from(path);
+    let put = async {
+        match store.put_opts(&location, bytes.into(), options).await {
+            Ok(_) => Ok(Created::New),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Exists),
+            Err(error) => Err(error),
+        }
+    };
+    call(path, put).await
+}
+
+/// Changes the register, and returns only when the outcome is known: as long as the store gives no definite answer, it
+/// asks again. Dropping the future leaves the outcome unknown.
+pub async fn append(store: &dyn ObjectStore, layout: &Layout, record: Record) -> Outcome {
+    point!(points::BEFORE_APPEND);
+    let bytes = encode_record(&record);
+    let version = record.version;
+    let mut append = Append::new(record);
+    let mut retry = FIRST_RETRY;
+    let outcome = loop {
+        let fact = match append.next() {
+            Step::Put => {
+                create(store, &layout.log(version), bytes.clone()).await.map(|created| match created {
+                    Created::New => Fact::Created,
+                    Created::Exists => Fact::Exists,
+                })
+            }
+            Step::Read => read::record(store, layout, version)
+                .await
+                .map(|found| found.map_or(Fact::Gone, Fact::Content)),
+            Step::List => read::newest_version(store, layout, version).await.map(Fact::Newest),
+            Step::Done(outcome) => break outcome.clone(),
+        };
+        if let Err(error) = &fact {
+            tracing::warn!(%error, version, "a change of the register has an unknown outcome; asking again");
+            time::sleep(retry).await;
+            retry = (retry * 2).min(LAST_RETRY);
+        }
+        append.learn(fact.unwrap_or(Fact::Unknown));
+    };
+    sometimes!(points::APPEND_RESOLVED_LANDED, append.doubted() && outcome == Outcome::Landed);
+    sometimes!(points::APPEND_RESOLVED_LOST, append.doubted() && matches!(outcome, Outcome::Lost(_)));
+    sometimes!(points::APPEND_SUPERSEDED, outcome == Outcome::Superseded);
+    if outcome == Outcome::Landed {
+        point!(points::AFTER_APPEND);
+    }
+    outcome
+}
+
+/// Deletes the version that became too old when `newest` landed. Failing is harmless: see [`trim_all`].
+pub async fn trim(store: &dyn ObjectStore, layout: &Layout, newest: u64) {
+    if newest > KEEP_VERSIONS {
+        delete(store, vec![layout.log(newest - KEEP_VERSIONS)]).await;
+    }
+}
+
+/// Deletes every version that is too old beside `newest`: also those whose deletion failed, or whose put landed late.
+pub async fn trim_all(store: &dyn ObjectStore, layout: &Layout, newest: u64) {
+    let prefix = Path::from(layout.log_prefix());
+    let mut listing = store.list(Some(&prefix));
+    let mut old = Vec::new();
+    while let Ok(Some(Ok(meta))) = time::timeout(read::CALL_TIMEOUT, listing.next()).await {
+        let oldest_kept = layout.log(newest.saturating_sub(KEEP_VERSIONS) + 1);
+        if *meta.location.as_ref() < *oldest_kept {
+            old.push(meta.location.to_string());
+        }
+    }
+    old.sort();
+    delete(store, old).await;
+}
+
+/// Writes the metadata of a checkpoint whose id no one else has.
+///
+/// # Errors
+/// If the store fails for the whole of `limit`: then the object may exist, or come to exist later.
+pub async fn write_metadata(
+    store: &dyn ObjectStore,
+    layout: &Layout,
+    checkpoint: &CheckpointMetadata,
+    limit: Duration,
+) -> Result<FileHandle, ReadError> {
+    point!(points::BEFORE_METADATA);
+    let bytes = metadata::encode(checkpoint);
+    let path = layout.metadata(checkpoint.id);
+    let handle = FileHandle { len_bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes), path };
+    let started = time::now();
+    let mut retry = FIRST_RETRY;
+    loop {
+        let error = match create_same(store, &handle, &bytes).await {
+            Ok(()) => break,
+            Err(error) => error,
+        };
+        if started.elapsed() >= limit || matches!(error, ReadError::OtherContent { .. }) {
+            return Err(error);
+        }
+        time::sleep(retry).await;
+        retry = (retry * 2).min(LAST_RETRY);
+    }
+    point!(points::AFTER_METADATA);
+    Ok(handle)
+}
+
+async fn create_same(store: &dyn ObjectStore, handle: &FileHandle, bytes: &Bytes) -> Result<(), ReadError> {
+    match create(store, &handle.path, bytes.clone()).await? {
+        Created::New => Ok(()),
+        // An earlier try of ours may have landed.
+        Created::Exists => match read::get(store, &handle.path).await? {
+            Some(found) if found == bytes => Ok(()),
+            _ => Err(ReadError::OtherContent {
+                path: handle.path.clone(),
+                found: "something else".into(),
+                expected_bytes: handle.len_bytes,
+                expected_crc32c: handle.crc32c,
+            }),
+        },
+    }
+}
+
+/// Deletes objects that nobody references any more. What cannot be deleted is left to the sweeper.
+pub async fn delete(store: &dyn ObjectStore, paths: Vec<String>) {
+    let deletions = paths.into_iter().map(|path| async move {
+        let location = Path::from(path.as_str());
+        match call(&path, store.delete(&location)).await {
+            Ok(()) | Err(ReadError::Store { source: object_store::Error::NotFound { .. }, .. }) => {}
+            Err(error) => tracing::info!(%error, "not deleted, left to the sweeper"),
+        }
+    });
+    futures::stream::iter(deletions).buffered(CONCURRENCY).collect::<()>().await;
+}

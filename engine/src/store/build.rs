@@ -1,0 +1,138 @@
+//! Writes tables from merged entries: what flush, compaction and recovery have in common.
+//!
+//! A table is written to its final name and synced; nothing refers to it before an edit does, and until then it is an
+//! orphan that the next recovery removes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cutwater_io::fs::{self, File};
+use cutwater_io::{task, time};
+
+use super::error::{Error, IoContext};
+use super::filenames::FileKind;
+use super::iter::Merge;
+use super::retention::Retention;
+use super::shared::Site;
+use super::table::TableBuilder;
+use super::version::FileMeta;
+
+/// Bytes encoded before they are written.
+const WRITE_BYTES: usize = 64 << 10;
+/// What a millisecond of modelled CPU time encodes. Bytes.
+const BYTES_PER_CPU_MS: u64 = 256 << 10;
+
+/// Tables being written, by whom, and how.
+pub(crate) struct Build<'a, F> {
+    pub(crate) site: &'a Site,
+    /// Gives the number of the next file.
+    pub(crate) allocate: F,
+    /// Begin another table at the next key once one is this large. Bytes.
+    pub(crate) split_bytes: u64,
+    /// Numbers of the files that were begun, to be removed should it fail.
+    pub(crate) created: Vec<u64>,
+}
+
+struct Output {
+    number: u64,
+    path: PathBuf,
+    file: File,
+    offset_bytes: u64,
+    builder: TableBuilder,
+}
+
+impl<'a, F: FnMut() -> u64> Build<'a, F> {
+    pub(crate) fn new(site: &'a Site, allocate: F, split_bytes: u64) -> Self {
+        Build { site, allocate, split_bytes, created: Vec::new() }
+    }
+
+    /// Writes what `retention` keeps of the entries. The tables are durable, their names are not.
+    pub(crate) async fn run(
+        &mut self,
+        mut merge: Merge,
+        retention: &mut Retention,
+    ) -> Result<Vec<FileMeta>, Error> {
+        let mut files = Vec::new();
+        let mut output: Option<Output> = None;
+        let mut last_key = bytes::Bytes::new();
+        while let Some(entry) = merge.next().await? {
+            if !retention.keeps(&entry) {
+                continue;
+            }
+            // All entries of a key stay in one table.
+            let is_full =
+                |o: &Output| o.builder.len_bytes() >= self.split_bytes && entry.user_key != last_key;
+            if let Some(full) = output.take_if(|o| is_full(o)) {
+                files.push(full.finish().await?);
+            }
+            let open = match &mut output {
+                Some(open) => open,
+                None => output.insert(self.begin().await?),
+            };
+            open.builder.add(&entry.user_key, entry.tag, &entry.value);
+            last_key = entry.user_key;
+            if open.builder.pending_bytes() >= WRITE_BYTES {
+                open.write_pending().await?;
+            }
+        }
+        if let Some(last) = output {
+            files.push(last.finish().await?);
+        }
+        Ok(files)
+    }
+
+    async fn begin(&mut self) -> Result<Output, Error> {
+        let number = (self.allocate)();
+        let path = FileKind::Table(number).path(&self.site.dir);
+        self.created.push(number);
+        let file = File::create_new(&path).await.during("create", &path)?;
+        let builder = TableBuilder::new(&self.site.options, number, &self.site.identity);
+        Ok(Output { number, path, file, offset_bytes: 0, builder })
+    }
+
+    /// Removes what was begun, as nothing refers to it.
+    pub(crate) async fn abandon(self) {
+        for number in self.created {
+            let path = FileKind::Table(number).path(&self.site.dir);
+            if let Err(error) = fs::remove_file(&path).await {
+                tracing::warn!(path = %path.display(), %error, "a file that was begun stays until the next recovery");
+            }
+        }
+    }
+}
+
+impl Output {
+    async fn write_pending(&mut self) -> Result<(), Error> {
+        let bytes = self.builder.take_output();
+        self.write(&bytes).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        time::charge(Duration::from_millis((bytes.len() as u64).div_ceil(BYTES_PER_CPU_MS))).await;
+        self.file.write_all_at(bytes, self.offset_bytes).await.during("write", &self.path)?;
+        self.offset_bytes += bytes.len() as u64;
+        task::yield_now().await;
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<FileMeta, Error> {
+        self.write_pending().await?;
+        let fresh = TableBuilder::new(&super::Options::default(), 0, "");
+        let (stats, end) = std::mem::replace(&mut self.builder, fresh).finish();
+        self.write(&end).await?;
+        self.file.sync_data().await.during("sync", &self.path)?;
+        assert_eq!(stats.file_bytes, self.offset_bytes, "a table has the length that its builder counted");
+        let now_s = time::unix_time().as_secs();
+        Ok(FileMeta {
+            number: self.number,
+            len_bytes: stats.file_bytes,
+            smallest: stats.smallest,
+            largest: stats.largest,
+            smallest_sequence: stats.smallest_sequence,
+            largest_sequence: stats.largest_sequence,
+            oldest_ancestor_time_s: now_s,
+            file_creation_time_s: now_s,
+            ..FileMeta::default()
+        })
+    }
+}

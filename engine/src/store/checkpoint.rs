@@ -1,0 +1,113 @@
+//! Checkpoints: a directory with hard links to the tables and a MANIFEST of its own, which opens as a store with exactly the
+//! writes up to one sequence number.
+//!
+//! The memtable is flushed first, so there is no log to copy, and what was never logged is in. Tables never change, so the
+//! two stores share no byte that either writes. On return all of it is durable, the name of the directory included (RocksDB
+//! leaves the parent directory unsynced).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cutwater_io::fs;
+use cutwater_io::point;
+
+use super::error::{Error, IoContext};
+use super::filenames::FileKind;
+use super::manifest::{Manifest, write_durably};
+use super::points;
+use super::recovery::create_dir_durably;
+use super::shared::Shared;
+use super::version::{Version, VersionEdit};
+
+/// What a checkpoint consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointFiles {
+    /// The last write that is in it.
+    pub sequence: u64,
+    /// Its files.
+    pub files: Vec<CheckpointFile>,
+}
+
+/// A file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointFile {
+    /// The name in the checkpoint's directory.
+    pub name: String,
+    /// Its length. Bytes.
+    pub len_bytes: u64,
+    /// A table: under this name, this store will never have other content.
+    pub immutable: bool,
+}
+
+/// Makes a checkpoint of what is flushed.
+pub(crate) async fn create(shared: &Shared, dir: &Path) -> Result<CheckpointFiles, Error> {
+    let _one_at_a_time = shared.checkpointing.lock().await;
+    if fs::try_exists(dir).await.during("stat", dir)? {
+        return Err(Error::AlreadyExists { path: dir.to_owned() });
+    }
+    let name = dir.file_name().ok_or(Error::InvalidRequest("a checkpoint's directory has no name"))?;
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !fs::try_exists(parent).await.during("stat", parent)? {
+        create_dir_durably(parent).await?;
+    }
+    let mut temporary_name = name.to_owned();
+    temporary_name.push(".tmp");
+    let temporary = parent.join(temporary_name);
+    if fs::try_exists(&temporary).await.during("stat", &temporary)? {
+        fs::remove_dir_all(&temporary).await.during("remove", &temporary)?;
+    }
+    // The version pins the tables until they are linked.
+    let (version, next_file_number) = {
+        let state = shared.state();
+        (state.version.clone(), state.next_file_number)
+    };
+    let result = fill(shared, &version, next_file_number, &temporary).await;
+    let result = match result {
+        Ok(files) => publish(&temporary, dir, parent).await.map(|()| files),
+        Err(e) => Err(e),
+    };
+    if result.is_err() {
+        let remains: [PathBuf; 2] = [temporary, dir.to_owned()];
+        for path in remains {
+            // Not acknowledged, so it must not look like a checkpoint; what cannot be removed is the caller's to clean.
+            let _ = fs::remove_dir_all(&path).await;
+        }
+    }
+    let files = result?;
+    Ok(CheckpointFiles { sequence: version.flushed_sequence, files })
+}
+
+async fn fill(
+    shared: &Shared,
+    version: &Arc<Version>,
+    next_file_number: u64,
+    target: &Path,
+) -> Result<Vec<CheckpointFile>, Error> {
+    fs::create_dir(target).await.during("create", target)?;
+    let mut files = Vec::new();
+    for (_, file) in version.files() {
+        let kind = FileKind::Table(file.number);
+        let original = kind.path(&shared.site.dir);
+        fs::hard_link(&original, kind.path(target)).await.during("link", &original)?;
+        files.push(CheckpointFile { name: kind.name(), len_bytes: file.len_bytes, immutable: true });
+    }
+    point!(points::CHECKPOINT_LINKED);
+    let number = next_file_number;
+    let edit = VersionEdit { next_file_number: Some(number + 1), ..version.snapshot() };
+    let manifest = Manifest::create(target, number, edit).await?;
+    let kind = FileKind::Manifest(number);
+    files.push(CheckpointFile { name: kind.name(), len_bytes: manifest.len_bytes(), immutable: false });
+    let content = format!("{}\n", kind.name());
+    write_durably(&FileKind::Current.path(target), content.as_bytes()).await?;
+    let name = FileKind::Current.name();
+    files.push(CheckpointFile { name, len_bytes: content.len() as u64, immutable: false });
+    fs::sync_dir(target).await.during("sync", target)?;
+    point!(points::CHECKPOINT_BEFORE_RENAME);
+    Ok(files)
+}
+
+async fn publish(temporary: &Path, dir: &Path, parent: &Path) -> Result<(), Error> {
+    fs::rename(temporary, dir).await.during("rename", temporary)?;
+    point!(points::CHECKPOINT_AFTER_RENAME);
+    fs::sync_dir(parent).await.during("sync", parent)
+}

@@ -1,0 +1,67 @@
+//! Runs one compaction: write the outputs, make them durable with their names, then install the edit. The inputs are
+//! removed later, when nobody reads them.
+
+use cutwater_io::fs;
+use cutwater_io::{point, sometimes};
+
+use super::picker::Compaction;
+use crate::store::build::Build;
+use crate::store::error::{Error, IoContext};
+use crate::store::iter::{Merge, Source};
+use crate::store::points;
+use crate::store::retention::Retention;
+use crate::store::shared::{Shared, State};
+use crate::store::version::{FileMeta, VersionEdit};
+
+pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), Error> {
+    let (level, cursor) = (compaction.level, compaction.cursor());
+    let output_level = level as u32 + 1;
+    let mut deleted_files: Vec<(u32, u64)> = Vec::new();
+    deleted_files.extend(compaction.upper.iter().map(|f| (level as u32, f.number)));
+    deleted_files.extend(compaction.lower.iter().map(|f| (output_level, f.number)));
+    let outputs = if compaction.is_trivial_move() {
+        sometimes!(points::TRIVIAL_MOVE, true);
+        vec![FileMeta::clone(&compaction.upper[0])]
+    } else {
+        sometimes!(points::COMPACTED, true);
+        let mut build =
+            Build::new(&shared.site, || shared.allocate_number(), shared.site.options.target_file_bytes);
+        match write_outputs(shared, compaction, &mut build).await {
+            Ok(outputs) => outputs,
+            Err(e) => {
+                build.abandon().await;
+                return Err(e);
+            }
+        }
+    };
+    let new_files = outputs.into_iter().map(|f| (output_level, f)).collect();
+    let edit = VersionEdit { deleted_files, new_files, ..VersionEdit::default() };
+    shared.install("a compaction", edit, |state: &mut State| state.cursors[level] = cursor).await?;
+    point!(points::COMPACTION_INSTALLED);
+    Ok(())
+}
+
+async fn write_outputs<F: FnMut() -> u64>(
+    shared: &Shared,
+    compaction: Compaction,
+    build: &mut Build<'_, F>,
+) -> Result<Vec<FileMeta>, Error> {
+    let Compaction { level, upper, lower, deeper } = compaction;
+    let mut sources = match level {
+        0 => upper.into_iter().map(|f| Source::chain(&shared.tables, vec![f])).collect(),
+        _ => vec![Source::chain(&shared.tables, upper)],
+    };
+    sources.push(Source::chain(&shared.tables, lower));
+    // Under the lock: whoever takes a snapshot later reads at a sequence number not below any in the inputs.
+    let snapshots = {
+        let _state = shared.state();
+        shared.snapshots.sequences()
+    };
+    let merge = Merge::new(sources, None).await?;
+    let outputs = build.run(merge, &mut Retention::new(snapshots, Some(deeper))).await?;
+    point!(points::COMPACTION_OUTPUTS_SYNCED);
+    if !outputs.is_empty() {
+        fs::sync_dir(&shared.site.dir).await.during("sync", &shared.site.dir)?;
+    }
+    Ok(outputs)
+}

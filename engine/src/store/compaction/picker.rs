@@ -1,0 +1,158 @@
+//! What to compact next: leveled, as RocksDB's default without dynamic level sizes. Pure.
+//!
+//! The level that exceeds its target the most goes first. Level 0 goes as a whole (its tables overlap); from a deeper level
+//! one table goes, the next after where the last compaction of that level stopped. Inputs are then widened to a clean cut:
+//! no user key has entries both inside and outside of the inputs on the same level, or a newer entry could sink below an
+//! older one.
+
+use std::sync::Arc;
+
+use crate::store::key::InternalKey;
+use crate::store::options::Options;
+use crate::store::version::{FileMeta, Version};
+
+/// A compaction that should be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Compaction {
+    /// Where the upper inputs are.
+    pub(crate) level: usize,
+    /// Tables of that level.
+    pub(crate) upper: Vec<Arc<FileMeta>>,
+    /// Tables of the next level, where the outputs go.
+    pub(crate) lower: Vec<Arc<FileMeta>>,
+    /// Tables below the outputs.
+    pub(crate) deeper: Vec<Arc<FileMeta>>,
+}
+
+impl Compaction {
+    fn new(version: &Version, level: usize, mut upper: Vec<Arc<FileMeta>>) -> Compaction {
+        let mut lower: Vec<Arc<FileMeta>> = Vec::new();
+        loop {
+            let (upper_count, lower_count) = (upper.len(), lower.len());
+            if level > 0 {
+                upper = touching(&version.levels[level], &upper);
+            }
+            let all: Vec<_> = upper.iter().chain(&lower).cloned().collect();
+            lower = touching(&version.levels[level + 1], &all);
+            if (upper.len(), lower.len()) == (upper_count, lower_count) {
+                break;
+            }
+        }
+        let deeper = version.levels[level + 2..].iter().flatten().cloned().collect();
+        Compaction { level, upper, lower, deeper }
+    }
+
+    /// True if the only input can go down as it is.
+    pub(crate) fn is_trivial_move(&self) -> bool {
+        self.upper.len() == 1 && self.lower.is_empty()
+    }
+
+    /// Where the next compaction of the level should go on.
+    pub(crate) fn cursor(&self) -> Option<InternalKey> {
+        self.upper.iter().map(|f| &f.largest).max().cloned()
+    }
+}
+
+/// The tables of a level that share the range of user keys of `inputs`.
+fn touching(level: &[Arc<FileMeta>], inputs: &[Arc<FileMeta>]) -> Vec<Arc<FileMeta>> {
+    let smallest = inputs.iter().map(|f| &f.smallest.user_key).min();
+    let largest = inputs.iter().map(|f| &f.largest.user_key).max();
+    let Some((smallest, largest)) = smallest.zip(largest) else { return Vec::new() };
+    let touches = |f: &&Arc<FileMeta>| f.smallest.user_key <= *largest && *smallest <= f.largest.user_key;
+    level.iter().filter(touches).cloned().collect()
+}
+
+/// The most urgent compaction, if any is due.
+pub(crate) fn pick(
+    version: &Version,
+    options: &Options,
+    cursors: &[Option<InternalKey>],
+) -> Option<Compaction> {
+    let fullness_permille = |level: usize| match level {
+        0 => version.levels[0].len() as u64 * 1000 / options.level0_compaction_trigger as u64,
+        _ => {
+            let bytes = u128::from(version.level_bytes(level)) * 1000;
+            u64::try_from(bytes / u128::from(options.level_target_bytes(level))).unwrap_or(u64::MAX)
+        }
+    };
+    // Of equal ones the upper: max_by_key takes the last.
+    let levels = (0..version.levels.len() - 1).rev().map(|level| (fullness_permille(level), level));
+    let (fullness, level) = levels.max_by_key(|(fullness, _)| *fullness)?;
+    let is_due = if level == 0 { fullness >= 1000 } else { fullness > 1000 };
+    if !is_due {
+        return None;
+    }
+    if level == 0 {
+        return whole_level(version, 0);
+    }
+    let files = &version.levels[level];
+    let after = |cursor: &InternalKey| files.iter().find(|f| f.largest > *cursor);
+    let file = cursors[level].as_ref().and_then(after).or(files.first())?;
+    Some(Compaction::new(version, level, vec![file.clone()]))
+}
+
+/// All of a level, if there is anything in it.
+pub(crate) fn whole_level(version: &Version, level: usize) -> Option<Compaction> {
+    let files = &version.levels[level];
+    (!files.is_empty()).then(|| Compaction::new(version, level, files.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::key::Tag;
+
+    fn file(number: u64, from: &str, to: &str, tags: (u64, u64)) -> Arc<FileMeta> {
+        let key = |k: &str, tag| InternalKey { user_key: k.as_bytes().to_vec().into(), tag: Tag(tag) };
+        let (smallest, largest) = (key(from, tags.0), key(to, tags.1));
+        Arc::new(FileMeta { number, len_bytes: 1000, smallest, largest, ..FileMeta::default() })
+    }
+
+    fn version(levels: [&[Arc<FileMeta>]; 4]) -> Version {
+        Version { levels: levels.map(|files| files.to_vec()).to_vec(), ..Version::empty(4) }
+    }
+
+    fn numbers(files: &[Arc<FileMeta>]) -> Vec<u64> {
+        files.iter().map(|f| f.number).collect()
+    }
+
+    fn options() -> Options {
+        Options {
+            max_bytes_for_level_base: 2000,
+            level0_compaction_trigger: 2,
+            num_levels: 4,
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn level_0_goes_as_a_whole_with_what_it_overlaps() {
+        let tags = (9, 9);
+        let level0 = [file(5, "c", "d", tags), file(6, "f", "g", tags)];
+        let level1 = [file(1, "a", "b", tags), file(2, "d", "e", tags), file(3, "x", "z", tags)];
+        assert_eq!(pick(&version([&level0[..1], &level1[..2], &[], &[]]), &options(), &vec![None; 4]), None);
+        let picked =
+            pick(&version([&level0, &level1[..2], &level1[2..], &[]]), &options(), &vec![None; 4]).unwrap();
+        assert_eq!((picked.level, numbers(&picked.upper), numbers(&picked.lower)), (0, vec![5, 6], vec![2]));
+        assert_eq!(numbers(&picked.deeper), [3]);
+    }
+
+    #[test]
+    fn a_straddling_key_widens_the_inputs() {
+        // "m" has newer entries at the end of table 2 and older ones at the beginning of 3; 7 below touches both.
+        let level1 = [file(1, "a", "b", (9, 9)), file(2, "k", "m", (9, 8)), file(3, "m", "n", (7, 6))];
+        let level2 = [file(6, "a", "c", (1, 1)), file(7, "n", "p", (1, 1)), file(8, "p", "q", (0, 0))];
+        let cursors = vec![None, Some(level1[0].largest.clone()), None, None];
+        let picked = pick(&version([&[], &level1, &level2, &[]]), &options(), &cursors).unwrap();
+        assert_eq!((numbers(&picked.upper), numbers(&picked.lower)), (vec![2, 3], vec![7, 8]));
+    }
+
+    #[test]
+    fn the_cursor_wraps_around() {
+        let level1 = [file(1, "a", "b", (9, 9)), file(2, "k", "l", (9, 8)), file(3, "m", "n", (7, 6))];
+        let cursors = vec![None, Some(level1[2].largest.clone()), None, None];
+        let picked = pick(&version([&[], &level1, &[], &[]]), &options(), &cursors).unwrap();
+        assert_eq!(numbers(&picked.upper), [1]);
+        assert!(picked.is_trivial_move());
+    }
+}

@@ -1,0 +1,118 @@
+//! What can go wrong in the store. Every error names what was done and where; damage is reported with file, offset and
+//! what was found, never repaired by guessing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::coding::Malformed;
+
+/// An error of the store. Cheap to clone: one failure may be the answer to many waiting callers.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A call to the file system failed.
+    #[error("{op} {}: {source}", path.display())]
+    Io {
+        /// Which call.
+        op: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What it answered.
+        source: Arc<io::Error>,
+    },
+    /// Bytes that the store wrote, and that were durable, are not what they were.
+    #[error("corruption in {} at byte {offset_bytes}: {what}", file.display())]
+    Corruption {
+        /// The damaged file.
+        file: PathBuf,
+        /// Where in it.
+        offset_bytes: u64,
+        /// What was found.
+        what: String,
+    },
+    /// The file is sound, but uses a feature of RocksDB that this store does not have.
+    #[error("{} uses an unsupported feature: {what}", file.display())]
+    Unsupported {
+        /// Which file.
+        file: PathBuf,
+        /// Which feature.
+        what: String,
+    },
+    /// An option has a value that cannot work.
+    #[error("option {option}: {reason}")]
+    InvalidOption {
+        /// The field of [`super::Options`].
+        option: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The request contradicts itself.
+    #[error("invalid request: {0}")]
+    InvalidRequest(&'static str),
+    /// Another open store holds the directory.
+    #[error("{} is locked by another store", dir.display())]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// There is no store in the directory, and none was to be created.
+    #[error("no store in {}", dir.display())]
+    NotFound {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The target of a checkpoint exists.
+    #[error("{} exists already", path.display())]
+    AlreadyExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// An earlier failure left the store unable to take writes; reads go on. Opening the store again clears it.
+    #[error("writes are stopped since {during} failed: {source}")]
+    Background {
+        /// What was being done.
+        during: &'static str,
+        /// How it failed.
+        source: Arc<Error>,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl Error {
+    /// Damage found by a decoder whose bytes began at `base_bytes` of `file`.
+    pub(crate) fn malformed(file: &Path, base_bytes: u64, m: Malformed) -> Error {
+        Error::corruption(file, base_bytes + m.offset_bytes, m.what)
+    }
+
+    /// Damage.
+    pub(crate) fn corruption(file: &Path, offset_bytes: u64, what: impl Into<String>) -> Error {
+        Error::Corruption { file: file.to_owned(), offset_bytes, what: what.into() }
+    }
+
+    /// A feature we do not have.
+    pub(crate) fn unsupported(file: &Path, what: impl Into<String>) -> Error {
+        Error::Unsupported { file: file.to_owned(), what: what.into() }
+    }
+
+    /// True if damage of the disk's content caused it, directly or as a background error.
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            Error::Corruption { .. } => true,
+            Error::Background { source, .. } => source.is_corruption(),
+            _ => false,
+        }
+    }
+}
+
+/// Says what was done, and to what, when it failed.
+pub(crate) trait IoContext<T> {
+    fn during(self, op: &'static str, path: &Path) -> Result<T, Error>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn during(self, op: &'static str, path: &Path) -> Result<T, Error> {
+        self.map_err(|e| Error::Io { op, path: path.to_owned(), source: Arc::new(e) })
+    }
+}

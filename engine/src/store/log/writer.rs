@@ -1,0 +1,67 @@
+//! Cuts records into framed fragments.
+
+use super::*;
+use crate::store::coding::{masked_crc32c, put_fixed32};
+
+/// Frames records. It only encodes: the caller writes the bytes, all of them, in order.
+#[derive(Clone, Debug, Default)]
+pub struct LogWriter {
+    block_offset: usize,
+    recyclable: Option<u32>,
+}
+
+impl LogWriter {
+    /// For a new log in the plain form.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// For a new log in the recyclable form; `log_number` is cut to 32 bits.
+    pub fn recyclable(log_number: u64) -> Self {
+        LogWriter { block_offset: 0, recyclable: Some(log_number as u32) }
+    }
+
+    /// Appends the framed record to `out`.
+    pub fn add_record(&mut self, record: &[u8], out: &mut Vec<u8>) {
+        let header_bytes = if self.recyclable.is_some() { RECYCLABLE_HEADER_BYTES } else { HEADER_BYTES };
+        let mut rest = record;
+        let mut is_first = true;
+        loop {
+            let mut room = BLOCK_BYTES - self.block_offset;
+            if room < header_bytes {
+                out.resize(out.len() + room, 0);
+                self.block_offset = 0;
+                room = BLOCK_BYTES;
+            }
+            let (fragment, after) = rest.split_at(rest.len().min(room - header_bytes));
+            let kind = match (is_first, after.is_empty()) {
+                (true, true) => FULL,
+                (true, false) => FIRST,
+                (false, false) => MIDDLE,
+                (false, true) => LAST,
+            };
+            self.add_fragment(kind, fragment, out);
+            self.block_offset += header_bytes + fragment.len();
+            if after.is_empty() {
+                return;
+            }
+            (rest, is_first) = (after, false);
+        }
+    }
+
+    fn add_fragment(&self, kind: u8, fragment: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        put_fixed32(out, 0);
+        out.extend_from_slice(&(fragment.len() as u16).to_le_bytes());
+        match self.recyclable {
+            None => out.push(kind),
+            Some(number) => {
+                out.push(kind + RECYCLABLE);
+                put_fixed32(out, number);
+            }
+        }
+        out.extend_from_slice(fragment);
+        let crc = masked_crc32c(&out[start + 6..]);
+        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+}

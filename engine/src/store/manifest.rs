@@ -1,0 +1,229 @@
+//! The MANIFEST: a log of version edits, and CURRENT, which names the one that counts.
+//!
+//! Each edit is synced before the next is written, so only the last record can be torn; any other damage is corruption.
+//! CURRENT is switched to a new MANIFEST only after both the contents and the *name* of that are durable. RocksDB 7.8.3
+//! leaves the name out, and on a disk that promises no more than POSIX a crash then leaves a CURRENT that names nothing.
+
+use std::path::{Path, PathBuf};
+
+use cutwater_io::fs::{self, File};
+use cutwater_io::{point, sometimes};
+
+use super::error::{Error, IoContext};
+use super::filenames::FileKind;
+use super::log::{LogEnd, LogReader, LogWriter};
+use super::points;
+use super::version::{self, Version, VersionEdit};
+
+/// The name of the order of keys, as RocksDB records it.
+const COMPARATOR: &str = "leveldb.BytewiseComparator";
+
+/// The MANIFEST that edits go to.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    number: u64,
+    path: PathBuf,
+    file: File,
+    framing: LogWriter,
+    len_bytes: u64,
+}
+
+impl Manifest {
+    /// A new MANIFEST that begins with `edit`, durable with its name. CURRENT does not name it yet.
+    pub(crate) async fn create(dir: &Path, number: u64, edit: VersionEdit) -> Result<Manifest, Error> {
+        let path = FileKind::Manifest(number).path(dir);
+        let file = File::create_new(&path).await.during("create", &path)?;
+        let mut manifest = Manifest { number, path, file, framing: LogWriter::new(), len_bytes: 0 };
+        let first = VersionEdit { comparator: Some(COMPARATOR.to_owned()), ..edit };
+        manifest.append(&first).await?;
+        fs::sync_dir(dir).await.during("sync", dir)?;
+        Ok(manifest)
+    }
+
+    /// Appends an edit, durably. After an error nothing more may be appended.
+    pub(crate) async fn append(&mut self, edit: &VersionEdit) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        self.framing.add_record(&version::encode(edit), &mut bytes);
+        self.file.write_all_at(&bytes, self.len_bytes).await.during("write", &self.path)?;
+        self.len_bytes += bytes.len() as u64;
+        point!(points::MANIFEST_APPENDED);
+        self.file.sync_data().await.during("sync", &self.path)
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
+/// Makes CURRENT name a MANIFEST that is durable, durably.
+pub(crate) async fn set_current(dir: &Path, manifest_number: u64) -> Result<(), Error> {
+    let temporary = FileKind::Temporary(manifest_number).path(dir);
+    write_durably(&temporary, format!("{}\n", FileKind::Manifest(manifest_number).name()).as_bytes()).await?;
+    let current = FileKind::Current.path(dir);
+    point!(points::CURRENT_BEFORE_RENAME);
+    fs::rename(&temporary, &current).await.during("rename", &temporary)?;
+    point!(points::CURRENT_AFTER_RENAME);
+    fs::sync_dir(dir).await.during("sync", dir)
+}
+
+/// Writes a whole file and syncs its contents, not its name.
+pub(crate) async fn write_durably(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let file = File::create(path).await.during("create", path)?;
+    file.write_all_at(content, 0).await.during("write", path)?;
+    file.sync_data().await.during("sync", path)
+}
+
+/// What CURRENT and its MANIFEST say.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) version: Version,
+    pub(crate) next_file_number: u64,
+}
+
+/// Reads CURRENT and its MANIFEST.
+pub(crate) async fn recover(dir: &Path, num_levels: usize) -> Result<Recovered, Error> {
+    let current = FileKind::Current.path(dir);
+    let content = fs::read(&current).await.during("read", &current)?;
+    let name = std::str::from_utf8(&content).ok().and_then(|text| text.strip_suffix('\n'));
+    let named = name.and_then(FileKind::parse).filter(|kind| matches!(kind, FileKind::Manifest(_)));
+    let manifest = named.ok_or_else(|| Error::corruption(&current, 0, "it does not name a MANIFEST"))?;
+    let path = manifest.path(dir);
+    let bytes = match fs::read(&path).await {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::corruption(&path, 0, "CURRENT names it, and it is missing"));
+        }
+        other => other.during("read", &path)?,
+    };
+    replay(&path, &bytes, num_levels)
+}
+
+fn replay(path: &Path, bytes: &[u8], num_levels: usize) -> Result<Recovered, Error> {
+    let mut reader = LogReader::new(bytes, 0);
+    let mut version = Version::empty(num_levels);
+    let (mut next_file_number, mut has_log_number, mut has_last_sequence) = (None, false, false);
+    let mut group: Vec<(u64, VersionEdit)> = Vec::new();
+    loop {
+        let at = reader.offset();
+        let record = match reader.next_record() {
+            Ok(record) => record,
+            Err(LogEnd::Clean { .. }) => break,
+            Err(LogEnd::Damaged(damage)) if reader.intact_record_after(damage.record_offset_bytes) => {
+                return Err(Error::corruption(
+                    path,
+                    damage.offset_bytes,
+                    format!("{}, and records follow", damage.what),
+                ));
+            }
+            Err(LogEnd::Damaged(_)) => {
+                sometimes!(points::MANIFEST_TORN, true);
+                break;
+            }
+        };
+        let edit = version::decode(&record).map_err(|m| Error::malformed(path, at, m))?;
+        check_supported(path, &edit)?;
+        for (at, edit) in complete_group(path, at, &mut group, edit)? {
+            version = version.apply(&edit).map_err(|what| Error::corruption(path, at, what))?;
+            next_file_number = edit.next_file_number.or(next_file_number);
+            has_log_number |= edit.log_number.is_some();
+            has_last_sequence |= edit.last_sequence.is_some();
+        }
+    }
+    let missing = |what: &str| Error::corruption(path, bytes.len() as u64, format!("no {what} in it"));
+    let next_file_number = next_file_number.ok_or_else(|| missing("next_file_number"))?;
+    if !has_log_number || !has_last_sequence {
+        return Err(missing(if has_log_number { "last_sequence" } else { "log_number" }));
+    }
+    version.check().map_err(|what| Error::corruption(path, bytes.len() as u64, what))?;
+    Ok(Recovered { version, next_file_number })
+}
+
+/// The edits that can be applied: one that stands alone, or a group with its last.
+fn complete_group(
+    path: &Path,
+    at: u64,
+    group: &mut Vec<(u64, VersionEdit)>,
+    edit: VersionEdit,
+) -> Result<Vec<(u64, VersionEdit)>, Error> {
+    let expected = group.last().map(|(_, last)| last.atomic_group_remaining.unwrap_or(0).wrapping_sub(1));
+    let remaining = edit.atomic_group_remaining;
+    if expected.is_some() && remaining != expected {
+        return Err(Error::corruption(path, at, "an atomic group is not whole"));
+    }
+    group.push((at, edit));
+    Ok(if remaining.unwrap_or(0) == 0 { std::mem::take(group) } else { Vec::new() })
+}
+
+fn check_supported(path: &Path, edit: &VersionEdit) -> Result<(), Error> {
+    let unsupported = [
+        (edit.comparator.as_ref().is_some_and(|name| name != COMPARATOR), "another comparator"),
+        (edit.column_family != 0, "column families"),
+        (edit.column_family_add.is_some() || edit.column_family_drop, "column families"),
+        (!edit.blob_additions.is_empty() || !edit.blob_garbage.is_empty(), "blob files"),
+        (edit.new_files.iter().any(|(_, f)| f.oldest_blob_file_number != 0), "blob files"),
+    ];
+    match unsupported.into_iter().find(|(is_used, _)| *is_used) {
+        Some((_, what)) => Err(Error::unsupported(path, what)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(edits: &[VersionEdit]) -> Vec<u8> {
+        let (mut writer, mut bytes) = (LogWriter::new(), Vec::new());
+        for edit in edits {
+            writer.add_record(&version::encode(edit), &mut bytes);
+        }
+        bytes
+    }
+
+    fn first() -> VersionEdit {
+        VersionEdit { next_file_number: Some(9), ..Version::empty(7).snapshot() }
+    }
+
+    #[test]
+    fn only_the_last_record_may_be_torn() {
+        let step = |n| VersionEdit { next_file_number: Some(n), ..VersionEdit::default() };
+        let bytes = log(&[first(), step(10), step(11)]);
+        let path = Path::new("MANIFEST-000001");
+        assert_eq!(replay(path, &bytes, 7).unwrap().next_file_number, 11);
+        assert_eq!(replay(path, &bytes[..bytes.len() - 1], 7).unwrap().next_file_number, 10);
+        let mut bad = bytes.clone();
+        let in_the_second = bytes.len() - 10;
+        bad[in_the_second] ^= 1;
+        let error = replay(path, &bad, 7).unwrap_err();
+        assert!(error.is_corruption() && error.to_string().ends_with("and records follow"), "{error}");
+    }
+
+    #[test]
+    fn groups_hold_as_a_whole() {
+        let part = |remaining, n| VersionEdit {
+            atomic_group_remaining: Some(remaining),
+            next_file_number: Some(n),
+            ..VersionEdit::default()
+        };
+        let path = Path::new("MANIFEST-000001");
+        let open = replay(path, &log(&[first(), part(1, 20)]), 7).unwrap();
+        assert_eq!(open.next_file_number, 9);
+        let closed = replay(path, &log(&[first(), part(1, 20), part(0, 21)]), 7).unwrap();
+        assert_eq!(closed.next_file_number, 21);
+        assert!(replay(path, &log(&[first(), part(2, 20), part(0, 21)]), 7).unwrap_err().is_corruption());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        let family = VersionEdit { column_family: 1, ..VersionEdit::default() };
+        let error = replay(Path::new("MANIFEST-000001"), &log(&[first(), family]), 7).unwrap_err();
+        assert_eq!(error.to_string(), "MANIFEST-000001 uses an unsupported feature: column families");
+    }
+}

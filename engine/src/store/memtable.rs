@@ -1,0 +1,114 @@
+//! What was written and is not yet in a table: an ordered map of internal keys.
+//!
+//! One writer (the commit task) inserts; readers take short locks and never wait for I/O under them. A reader sees an
+//! entry as soon as it is inserted, but asks only for sequence numbers that were published after the whole batch was in.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use bytes::Bytes;
+
+use super::key::{InternalKey, Tag, ValueKind};
+
+/// What an entry costs beyond its bytes, roughly. Bytes.
+const ENTRY_OVERHEAD_BYTES: u64 = 64;
+
+/// A memtable.
+#[derive(Debug)]
+pub struct Memtable {
+    id: u64,
+    entries: RwLock<BTreeMap<InternalKey, Bytes>>,
+    size_bytes: AtomicU64,
+    last_sequence: AtomicU64,
+    has_unlogged: AtomicBool,
+}
+
+impl Memtable {
+    /// Empty. Ids grow with time; flushes go in their order.
+    pub fn new(id: u64) -> Self {
+        Memtable {
+            id,
+            entries: RwLock::default(),
+            size_bytes: AtomicU64::new(0),
+            last_sequence: AtomicU64::new(0),
+            has_unlogged: AtomicBool::new(false),
+        }
+    }
+
+    /// The id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Adds an entry.
+    pub fn insert(&self, user_key: Bytes, tag: Tag, value: Bytes) {
+        let cost = (user_key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.insert(InternalKey { user_key, tag }, value);
+        self.size_bytes.fetch_add(cost, Ordering::Relaxed);
+        self.last_sequence.fetch_max(tag.sequence(), Ordering::Relaxed);
+    }
+
+    /// Notes that some of it is in no log.
+    pub fn mark_unlogged(&self) {
+        self.has_unlogged.store(true, Ordering::Relaxed);
+    }
+
+    /// True if some of it is in no log.
+    pub fn has_unlogged(&self) -> bool {
+        self.has_unlogged.load(Ordering::Relaxed)
+    }
+
+    /// True without entries.
+    pub fn is_empty(&self) -> bool {
+        self.size_bytes() == 0
+    }
+
+    /// Roughly what it takes in memory. Bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The highest sequence number in it; 0 if it is empty.
+    pub fn last_sequence(&self) -> u64 {
+        self.last_sequence.load(Ordering::Relaxed)
+    }
+
+    /// The newest entry of `user_key` that `sequence` can see.
+    pub fn get(&self, user_key: &[u8], sequence: u64) -> Option<(Option<ValueKind>, Bytes)> {
+        let from = InternalKey { user_key: Bytes::copy_from_slice(user_key), tag: Tag::seek(sequence) };
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let (key, value) = entries.range(from..).next()?;
+        (key.user_key == user_key).then(|| (key.tag.kind(), value.clone()))
+    }
+
+    /// Up to `limit` entries from a bound on.
+    pub fn chunk(&self, from: Bound<InternalKey>, limit: usize) -> Vec<(InternalKey, Bytes)> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.range((from, Bound::Unbounded)).take(limit).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_sees_what_its_sequence_can_see() {
+        let mem = Memtable::new(1);
+        let put = |s, v: &'static str| {
+            mem.insert(Bytes::from_static(b"k"), Tag::new(s, ValueKind::Value), v.into())
+        };
+        put(3, "three");
+        put(5, "five");
+        mem.insert(Bytes::from_static(b"k"), Tag::new(7, ValueKind::Deletion), Bytes::new());
+        assert_eq!(mem.get(b"k", 2), None);
+        assert_eq!(mem.get(b"k", 4).unwrap().1, "three");
+        assert_eq!(mem.get(b"k", 6).unwrap().1, "five");
+        assert_eq!(mem.get(b"k", 9).unwrap().0, Some(ValueKind::Deletion));
+        assert_eq!(mem.get(b"j", 9), None);
+        assert_eq!(mem.last_sequence(), 7);
+    }
+}

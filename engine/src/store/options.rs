@@ -1,0 +1,125 @@
+//! How a store is to behave. The defaults are those of RocksDB; a simulation uses tiny values, and those must work too.
+
+use super::error::Error;
+
+/// Options of a store. Checked when it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// A memtable this large is closed and flushed. Bytes.
+    pub write_buffer_bytes: u64,
+    /// Writes stall while this many closed memtables wait for their flush.
+    pub max_immutable_memtables: usize,
+    /// A data block of a table is closed when it is this large. Bytes.
+    pub block_bytes: usize,
+    /// A compaction closes an output table when it is this large. Bytes.
+    pub target_file_bytes: u64,
+    /// What level 1 may hold before it is compacted into level 2. Bytes.
+    pub max_bytes_for_level_base: u64,
+    /// Each further level may hold this many times what the one above may.
+    pub level_multiplier: u64,
+    /// Level 0 is compacted when it has this many tables.
+    pub level0_compaction_trigger: usize,
+    /// Writes stall while level 0 has this many tables.
+    pub level0_stop_writes_trigger: usize,
+    /// A MANIFEST this large is replaced by a new one. Bytes.
+    pub max_manifest_bytes: u64,
+    /// Bits of the bloom filter per key; 0 for no filter.
+    pub bloom_bits_per_key: u32,
+    /// Create the store if there is none.
+    pub create_if_missing: bool,
+    /// Read the footer and the index of every table when the store is opened (their presence and length is always checked).
+    pub paranoid_checks: bool,
+    /// Levels of the tree, level 0 included.
+    pub num_levels: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            write_buffer_bytes: 64 << 20,
+            max_immutable_memtables: 2,
+            block_bytes: 4096,
+            target_file_bytes: 64 << 20,
+            max_bytes_for_level_base: 256 << 20,
+            level_multiplier: 10,
+            level0_compaction_trigger: 4,
+            level0_stop_writes_trigger: 36,
+            max_manifest_bytes: 1 << 30,
+            bloom_bits_per_key: 10,
+            create_if_missing: true,
+            paranoid_checks: true,
+            num_levels: 7,
+        }
+    }
+}
+
+impl Options {
+    /// Refuses what cannot work, by the name of the option.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`].
+    pub fn validate(&self) -> Result<(), Error> {
+        let checks = [
+            ("write_buffer_bytes", self.write_buffer_bytes >= 64, "must be at least 64"),
+            ("max_immutable_memtables", self.max_immutable_memtables >= 1, "must be at least 1"),
+            ("block_bytes", (16..=1 << 28).contains(&self.block_bytes), "must be 16 to 2^28"),
+            ("target_file_bytes", self.target_file_bytes >= 64, "must be at least 64"),
+            ("max_bytes_for_level_base", self.max_bytes_for_level_base >= 64, "must be at least 64"),
+            ("level_multiplier", (2..=1000).contains(&self.level_multiplier), "must be 2 to 1000"),
+            ("level0_compaction_trigger", self.level0_compaction_trigger >= 1, "must be at least 1"),
+            (
+                "level0_stop_writes_trigger",
+                self.level0_stop_writes_trigger > self.level0_compaction_trigger,
+                "must be above level0_compaction_trigger, or writes would wait for a compaction that never starts",
+            ),
+            ("max_manifest_bytes", self.max_manifest_bytes >= 64, "must be at least 64"),
+            ("bloom_bits_per_key", self.bloom_bits_per_key <= 64, "must be at most 64"),
+            ("num_levels", (2..=64).contains(&self.num_levels), "must be 2 to 64"),
+        ];
+        match checks.into_iter().find(|(_, holds, _)| !holds) {
+            Some((option, _, reason)) => Err(Error::InvalidOption { option, reason: reason.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What `level` (from 1) may hold before it must be compacted, in bytes.
+    pub(crate) fn level_target_bytes(&self, level: usize) -> u64 {
+        let steps = u32::try_from(level.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.max_bytes_for_level_base.saturating_mul(self.level_multiplier.saturating_pow(steps))
+    }
+}
+
+/// Options of one write. The default is written to the log and not synced: it survives the death of the process, not that
+/// of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Answer only when the write and all before it (that were logged) are durable.
+    pub sync: bool,
+    /// Do not log. The write becomes durable with the next flush or checkpoint, and is lost if the process dies before.
+    pub disable_wal: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_values_are_refused_by_name() {
+        assert!(Options::default().validate().is_ok());
+        let bad = Options { level0_stop_writes_trigger: 4, ..Options::default() };
+        assert!(
+            bad.validate()
+                .unwrap_err()
+                .to_string()
+                .starts_with("option level0_stop_writes_trigger: must be above")
+        );
+    }
+
+    #[test]
+    fn level_targets_grow_and_do_not_overflow() {
+        let options = Options { max_bytes_for_level_base: 100, level_multiplier: 10, ..Options::default() };
+        assert_eq!(options.level_target_bytes(1), 100);
+        assert_eq!(options.level_target_bytes(3), 10_000);
+        assert_eq!(options.level_target_bytes(63), u64::MAX);
+    }
+}

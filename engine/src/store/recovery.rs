@@ -1,0 +1,402 @@
+//! Opening a store: what CURRENT and its MANIFEST say, plus what the logs hold beyond that.
+//!
+//! Logs are replayed to the first damage (RocksDB's point-in-time mode, its default): the result is a prefix of what was
+//! written, and holds at least what was durable. Damage *inside* what is known to have been durable is refused. An I/O error
+//! is never taken for the end of a log.
+//!
+//! Nothing is changed in place. What the logs hold goes into new tables; then a new MANIFEST with the whole result is made
+//! durable, and CURRENT is switched, once. A crash before that leaves the former state, to be recovered again to the same
+//! result; a crash after it leaves the new one. Only then are files removed, and only those that the durable MANIFEST does
+//! not name.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use cutwater_io::fs::{self, File, OpenOptions};
+use cutwater_io::{entropy, point, sometimes};
+use tokio::sync::Notify;
+
+use super::batch::{DecodedBatch, Record};
+use super::build::Build;
+use super::error::{Error, IoContext};
+use super::filenames::FileKind;
+use super::iter::{Merge, Source};
+use super::key::{Tag, ValueKind};
+use super::log::{Damage, LogEnd, LogReader};
+use super::manifest::{self, Manifest, Recovered};
+use super::memtable::Memtable;
+use super::options::Options;
+use super::points;
+use super::retention::Retention;
+use super::shared::{Shared, Site, State};
+use super::snapshot::SnapshotList;
+use super::tables::TableCache;
+use super::version::{FileMeta, Version, VersionEdit};
+use super::wal::{Link, Wals};
+
+/// No store counts this far; a higher number is damage.
+const MAX_FILE_NUMBER: u64 = 1 << 62;
+
+/// Recovers the store in `dir`, or creates one.
+pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, Wals), Error> {
+    options.validate()?;
+    let is_there = fs::try_exists(FileKind::Current.path(dir)).await.during("stat", dir)?;
+    if !is_there && !options.create_if_missing {
+        return Err(Error::NotFound { dir: dir.to_owned() });
+    }
+    if !is_there {
+        create_dir_durably(dir).await?;
+    }
+    let lock = take_lock(dir).await?;
+    let names = fs::read_dir(dir).await.during("read", dir)?;
+    let on_disk: Vec<FileKind> = names.iter().filter_map(|entry| FileKind::parse(&entry.name)).collect();
+    let recovered = if on_disk.contains(&FileKind::Current) {
+        manifest::recover(dir, options.num_levels).await?
+    } else {
+        refuse_remains(dir, &on_disk)?;
+        Recovered { version: Version::empty(options.num_levels), next_file_number: 1 }
+    };
+    let identity = identity(dir).await?;
+    let site = Site { dir: dir.to_owned(), options, identity };
+    let next_number = next_number(dir, &on_disk, &recovered)?;
+    let tables = Arc::new(TableCache::new(dir));
+    check_tables(&site, &recovered.version, &tables).await?;
+
+    let mut replay = Replay::new(&site, recovered.version, next_number);
+    for number in on_disk.iter().filter_map(|kind| if let FileKind::Wal(n) = kind { Some(*n) } else { None })
+    {
+        if number >= replay.version.log_number && !replay.is_over {
+            replay.log(number).await?;
+        }
+    }
+    replay.flush().await?;
+    let (version, manifest, wal_number, next_number) = switch(&site, replay).await?;
+    let wals = Wals::create(dir, wal_number).await?;
+    remove_orphans(&site, &on_disk, &version, manifest.number()).await;
+    Ok((Arc::new(shared(site, version, manifest, wal_number, next_number, tables, lock)), wals))
+}
+
+/// Creates the directory and its ancestors, and makes all their names durable. One that exists may be the remains of an
+/// attempt that died before it had synced, so the names are synced anyway.
+pub(crate) async fn create_dir_durably(dir: &Path) -> Result<(), Error> {
+    fs::create_dir_all(dir).await.during("create", dir)?;
+    let parents = dir.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+    for parent in parents {
+        match fs::sync_dir(parent).await {
+            // What we may not even open, we have not created anything in.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.during("sync", parent)?,
+        }
+    }
+    Ok(())
+}
+
+async fn take_lock(dir: &Path) -> Result<File, Error> {
+    let path = FileKind::Lock.path(dir);
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).open(&path).await.during("open", &path)?;
+    match file.try_lock().await.during("lock", &path)? {
+        true => Ok(file),
+        false => Err(Error::Locked { dir: dir.to_owned() }),
+    }
+}
+
+/// CURRENT is durable before the first log or table is made. If those are there without it, something removed it.
+fn refuse_remains(dir: &Path, on_disk: &[FileKind]) -> Result<(), Error> {
+    let is_data =
+        |kind: &&FileKind| matches!(kind, FileKind::Wal(_) | FileKind::Table(_) | FileKind::Blob(_));
+    match on_disk.iter().find(is_data) {
+        Some(kind) => {
+            let what = format!("it is missing, but there is {}", kind.name());
+            Err(Error::corruption(&FileKind::Current.path(dir), 0, what))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The store's uuid; a new one if there is none, as in a directory that was a checkpoint.
+async fn identity(dir: &Path) -> Result<String, Error> {
+    let path = FileKind::Identity.path(dir);
+    match fs::read(&path).await {
+        Ok(bytes) => {
+            let text = String::from_utf8(bytes).unwrap_or_default().trim_end().to_owned();
+            let is_plain = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+            is_plain.then_some(text).ok_or_else(|| Error::corruption(&path, 0, "it does not hold a uuid"))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let uuid = entropy::uuid("store.identity");
+            let temporary = FileKind::Temporary(0).path(dir);
+            manifest::write_durably(&temporary, uuid.as_bytes()).await?;
+            fs::rename(&temporary, &path).await.during("rename", &temporary)?;
+            fs::sync_dir(dir).await.during("sync", dir)?;
+            Ok(uuid)
+        }
+        Err(e) => Err(e).during("read", &path),
+    }
+}
+
+/// A number above all that are or were in use, orphans included.
+fn next_number(dir: &Path, on_disk: &[FileKind], recovered: &Recovered) -> Result<u64, Error> {
+    let current = FileKind::Current.path(dir);
+    if let Some((_, f)) = recovered.version.files().find(|(_, f)| f.number >= recovered.next_file_number) {
+        let what = format!(
+            "its MANIFEST names table {}, but numbers end at {}",
+            f.number, recovered.next_file_number
+        );
+        return Err(Error::corruption(&current, 0, what));
+    }
+    let on_disk = on_disk.iter().filter_map(|kind| kind.number()).map(|n| n.saturating_add(1));
+    let next = on_disk.chain([recovered.next_file_number, recovered.version.log_number]).max().unwrap_or(1);
+    if next > MAX_FILE_NUMBER {
+        return Err(Error::corruption(&current, 0, format!("file numbers have reached {next}")));
+    }
+    Ok(next)
+}
+
+/// Every table is there, with its length.
+async fn check_tables(site: &Site, version: &Version, tables: &TableCache) -> Result<(), Error> {
+    for (_, file) in version.files() {
+        let path = FileKind::Table(file.number).path(&site.dir);
+        let len_bytes = match fs::metadata(&path).await {
+            Ok(m) => m.len_bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::corruption(&path, 0, "the MANIFEST names it, and it is missing"));
+            }
+            Err(e) => return Err(e).during("stat", &path),
+        };
+        if len_bytes != file.len_bytes {
+            let what = format!("the file has {len_bytes} bytes, the MANIFEST says {}", file.len_bytes);
+            return Err(Error::corruption(&path, len_bytes.min(file.len_bytes), what));
+        }
+        if site.options.paranoid_checks {
+            tables.open(file).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the logs add.
+struct Replay<'a> {
+    site: &'a Site,
+    version: Version,
+    next_number: u64,
+    mem: Arc<Memtable>,
+    new_files: Vec<FileMeta>,
+    /// How much of each log was replayed, in bytes.
+    replayed_bytes: BTreeMap<u64, u64>,
+    /// The last sequence number replayed.
+    last_sequence: Option<u64>,
+    /// The log before this one is damaged.
+    is_damaged: bool,
+    /// What follows comes after a hole.
+    is_over: bool,
+}
+
+impl<'a> Replay<'a> {
+    fn new(site: &'a Site, version: Version, next_number: u64) -> Self {
+        Replay {
+            site,
+            version,
+            next_number,
+            mem: Arc::new(Memtable::new(1)),
+            new_files: Vec::new(),
+            replayed_bytes: BTreeMap::new(),
+            last_sequence: None,
+            is_damaged: false,
+            is_over: false,
+        }
+    }
+
+    async fn log(&mut self, number: u64) -> Result<(), Error> {
+        let path = FileKind::Wal(number).path(&self.site.dir);
+        let data = fs::read(&path).await.during("read", &path)?;
+        let mut reader = LogReader::new(&data, number);
+        let mut is_first = true;
+        let replayed_bytes = loop {
+            let at = reader.offset();
+            let record = match reader.next_record() {
+                Ok(record) => Bytes::from(record.into_owned()),
+                Err(LogEnd::Clean { valid_bytes }) => break valid_bytes,
+                Err(LogEnd::Damaged(Damage { record_offset_bytes, offset_bytes, what })) => {
+                    sometimes!(points::WAL_TORN, true);
+                    tracing::info!(
+                        log = number,
+                        offset_bytes,
+                        what,
+                        "a log ends in a record that is not whole"
+                    );
+                    self.is_damaged = true;
+                    break record_offset_bytes;
+                }
+            };
+            let batch = DecodedBatch::decode(&record).map_err(|m| Error::malformed(&path, at, m))?;
+            if std::mem::take(&mut is_first) && !self.continues(&path, &batch)? {
+                sometimes!(points::WAL_HOLE, true);
+                tracing::warn!(log = number, "a log is ignored, as the one before it lost its end");
+                self.is_over = true;
+                return Ok(());
+            }
+            self.apply(&path, at, batch).await?;
+        };
+        self.replayed_bytes.insert(number, replayed_bytes);
+        Ok(())
+    }
+
+    /// True if nothing is missing between what was replayed and a log that begins with this batch.
+    fn continues(&self, path: &Path, first: &DecodedBatch) -> Result<bool, Error> {
+        let link = first
+            .records
+            .iter()
+            .find_map(|r| if let Record::LogData(d) = r { Link::decode(d) } else { None });
+        let Some(link) = link else {
+            // RocksDB's logs have no links: after damage only the very next write may follow.
+            let expected = self.last_sequence.map(|s| s + 1);
+            return Ok(!self.is_damaged || Some(first.first_sequence) == expected);
+        };
+        if link.number < self.version.log_number {
+            return Ok(true);
+        }
+        let replayed_bytes = self.replayed_bytes.get(&link.number).copied().unwrap_or(0);
+        if replayed_bytes < link.synced_bytes {
+            let before = FileKind::Wal(link.number).path(&self.site.dir);
+            let what = format!("{} bytes of it were durable, as {} says", link.synced_bytes, path.display());
+            return Err(Error::corruption(&before, replayed_bytes, what));
+        }
+        Ok(replayed_bytes == link.len_bytes)
+    }
+
+    async fn apply(&mut self, path: &Path, at: u64, batch: DecodedBatch) -> Result<(), Error> {
+        if batch.count > 0 {
+            if self.last_sequence.is_some_and(|last| batch.first_sequence <= last) {
+                return Err(Error::corruption(path, at, "sequence numbers go back"));
+            }
+            self.last_sequence = Some(batch.first_sequence + u64::from(batch.count) - 1);
+        }
+        let mut sequence = batch.first_sequence;
+        for record in batch.records {
+            match record {
+                Record::LogData(_) | Record::Noop => {}
+                Record::TwoPhase(_) => return Err(Error::unsupported(path, "two-phase commit")),
+                Record::Entry { kind, column_family: 0, key, value } => {
+                    if !matches!(kind, ValueKind::Value | ValueKind::Deletion | ValueKind::SingleDeletion) {
+                        return Err(Error::unsupported(path, format!("a write of type {kind:?}")));
+                    }
+                    self.mem.insert(key, Tag::new(sequence, kind), value);
+                    sequence += 1;
+                }
+                Record::Entry { .. } => return Err(Error::unsupported(path, "column families")),
+            }
+        }
+        sometimes!(points::WAL_REPLAYED, batch.count > 0);
+        if self.mem.size_bytes() >= self.site.options.write_buffer_bytes {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        if self.mem.is_empty() {
+            return Ok(());
+        }
+        let next_number = &mut self.next_number;
+        let allocate = || {
+            *next_number += 1;
+            *next_number - 1
+        };
+        let mem = std::mem::replace(&mut self.mem, Arc::new(Memtable::new(1)));
+        let merge = Merge::new(vec![Source::memtable(mem)], None).await?;
+        let mut build = Build::new(self.site, allocate, u64::MAX);
+        self.new_files.extend(build.run(merge, &mut Retention::new(Vec::new(), None)).await?);
+        point!(points::RECOVERY_TABLE_WRITTEN);
+        Ok(())
+    }
+}
+
+/// Makes the recovered state durable, and the one that counts.
+async fn switch(site: &Site, replay: Replay<'_>) -> Result<(Version, Manifest, u64, u64), Error> {
+    let dir = &site.dir;
+    let (manifest_number, wal_number) = (replay.next_number, replay.next_number + 1);
+    let next_file_number = replay.next_number + 2;
+    let edit = VersionEdit {
+        log_number: Some(wal_number),
+        last_sequence: Some(replay.last_sequence.unwrap_or(0).max(replay.version.flushed_sequence)),
+        new_files: replay.new_files.into_iter().map(|f| (0, f)).collect(),
+        ..VersionEdit::default()
+    };
+    let version = replay.version.apply(&edit).and_then(|version| version.check().map(|()| version));
+    let version = version.map_err(|what| Error::corruption(dir, 0, what))?;
+    // The names of the new tables, before an edit names them.
+    fs::sync_dir(dir).await.during("sync", dir)?;
+    let snapshot = VersionEdit { next_file_number: Some(next_file_number), ..version.snapshot() };
+    let manifest = Manifest::create(dir, manifest_number, snapshot).await?;
+    point!(points::RECOVERY_BEFORE_CURRENT);
+    manifest::set_current(dir, manifest_number).await?;
+    point!(points::RECOVERY_AFTER_CURRENT);
+    Ok((version, manifest, wal_number, next_file_number))
+}
+
+/// Removes what was there before and is not part of the state that is now durable. What cannot be removed stays.
+async fn remove_orphans(site: &Site, on_disk: &[FileKind], version: &Version, manifest_number: u64) {
+    for kind in on_disk {
+        let is_orphan = match kind {
+            FileKind::Table(number) => !version.contains(*number),
+            FileKind::Wal(number) => *number < version.log_number,
+            FileKind::Manifest(number) => *number != manifest_number,
+            FileKind::Temporary(_) => true,
+            FileKind::Current
+            | FileKind::Lock
+            | FileKind::Identity
+            | FileKind::Blob(_)
+            | FileKind::Options(_) => false,
+        };
+        if is_orphan {
+            sometimes!(points::ORPHAN_REMOVED, true);
+            let path = kind.path(&site.dir);
+            if let Err(error) = fs::remove_file(&path).await {
+                tracing::warn!(path = %path.display(), %error, "an orphan stays");
+            }
+        }
+    }
+}
+
+fn shared(
+    site: Site,
+    version: Version,
+    manifest: Manifest,
+    wal_number: u64,
+    next_file_number: u64,
+    tables: Arc<TableCache>,
+    lock: File,
+) -> Shared {
+    let state = State {
+        last_sequence: version.flushed_sequence,
+        mem: Arc::new(Memtable::new(1)),
+        immutable: VecDeque::new(),
+        cursors: vec![None; version.levels.len()],
+        version: Arc::new(version),
+        old_versions: Vec::new(),
+        next_file_number,
+        flushed_memtable: 0,
+        obsolete_tables: BTreeSet::new(),
+        obsolete_manifests: BTreeSet::new(),
+        wals: BTreeSet::from([wal_number]),
+        manual_compactions: Vec::new(),
+        background: None,
+        is_closing: false,
+    };
+    Shared {
+        site,
+        state: Mutex::new(state),
+        tables,
+        snapshots: Arc::new(SnapshotList::default()),
+        manifest: tokio::sync::Mutex::new(manifest),
+        checkpointing: tokio::sync::Mutex::default(),
+        progress: Notify::new(),
+        flush_wake: Notify::new(),
+        compact_wake: Arc::new(Notify::new()),
+        lock: Mutex::new(Some(lock)),
+    }
+}

@@ -1,0 +1,102 @@
+//! Which entries must outlive a flush or a compaction. Pure.
+//!
+//! Snapshots cut the history of a key into strata; of each stratum only the newest entry can ever be seen. A tombstone that
+//! every snapshot sees, over nothing that lies deeper, hides nothing but what is dropped with it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cutwater_io::sometimes;
+
+use super::iter::Entry;
+use super::key::ValueKind;
+use super::points;
+use super::version::FileMeta;
+
+/// Decides entry by entry, in the order of internal keys.
+#[derive(Debug)]
+pub(crate) struct Retention {
+    /// Ascending.
+    snapshots: Vec<u64>,
+    /// Tables below the output that may hold older entries; nothing if tombstones must stay.
+    deeper: Option<Vec<Arc<FileMeta>>>,
+    /// The key of the previous entry, and the stratum of the last one that counts.
+    last: Option<(Bytes, u64)>,
+}
+
+impl Retention {
+    /// `snapshots` ascend. Without `deeper` all tombstones are kept.
+    pub(crate) fn new(snapshots: Vec<u64>, deeper: Option<Vec<Arc<FileMeta>>>) -> Self {
+        assert!(snapshots.is_sorted(), "snapshots ascend");
+        Retention { snapshots, deeper, last: None }
+    }
+
+    /// The oldest snapshot that sees the sequence number; `u64::MAX` stands for the present.
+    fn stratum(&self, sequence: u64) -> u64 {
+        let i = self.snapshots.partition_point(|s| *s < sequence);
+        self.snapshots.get(i).copied().unwrap_or(u64::MAX)
+    }
+
+    /// True if the entry must be kept.
+    pub(crate) fn keeps(&mut self, entry: &Entry) -> bool {
+        let stratum = self.stratum(entry.tag.sequence());
+        if let Some((key, newer)) = &self.last
+            && *key == entry.user_key
+        {
+            if *newer == stratum {
+                return false;
+            }
+            sometimes!(points::SNAPSHOT_KEPT, true);
+        }
+        self.last = Some((entry.user_key.clone(), stratum));
+        let is_tombstone = matches!(entry.tag.kind(), Some(ValueKind::Deletion | ValueKind::SingleDeletion));
+        let oldest = self.stratum(0);
+        // What it hides has a lower sequence number, so lies in the same oldest stratum and is dropped after it.
+        let drops = is_tombstone && stratum == oldest && self.is_bottommost(&entry.user_key);
+        sometimes!(points::TOMBSTONE_DROPPED, drops);
+        !drops
+    }
+
+    fn is_bottommost(&self, key: &[u8]) -> bool {
+        self.deeper.as_ref().is_some_and(|files| {
+            !files.iter().any(|f| f.smallest.user_key[..] <= *key && *key <= f.largest.user_key[..])
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::key::{InternalKey, Tag};
+
+    fn kept(snapshots: &[u64], deeper: Option<Vec<Arc<FileMeta>>>, entries: &[(u64, ValueKind)]) -> Vec<u64> {
+        let mut retention = Retention::new(snapshots.to_vec(), deeper);
+        let entry = |&(s, kind)| Entry { user_key: "k".into(), tag: Tag::new(s, kind), value: Bytes::new() };
+        entries.iter().map(entry).filter(|e| retention.keeps(e)).map(|e| e.tag.sequence()).collect()
+    }
+
+    use ValueKind::{Deletion as D, Value as V};
+
+    #[test]
+    fn of_each_stratum_the_newest_is_kept() {
+        let history = [(9, V), (8, V), (6, D), (5, V), (3, V), (1, V)];
+        assert_eq!(kept(&[], None, &history), [9]);
+        assert_eq!(kept(&[5], None, &history), [9, 5]);
+        assert_eq!(kept(&[2, 5, 6, 7], None, &history), [9, 6, 5, 1]);
+        assert_eq!(kept(&[9], None, &history), [9]);
+    }
+
+    #[test]
+    fn tombstones_go_only_at_the_bottom_and_unseen_by_the_choice_of_snapshots() {
+        let history = [(6, D), (5, V), (3, V)];
+        assert_eq!(kept(&[], None, &history), [6]);
+        assert_eq!(kept(&[], Some(vec![]), &history), Vec::<u64>::new());
+        // Snapshot 5 sees the value, the present must see the tombstone above it.
+        assert_eq!(kept(&[5], Some(vec![]), &history), [6, 5]);
+        assert_eq!(kept(&[7], Some(vec![]), &history), Vec::<u64>::new());
+        let key = |k: &'static str| InternalKey { user_key: k.into(), tag: Tag(0) };
+        let over = |a, b| Arc::new(FileMeta { smallest: key(a), largest: key(b), ..FileMeta::default() });
+        assert_eq!(kept(&[], Some(vec![over("a", "z")]), &history), [6]);
+        assert_eq!(kept(&[], Some(vec![over("l", "z")]), &history), Vec::<u64>::new());
+    }
+}

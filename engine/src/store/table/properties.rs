@@ -1,0 +1,125 @@
+//! The properties of a table (7.8.3 `table/meta_blocks.cc`). Two of them are needed to read the index, the others are for
+//! people and tools.
+
+use std::collections::BTreeMap;
+
+use super::block::{Block, BlockBuilder};
+use crate::store::coding::{Cursor, Malformed, put_varint};
+
+/// Name of the meta block.
+pub const PROPERTIES_NAME: &[u8] = b"rocksdb.properties";
+/// Name of the meta block of range tombstones.
+pub const RANGE_DELETIONS_NAME: &[u8] = b"rocksdb.range_del";
+
+const KEY_IS_USER_KEY: &str = "rocksdb.index.key.is.user.key";
+const VALUE_IS_DELTA: &str = "rocksdb.index.value.is.delta.encoded";
+const INDEX_TYPE: &str = "rocksdb.block.based.table.index.type";
+const GLOBAL_SEQUENCE: &str = "rocksdb.external_sst_file.global_seqno";
+const COMPARATOR: &str = "rocksdb.comparator";
+
+/// What a builder counted.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Entries.
+    pub entries: u64,
+    /// Tombstones among them.
+    pub deletions: u64,
+    /// Data blocks.
+    pub data_blocks: u64,
+    /// Their length. Bytes.
+    pub data_bytes: u64,
+    /// Length of the index. Bytes.
+    pub index_bytes: u64,
+    /// Length of the filter. Bytes.
+    pub filter_bytes: u64,
+    /// Length of all internal keys. Bytes.
+    pub raw_key_bytes: u64,
+    /// Length of all values. Bytes.
+    pub raw_value_bytes: u64,
+    /// The number of the file.
+    pub file_number: u64,
+    /// The uuid of the store.
+    pub store_identity: String,
+}
+
+/// Appends the block of properties.
+pub fn build(counts: &Counts, out: &mut Vec<u8>) {
+    let varint = |v: u64| {
+        let mut bytes = Vec::new();
+        put_varint(&mut bytes, v);
+        bytes
+    };
+    let properties: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
+        ("rocksdb.block.based.table.prefix.filtering", b"0".to_vec()),
+        ("rocksdb.block.based.table.whole.key.filtering", b"1".to_vec()),
+        (INDEX_TYPE, vec![0; 4]),
+        ("rocksdb.column.family.id", varint(0)),
+        ("rocksdb.column.family.name", b"default".to_vec()),
+        (COMPARATOR, b"leveldb.BytewiseComparator".to_vec()),
+        ("rocksdb.compression", b"NoCompression".to_vec()),
+        ("rocksdb.creating.db.identity", counts.store_identity.clone().into_bytes()),
+        ("rocksdb.creation.time", varint(0)),
+        ("rocksdb.data.size", varint(counts.data_bytes)),
+        ("rocksdb.deleted.keys", varint(counts.deletions)),
+        ("rocksdb.filter.size", varint(counts.filter_bytes)),
+        ("rocksdb.fixed.key.length", varint(0)),
+        ("rocksdb.format.version", varint(0)),
+        (KEY_IS_USER_KEY, varint(0)),
+        ("rocksdb.index.size", varint(counts.index_bytes)),
+        (VALUE_IS_DELTA, varint(0)),
+        ("rocksdb.merge.operands", varint(0)),
+        ("rocksdb.num.data.blocks", varint(counts.data_blocks)),
+        ("rocksdb.num.entries", varint(counts.entries)),
+        ("rocksdb.num.filter_entries", varint(0)),
+        ("rocksdb.num.range-deletions", varint(0)),
+        ("rocksdb.oldest.key.time", varint(0)),
+        ("rocksdb.original.file.number", varint(counts.file_number)),
+        ("rocksdb.raw.key.size", varint(counts.raw_key_bytes)),
+        ("rocksdb.raw.value.size", varint(counts.raw_value_bytes)),
+    ]);
+    let mut block = BlockBuilder::new(usize::MAX);
+    for (name, value) in properties {
+        block.add(name.as_bytes(), &value);
+    }
+    block.finish(out);
+}
+
+/// What reading needs to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// Index keys have no tag.
+    pub index_key_is_user_key: bool,
+    /// Index values are deltas.
+    pub index_value_is_delta: bool,
+    /// A feature that we do not have.
+    pub unsupported: Option<&'static str>,
+    /// How many entries the table says it has.
+    pub entries: Option<u64>,
+}
+
+impl Properties {
+    /// Reads the block.
+    pub fn decode(block: &Block) -> Result<Properties, Malformed> {
+        let mut found = Properties::default();
+        let mut iter = block.iter();
+        while let Some((name, value)) = iter.next_entry()? {
+            let number = || Cursor::new(&value).varint64();
+            match std::str::from_utf8(name).unwrap_or_default() {
+                KEY_IS_USER_KEY => found.index_key_is_user_key = number()? != 0,
+                VALUE_IS_DELTA => found.index_value_is_delta = number()? != 0,
+                INDEX_TYPE if value[..] != [0; 4] => {
+                    found.unsupported = Some("an index other than binary search")
+                }
+                GLOBAL_SEQUENCE if value[..] != [0; 8] => {
+                    found.unsupported = Some("a global sequence number")
+                }
+                COMPARATOR if value[..] != b"leveldb.BytewiseComparator"[..] => {
+                    found.unsupported = Some("a comparator other than leveldb.BytewiseComparator");
+                }
+                "rocksdb.num.entries" => found.entries = Some(number()?),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+}

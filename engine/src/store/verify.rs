@@ -1,0 +1,55 @@
+//! Checks the whole structure on disk: what a scrubber would do.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::Error;
+use super::filenames::FileKind;
+use super::iter::Entry;
+use super::key::InternalKey;
+use super::table::TableIter;
+use super::tables::TableCache;
+use super::version::{FileMeta, Version};
+
+/// Checks the rules of the tree, and every block of every table against its checksum and what the MANIFEST says of it.
+pub(crate) async fn verify(dir: &Path, tables: &TableCache, version: &Version) -> Result<(), Error> {
+    version.check().map_err(|what| Error::corruption(dir, 0, what))?;
+    for (_, file) in version.files() {
+        verify_table(dir, tables, file).await?;
+    }
+    Ok(())
+}
+
+async fn verify_table(dir: &Path, tables: &TableCache, file: &Arc<FileMeta>) -> Result<(), Error> {
+    let table = tables.open_fresh(file).await?;
+    let mut iter = TableIter::new(table.clone());
+    let (mut first, mut last, mut count) = (None, None, 0u64);
+    let (mut smallest, mut largest) = (u64::MAX, 0);
+    while let Some(Entry { user_key, tag, .. }) = iter.next().await? {
+        let is_filtered_out = !table.may_contain(&user_key);
+        let key = InternalKey { user_key, tag };
+        if is_filtered_out {
+            return Err(mismatch(dir, file, format!("the filter denies the key {:?}", key.user_key)));
+        }
+        (smallest, largest) = (tag.sequence().min(smallest), tag.sequence().max(largest));
+        first.get_or_insert_with(|| key.clone());
+        last = Some(key);
+        count += 1;
+    }
+    if first.as_ref() != Some(&file.smallest) || last.as_ref() != Some(&file.largest) {
+        return Err(mismatch(dir, file, "its first or last key is not that of the MANIFEST".to_owned()));
+    }
+    if (smallest, largest) != (file.smallest_sequence, file.largest_sequence) {
+        return Err(mismatch(dir, file, format!("its sequence numbers are {smallest} to {largest}")));
+    }
+    match table.entries() {
+        Some(stated) if stated != count => {
+            Err(mismatch(dir, file, format!("{count} entries, it says {stated}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn mismatch(dir: &Path, file: &FileMeta, what: String) -> Error {
+    Error::corruption(&FileKind::Table(file.number).path(dir), 0, what)
+}

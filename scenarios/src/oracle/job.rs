@@ -1,0 +1,301 @@
+//! Oracles of a job, told of every object that is written or deleted, at the moment it takes effect.
+//!
+//! They read what the coordinator wrote with the engine's own decoders, and know the rules, not the coordinator's state:
+//! - `ids`: versions of the register have no gap, epochs and checkpoint ids only grow, every id comes from the reserved ones.
+//! - `restorable`: a checkpoint that the register lists has all its files, whole, when it is listed and as long as it is;
+//!   once there was one there is always one.
+//! - `exactly once`: output is committed only of checkpoints that are durable, with the bytes that were staged, and stays.
+//! - `no leak`: see [`JobOracle::leaks`].
+//!
+//! One thing the protocol allows has to be excused: a writer that was paused for long may create an old version of the
+//! register anew, after it was removed. Readers take the highest, so it counts for nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cutwater_engine::checkpoint::layout::{Layout, Object};
+use cutwater_engine::checkpoint::log::{self, CompletedCheckpoint, JobState, KEEP_VERSIONS, Record};
+use cutwater_engine::checkpoint::metadata;
+use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState};
+use cutwater_sim::scenario::Violation;
+
+/// What an object holds, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Content {
+    len_bytes: u64,
+    crc32c: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct JobOracle {
+    layout: Layout,
+    /// What there is.
+    objects: BTreeMap<String, Content>,
+    /// What there ever was: a name is never used twice for different bytes.
+    ever: BTreeMap<String, Content>,
+    /// Metadata that there is, by checkpoint.
+    metadata: BTreeMap<CheckpointId, CheckpointMetadata>,
+    head: Option<Record>,
+    /// Transactions of checkpoints that were durable at some time, with what they staged.
+    durable: BTreeMap<String, FileHandle>,
+    newest: Option<CheckpointId>,
+}
+
+impl JobOracle {
+    /// Watches a job from before its first object.
+    pub fn new(layout: Layout) -> JobOracle {
+        JobOracle {
+            layout,
+            objects: BTreeMap::new(),
+            ever: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            head: None,
+            durable: BTreeMap::new(),
+            newest: None,
+        }
+    }
+
+    /// The register's value.
+    pub fn state(&self) -> Option<&JobState> {
+        self.head.as_ref().map(|record| &record.state)
+    }
+
+    /// The metadata of a checkpoint that the register lists.
+    pub fn retained(&self, id: CheckpointId) -> Option<&CheckpointMetadata> {
+        let listed = self.state()?.retained.iter().any(|checkpoint| checkpoint.id == id);
+        listed.then(|| self.metadata.get(&id)).flatten()
+    }
+
+    /// An object was written.
+    ///
+    /// # Errors
+    /// What does not hold any more.
+    pub fn put(&mut self, path: &str, bytes: &[u8]) -> Result<(), Violation> {
+        let content = Content { len_bytes: bytes.len() as u64, crc32c: crc32c::crc32c(bytes) };
+        let Some(object) = self.layout.parse(path) else {
+            return Err(Violation::new("no leak", "every object has a name of the layout").of("object").found(path));
+        };
+        if let Object::Log { version } = object {
+            let excused = self.head.as_ref().is_some_and(|head| version < head.version);
+            if !excused {
+                self.written_once(path, content)?;
+                self.append(version, path, bytes)?;
+            }
+        } else {
+            self.written_once(path, content)?;
+        }
+        self.objects.insert(path.into(), content);
+        match object {
+            Object::Metadata { checkpoint } => {
+                let decoded = metadata::decode(bytes, path).map_err(|error| {
+                    Violation::new("restorable", "metadata is written whole").of("metadata").found(error)
+                })?;
+                self.metadata.insert(checkpoint, decoded);
+                Ok(())
+            }
+            Object::Output { transaction } => self.committed(&transaction, content),
+            _ => Ok(()),
+        }
+    }
+
+    /// An object was deleted.
+    ///
+    /// # Errors
+    /// If something still needs it.
+    pub fn delete(&mut self, path: &str) -> Result<(), Violation> {
+        if self.objects.remove(path).is_none() {
+            return Ok(());
+        }
+        match self.layout.parse(path) {
+            Some(Object::Log { version }) if self.head.as_ref().is_some_and(|head| head.version == version) => {
+                return Err(Violation::new("ids", "the newest version of the register stays").of("register").found(path));
+            }
+            Some(Object::Output { .. }) => {
+                return Err(Violation::new("exactly once", "committed output stays").of("output").found(path));
+            }
+            _ => {}
+        }
+        let retained = self.state().map(|state| state.retained.as_slice()).unwrap_or_default();
+        match retained.iter().find(|checkpoint| self.references(checkpoint, path)) {
+            None => Ok(()),
+            Some(checkpoint) => Err(Violation::new("restorable", "nothing that a listed checkpoint needs is deleted")
+                .of(kind(&self.layout, path))
+                .expected(format!("{path} to stay as long as checkpoint {} is listed", checkpoint.id))
+                .found("it was deleted")),
+        }
+    }
+
+    /// Objects that nothing needs any more. Empty once everything is quiet, or there is a leak.
+    pub fn leaks(&self) -> Vec<&str> {
+        let Some(head) = &self.head else { return self.objects.keys().map(String::as_str).collect() };
+        let mut needed: BTreeSet<&str> = BTreeSet::new();
+        for checkpoint in &head.state.retained {
+            needed.insert(&checkpoint.metadata.path);
+            if let Some(metadata) = self.metadata.get(&checkpoint.id) {
+                needed.extend(handles(metadata).map(|handle| handle.path.as_str()));
+            }
+        }
+        let oldest = head.version.saturating_sub(KEEP_VERSIONS);
+        let leaked = |path: &&str| match self.layout.parse(path) {
+            Some(Object::Log { version }) => version < oldest,
+            Some(Object::Output { .. }) => false,
+            Some(Object::Staged { .. }) => true,
+            _ => !needed.contains(path),
+        };
+        self.objects.keys().map(String::as_str).filter(leaked).collect()
+    }
+
+    fn written_once(&mut self, path: &str, content: Content) -> Result<(), Violation> {
+        match self.ever.insert(path.into(), content) {
+            Some(before) if before != content => Err(Violation::new("restorable", "no name is used twice for different bytes")
+                .of(kind(&self.layout, path))
+                .expected(format!("{path} to stay {before:?}"))
+                .found(format!("{content:?}"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn append(&mut self, version: u64, path: &str, bytes: &[u8]) -> Result<(), Violation> {
+        let broken = |property: &str| Violation::new("ids", property).of("register");
+        let record = log::decode_record(bytes).map_err(|error| broken("the register is written whole").found(format!("{path}: {error}")))?;
+        let next = self.head.as_ref().map_or(1, |head| head.version + 1);
+        if version != next || record.version != version {
+            return Err(broken("versions have no gap").expected(next).found(format!("{path} with version {}", record.version)));
+        }
+        if let Some(before) = self.head.take() {
+            grows(&before.state, &record.state)?;
+        }
+        let new: Vec<CompletedCheckpoint> =
+            record.state.retained.iter().filter(|c| self.newest.is_none_or(|newest| c.id > newest)).cloned().collect();
+        self.head = Some(record);
+        for checkpoint in new {
+            self.listed(&checkpoint)?;
+        }
+        Ok(())
+    }
+
+    /// A checkpoint is listed for the first time: everything it needs is there, whole.
+    fn listed(&mut self, checkpoint: &CompletedCheckpoint) -> Result<(), Violation> {
+        self.newest = Some(checkpoint.id);
+        self.whole(checkpoint.id, &checkpoint.metadata)?;
+        let Some(metadata) = self.metadata.get(&checkpoint.id).cloned() else {
+            return Err(Violation::new("restorable", "a listed checkpoint has metadata").of("metadata").found(checkpoint.id));
+        };
+        for handle in handles(&metadata) {
+            self.whole(checkpoint.id, handle)?;
+        }
+        self.one_attempt(&metadata)?;
+        for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
+            if let SubtaskState::Sink(transactions) = state {
+                self.durable.extend(transactions.iter().map(|t| (t.id.clone(), t.staged.clone())));
+            }
+        }
+        Ok(())
+    }
+
+    fn whole(&self, id: CheckpointId, handle: &FileHandle) -> Result<(), Violation> {
+        let expected = Content { len_bytes: handle.len_bytes, crc32c: handle.crc32c };
+        match self.objects.get(&handle.path) {
+            Some(found) if *found == expected => Ok(()),
+            found => Err(Violation::new("restorable", "every file of a listed checkpoint is there, whole")
+                .of(kind(&self.layout, &handle.path))
+                .expected(format!("checkpoint {id}: {} with {expected:?}", handle.path))
+                .found(found.map_or("nothing".into(), |found| format!("{found:?}")))),
+        }
+    }
+
+    /// The parts of a checkpoint come from one deployment: a mixture would not be a cut.
+    fn one_attempt(&self, metadata: &CheckpointMetadata) -> Result<(), Violation> {
+        let epoch = self.state().map_or(0, |state| state.epoch);
+        let mut attempts = BTreeSet::new();
+        for handle in metadata.vertices.iter().flat_map(|v| &v.subtasks).flat_map(SubtaskState::private_files) {
+            if let Some(Object::Private { attempt, .. }) = self.layout.parse(&handle.path) {
+                attempts.insert(attempt);
+            }
+        }
+        if attempts.len() > 1 || attempts.iter().any(|attempt| attempt.epoch != epoch) {
+            return Err(Violation::new("ids", "a checkpoint is the work of one deployment of the leader")
+                .of("checkpoint")
+                .expected(format!("one attempt of epoch {epoch}"))
+                .found(format!("checkpoint {} of {attempts:?}", metadata.id)));
+        }
+        Ok(())
+    }
+
+    fn committed(&self, transaction: &str, content: Content) -> Result<(), Violation> {
+        let broken = |property: &str| Violation::new("exactly once", property).of("output");
+        match self.durable.get(transaction) {
+            None => Err(broken("output is committed only of durable checkpoints")
+                .expected(format!("transaction {transaction} in a checkpoint that was listed"))
+                .found("it was committed before")),
+            Some(staged) if (staged.len_bytes, staged.crc32c) != (content.len_bytes, content.crc32c) => {
+                Err(broken("what is committed is what was staged").expected(format!("{staged:?}")).found(format!("{content:?}")))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn references(&self, checkpoint: &CompletedCheckpoint, path: &str) -> bool {
+        if checkpoint.metadata.path == path {
+            return true;
+        }
+        // What a sink had staged it needs only until it is committed.
+        let committed = |handle: &FileHandle| {
+            self.durable.iter().any(|(id, staged)| staged == handle && self.objects.contains_key(&self.layout.output(id)))
+        };
+        self.metadata.get(&checkpoint.id).is_some_and(|metadata| {
+            handles(metadata).any(|handle| handle.path == path && !(matches!(self.layout.parse(path), Some(Object::Staged { .. })) && committed(handle)))
+        })
+    }
+}
+
+/// The register only grows.
+fn grows(before: &JobState, after: &JobState) -> Result<(), Violation> {
+    let broken = |property: &str, before: String, after: String| {
+        Err(Violation::new("ids", property).of("register").expected(before).found(after))
+    };
+    if after.epoch < before.epoch {
+        return broken("epochs grow", format!("{} or more", before.epoch), after.epoch.to_string());
+    }
+    if after.epoch == before.epoch && after.leader != before.leader {
+        return broken("an epoch has one leader", before.leader.to_string(), after.leader.to_string());
+    }
+    if after.next_id_bound < before.next_id_bound {
+        return broken("reserved ids grow", format!("{} or more", before.next_id_bound), after.next_id_bound.to_string());
+    }
+    let ids = |state: &JobState| state.retained.iter().map(|c| c.id).collect::<Vec<_>>();
+    let (old, new) = (ids(before), ids(after));
+    if !new.is_sorted_by(|a, b| a < b) || new.last() < old.last() {
+        return broken("checkpoint ids grow", format!("ids above {old:?}"), format!("{new:?}"));
+    }
+    if !old.is_empty() && new.is_empty() {
+        return broken("once there is a checkpoint there is always one", format!("{old:?}"), "none".into());
+    }
+    if new.last().is_some_and(|id| id.0 >= after.next_id_bound) {
+        return broken("ids come from the reserved ones", format!("below {}", after.next_id_bound), format!("{new:?}"));
+    }
+    // Ids below the bound of the record before an epoch belong to earlier leaders.
+    let late = new.iter().find(|id| after.epoch > before.epoch && !old.contains(id));
+    match late {
+        Some(id) => broken("a takeover lists no new checkpoint", format!("{old:?}"), id.to_string()),
+        None => Ok(()),
+    }
+}
+
+fn handles(metadata: &CheckpointMetadata) -> impl Iterator<Item = &FileHandle> {
+    let states = metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks);
+    states.flat_map(|state| state.shared_files().chain(state.private_files()))
+}
+
+/// What kind of object it is, for signatures.
+fn kind(layout: &Layout, path: &str) -> &'static str {
+    match layout.parse(path) {
+        Some(Object::Log { .. }) => "register",
+        Some(Object::Metadata { .. }) => "metadata",
+        Some(Object::Private { .. }) => "private file",
+        Some(Object::Shared { .. }) => "shared file",
+        Some(Object::Staged { .. }) => "staged output",
+        Some(Object::Output { .. }) => "output",
+        None => "object",
+    }
+}

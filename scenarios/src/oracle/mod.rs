@@ -1,0 +1,3 @@
+//! What the scenarios hold the engine against. Pure checkers over what was done and what was found.
+
+pub mod batches;
