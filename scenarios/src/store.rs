@@ -29,7 +29,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cutwater_engine::store::{Error, Options, Store, WriteBatch, WriteOptions};
-use cutwater_io::sim::disk::Personality;
 use cutwater_io::{fs, time};
 use cutwater_sim::faults::{Devices, FaultClass};
 use cutwater_sim::plan::{Op, Plan};
@@ -166,13 +165,7 @@ impl Scenario for StoreScenario {
     }
 
     fn devices(&self, plan: &Plan) -> Devices {
-        let knob = |name: &str, default| plan.knobs.get(name).copied().unwrap_or(default);
-        let mut devices = Devices::default();
-        devices.disk.personality =
-            if knob("posix_min", 1) == 1 { Personality::PosixMin } else { Personality::Ext4Ordered };
-        devices.disk.sector_bytes = if knob("small_sectors", 0) == 1 { 512 } else { 4096 };
-        devices.disk.stale_tail = knob("stale_tail", 0) == 1;
-        devices
+        crate::devices(plan)
     }
 
     fn run<'a>(&'a self, world: &'a World) -> LocalBoxFuture<'a, Result<(), Violation>> {

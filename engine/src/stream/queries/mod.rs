@@ -44,3 +44,15 @@ pub fn build(job: &JobSpec) -> Result<JobGraph, UnknownQuery> {
         name => Err(UnknownQuery::Name { name: name.into() }),
     }
 }
+
+/// The committed records of a job that has run to its end, as numbers ([`count::numbers`]), with how often each occurs.
+///
+/// # Errors
+/// As [`build`].
+pub fn expected(job: &JobSpec) -> Result<std::collections::BTreeMap<(u64, u64), u64>, UnknownQuery> {
+    match job.query.as_str() {
+        bid_counts::NAME => bid_counts::expected(job),
+        bid_histogram::NAME => bid_histogram::expected(job),
+        name => Err(UnknownQuery::Name { name: name.into() }),
+    }
+}
