@@ -250,10 +250,11 @@ impl Process {
 
     fn fact(&mut self, fact: Fact) -> Result<(), Error> {
         match (&mut self.role, fact) {
-            (Role::Candidate { .. }, Fact::Observed(observation)) => self.observed(observation)?,
+            (Role::Candidate { .. }, Fact::Observed(observation)) => return self.observed(observation),
             (Role::TakingOver { .. }, Fact::Appended(outcome)) => self.taken_over(outcome),
             (Role::Leader(leader), fact) => {
-                if !leader.fact(fact, &mut self.connections) {
+                let leads = leader.fact(fact, &mut self.connections);
+                if !leads {
                     self.step_down();
                 }
             }
