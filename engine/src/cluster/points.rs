@@ -1,4 +1,4 @@
-//! Points of this module; see [`cutwater_io::points`].
+//! Points of this module; see [`mod@cutwater_io::points`].
 
 cutwater_io::points! {
     point BEFORE_TAKEOVER = "coordinator.before_takeover": "a candidate is about to write a higher epoch";
