@@ -8,7 +8,6 @@ use cutwater_engine::checkpoint::write::{append, trim, trim_all, write_metadata}
 use cutwater_engine::checkpoint::{log::CompletedCheckpoint, metadata};
 use cutwater_io::objects::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use std::sync::Arc;
 use std::time::Duration;
 
 mod common;
@@ -65,23 +64,24 @@ fn an_unknown_outcome_is_resolved() {
 fn of_two_writers_exactly_one_wins_however_puts_fail() {
     common::block_on(async {
         let kinds = [Fault::None, Fault::Before, Fault::After, Fault::Late];
-        for script in 0..256usize {
-            let store = Arc::new(Flaky::default());
-            let base = grow(&*store, 1).await;
+        futures::future::join_all((0..256).map(|script| async move {
+            let store = Flaky::default();
+            let base = grow(&store, 1).await;
             let faults: Vec<_> = (0..4).map(|i| kinds[script >> (2 * i) & 3]).collect();
             store.fail(&faults);
             let (a, b) = (proposal(Some(&base), "a"), proposal(Some(&base), "b"));
             let layout = layout();
             let outcomes =
-                futures::join!(append(&*store, &layout, a.clone()), append(&*store, &layout, b.clone()));
+                futures::join!(append(&store, &layout, a.clone()), append(&store, &layout, b.clone()));
             store.land().await;
-            let truth = newest(&*store).await.unwrap();
+            let truth = newest(&store).await.unwrap();
             match outcomes {
                 (Outcome::Landed, Outcome::Lost(found)) => assert_eq!((&*found, &truth), (&a, &a)),
                 (Outcome::Lost(found), Outcome::Landed) => assert_eq!((&*found, &truth), (&b, &b)),
                 outcomes => panic!("{faults:?}: {outcomes:?}"),
             }
-        }
+        }))
+        .await;
     });
 }
 

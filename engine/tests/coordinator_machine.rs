@@ -222,7 +222,7 @@ impl World {
                 let decisions = self.machine.decline(self.attempt, id, "no");
                 self.execute(decisions);
             }
-            (10, _) if self.restart || pick % 4 == 0 => self.restart(),
+            (10, _) if self.restart || pick.is_multiple_of(4) => self.restart(),
             _ => {}
         }
     }
@@ -231,7 +231,7 @@ impl World {
         let metadata = self.writes.remove(pick % self.writes.len());
         let id = metadata.id;
         self.metadata.insert(id, metadata);
-        let decisions = if pick % 7 == 0 {
+        let decisions = if pick.is_multiple_of(7) {
             self.machine.metadata_failed(id, "store")
         } else {
             self.machine.metadata_written(id, handle(layout().metadata(id)))
