@@ -246,6 +246,7 @@ impl Store {
         for task in tasks {
             let _ = task.await;
         }
+        self.shared().purge().await;
         lock(&self.shared().lock).take();
         result
     }
