@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -47,10 +47,7 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
     if !is_there && !options.create_if_missing {
         return Err(Error::NotFound { dir: dir.to_owned() });
     }
-    if !is_there {
-        create_dir_durably(dir).await?;
-    }
-    let lock = take_lock(dir).await?;
+    let lock = if is_there { take_lock(dir).await? } else { create_store_dir(dir).await? };
     let names = fs::read_dir(dir).await.during("read", dir)?;
     let on_disk: Vec<FileKind> = names.iter().filter_map(|entry| FileKind::parse(&entry.name)).collect();
     let recovered = if on_disk.contains(&FileKind::Current) {
@@ -79,30 +76,21 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
     Ok((Arc::new(shared(site, switched, tables, lock, left)), wals))
 }
 
-/// Creates the directory and its missing ancestors, and makes all their names durable. One that exists may be the remains of
-/// an attempt that died before it had synced, so the names are synced anyway.
-///
-/// When a sync fails, the names made here are taken back: the kernel may have dropped them from what it still means to write,
-/// so that the next attempt would find the directory, sync its parent with success, and have nothing on disk.
-pub(crate) async fn create_dir_durably(dir: &Path) -> Result<(), Error> {
+/// Creates the directory and its missing ancestors, and returns what it created, the deepest first.
+async fn create_dir(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut missing = Vec::new();
-    for ancestor in dir.ancestors().filter(|p| !p.as_os_str().is_empty()) {
-        if fs::try_exists(ancestor).await.during("stat", ancestor)? {
+    for path in dir.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+        if fs::try_exists(path).await.during("stat", path)? {
             break;
         }
-        missing.push(ancestor);
+        missing.push(path.to_owned());
     }
     fs::create_dir_all(dir).await.during("create", dir)?;
-    let result = sync_ancestors(dir).await;
-    if result.is_err() {
-        for made in missing {
-            // If this fails too, the name stays, and with it the danger; there is no more that can be done.
-            let _ = fs::remove_dir(made).await;
-        }
-    }
-    result
+    Ok(missing)
 }
 
+/// Makes the names of the directory and of its ancestors durable. One that exists may be the remains of an attempt that died
+/// before it had synced, so all are synced.
 async fn sync_ancestors(dir: &Path) -> Result<(), Error> {
     let parents = dir.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
     for parent in parents {
@@ -111,6 +99,55 @@ async fn sync_ancestors(dir: &Path) -> Result<(), Error> {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
             other => other.during("sync", parent)?,
         }
+    }
+    Ok(())
+}
+
+/// Creates a directory that is durable on return. A name whose sync failed may never become durable, however often it is
+/// synced again, so it is taken back: the next attempt makes a new one.
+pub(crate) async fn create_dir_durably(dir: &Path) -> Result<(), Error> {
+    let created = create_dir(dir).await?;
+    let synced = sync_ancestors(dir).await;
+    if synced.is_err() {
+        remove_dirs(created).await;
+    }
+    synced
+}
+
+async fn remove_dirs(created: Vec<PathBuf>) {
+    for path in created {
+        if fs::remove_dir(&path).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// Creates the directory of a new store; see [`create_dir_durably`]. It may hold what an earlier attempt left.
+async fn create_store_dir(dir: &Path) -> Result<File, Error> {
+    let created = create_dir(dir).await?;
+    let lock = take_lock(dir).await?;
+    let synced = sync_ancestors(dir).await;
+    if synced.is_err() && clear_remains(dir).await.is_ok() {
+        remove_dirs(if created.is_empty() { vec![dir.to_owned()] } else { created }).await;
+    }
+    synced.map(|()| lock)
+}
+
+/// Removes what an unfinished creation left, if nothing else is there.
+async fn clear_remains(dir: &Path) -> io::Result<()> {
+    let entries = fs::read_dir(dir).await?;
+    let is_remains = |name: &str| {
+        let kind = FileKind::parse(name);
+        matches!(
+            kind,
+            Some(FileKind::Lock | FileKind::Identity | FileKind::Manifest(_) | FileKind::Temporary(_))
+        )
+    };
+    if !entries.iter().all(|entry| is_remains(&entry.name)) {
+        return Err(io::ErrorKind::DirectoryNotEmpty.into());
+    }
+    for entry in entries {
+        fs::remove_file(dir.join(entry.name)).await?;
     }
     Ok(())
 }
@@ -152,7 +189,11 @@ async fn identity(dir: &Path) -> Result<String, Error> {
             let temporary = FileKind::Temporary(0).path(dir);
             manifest::write_durably(&temporary, uuid.as_bytes()).await?;
             fs::rename(&temporary, &path).await.during("rename", &temporary)?;
-            fs::sync_dir(dir).await.during("sync", dir)?;
+            if let Err(e) = fs::sync_dir(dir).await {
+                // As with a directory: this name is not to be trusted any more.
+                let _ = fs::remove_file(&path).await;
+                return Err(e).during("sync", dir);
+            }
             Ok(uuid)
         }
         Err(e) => Err(e).during("read", &path),
@@ -240,7 +281,10 @@ impl<'a> Replay<'a> {
             let at = reader.offset();
             let record = match reader.next_record() {
                 Ok(record) => Bytes::from(record.into_owned()),
-                Err(LogEnd::Clean { valid_bytes }) => break valid_bytes,
+                Err(LogEnd::Clean { valid_bytes }) => {
+                    sometimes!(points::WAL_TORN, valid_bytes < data.len() as u64);
+                    break valid_bytes;
+                }
                 Err(LogEnd::Damaged(Damage { record_offset_bytes, offset_bytes, what })) => {
                     sometimes!(points::WAL_TORN, true);
                     tracing::info!(
@@ -427,7 +471,7 @@ fn shared(
         tables,
         snapshots: Arc::new(SnapshotList::default()),
         manifest: tokio::sync::Mutex::new(manifest),
-        checkpointing: tokio::sync::Mutex::default(),
+        durable_parents: tokio::sync::Mutex::default(),
         purging: tokio::sync::Mutex::default(),
         progress: Notify::new(),
         flush_wake: Notify::new(),

@@ -84,7 +84,8 @@ pub(crate) struct Shared {
     pub(crate) tables: Arc<TableCache>,
     pub(crate) snapshots: Arc<SnapshotList>,
     pub(crate) manifest: tokio::sync::Mutex<Manifest>,
-    pub(crate) checkpointing: tokio::sync::Mutex<()>,
+    /// Directories of checkpoints whose own names are durable. Held while a checkpoint is made.
+    pub(crate) durable_parents: tokio::sync::Mutex<BTreeSet<PathBuf>>,
     pub(crate) purging: tokio::sync::Mutex<()>,
     /// A flush or a compaction ended, or writes stopped.
     pub(crate) progress: Notify,
