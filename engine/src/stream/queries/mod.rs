@@ -1,5 +1,7 @@
 //! Queries: the jobs that can be run by name. Coordinator and workers are built with the same set.
 
+use std::collections::BTreeMap;
+
 use crate::cluster::rpc::JobSpec;
 
 use super::graph::JobGraph;
@@ -41,6 +43,18 @@ pub fn build(job: &JobSpec) -> Result<JobGraph, UnknownQuery> {
     match job.query.as_str() {
         bid_counts::NAME => bid_counts::build(job),
         bid_histogram::NAME => bid_histogram::build(job),
+        name => Err(UnknownQuery::Name { name: name.into() }),
+    }
+}
+
+/// The committed records of a job that has run to its end, as numbers ([`count::numbers`]), each with how often it occurs.
+///
+/// # Errors
+/// As [`build`].
+pub fn expected(job: &JobSpec) -> Result<BTreeMap<(u64, u64), u64>, UnknownQuery> {
+    match job.query.as_str() {
+        bid_counts::NAME => bid_counts::expected(job),
+        bid_histogram::NAME => bid_histogram::expected(job),
         name => Err(UnknownQuery::Name { name: name.into() }),
     }
 }
