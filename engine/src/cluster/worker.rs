@@ -222,7 +222,7 @@ impl Worker {
             let address = self.config.coordinators[*candidate % count];
             let asked = time::timeout(self.config.connect_timeout, self.ask(address)).await;
             match asked {
-                Ok(Ok(Asked::Leads(connection))) => return Some(connection),
+                Ok(Ok(Asked::Leads(connection))) => return Some(*connection),
                 // Only a candidate of ours is worth a visit.
                 Ok(Ok(Asked::Follows(hint))) => {
                     let named =
@@ -249,7 +249,7 @@ impl Worker {
         match rpc::decode(&answer) {
             Ok(FromCoordinator::Welcome { epoch }) => {
                 let stale = !self.machine.step(Fact::Welcomed { epoch }).is_empty();
-                Ok(if stale { Asked::Follows(None) } else { Asked::Leads(connection) })
+                Ok(if stale { Asked::Follows(None) } else { Asked::Leads(Box::new(connection)) })
             }
             Ok(FromCoordinator::NotLeader { leader }) => Ok(Asked::Follows(leader)),
             Ok(_) | Err(_) => Err(std::io::ErrorKind::InvalidData.into()),
@@ -371,7 +371,7 @@ impl Worker {
 }
 
 enum Asked {
-    Leads(Connection),
+    Leads(Box<Connection>),
     Follows(Option<SocketAddr>),
 }
 

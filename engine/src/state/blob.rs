@@ -67,7 +67,7 @@ pub enum Error {
         /// Which request.
         what: &'static str,
         /// What the store said last.
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// The store went on not answering.
     #[error("object {path}: {what} got no answer")]
@@ -240,8 +240,8 @@ fn definite<T>(path: &str, what: &'static str, answer: Answer<T>) -> Result<Erro
             | E::PermissionDenied { .. }
             | E::Unauthenticated { .. }
             | E::UnknownConfigurationKey { .. }),
-        )) => Err(Error::Request { path, what, source }),
-        Ok(Err(source)) => Ok(Error::Request { path, what, source }),
+        )) => Err(Error::Request { path, what, source: Box::new(source) }),
+        Ok(Err(source)) => Ok(Error::Request { path, what, source: Box::new(source) }),
     }
 }
 

@@ -7,7 +7,6 @@
 //! restarted from the latest checkpoint.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -341,10 +340,8 @@ async fn connect(
     }
 }
 
-fn introduce(hello: ChannelHello, address: SocketAddr) -> impl Future<Output = std::io::Result<net::Sender>> {
-    async move {
-        let mut connection = Connection::connect(address).await?;
-        connection.sender.send(rpc::encode(&hello)).await?;
-        Ok(connection.sender)
-    }
+async fn introduce(hello: ChannelHello, address: SocketAddr) -> std::io::Result<net::Sender> {
+    let mut connection = Connection::connect(address).await?;
+    connection.sender.send(rpc::encode(&hello)).await?;
+    Ok(connection.sender)
 }

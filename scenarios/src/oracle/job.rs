@@ -149,7 +149,6 @@ impl JobOracle {
         let leaked = |path: &&str| match self.layout.parse(path) {
             Some(Object::Log { version }) => version < oldest,
             Some(Object::Output { .. }) => false,
-            Some(Object::Staged { .. }) => true,
             _ => !needed.contains(path),
         };
         self.objects.keys().map(String::as_str).filter(leaked).collect()
@@ -264,18 +263,9 @@ impl JobOracle {
         if checkpoint.metadata.path == path {
             return true;
         }
-        // What a sink had staged it needs only until it is committed.
-        let committed = |handle: &FileHandle| {
-            self.durable
-                .iter()
-                .any(|(id, staged)| staged == handle && self.objects.contains_key(&self.layout.output(id)))
-        };
-        self.metadata.get(&checkpoint.id).is_some_and(|metadata| {
-            handles(metadata).any(|handle| {
-                handle.path == path
-                    && !(matches!(self.layout.parse(path), Some(Object::Staged { .. })) && committed(handle))
-            })
-        })
+        self.metadata
+            .get(&checkpoint.id)
+            .is_some_and(|metadata| handles(metadata).any(|handle| handle.path == path))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Queries: the jobs that can be run by name. Coordinator and workers are built with the same set.
 
+use std::collections::BTreeMap;
+
 use crate::cluster::rpc::JobSpec;
 
 use super::graph::JobGraph;
@@ -45,11 +47,11 @@ pub fn build(job: &JobSpec) -> Result<JobGraph, UnknownQuery> {
     }
 }
 
-/// The committed records of a job that has run to its end, as numbers ([`count::numbers`]), with how often each occurs.
+/// The committed records of a job that has run to its end, as numbers ([`count::numbers`]), each with how often it occurs.
 ///
 /// # Errors
 /// As [`build`].
-pub fn expected(job: &JobSpec) -> Result<std::collections::BTreeMap<(u64, u64), u64>, UnknownQuery> {
+pub fn expected(job: &JobSpec) -> Result<BTreeMap<(u64, u64), u64>, UnknownQuery> {
     match job.query.as_str() {
         bid_counts::NAME => bid_counts::expected(job),
         bid_histogram::NAME => bid_histogram::expected(job),

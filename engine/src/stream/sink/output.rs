@@ -1,12 +1,16 @@
-//! The content of a transaction: `CWO1`, the records (key and value, each after its varint length), CRC-32C of all before it
-//! (little endian). The same bytes are staged and committed.
+//! The content of a transaction: `CWO1`, the records (key and value, each after its varint length), XXH3 (64 bits, little
+//! endian) of all before it. The same bytes are staged and committed.
+//!
+//! Not CRC-32C: content that ends with its own CRC has the same CRC as any other such content, and handles
+//! ([`crate::checkpoint::snapshot::FileHandle`]) tell contents apart by length and CRC-32C.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::stream::record::{Decoder, Malformed, Record};
 
 const MAGIC: &[u8; 4] = b"CWO1";
-const CRC_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 8;
 
 /// Bytes that are not the content of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,14 +19,14 @@ pub enum OutputError {
     #[error("not an output object")]
     Foreign,
     /// The checksum is wrong.
-    #[error("output object of {len_bytes} bytes: checksum {found:08x}, expected {expected:08x}")]
+    #[error("output object of {len_bytes} bytes: checksum {found:016x}, expected {expected:016x}")]
     Checksum {
         /// Length of the object in bytes.
         len_bytes: usize,
         /// What it says.
-        expected: u32,
+        expected: u64,
         /// What it is.
-        found: u32,
+        found: u64,
     },
     /// The checksum is right and the records are not: the writer was wrong.
     #[error("output object: {0}")]
@@ -49,8 +53,8 @@ impl Builder {
             return None;
         }
         let mut bytes = self.bytes.split();
-        let crc = crc32c::crc32c(&bytes);
-        bytes.put_u32_le(crc);
+        let checksum = xxh3_64(&bytes);
+        bytes.put_u64_le(checksum);
         Some(bytes.freeze())
     }
 }
@@ -61,8 +65,10 @@ impl Builder {
 /// If the bytes are not what a sink writes.
 pub fn decode_output(bytes: &[u8]) -> Result<Vec<Record>, OutputError> {
     let Some(body) = bytes.strip_prefix(MAGIC) else { return Err(OutputError::Foreign) };
-    let Some((records, crc)) = body.split_last_chunk::<CRC_BYTES>() else { return Err(OutputError::Foreign) };
-    let (expected, found) = (u32::from_le_bytes(*crc), crc32c::crc32c(&bytes[..bytes.len() - CRC_BYTES]));
+    let Some((records, checksum)) = body.split_last_chunk::<CHECKSUM_BYTES>() else {
+        return Err(OutputError::Foreign);
+    };
+    let (expected, found) = (u64::from_le_bytes(*checksum), xxh3_64(&bytes[..bytes.len() - CHECKSUM_BYTES]));
     if expected != found {
         return Err(OutputError::Checksum { len_bytes: bytes.len(), expected, found });
     }

@@ -1,0 +1,181 @@
+//! Whole jobs over loopback: coordinator, workers, channels, stores, objects. Workers and the coordinator are killed, the
+//! parallelism changes, and what is committed is the known answer, each record once.
+#![cfg(not(madsim))]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+use cutwater_engine::cluster::client::Client;
+use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
+use cutwater_engine::cluster::rpc::{JobPhase, JobSpec, JobStatus};
+use cutwater_engine::cluster::worker::{self, WorkerConfig};
+use cutwater_engine::store::Options;
+use cutwater_engine::stream::queries::{self, bid_counts, bid_histogram};
+use cutwater_engine::stream::sink::decode_output;
+use cutwater_io::task::{self, AbortOnDrop};
+use cutwater_io::{objects, time};
+use futures::StreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Cluster {
+    dir: tempfile::TempDir,
+    job: JobSpec,
+    coordinator: SocketAddr,
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Cluster {
+    fn new(query: &str, parameters: &[(&str, u64)]) -> Cluster {
+        let parameters = parameters.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+        let job = JobSpec { name: "job".into(), query: query.into(), parameters };
+        Cluster { dir: tempfile::tempdir().unwrap(), job, coordinator: free_address() }
+    }
+
+    fn objects_url(&self) -> String {
+        format!("file://{}", self.dir.path().join("objects").display())
+    }
+
+    fn coordinator(&self, parallelism: u16) -> AbortOnDrop<()> {
+        let graph = queries::build(&self.job).unwrap();
+        let config = CoordinatorConfig {
+            name: "coordinator".into(),
+            bind: self.coordinator,
+            advertise: None,
+            objects_url: self.objects_url(),
+            job: self.job.clone(),
+            plan: graph.plan(),
+            max_parallelism: graph.max_parallelism,
+            parallelism,
+            checkpoint: CheckpointConfig {
+                interval: 100 * MS,
+                min_pause: 10 * MS,
+                timeout: Duration::from_secs(10),
+                tolerable_failures: 3,
+                retained: 2,
+                max_concurrent: 1,
+            },
+            lease: 200 * MS,
+            heartbeat_timeout: Duration::from_secs(2),
+            slots_wait: 200 * MS,
+            restart_delay: 20 * MS,
+        };
+        task::spawn(async move { coordinator::run(config).await.unwrap() }).abort_on_drop()
+    }
+
+    fn worker(&self, name: &str) -> AbortOnDrop<()> {
+        let mut config = WorkerConfig::new(
+            name,
+            "127.0.0.1:0".parse().unwrap(),
+            vec![self.coordinator],
+            self.objects_url(),
+            self.dir.path().join(name),
+        );
+        config.heartbeat_interval = 100 * MS;
+        config.store =
+            Options { write_buffer_bytes: 8 << 10, target_file_bytes: 8 << 10, ..Options::default() };
+        task::spawn(async move { worker::run(config).await.unwrap() }).abort_on_drop()
+    }
+
+    async fn wait(&self, what: &str, reached: impl Fn(&JobStatus) -> bool) -> JobStatus {
+        let client = Client::new(vec![self.coordinator], Duration::from_secs(1));
+        let mut last = None;
+        for _ in 0..6000 {
+            if let Ok(status) = client.status().await {
+                if reached(&status) {
+                    return status;
+                }
+                last = Some(status);
+            }
+            time::sleep(10 * MS).await;
+        }
+        panic!("never saw {what}: {last:?}")
+    }
+
+    async fn checkpoints(&self, more: u64) -> JobStatus {
+        let now = self.wait("an answer", |_| true).await.latest_checkpoint.map_or(0, |id| id.0);
+        self.wait("checkpoints", |s| s.latest_checkpoint.is_some_and(|id| id.0 >= now + more)).await
+    }
+
+    async fn committed(&self) -> BTreeMap<(u64, u64), u64> {
+        let store = objects::open(&self.objects_url()).unwrap();
+        let mut rows = BTreeMap::new();
+        let mut listed = store.list(Some(&"job/out".into()));
+        while let Some(meta) = listed.next().await {
+            let bytes = store.get(&meta.unwrap().location).await.unwrap().bytes().await.unwrap();
+            for record in decode_output(&bytes).unwrap() {
+                *rows.entry(bid_counts::numbers(&record).unwrap()).or_insert(0) += 1;
+            }
+        }
+        rows
+    }
+
+    async fn finish(&self) {
+        self.wait("the end", |status| status.phase == JobPhase::Finished).await;
+        let (found, expected) = (self.committed().await, queries::expected(&self.job).unwrap());
+        type Rows = BTreeMap<(u64, u64), u64>;
+        let differs = |a: &Rows, b: &Rows| -> Vec<((u64, u64), u64)> {
+            a.iter().filter(|(row, n)| b.get(row) != Some(n)).map(|(row, n)| (*row, *n)).take(5).collect()
+        };
+        let (surplus, missing) = (differs(&found, &expected), differs(&expected, &found));
+        assert!(
+            found == expected,
+            "committed, not expected: {surplus:?}; expected, not committed: {missing:?}"
+        );
+    }
+}
+
+fn is_empty_dir(path: &Path) -> bool {
+    std::path::Path::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_to_its_end() {
+    let cluster = Cluster::new(bid_counts::NAME, &[("events_per_partition", 2000), ("seed", 3)]);
+    let _coordinator = cluster.coordinator(2);
+    let _workers = (cluster.worker("a"), cluster.worker("b"));
+    cluster.finish().await;
+    assert!(!is_empty_dir(&cluster.dir.path().join("a")), "its incarnation's directory");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_keyed_stages_and_one_worker() {
+    let parameters = [("events_per_partition", 500), ("events_per_second", 1000), ("partitions", 3)];
+    let cluster = Cluster::new(bid_histogram::NAME, &parameters);
+    let _coordinator = cluster.coordinator(3);
+    let _worker = cluster.worker("a");
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_workers_another_parallelism_and_another_leader_change_nothing() {
+    let parameters = [("events_per_partition", 2500), ("events_per_second", 500), ("max_parallelism", 32)];
+    let cluster = Cluster::new(bid_counts::NAME, &parameters);
+    let coordinator = cluster.coordinator(2);
+    let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
+    cluster.checkpoints(2).await;
+    drop(a);
+    let _a = cluster.worker("a");
+    cluster.wait("a new attempt", |s| s.attempt.number > 1 && s.phase == JobPhase::Running).await;
+    cluster.checkpoints(2).await;
+    let client = Client::new(vec![cluster.coordinator], Duration::from_secs(1));
+    client.rescale(3).await.unwrap();
+    cluster.wait("parallelism 3", |s| s.parallelism == 3 && s.phase == JobPhase::Running).await;
+    let before = cluster.checkpoints(2).await;
+    drop(coordinator);
+    let _coordinator = cluster.coordinator(2);
+    let after =
+        cluster.wait("another leader", |s| s.epoch > before.epoch && s.phase == JobPhase::Running).await;
+    assert_eq!(after.parallelism, 3, "the register remembers");
+    client.rescale(1).await.unwrap();
+    let status = cluster.wait("parallelism 1", |s| s.parallelism == 1 || s.phase == JobPhase::Finished).await;
+    assert_ne!(status.phase, JobPhase::Finished, "the job was to be restarted in its middle");
+    cluster.finish().await;
+}

@@ -1,0 +1,240 @@
+//! Keyed state: what a snapshot holds comes back, whole and in the right place, at any parallelism; nothing damaged is
+//! taken for state.
+#![cfg(not(madsim))]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use cutwater_engine::checkpoint::snapshot::{CheckpointId, KeyGroupRange, KeyedSnapshot};
+use cutwater_engine::state::blob::{self, Blobs, Retry};
+use cutwater_engine::state::upload::{self, Names, Uploaded};
+use cutwater_engine::state::{Error, KeyedState, StateId, key_groups, restore};
+use cutwater_engine::store::Options;
+use futures::StreamExt;
+use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+const MAX: u16 = 16;
+const STATE: StateId = StateId(3);
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+#[derive(Default)]
+struct Numbered(AtomicU64);
+
+impl Names for Numbered {
+    fn shared(&self) -> String {
+        format!("shared/{}", self.0.fetch_add(1, Ordering::Relaxed))
+    }
+    fn private(&self, checkpoint: CheckpointId) -> String {
+        format!("chk-{checkpoint}/{}", self.0.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    objects: Arc<InMemory>,
+    blobs: Blobs,
+    names: Numbered,
+}
+
+impl World {
+    fn new() -> World {
+        let objects = Arc::new(InMemory::new());
+        let blobs = Blobs::new(objects.clone(), Retry::default());
+        World { dir: tempfile::tempdir().unwrap(), objects, blobs, names: Numbered::default() }
+    }
+
+    /// The subtasks of a deployment, restored from the snapshots of the previous one.
+    async fn deploy(&self, label: &str, parallelism: u16, from: &[KeyedSnapshot]) -> Vec<KeyedState> {
+        let mut states = Vec::new();
+        for subtask in 0..parallelism {
+            let range = key_groups::range(subtask, parallelism, MAX);
+            let overlapping: Vec<_> =
+                from.iter().filter(|s| key_groups::intersect(s.range, range).is_some()).cloned().collect();
+            let dir = self.dir.path().join(format!("{label}-{subtask}"));
+            states.push(restore_into(&self.blobs, &dir, range, &overlapping).await.unwrap());
+        }
+        states
+    }
+
+    async fn snapshot(&self, state: &mut KeyedState, id: u64) -> KeyedSnapshot {
+        let id = CheckpointId(id);
+        let linked = state.link(id).await.unwrap();
+        let snapshot =
+            upload::upload(&self.blobs, &self.names, &linked, 2, &Uploaded::default()).await.unwrap();
+        state.uploaded(id, &snapshot.shared);
+        snapshot
+    }
+
+    async fn count(&self, prefix: Option<&str>) -> usize {
+        self.objects.list(prefix.map(ObjectPath::from).as_ref()).count().await
+    }
+}
+
+async fn restore_into(
+    blobs: &Blobs,
+    dir: &Path,
+    range: KeyGroupRange,
+    snapshots: &[KeyedSnapshot],
+) -> Result<KeyedState, Error> {
+    let options = Options { write_buffer_bytes: 4096, target_file_bytes: 4096, ..Options::default() };
+    restore::restore(blobs, dir, options, range, MAX, snapshots).await
+}
+
+fn key(n: u64) -> Vec<u8> {
+    format!("key-{n}").into_bytes()
+}
+
+fn owner(states: &[KeyedState], key: &[u8]) -> usize {
+    let parallelism = u16::try_from(states.len()).unwrap();
+    usize::from(key_groups::owner(key_groups::key_group(key, MAX), parallelism, MAX))
+}
+
+async fn change(states: &mut [KeyedState], model: &mut Model, from: u64, to: u64) {
+    for n in from..to {
+        let (key, value) = (key(n % 400), n.to_be_bytes().to_vec());
+        let i = owner(states, &key);
+        if n % 7 == 3 {
+            states[i].delete(STATE, &key).await.unwrap();
+            model.remove(&key);
+        } else {
+            states[i].put(STATE, &key, &value).await.unwrap();
+            model.insert(key, value);
+        }
+    }
+}
+
+/// The states hold exactly the model, and each key is in its owner alone.
+async fn assert_equal(states: &[KeyedState], model: &Model) {
+    let mut found = Model::new();
+    for state in states {
+        let mut entries = state.store().iter(.., None);
+        while let Some((key, value)) = entries.next().await.unwrap() {
+            let group = key_groups::group_of_store_key(&key).unwrap();
+            assert!(
+                (state.range().first..=state.range().last).contains(&group),
+                "{group} in {:?}",
+                state.range()
+            );
+            assert!(
+                found.insert(key[key_groups::PREFIX_BYTES..].to_vec(), value).is_none(),
+                "in two subtasks"
+            );
+        }
+    }
+    assert_eq!(&found, model);
+    for key in (0..400).map(key) {
+        let i = owner(states, &key);
+        assert_eq!(states[i].get(STATE, &key).await.unwrap().as_ref(), model.get(&key));
+    }
+}
+
+#[tokio::test]
+async fn state_survives_any_change_of_parallelism() {
+    let world = World::new();
+    let mut model = Model::new();
+    let mut snapshots: Vec<KeyedSnapshot> = Vec::new();
+    for (round, parallelism) in (0u64..).zip([1u16, 3, 3, 2, 16, 5, 1]) {
+        let mut states = world.deploy(&format!("round-{round}"), parallelism, &snapshots).await;
+        assert_equal(&states, &model).await;
+        let base = round * 1000;
+        change(&mut states, &mut model, base, base + 700).await;
+        snapshots.clear();
+        for state in &mut states {
+            snapshots.push(world.snapshot(state, round + 1).await);
+        }
+        // What comes after the barrier is not in the snapshot.
+        change(&mut states, &mut model.clone(), base + 700, base + 900).await;
+        for state in states {
+            state.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_confirmed_file_is_uploaded_once() {
+    let world = World::new();
+    let mut model = Model::new();
+    let mut states = world.deploy("a", 1, &[]).await;
+    change(&mut states, &mut model, 0, 300).await;
+    let first = world.snapshot(&mut states[0], 1).await;
+    change(&mut states, &mut model, 300, 310).await;
+    let second = world.snapshot(&mut states[0], 2).await;
+    let handles = |s: &KeyedSnapshot| s.shared.iter().map(|f| f.handle.path.clone()).collect::<Vec<_>>();
+    assert!(handles(&second).iter().all(|path| !handles(&first).contains(path)), "1 is not confirmed");
+    states[0].complete(CheckpointId(2));
+    let third = world.snapshot(&mut states[0], 3).await;
+    assert!(handles(&third).iter().any(|path| handles(&second).contains(path)), "2 is confirmed");
+    // Restored as it is: what the checkpoint holds is known to be there.
+    let mut states = world.deploy("b", 1, std::slice::from_ref(&third)).await;
+    let before = world.count(Some("shared")).await;
+    let fourth = world.snapshot(&mut states[0], 4).await;
+    assert_eq!(handles(&fourth), handles(&third));
+    assert_eq!(world.count(Some("shared")).await, before);
+    let states = world.deploy("c", 1, &[fourth]).await;
+    assert_equal(&states, &model).await;
+}
+
+#[tokio::test]
+async fn damage_is_refused() {
+    let world = World::new();
+    let mut states = world.deploy("a", 1, &[]).await;
+    change(&mut states, &mut Model::new(), 0, 50).await;
+    let snapshot = world.snapshot(&mut states[0], 1).await;
+    let range = snapshot.range;
+    let dir = world.dir.path().join("b");
+    let refusal = |snapshot: KeyedSnapshot| {
+        let (blobs, dir) = (world.blobs.clone(), dir.clone());
+        async move { restore_into(&blobs, &dir, range, &[snapshot]).await.err().expect("a refusal") }
+    };
+
+    let path = ObjectPath::from(snapshot.shared[0].handle.path.as_str());
+    let whole = world.objects.get(&path).await.unwrap().bytes().await.unwrap();
+    let mut flipped = whole.to_vec();
+    flipped[10] ^= 1;
+    for damaged in [Bytes::from(flipped), whole.slice(..whole.len() - 1)] {
+        world.objects.put(&path, damaged.into()).await.unwrap();
+        assert!(matches!(refusal(snapshot.clone()).await, Error::Blob(blob::Error::Foreign { .. })));
+    }
+    world.objects.delete(&path).await.unwrap();
+    assert!(matches!(refusal(snapshot.clone()).await, Error::Blob(blob::Error::Missing { .. })));
+    world.objects.put(&path, whole.into()).await.unwrap();
+
+    let mut escaping = snapshot.clone();
+    escaping.private[0].name = "../escaped".into();
+    assert!(matches!(refusal(escaping).await, Error::FileName { .. }));
+    assert!(!world.dir.path().join("escaped").exists());
+
+    let mut short = snapshot.clone();
+    short.range.last -= 1;
+    assert!(matches!(refusal(short).await, Error::Uncovered { key_group: 15, .. }));
+    // An attempt that failed leaves nothing that disturbs the next.
+    restore_into(&world.blobs, &dir, range, &[snapshot]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_of_another_subtask_is_refused() {
+    let world = World::new();
+    let mut states = world.deploy("a", 2, &[]).await;
+    let foreign = (0..).map(key).find(|key| owner(&states, key) == 1).unwrap();
+    assert!(matches!(states[0].get(STATE, &foreign).await, Err(Error::ForeignKey { .. })));
+    assert!(matches!(states[0].put(STATE, &foreign, b"x").await, Err(Error::ForeignKey { .. })));
+}
+
+#[tokio::test]
+async fn an_aborted_upload_leaves_nothing() {
+    let world = World::new();
+    let mut states = world.deploy("a", 1, &[]).await;
+    change(&mut states, &mut Model::new(), 0, 50).await;
+    let linked = states[0].link(CheckpointId(1)).await.unwrap();
+    let uploaded = Uploaded::default();
+    upload::upload(&world.blobs, &world.names, &linked, 2, &uploaded).await.unwrap();
+    assert!(world.count(None).await > 0);
+    uploaded.discard(&world.blobs).await;
+    assert_eq!(world.count(None).await, 0);
+}
