@@ -66,11 +66,12 @@ pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage
     let out = args.out.as_deref().map(Out::open).transpose()?;
     process::catch_interrupt();
 
-    let mut items = seeds
-        .clone()
-        .filter(|seed| seed % shards == shard)
+    let first = seeds.start.saturating_add((shard + shards - seeds.start % shards) % shards);
+    let total = seeds.end.saturating_sub(first).div_ceil(shards).saturating_mul(scenarios.len() as u64);
+    let stride = usize::try_from(shards).unwrap_or(usize::MAX);
+    let mut items = (first..seeds.end)
+        .step_by(stride)
         .flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
-    let total = items.clone().count() as u64;
     let mut sweep = Sweep {
         args,
         scenarios: scenarios.clone(),
