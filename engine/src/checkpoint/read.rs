@@ -97,7 +97,7 @@ pub(super) async fn get(store: &dyn ObjectStore, path: &str) -> Result<Option<By
 }
 
 /// The highest version at or above `from` in the register; 0 if there is none.
-pub(super) async fn newest_version(
+pub(crate) async fn newest_version(
     store: &dyn ObjectStore,
     layout: &Layout,
     from: u64,
@@ -186,10 +186,10 @@ pub async fn verify_files(
     for state in checkpoint.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
         match state {
             SubtaskState::Sink(transactions) => {
-                needed.extend(transactions.iter().map(|t| (&t.staged, Some(layout.output(&t.id)))));
+                needed.extend(transactions.iter().map(|t| (t.staged.clone(), Some(layout.output(&t.id)))));
             }
             _ => {
-                needed.extend(state.shared_files().chain(state.private_files()).map(|handle| (handle, None)));
+                needed.extend(state.shared_files().chain(state.private_files()).map(|h| (h.clone(), None)));
             }
         }
     }
@@ -199,15 +199,15 @@ pub async fn verify_files(
 
 async fn verify_file(
     store: &dyn ObjectStore,
-    handle: &FileHandle,
+    handle: FileHandle,
     instead: Option<String>,
 ) -> Result<(), ReadError> {
     match size(store, &handle.path).await? {
         Some(len_bytes) if len_bytes == handle.len_bytes => Ok(()),
-        Some(len_bytes) => Err(other_content(handle, format!("{len_bytes} bytes"))),
+        Some(len_bytes) => Err(other_content(&handle, format!("{len_bytes} bytes"))),
         None => match instead {
             Some(committed) if size(store, &committed).await?.is_some() => Ok(()),
-            _ => Err(other_content(handle, "nothing".into())),
+            _ => Err(other_content(&handle, "nothing".into())),
         },
     }
 }

@@ -1,2 +1,24 @@
-//! stub
+//! Keyed state: what a key remembers, kept in a store of the subtask that owns the key.
+//!
+//! - [`key_groups`]: which subtask owns a key, at any parallelism, and where the key lies in its store.
+//! - [`backend`]: the state of one subtask, and its snapshots.
+//! - [`increment`]: which files of a snapshot are already in the object store (pure).
+//! - [`upload`]: the asynchronous part of a snapshot.
+//! - [`restore`]: from snapshots, of the same or of another parallelism, back to a store.
+//! - [`blob`]: objects that are written once and checked when they are read.
+//!
+//! State is never durable on the local disk: the stores run without a log and their directories are wiped when the process
+//! starts. What survives is what a completed checkpoint references in the object store.
+
+pub mod backend;
+pub mod blob;
+pub mod dirs;
+mod error;
+pub mod increment;
+pub mod key_groups;
 pub mod points;
+pub mod restore;
+pub mod upload;
+
+pub use backend::{KeyedState, StateId};
+pub use error::Error;

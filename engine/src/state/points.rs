@@ -1,3 +1,18 @@
 //! Points of this module; see [`cutwater_io::points`].
 
-cutwater_io::points! {}
+cutwater_io::points! {
+    point SNAPSHOT_BEFORE_LINKS = "state.snapshot.before_links": "the barrier was sent on, the store is not yet linked";
+    point SNAPSHOT_AFTER_LINKS = "state.snapshot.after_links": "the store is linked, nothing is uploaded";
+    point UPLOAD_BETWEEN_FILES = "state.upload.between_files": "a file of a snapshot is uploaded, others may not be";
+    point UPLOAD_BEFORE_ACK = "state.upload.before_ack": "all files of a snapshot are uploaded, nobody knows";
+    point RESTORE_AFTER_DOWNLOAD = "state.restore.after_download": "a snapshot is downloaded, its store is not open";
+    point RESTORE_CLIPPING = "state.restore.clipping": "some of the keys of a snapshot are copied into the new store";
+    point RESTORE_AFTER_CLIP = "state.restore.after_clip": "all keys are copied, the source stores are still there";
+    point RESTORE_DONE = "state.restore.done": "the state is restored, its task does not run yet";
+    sometimes RESCALED = "state.rescaled": "state was restored into other ranges of key groups";
+    sometimes REUSED = "state.upload.reused": "an incremental snapshot referenced a file that was already uploaded";
+    sometimes BASE_NARROWED = "state.base_narrowed": "a confirmation came after the next snapshot had begun";
+    sometimes UPLOAD_RETRIED = "state.blob.retried": "a failed request to the object store was repeated";
+    sometimes UPLOAD_LANDED = "state.blob.landed": "a put that had answered with an error turned out to have been applied";
+    sometimes ABORTED_CLEANED = "state.upload.cleaned": "the uploads of an aborted checkpoint were deleted";
+}

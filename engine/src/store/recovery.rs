@@ -73,16 +73,37 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
         }
     }
     replay.flush().await?;
-    let (version, manifest, wal_number, next_number) = switch(&site, replay).await?;
-    let wals = Wals::create(dir, wal_number).await?;
-    remove_orphans(&site, &on_disk, &version, manifest.number()).await;
-    Ok((Arc::new(shared(site, version, manifest, wal_number, next_number, tables, lock)), wals))
+    let switched = switch(&site, replay).await?;
+    let wals = Wals::create(dir, switched.wal_number).await?;
+    let left = remove_orphans(&site, &on_disk, &switched).await;
+    Ok((Arc::new(shared(site, switched, tables, lock, left)), wals))
 }
 
-/// Creates the directory and its ancestors, and makes all their names durable. One that exists may be the remains of an
-/// attempt that died before it had synced, so the names are synced anyway.
+/// Creates the directory and its missing ancestors, and makes all their names durable. One that exists may be the remains of
+/// an attempt that died before it had synced, so the names are synced anyway.
+///
+/// When a sync fails, the names made here are taken back: the kernel may have dropped them from what it still means to write,
+/// so that the next attempt would find the directory, sync its parent with success, and have nothing on disk.
 pub(crate) async fn create_dir_durably(dir: &Path) -> Result<(), Error> {
+    let mut missing = Vec::new();
+    for ancestor in dir.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+        if fs::try_exists(ancestor).await.during("stat", ancestor)? {
+            break;
+        }
+        missing.push(ancestor);
+    }
     fs::create_dir_all(dir).await.during("create", dir)?;
+    let result = sync_ancestors(dir).await;
+    if result.is_err() {
+        for made in missing {
+            // If this fails too, the name stays, and with it the danger; there is no more that can be done.
+            let _ = fs::remove_dir(made).await;
+        }
+    }
+    result
+}
+
+async fn sync_ancestors(dir: &Path) -> Result<(), Error> {
     let parents = dir.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
     for parent in parents {
         match fs::sync_dir(parent).await {
@@ -315,8 +336,16 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// The recovered state, which is durable and counts.
+struct Switched {
+    version: Version,
+    manifest: Manifest,
+    wal_number: u64,
+    next_file_number: u64,
+}
+
 /// Makes the recovered state durable, and the one that counts.
-async fn switch(site: &Site, replay: Replay<'_>) -> Result<(Version, Manifest, u64, u64), Error> {
+async fn switch(site: &Site, replay: Replay<'_>) -> Result<Switched, Error> {
     let dir = &site.dir;
     let (manifest_number, wal_number) = (replay.next_number, replay.next_number + 1);
     let next_file_number = replay.next_number + 2;
@@ -335,16 +364,18 @@ async fn switch(site: &Site, replay: Replay<'_>) -> Result<(Version, Manifest, u
     point!(points::RECOVERY_BEFORE_CURRENT);
     manifest::set_current(dir, manifest_number).await?;
     point!(points::RECOVERY_AFTER_CURRENT);
-    Ok((version, manifest, wal_number, next_file_number))
+    Ok(Switched { version, manifest, wal_number, next_file_number })
 }
 
-/// Removes what was there before and is not part of the state that is now durable. What cannot be removed stays.
-async fn remove_orphans(site: &Site, on_disk: &[FileKind], version: &Version, manifest_number: u64) {
+/// Removes what was there before and is not part of the state that is now durable, and returns what could not be removed.
+async fn remove_orphans(site: &Site, on_disk: &[FileKind], switched: &Switched) -> Vec<FileKind> {
+    let Switched { version, manifest, .. } = switched;
+    let mut left = Vec::new();
     for kind in on_disk {
         let is_orphan = match kind {
             FileKind::Table(number) => !version.contains(*number),
             FileKind::Wal(number) => *number < version.log_number,
-            FileKind::Manifest(number) => *number != manifest_number,
+            FileKind::Manifest(number) => *number != manifest.number(),
             FileKind::Temporary(_) => true,
             FileKind::Current
             | FileKind::Lock
@@ -356,22 +387,23 @@ async fn remove_orphans(site: &Site, on_disk: &[FileKind], version: &Version, ma
             sometimes!(points::ORPHAN_REMOVED, true);
             let path = kind.path(&site.dir);
             if let Err(error) = fs::remove_file(&path).await {
-                tracing::warn!(path = %path.display(), %error, "an orphan stays");
+                tracing::warn!(path = %path.display(), %error, "an orphan stays for now");
+                left.push(*kind);
             }
         }
     }
+    left
 }
 
 fn shared(
     site: Site,
-    version: Version,
-    manifest: Manifest,
-    wal_number: u64,
-    next_file_number: u64,
+    switched: Switched,
     tables: Arc<TableCache>,
     lock: File,
+    orphans_left: Vec<FileKind>,
 ) -> Shared {
-    let state = State {
+    let Switched { version, manifest, wal_number, next_file_number } = switched;
+    let mut state = State {
         last_sequence: version.flushed_sequence,
         mem: Arc::new(Memtable::new(1)),
         immutable: VecDeque::new(),
@@ -382,11 +414,13 @@ fn shared(
         flushed_memtable: 0,
         obsolete_tables: BTreeSet::new(),
         obsolete_manifests: BTreeSet::new(),
+        manifest_number: manifest.number(),
         wals: BTreeSet::from([wal_number]),
         manual_compactions: Vec::new(),
         background: None,
         is_closing: false,
     };
+    orphans_left.into_iter().for_each(|file| state.remember_obsolete(file));
     Shared {
         site,
         state: Mutex::new(state),
@@ -394,6 +428,7 @@ fn shared(
         snapshots: Arc::new(SnapshotList::default()),
         manifest: tokio::sync::Mutex::new(manifest),
         checkpointing: tokio::sync::Mutex::default(),
+        purging: tokio::sync::Mutex::default(),
         progress: Notify::new(),
         flush_wake: Notify::new(),
         compact_wake: Arc::new(Notify::new()),

@@ -25,6 +25,7 @@ impl Trace {
         let fd = self.create(name);
         self.append(fd, letters);
         self.fsync(fd);
+        self.0.close(fd);
         self.sync_dir();
         assert!(self.0.log().is_empty());
         self

@@ -208,20 +208,23 @@ pub async fn create_dir(path: impl AsRef<Path>) -> io::Result<()> {
 
 /// Creates a directory and its missing ancestors; an existing directory is fine. Makes nothing durable.
 pub async fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
-    let path = path.as_ref();
-    match metadata(path).await {
-        Ok(m) if m.is_dir => return Ok(()),
-        Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
+    // Not recursive: the compiler cannot prove that the future of a recursive `async fn` is `Send`.
+    let mut missing = Vec::new();
+    for ancestor in path.as_ref().ancestors().filter(|p| !p.as_os_str().is_empty()) {
+        match metadata(ancestor).await {
+            Ok(m) if m.is_dir => break,
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
+            Err(e) => return Err(e),
+        }
     }
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        Box::pin(create_dir_all(parent)).await?;
+    for ancestor in missing.into_iter().rev() {
+        match create_dir(ancestor).await {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
     }
-    match create_dir(path).await {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }
+    Ok(())
 }
 
 /// rmdir(2): the directory must be empty.
@@ -231,16 +234,24 @@ pub async fn remove_dir(path: impl AsRef<Path>) -> io::Result<()> {
 
 /// Removes a directory with all that is in it. Not atomic: an error or a crash leaves part of it.
 pub async fn remove_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
-    let path = path.as_ref();
-    for entry in read_dir(path).await? {
-        let child = path.join(&entry.name);
-        if entry.is_dir {
-            Box::pin(remove_dir_all(&child)).await?;
-        } else {
-            remove_file(&child).await?;
+    // Parents before their children; not recursive, as `create_dir_all`.
+    let mut dirs = vec![path.as_ref().to_path_buf()];
+    let mut next = 0;
+    while let Some(dir) = dirs.get(next).cloned() {
+        next += 1;
+        for entry in read_dir(&dir).await? {
+            let child = dir.join(&entry.name);
+            if entry.is_dir {
+                dirs.push(child);
+            } else {
+                remove_file(&child).await?;
+            }
         }
     }
-    remove_dir(path).await
+    for dir in dirs.iter().rev() {
+        remove_dir(dir).await?;
+    }
+    Ok(())
 }
 
 /// The entries of a directory, sorted by name (the order of the operating system carries no meaning).

@@ -1,0 +1,629 @@
+//! A leader: the state of one term, and the execution of what the machines decide.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use cutwater_io::task::AbortOnDrop;
+use cutwater_io::{entropy, reachable, sometimes, time};
+
+use super::connections::{ConnectionId, Connections};
+use super::deployment::{Cluster, Worker};
+use super::io::{self, Fact};
+use super::{Context, now_us, points};
+use crate::checkpoint::coordinator::{Acknowledged, Coordinator, Decision, ID_BLOCK};
+use crate::checkpoint::log::{Change, JobState, Outcome, Record, Status};
+use crate::checkpoint::snapshot::{CheckpointId, CheckpointMetadata};
+use crate::checkpoint::{points as checkpoint_points, sweep};
+use crate::cluster::rpc::{Attempt, FromCoordinator, JobPhase, JobStatus, TaskId, ToCoordinator};
+
+/// A sweep follows each deployment, and every so many completed checkpoints.
+const COMPLETIONS_PER_SWEEP: u32 = 8;
+
+pub(super) struct Leader {
+    context: Arc<Context>,
+    term: u64,
+    version: u64,
+    state: JobState,
+    changes: VecDeque<(Change, Option<ConnectionId>)>,
+    in_flight: Option<Flight>,
+    /// Absent until the retained checkpoints are read.
+    machine: Option<Coordinator>,
+    /// Metadata of the retained checkpoints, and of those being written.
+    metadata: BTreeMap<CheckpointId, CheckpointMetadata>,
+    cluster: Cluster,
+    attempts: u32,
+    last_parallelism: u16,
+    stage: Stage,
+    restart: Option<String>,
+    completions: u32,
+    sweeping: bool,
+    check_at_us: u64,
+    finishing: bool,
+    deposed: bool,
+}
+
+struct Flight {
+    change: Change,
+    next: JobState,
+    reply: Option<ConnectionId>,
+    since_us: u64,
+    _append: AbortOnDrop<()>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Deploys when it may: not before the one, and with fewer slots than wanted not before the other.
+    Waiting { not_before_us: u64, settled_us: u64 },
+    /// The files of the checkpoint to restore are being looked at.
+    Verifying,
+    /// Tasks are deployed.
+    Deployed,
+    /// There is nothing left to do.
+    Finished,
+}
+
+impl Leader {
+    /// The leader that `record` made.
+    pub fn new(context: Arc<Context>, term: u64, record: Record) -> Leader {
+        let now = now_us();
+        let Record { version, state, .. } = record;
+        io::spawn(&context, term, io::load(context.clone(), state.clone()));
+        let stage = match state.status {
+            Status::Running => {
+                Stage::Waiting { not_before_us: now, settled_us: now + micros(context.config.slots_wait) }
+            }
+            Status::Finished => Stage::Finished,
+        };
+        Leader {
+            check_at_us: now + micros(context.config.lease),
+            context,
+            term,
+            version,
+            last_parallelism: 0,
+            state,
+            changes: VecDeque::new(),
+            in_flight: None,
+            machine: None,
+            metadata: BTreeMap::new(),
+            cluster: Cluster::default(),
+            attempts: 0,
+            stage,
+            restart: None,
+            completions: 0,
+            sweeping: false,
+            finishing: false,
+            deposed: false,
+        }
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.state.epoch
+    }
+
+    /// When [`Leader::proceed`] has something to do at the latest.
+    pub fn next_deadline_us(&self) -> u64 {
+        let stage = match self.stage {
+            Stage::Waiting { not_before_us, settled_us } => {
+                let now = now_us();
+                [not_before_us, settled_us].into_iter().filter(|at| *at > now).min()
+            }
+            _ => None,
+        };
+        let machine = self.machine.as_ref().and_then(Coordinator::next_deadline_us);
+        let silence = self.cluster.next_silence_us(self.context.config.heartbeat_timeout);
+        [stage, machine, silence].into_iter().flatten().min().unwrap_or(u64::MAX / 2).min(self.check_at_us)
+    }
+
+    /// Does what time and the last event made possible. False if it leads no more.
+    pub fn proceed(&mut self, connections: &mut Connections) -> bool {
+        let now = now_us();
+        for connection in self.cluster.silent(self.context.config.heartbeat_timeout, now) {
+            reachable!(points::WORKER_SILENT);
+            connections.close(connection);
+            self.worker_lost(connection, "was silent");
+        }
+        if let Some(machine) = &mut self.machine {
+            let decisions = machine.tick(now, unix_ms());
+            self.execute(decisions, connections);
+        }
+        if let Some(reason) = self.restart.take() {
+            self.end_attempt(&reason, connections);
+        }
+        self.finish_if_committed();
+        self.flush_changes();
+        self.deploy_if_possible();
+        if now >= self.check_at_us {
+            self.check_at_us = now + micros(self.context.config.lease);
+            self.spawn(io::check_register(self.context.clone(), self.version));
+        }
+        !self.deposed
+    }
+
+    /// The connection is gone.
+    pub fn closed(&mut self, connection: ConnectionId) {
+        self.worker_lost(connection, "closed its connection");
+    }
+
+    /// Takes in the result of a call. False if it leads no more.
+    pub fn fact(&mut self, fact: Fact, connections: &mut Connections) -> bool {
+        match fact {
+            Fact::Appended(outcome) => return self.appended(outcome, connections),
+            Fact::Loaded(loaded) => self.loaded(loaded),
+            Fact::Verified(Ok(())) => self.deploy(connections),
+            Fact::Verified(Err(error)) => {
+                reachable!(points::RESTORE_RETRIED);
+                tracing::warn!(%error, "the latest checkpoint cannot be restored; trying again");
+                self.wait();
+            }
+            Fact::MetadataWritten(id, Ok(handle)) => {
+                let decisions = self.machine().metadata_written(id, handle);
+                self.execute(decisions, connections);
+            }
+            Fact::MetadataWritten(id, Err(error)) => {
+                let decisions = self.machine().metadata_failed(id, &error.to_string());
+                self.execute(decisions, connections);
+            }
+            Fact::Deleted => self.machine().deleted(),
+            Fact::Listed(listed) => self.sweep(listed),
+            Fact::Swept => self.sweeping = false,
+            Fact::Newest(newest) => {
+                // A change of its own that is under way learns for itself whom it lost to.
+                let foreign = newest.is_some_and(|newest| newest > self.version);
+                self.deposed |= foreign && self.in_flight.is_none();
+            }
+            Fact::Observed(_) => {}
+        }
+        true
+    }
+
+    /// Takes in a message.
+    pub fn message(&mut self, from: ConnectionId, message: ToCoordinator, connections: &mut Connections) {
+        let now = now_us();
+        self.cluster.heard(from, now);
+        match message {
+            ToCoordinator::Hello { worker, data_address, slots, epoch_seen, .. } => {
+                if epoch_seen > self.state.epoch {
+                    // Not believed, but looked into.
+                    self.check_at_us = now;
+                    connections.send(from, &FromCoordinator::NotLeader { leader: None });
+                    connections.close(from);
+                    return;
+                }
+                self.hello(
+                    from,
+                    worker,
+                    Worker { connection: from, data_address, slots, last_heard_us: now },
+                    connections,
+                );
+            }
+            ToCoordinator::Heartbeat => {}
+            ToCoordinator::Ping => {
+                let stuck = |flight: &Flight| now - flight.since_us > micros(self.context.config.lease);
+                if !self.in_flight.as_ref().is_some_and(stuck) {
+                    connections.send(from, &FromCoordinator::Pong { epoch: self.state.epoch });
+                }
+            }
+            ToCoordinator::GetStatus => {
+                connections.send(from, &FromCoordinator::Status(self.status()));
+            }
+            ToCoordinator::Rescale { parallelism } => self.rescale(from, parallelism, connections),
+            ToCoordinator::TriggerCheckpoint => {
+                let taken = self.machine.as_mut().is_some_and(|machine| machine.request("requested".into()));
+                let refused = || FromCoordinator::Refused { reason: "not all tasks run".into() };
+                let answer = if taken { FromCoordinator::Accepted } else { refused() };
+                connections.send(from, &answer);
+            }
+            ToCoordinator::Running { attempt, task } => self.running(from, attempt, task),
+            ToCoordinator::Acknowledge { attempt, checkpoint, task, state } => {
+                if self.runs(from, attempt, task) {
+                    let (outcome, decisions) =
+                        self.machine().acknowledge(attempt, checkpoint, task, state, unix_ms());
+                    if let Acknowledged::Refused(reason) = outcome {
+                        tracing::warn!(%checkpoint, reason, "acknowledgement refused");
+                    }
+                    self.execute(decisions, connections);
+                }
+            }
+            ToCoordinator::Decline { attempt, checkpoint, task, reason } => {
+                if self.runs(from, attempt, task) {
+                    let decisions =
+                        self.machine().decline(attempt, checkpoint, &format!("{task} declined: {reason}"));
+                    self.execute(decisions, connections);
+                }
+            }
+            ToCoordinator::Failed { attempt, task, reason } => {
+                if self.runs(from, attempt, task) {
+                    self.restart.get_or_insert(format!("{task} failed: {reason}"));
+                }
+            }
+            ToCoordinator::Exhausted { attempt, task } => self.exhausted(from, attempt, task),
+            ToCoordinator::Committed { attempt, checkpoint, task } => {
+                if self.runs(from, attempt, task)
+                    && let Some(current) = self.cluster.current_mut(attempt)
+                {
+                    let newest = current.committed.entry(task).or_insert(checkpoint);
+                    *newest = checkpoint.max(*newest);
+                }
+            }
+        }
+    }
+
+    fn machine(&mut self) -> &mut Coordinator {
+        self.machine
+            .as_mut()
+            .expect("nothing is deployed or written before the retained checkpoints are read")
+    }
+
+    fn spawn(&self, call: impl Future<Output = Fact> + Send + 'static) {
+        io::spawn(&self.context, self.term, call);
+    }
+
+    /// Retained checkpoints are read: the registry is complete before anything can be subsumed.
+    fn loaded(&mut self, loaded: Vec<CheckpointMetadata>) {
+        let bound = self.state.next_id_bound;
+        let machine = Coordinator::new(
+            self.context.layout.clone(),
+            self.context.config.checkpoint,
+            self.context.config.plan.clone(),
+            self.state.max_parallelism,
+            bound - ID_BLOCK..bound,
+            &loaded,
+        );
+        match machine {
+            Ok(machine) => self.machine = Some(machine),
+            Err(error) => {
+                tracing::error!(%error, "the retained checkpoints contradict each other; reading them again");
+                self.spawn(io::load(self.context.clone(), self.state.clone()));
+                return;
+            }
+        }
+        self.metadata = io::by_id(loaded);
+        if self.stage == Stage::Finished {
+            self.begin_sweep();
+        }
+    }
+
+    fn hello(&mut self, from: ConnectionId, name: String, worker: Worker, connections: &mut Connections) {
+        connections.send(from, &FromCoordinator::Welcome { epoch: self.state.epoch });
+        if self.cluster.hello(name.clone(), worker) {
+            self.restart.get_or_insert(format!("worker {name} came back"));
+        }
+        match &mut self.stage {
+            Stage::Finished => {
+                let attempt = Attempt { epoch: self.state.epoch, number: self.attempts };
+                connections.send(from, &FromCoordinator::Finish { attempt });
+            }
+            // More may follow.
+            Stage::Waiting { settled_us, .. } => {
+                *settled_us = now_us() + micros(self.context.config.slots_wait)
+            }
+            Stage::Verifying | Stage::Deployed => {}
+        }
+    }
+
+    fn worker_lost(&mut self, connection: ConnectionId, how: &str) {
+        if self.cluster.lost(connection) {
+            self.restart.get_or_insert(format!("a worker {how}"));
+        }
+    }
+
+    /// True if the task is one of the attempt, and the message comes from where it runs.
+    fn runs(&self, from: ConnectionId, attempt: Attempt, task: TaskId) -> bool {
+        let current = self.cluster.current().filter(|current| current.attempt == attempt);
+        current.is_some_and(|current| current.workers.get(&task) == Some(&from))
+    }
+
+    fn running(&mut self, from: ConnectionId, attempt: Attempt, task: TaskId) {
+        if !self.runs(from, attempt, task) {
+            return;
+        }
+        let Some(current) = self.cluster.current_mut(attempt) else { return };
+        if current.running.insert(task) && current.running.len() == current.workers.len() {
+            let parallelism = current.parallelism;
+            let jitter = entropy::u64("checkpoint.first");
+            self.machine().start(attempt, parallelism, now_us(), jitter);
+            self.request_last_if_exhausted();
+            self.begin_sweep();
+        }
+    }
+
+    fn exhausted(&mut self, from: ConnectionId, attempt: Attempt, task: TaskId) {
+        if self.runs(from, attempt, task) {
+            if let Some(current) = self.cluster.current_mut(attempt) {
+                current.exhausted.insert(task);
+            }
+            self.request_last_if_exhausted();
+        }
+    }
+
+    /// A source may be exhausted before another task runs: then this waits for it.
+    fn request_last_if_exhausted(&mut self) {
+        let plan = &self.context.config.plan;
+        if self.cluster.current().is_some_and(|current| current.phase(plan) == JobPhase::Finishing) {
+            self.machine().request_last();
+        }
+    }
+
+    fn rescale(&mut self, from: ConnectionId, parallelism: u16, connections: &mut Connections) {
+        let max = self.state.max_parallelism;
+        if parallelism == 0 || parallelism > max {
+            let reason = format!("parallelism {parallelism} is not from 1 to {max}");
+            connections.send(from, &FromCoordinator::Refused { reason });
+        } else if self.stage == Stage::Finished {
+            connections.send(from, &FromCoordinator::Refused { reason: "the job is finished".into() });
+        } else {
+            self.changes.push_back((Change::Rescale { parallelism }, Some(from)));
+        }
+    }
+
+    fn execute(&mut self, decisions: Vec<Decision>, connections: &mut Connections) {
+        for decision in decisions {
+            match decision {
+                Decision::Trigger(checkpoint) => {
+                    self.tell_tasks(connections, true, |attempt| FromCoordinator::Trigger {
+                        attempt,
+                        checkpoint,
+                    });
+                }
+                Decision::NotifyComplete(checkpoint) => {
+                    self.tell_tasks(connections, false, |attempt| FromCoordinator::NotifyComplete {
+                        attempt,
+                        checkpoint,
+                    });
+                }
+                Decision::NotifyAborted(checkpoint) => {
+                    self.tell_tasks(connections, false, |attempt| FromCoordinator::NotifyAborted {
+                        attempt,
+                        checkpoint,
+                    });
+                }
+                Decision::ReserveIds(bound) => self.changes.push_back((Change::ReserveIds { bound }, None)),
+                Decision::WriteMetadata(metadata) => {
+                    self.metadata.insert(metadata.id, (*metadata).clone());
+                    self.spawn(io::write_metadata(self.context.clone(), *metadata));
+                }
+                Decision::Complete(checkpoint) => {
+                    let retain = self.context.config.checkpoint.retained;
+                    self.changes.push_back((Change::Complete { checkpoint, retain }, None));
+                }
+                Decision::Delete(paths) => self.spawn(io::delete(self.context.clone(), paths)),
+                Decision::Restart(reason) => {
+                    self.restart.get_or_insert(reason);
+                }
+            }
+        }
+    }
+
+    fn tell_tasks(
+        &mut self,
+        connections: &mut Connections,
+        sources_only: bool,
+        message: impl Fn(Attempt) -> FromCoordinator,
+    ) {
+        let Some(current) = self.cluster.current() else { return };
+        let plan = &self.context.config.plan;
+        let workers = if sources_only { current.source_workers(plan) } else { current.all_workers() };
+        let message = message(current.attempt);
+        for worker in workers {
+            if !connections.send(worker, &message) {
+                self.worker_lost(worker, "does not read");
+            }
+        }
+    }
+
+    /// Begins the next change of the register. One at a time: each builds on the one before.
+    fn flush_changes(&mut self) {
+        while self.in_flight.is_none()
+            && let Some((change, reply)) = self.changes.pop_front()
+        {
+            let next = self.state.changed(&change);
+            let record = Record {
+                version: self.version + 1,
+                writer: entropy::uuid("log.writer"),
+                state: next.clone(),
+            };
+            let append = io::append(self.context.clone(), record);
+            let append = io::spawn(&self.context, self.term, append).abort_on_drop();
+            self.in_flight = Some(Flight { change, next, reply, since_us: now_us(), _append: append });
+        }
+    }
+
+    fn appended(&mut self, outcome: Outcome, connections: &mut Connections) -> bool {
+        let Some(flight) = self.in_flight.take() else { return true };
+        if outcome != Outcome::Landed {
+            tracing::info!(?outcome, "lost a change of the register");
+            return false;
+        }
+        self.version += 1;
+        self.state = flight.next;
+        match flight.change {
+            Change::ReserveIds { bound } => self.machine().ids_reserved(bound),
+            Change::Complete { checkpoint, .. } => self.completed(checkpoint.id, connections),
+            Change::Rescale { parallelism } => {
+                let running = self.cluster.current().map(|current| current.parallelism);
+                if running.is_some_and(|running| running != parallelism.min(self.cluster.slots())) {
+                    self.restart.get_or_insert(format!("another parallelism is wanted: {parallelism}"));
+                }
+            }
+            Change::Finish => self.finished(connections),
+        }
+        if let Some(user) = flight.reply {
+            connections.send(user, &FromCoordinator::Accepted);
+        }
+        true
+    }
+
+    fn completed(&mut self, id: CheckpointId, connections: &mut Connections) {
+        let retained: Vec<_> = self.state.retained.iter().map(|checkpoint| checkpoint.id).collect();
+        let decisions = self.machine().completed(id, &retained, now_us());
+        // Those being written are newer than the latest; those that failed meanwhile are older.
+        self.metadata.retain(|other, _| *other > id || retained.contains(other));
+        self.execute(decisions, connections);
+        self.completions += 1;
+        if self.completions.is_multiple_of(COMPLETIONS_PER_SWEEP) {
+            self.begin_sweep();
+        }
+    }
+
+    /// Everything is committed: says so in the register.
+    fn finish_if_committed(&mut self) {
+        let plan = &self.context.config.plan;
+        let (Some(machine), Some(current)) = (&self.machine, self.cluster.current()) else { return };
+        let committed = machine.last_checkpoint().is_some_and(|last| current.has_committed(plan, last));
+        if committed && !self.finishing {
+            self.finishing = true;
+            self.changes.push_back((Change::Finish, None));
+        }
+    }
+
+    fn finished(&mut self, connections: &mut Connections) {
+        self.stage = Stage::Finished;
+        self.restart = None;
+        let attempt = Attempt { epoch: self.state.epoch, number: self.attempts };
+        self.cluster.end_attempt();
+        for worker in self.cluster.connections() {
+            connections.send(worker, &FromCoordinator::Finish { attempt });
+        }
+        for (_, user) in std::mem::take(&mut self.changes) {
+            if let Some(user) = user {
+                connections.send(user, &FromCoordinator::Refused { reason: "the job is finished".into() });
+            }
+        }
+        let decisions = self.machine().stop();
+        self.execute(decisions, connections);
+        self.begin_sweep();
+    }
+
+    /// The attempt is lost: what it was about to complete is aborted, then comes the next.
+    fn end_attempt(&mut self, reason: &str, connections: &mut Connections) {
+        let Some(ended) = self.cluster.end_attempt() else { return };
+        tracing::info!(attempt = %ended.attempt, reason, "attempt lost");
+        let machine = self.machine();
+        sometimes!(points::RESTORED_AFTER_ABORT, machine.pending().next().is_some());
+        let decisions = machine.stop();
+        self.execute(decisions, connections);
+        for worker in self.cluster.connections() {
+            connections.send(worker, &FromCoordinator::Cancel { attempt: ended.attempt });
+        }
+        self.restart = None;
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        if self.stage == Stage::Finished {
+            return;
+        }
+        let not_before_us = now_us() + micros(self.context.config.restart_delay);
+        self.stage = Stage::Waiting {
+            not_before_us,
+            settled_us: not_before_us + micros(self.context.config.slots_wait),
+        };
+    }
+
+    /// Starts to restore as soon as the fate of everything before is known and there is where to run.
+    fn deploy_if_possible(&mut self) {
+        let Stage::Waiting { not_before_us, settled_us } = self.stage else { return };
+        let now = now_us();
+        let settled = self.machine.as_ref().is_some_and(Coordinator::is_settled)
+            && self.in_flight.is_none()
+            && self.changes.is_empty();
+        let slots = self.cluster.slots();
+        let enough = slots >= self.state.parallelism || slots > 0 && now >= settled_us;
+        if !settled || !enough || now < not_before_us {
+            return;
+        }
+        self.stage = Stage::Verifying;
+        let latest = self.latest_metadata().cloned();
+        self.spawn(io::verify(self.context.clone(), latest));
+    }
+
+    fn latest_metadata(&self) -> Option<&CheckpointMetadata> {
+        let latest = self.state.latest()?;
+        Some(self.metadata.get(&latest.id).expect("the metadata of every retained checkpoint is kept"))
+    }
+
+    fn deploy(&mut self, connections: &mut Connections) {
+        let parallelism = self.state.parallelism.min(self.cluster.slots());
+        if self.stage != Stage::Verifying || parallelism == 0 {
+            self.wait();
+            return;
+        }
+        self.attempts += 1;
+        let attempt = Attempt { epoch: self.state.epoch, number: self.attempts };
+        let from = self.latest_metadata().cloned();
+        sometimes!(points::RESTORED, from.is_some());
+        sometimes!(points::SCALED_UP, self.last_parallelism != 0 && parallelism > self.last_parallelism);
+        sometimes!(points::SCALED_DOWN, parallelism < self.last_parallelism);
+        tracing::info!(%attempt, parallelism, from = ?from.as_ref().map(|from| from.id), "deploys");
+        self.last_parallelism = parallelism;
+        self.stage = Stage::Deployed;
+        let plan = &self.context.config.plan;
+        let assignments =
+            self.cluster.deploy(attempt, plan, from.as_ref(), parallelism, self.state.max_parallelism);
+        for assignment in assignments {
+            let message = FromCoordinator::Deploy {
+                attempt,
+                job: self.context.config.job.clone(),
+                tasks: assignment.tasks,
+                placements: assignment.placements,
+            };
+            if !connections.send(assignment.connection, &message) {
+                self.worker_lost(assignment.connection, "does not read");
+            }
+        }
+    }
+
+    fn begin_sweep(&mut self) {
+        if !self.sweeping {
+            self.sweeping = true;
+            self.spawn(io::list(self.context.clone()));
+        }
+    }
+
+    /// The view is of now, and only taken while nothing is uncertain.
+    fn sweep(&mut self, listed: Option<Vec<String>>) {
+        let current = match (self.stage, self.cluster.current()) {
+            (Stage::Finished, _) => Some(Attempt { epoch: self.state.epoch, number: u32::MAX }),
+            (_, current) => current.map(|current| current.attempt),
+        };
+        let (Some(listed), Some(current), Some(machine)) = (listed, current, &self.machine) else {
+            self.sweeping = false;
+            return;
+        };
+        if machine.is_completing() {
+            self.sweeping = false;
+            return;
+        }
+        let orphans = sweep::orphans(&self.context.layout, &machine.sweep_view(current), &listed);
+        sometimes!(checkpoint_points::SWEPT, !orphans.is_empty());
+        self.spawn(io::sweep(self.context.clone(), orphans, self.version));
+    }
+
+    fn status(&self) -> JobStatus {
+        let current = self.cluster.current();
+        let phase = match (self.stage, current) {
+            (Stage::Finished, _) => JobPhase::Finished,
+            (_, Some(current)) => current.phase(&self.context.config.plan),
+            (_, None) => JobPhase::Waiting,
+        };
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        JobStatus {
+            epoch: self.state.epoch,
+            attempt: Attempt { epoch: self.state.epoch, number: self.attempts },
+            phase,
+            running_tasks: count(current.map_or(0, |current| current.running.len())),
+            total_tasks: count(current.map_or(0, |current| current.workers.len())),
+            latest_checkpoint: self.state.latest().map(|latest| latest.id),
+            parallelism: current.map_or(0, |current| current.parallelism),
+        }
+    }
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+}
+
+/// For people: the wall clock may be wrong.
+fn unix_ms() -> u64 {
+    u64::try_from(time::unix_time().as_millis()).unwrap_or(u64::MAX)
+}

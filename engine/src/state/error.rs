@@ -1,0 +1,63 @@
+//! Why keyed state could not be used, snapshotted or restored.
+
+use std::path::PathBuf;
+
+use crate::checkpoint::snapshot::KeyGroupRange;
+
+use super::blob;
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key of a key group that this subtask does not own: the sender routes by other rules.
+    #[error("key group {key_group} is outside of {}..={}", range.first, range.last)]
+    ForeignKey {
+        /// The key's group.
+        key_group: u16,
+        /// What the subtask owns.
+        range: KeyGroupRange,
+    },
+    /// A snapshot names a file that cannot be a file of a store.
+    #[error("snapshot of key groups {}..={} names a file {name:?}", range.first, range.last)]
+    FileName {
+        /// The name.
+        name: String,
+        /// The snapshot's key groups.
+        range: KeyGroupRange,
+    },
+    /// The snapshots handed to a restore do not cover its key groups.
+    #[error("no snapshot covers key group {key_group} of {}..={}", range.first, range.last)]
+    Uncovered {
+        /// The first key group without state.
+        key_group: u16,
+        /// What is to be restored.
+        range: KeyGroupRange,
+    },
+    /// An entry of a restored store has no place in keyed state.
+    #[error("restored store {dir}: entry with a key of {len_bytes} bytes is not keyed state")]
+    Entry {
+        /// Where the store is.
+        dir: PathBuf,
+        /// Length of the entry's key.
+        len_bytes: usize,
+    },
+    /// The store.
+    #[error("store {dir}: {source}")]
+    Store {
+        /// Where it is.
+        dir: PathBuf,
+        /// What it said.
+        source: crate::store::Error,
+    },
+    /// A local file.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the disk said.
+        source: std::io::Error,
+    },
+    /// An object.
+    #[error(transparent)]
+    Blob(#[from] blob::Error),
+}

@@ -1,0 +1,225 @@
+//! What flows through a channel: records, and barriers between them.
+//!
+//! A frame is a batch of elements, one after the other, without a count: `0x01 key value` is a record (both as a varint
+//! length and that many bytes), `0x02 id` (varint) a barrier. Decoding copies nothing (keys and values are slices of the
+//! frame) and allocates no more than the frame's length allows: what a length promises must be there.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::checkpoint::snapshot::CheckpointId;
+
+/// The longest frame of a channel that is accepted, in bytes. Batches are far smaller unless a single record is large.
+pub const MAX_BATCH_BYTES: usize = 1 << 20;
+/// The longest key or value, in bytes.
+pub const MAX_PART_BYTES: usize = MAX_BATCH_BYTES / 4;
+
+const RECORD: u8 = 1;
+const BARRIER: u8 = 2;
+
+/// A key and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Record {
+    /// Decides which subtask gets it.
+    pub key: Bytes,
+    /// Opaque to the stream.
+    pub value: Bytes,
+}
+
+/// One thing in a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// Data.
+    Record(Record),
+    /// The records before it belong to the checkpoint, those after it do not.
+    Barrier(CheckpointId),
+}
+
+/// Bytes that are not elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed batch at byte {at_byte}: {what}")]
+pub struct Malformed {
+    /// Where.
+    pub at_byte: usize,
+    /// What is wrong there.
+    pub what: &'static str,
+}
+
+impl Element {
+    /// Appends the element to a batch.
+    ///
+    /// # Panics
+    /// If a key or value is longer than [`MAX_PART_BYTES`]: operators do not make such.
+    pub fn encode(&self, batch: &mut BytesMut) {
+        match self {
+            Element::Record(record) => {
+                batch.put_u8(RECORD);
+                record.encode(batch);
+            }
+            Element::Barrier(id) => {
+                batch.put_u8(BARRIER);
+                put_varint(batch, id.0);
+            }
+        }
+    }
+}
+
+impl Record {
+    /// Appends key and value, each after its length.
+    ///
+    /// # Panics
+    /// As [`Element::encode`].
+    pub fn encode(&self, out: &mut BytesMut) {
+        for part in [&self.key, &self.value] {
+            assert!(part.len() <= MAX_PART_BYTES, "a key or value of {} bytes", part.len());
+            put_varint(out, part.len() as u64);
+            out.put_slice(part);
+        }
+    }
+}
+
+/// Reads elements or records from bytes that may be anything.
+#[derive(Debug)]
+pub struct Decoder {
+    bytes: Bytes,
+    len: usize,
+}
+
+impl Decoder {
+    /// Of a batch, or of any concatenation of records.
+    pub fn new(bytes: Bytes) -> Decoder {
+        let len = bytes.len();
+        Decoder { bytes, len }
+    }
+
+    /// True if nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn malformed(&self, what: &'static str) -> Malformed {
+        Malformed { at_byte: self.len - self.bytes.len(), what }
+    }
+
+    /// The next element; `None` at the end.
+    ///
+    /// # Errors
+    /// If what follows is not one.
+    pub fn element(&mut self) -> Result<Option<Element>, Malformed> {
+        if self.bytes.is_empty() {
+            return Ok(None);
+        }
+        let at = self.malformed("neither record nor barrier");
+        match self.bytes.get_u8() {
+            RECORD => self.parts().map(|record| Some(Element::Record(record))),
+            BARRIER => Ok(Some(Element::Barrier(CheckpointId(self.varint()?)))),
+            _ => Err(at),
+        }
+    }
+
+    /// The next record without a tag before it; `None` at the end.
+    ///
+    /// # Errors
+    /// If what follows is not one.
+    pub fn record(&mut self) -> Result<Option<Record>, Malformed> {
+        if self.bytes.is_empty() { Ok(None) } else { self.parts().map(Some) }
+    }
+
+    fn parts(&mut self) -> Result<Record, Malformed> {
+        Ok(Record { key: self.part()?, value: self.part()? })
+    }
+
+    fn part(&mut self) -> Result<Bytes, Malformed> {
+        let len = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
+        if len > MAX_PART_BYTES {
+            return Err(self.malformed("a key or value that is too long"));
+        }
+        if len > self.bytes.len() {
+            return Err(self.malformed("a key or value that is cut off"));
+        }
+        Ok(self.bytes.split_to(len))
+    }
+
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            if self.bytes.is_empty() {
+                return Err(self.malformed("a number that is cut off"));
+            }
+            let byte = self.bytes.get_u8();
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(self.malformed("a number of more than 64 bits"))
+    }
+}
+
+fn put_varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn elements() -> impl Strategy<Value = Vec<Element>> {
+        let part = || proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
+        let record = (part(), part()).prop_map(|(key, value)| Element::Record(Record { key, value }));
+        let barrier = any::<u64>().prop_map(|id| Element::Barrier(CheckpointId(id)));
+        proptest::collection::vec(prop_oneof![record, barrier], 0..20)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Vec<Element>, Malformed> {
+        let mut decoder = Decoder::new(Bytes::copy_from_slice(bytes));
+        std::iter::from_fn(|| decoder.element().transpose()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(elements in elements()) {
+            let mut batch = BytesMut::new();
+            elements.iter().for_each(|e| e.encode(&mut batch));
+            prop_assert_eq!(decode(&batch).unwrap(), elements);
+        }
+
+        #[test]
+        fn a_cut_batch_is_refused_or_a_prefix(elements in elements(), cut: proptest::sample::Index) {
+            let mut batch = BytesMut::new();
+            elements.iter().for_each(|e| e.encode(&mut batch));
+            batch.truncate(cut.index(batch.len() + 1));
+            if let Ok(decoded) = decode(&batch) {
+                prop_assert!(elements.starts_with(&decoded));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_safe(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_promised_length_is_not_believed() {
+        assert_eq!(
+            decode(&[RECORD, 0xff, 0xff, 0xff, 0xff, 0x0f]).unwrap_err().what,
+            "a key or value that is too long"
+        );
+        assert_eq!(
+            decode(&[RECORD, 5, 1]).unwrap_err(),
+            Malformed { at_byte: 2, what: "a key or value that is cut off" }
+        );
+        assert_eq!(decode(&[9]).unwrap_err(), Malformed { at_byte: 0, what: "neither record nor barrier" });
+        assert_eq!(decode(&[BARRIER; 12]).unwrap().len(), 6);
+        assert!(decode(&[&[BARRIER][..], &[0xff; 10]].concat()).is_err());
+    }
+}

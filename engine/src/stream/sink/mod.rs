@@ -1,0 +1,96 @@
+//! The sink: output that becomes visible exactly once, by two-phase commit with the checkpoints.
+//!
+//! - **Epoch**: what is emitted between two barriers is one transaction, named after (attempt, task, checkpoint); such a
+//!   name is never used twice in the life of a job.
+//! - **Pre-commit**: at the barrier the transaction is staged as one object, and its handle is part of the checkpoint. A
+//!   transaction that is still open when the next barrier comes (its checkpoint was aborted, or is not yet known to be
+//!   complete) is staged again under that checkpoint: a staged object belongs to *one* checkpoint, which is therefore free
+//!   to delete it when it dies, and a retained checkpoint stays whole.
+//! - **Commit**: when checkpoint n is complete, every transaction of a checkpoint <= n is written to its final name,
+//!   create-if-absent. A name that is taken by the same bytes is committed already.
+//! - **Restore**: every transaction that the checkpoint holds is committed before any input is read; the notification may
+//!   have been lost with the attempt that staged it.
+//!
+//! Committed objects are thus a function of the completed checkpoints alone. Empty epochs leave nothing.
+//!
+//! Who deletes staged objects: the coordinator, together with the other private files of a completed checkpoint when it is
+//! subsumed; the task, those of an aborted checkpoint; the sweeper, what a dead attempt left.
+
+pub mod output;
+pub mod transactions;
+
+pub use output::{OutputError, decode_output};
+
+use bytes::Bytes;
+use cutwater_io::{point, sometimes};
+
+use super::{Error, points};
+use crate::checkpoint::layout::Layout;
+use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkTransaction};
+use crate::cluster::rpc::Attempt;
+use crate::state::blob::{self, Blobs};
+use crate::state::upload::Uploaded;
+use transactions::Transaction;
+
+/// Stages transactions under a checkpoint.
+///
+/// # Errors
+/// If the store goes on failing: the checkpoint is declined, and what was noted in `uploaded` may be deleted.
+pub async fn stage(
+    blobs: &Blobs,
+    layout: &Layout,
+    attempt: Attempt,
+    checkpoint: CheckpointId,
+    transactions: Vec<Transaction>,
+    uploaded: &Uploaded,
+) -> Result<Vec<SinkTransaction>, blob::Error> {
+    point!(points::SINK_BEFORE_STAGE);
+    let mut staged = Vec::with_capacity(transactions.len());
+    for transaction in transactions {
+        sometimes!(points::RESTAGED, transaction.checkpoint < checkpoint);
+        let path = layout.staged(attempt, &format!("{checkpoint}-{}", transaction.id));
+        uploaded.note(&path);
+        let staged_as = blobs.create(&path, transaction.content).await?;
+        staged.push(SinkTransaction { id: transaction.id, staged: staged_as });
+    }
+    point!(points::SINK_AFTER_STAGE);
+    Ok(staged)
+}
+
+/// Commits a transaction; tries until it is done.
+///
+/// # Errors
+/// If its name is taken by other content, which would be a violation of the names' uniqueness.
+pub async fn commit(blobs: &Blobs, layout: &Layout, id: &str, content: Bytes) -> Result<(), Error> {
+    let failed = |source| Error::Output { transaction: id.into(), source };
+    point!(points::SINK_BEFORE_COMMIT);
+    let blobs = blobs.with_retry(blobs.retry().forever());
+    blobs.create(&layout.output(id), content).await.map_err(failed)?;
+    point!(points::SINK_AFTER_COMMIT);
+    Ok(())
+}
+
+/// Commits a transaction of a restored checkpoint, which may have been committed before; tries until it is done.
+///
+/// # Errors
+/// If it was not committed and its staged content is gone or is not what was written: output would be lost.
+pub async fn recommit(blobs: &Blobs, layout: &Layout, transaction: &SinkTransaction) -> Result<(), Error> {
+    let id = transaction.id.as_str();
+    let failed = |source| Error::Output { transaction: id.into(), source };
+    let blobs = blobs.with_retry(blobs.retry().forever());
+    point!(points::SINK_BEFORE_RECOMMIT);
+    let committed = FileHandle { path: layout.output(id), ..transaction.staged.clone() };
+    match blobs.check(&committed).await {
+        Ok(()) => {
+            sometimes!(points::RECOMMIT_FOUND, true);
+            Ok(())
+        }
+        Err(blob::Error::Missing { .. }) => {
+            let content = blobs.read(&transaction.staged).await.map_err(failed)?;
+            commit(&blobs, layout, id, content).await?;
+            sometimes!(points::RECOMMITTED, true);
+            Ok(())
+        }
+        Err(source) => Err(failed(source)),
+    }
+}

@@ -1,0 +1,192 @@
+//! The task of a keyed operator.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cutwater_io::task::JoinError;
+use cutwater_io::{point, sometimes, time};
+use futures::FutureExt;
+
+use super::background::Background;
+use super::{CLOSE_LIMIT, Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
+use crate::checkpoint::snapshot::{CheckpointId, KeyedSnapshot, SubtaskState};
+use crate::state::upload::{self, Uploaded};
+use crate::state::{self, KeyedState, dirs, restore};
+use crate::stream::alignment::Aligner;
+use crate::stream::channel::{Input, Output};
+use crate::stream::operator::KeyedOperator;
+use crate::stream::record::{Element, Record};
+use crate::stream::{Error, points};
+
+pub(super) async fn run(mut context: TaskContext, operator: Box<dyn KeyedOperator>) -> Result<(), Error> {
+    let cancelled = context.cancelled.clone();
+    // Outside of what is cancelled, so that it can be closed.
+    let mut state = None;
+    let result = until_cancelled(cancelled, async {
+        let restored = restore_state(&context).await?;
+        let state = state.insert(restored);
+        let output = context.open_output().await?;
+        let input = context.open_input().await?;
+        context.running();
+        let aligner = Aligner::new(input.channels());
+        let uploads = Background::new();
+        let uploaded = BTreeMap::new();
+        let task =
+            KeyedTask { context, operator, state, input, output, aligner, uploads, uploaded, processed: 0 };
+        task.work().boxed().await
+    })
+    .await;
+    if let Some(state) = state {
+        // A store that does not close in time is dropped, which writes nothing.
+        let _ = time::timeout(CLOSE_LIMIT, state.close().boxed()).await;
+    }
+    result
+}
+
+async fn restore_state(context: &TaskContext) -> Result<KeyedState, Error> {
+    let deployment = &context.deployment;
+    let snapshots = deployment.restore.iter().filter_map(|state| match state {
+        SubtaskState::Keyed(snapshot) => Some(snapshot.clone()),
+        _ => None,
+    });
+    let snapshots: Vec<KeyedSnapshot> = snapshots.collect();
+    let (dir, options) = (&context.dir, context.store.clone());
+    let max = context.graph.max_parallelism;
+    Ok(restore::restore(&context.blobs, dir, options, deployment.range, max, &snapshots).boxed().await?)
+}
+
+struct KeyedTask<'a> {
+    context: TaskContext,
+    operator: Box<dyn KeyedOperator>,
+    state: &'a mut KeyedState,
+    input: Input,
+    output: Output,
+    aligner: Aligner,
+    uploads: Background<Result<KeyedSnapshot, state::Error>>,
+    /// What the uploads that have not ended may have written, and their links.
+    uploaded: BTreeMap<CheckpointId, (Uploaded, PathBuf)>,
+    processed: u32,
+}
+
+enum Happening {
+    Command(Option<Command>),
+    Upload(CheckpointId, Result<Result<KeyedSnapshot, state::Error>, JoinError>),
+    Input(Result<(), Error>),
+}
+
+impl KeyedTask<'_> {
+    async fn work(mut self) -> Result<(), Error> {
+        let mut out = Vec::new();
+        loop {
+            // Commands and uploads have their turn between batches, and whenever a barrier may have changed something.
+            while let Some((channel, element)) = self.input.buffered(|i| self.aligner.is_blocked(i))? {
+                match element {
+                    Element::Record(record) => self.process(record, &mut out).await?,
+                    Element::Barrier(checkpoint) => {
+                        self.barrier(channel, checkpoint).await?;
+                        break;
+                    }
+                }
+            }
+            self.output.flush().await?;
+            match self.next().await {
+                Happening::Command(None) => return Ok(()),
+                Happening::Command(Some(command)) => self.obey(command),
+                Happening::Upload(checkpoint, result) => self.upload_ended(checkpoint, result)?,
+                Happening::Input(result) => result?,
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Happening {
+        let KeyedTask { context, uploads, input, aligner, .. } = self;
+        let buffered = input.has_buffered(|i| aligner.is_blocked(i));
+        let input = async { if buffered { Ok(()) } else { input.wait(|i| aligner.is_blocked(i)).await } };
+        let (command, upload, input) = (context.commands.recv().fuse(), uploads.next().fuse(), input.fuse());
+        futures::pin_mut!(command, upload, input);
+        futures::select_biased! {
+            command = command => Happening::Command(command),
+            (checkpoint, result) = upload => Happening::Upload(checkpoint, result),
+            result = input => Happening::Input(result),
+        }
+    }
+
+    async fn process(&mut self, record: Record, out: &mut Vec<Record>) -> Result<(), Error> {
+        self.operator.process(record, self.state, out).await?;
+        for record in out.drain(..) {
+            self.output.emit(record).await?;
+        }
+        self.processed += 1;
+        if self.processed >= RECORDS_PER_CHARGE {
+            self.processed = 0;
+            time::charge(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    async fn barrier(&mut self, channel: usize, checkpoint: CheckpointId) -> Result<(), Error> {
+        let decision = self.aligner.barrier(channel, checkpoint);
+        if let Some(older) = decision.declined {
+            sometimes!(points::ALIGNMENT_SUPERSEDED, true);
+            self.context.decline(older, format!("superseded by checkpoint {checkpoint}"));
+        }
+        let Some(checkpoint) = decision.snapshot else { return Ok(()) };
+        sometimes!(points::ALIGNED_BLOCKED, self.input.channels() > 1);
+        self.output.barrier(checkpoint).await?;
+        point!(points::BARRIER_SENT);
+        let linked = self.state.link(checkpoint).boxed().await?;
+        let uploaded = Uploaded::default();
+        self.uploaded.insert(checkpoint, (uploaded.clone(), linked.dir.clone()));
+        let (blobs, names) = (self.context.blobs.clone(), self.context.names());
+        let parallel = self.context.parallel_uploads;
+        self.uploads.start(checkpoint, async move {
+            upload::upload(&blobs, &names, &linked, parallel, &uploaded).await
+        });
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            // Barriers come through the input.
+            Command::Trigger(_) => {}
+            Command::Complete(checkpoint) => self.state.complete(checkpoint),
+            Command::Aborted(checkpoint) => {
+                self.aligner.abort(checkpoint);
+                self.state.abort(checkpoint);
+                if let Some((uploaded, links)) = self.uploaded.remove(&checkpoint) {
+                    let blobs = self.context.blobs.clone();
+                    self.uploads.cancel_and(checkpoint, discard(blobs, uploaded, links));
+                }
+            }
+        }
+    }
+
+    /// An upload that ends after its checkpoint was aborted is not heard of here: it was cancelled.
+    fn upload_ended(
+        &mut self,
+        checkpoint: CheckpointId,
+        result: Result<Result<KeyedSnapshot, state::Error>, JoinError>,
+    ) -> Result<(), Error> {
+        let (uploaded, links) = self.uploaded.remove(&checkpoint).expect("noted when the upload began");
+        match result.map_err(|source| Error::Background { checkpoint, source })? {
+            Ok(snapshot) => {
+                self.state.uploaded(checkpoint, &snapshot.shared);
+                self.context.acknowledge(checkpoint, SubtaskState::Keyed(snapshot));
+            }
+            Err(error) => {
+                self.state.abort(checkpoint);
+                self.context.decline(checkpoint, error.to_string());
+                let blobs = self.context.blobs.clone();
+                cutwater_io::task::spawn(discard(blobs, uploaded, links));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Deletes what an upload that was never acknowledged may have left, there and here.
+async fn discard(blobs: state::blob::Blobs, uploaded: Uploaded, links: PathBuf) {
+    uploaded.discard(&blobs).await;
+    dirs::remove(&links).await;
+}

@@ -1,0 +1,240 @@
+//! Tasks: the loops that run the subtasks of a deployment and take their part in checkpoints.
+//!
+//! - [`source`]: reads partitions, and emits a barrier when the coordinator says so.
+//! - [`keyed`]: aligns barriers, processes records, snapshots its store.
+//! - [`sink`]: aligns barriers, stages and commits output.
+//!
+//! Each is one loop over what may happen next: a command, the end of an asynchronous part, an element of the input. An
+//! element is processed to its end before the next thing is looked at, so that barrier and snapshot are atomic with respect
+//! to records. The barrier goes downstream *before* the local snapshot (Flink: `SubtaskCheckpointCoordinatorImpl`), so that
+//! alignment does not wait for disks.
+//!
+//! A task that meets an error ends, and the attempt with it. A task that is cancelled closes its store before [`run`]
+//! returns.
+
+mod background;
+mod keyed;
+mod sink;
+mod source;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cutwater_io::entropy;
+use futures::FutureExt;
+use tokio::sync::{mpsc, watch};
+
+use super::Error;
+use super::channel::{Expected, Input, Output};
+use super::graph::{JobGraph, VertexKind};
+use crate::checkpoint::layout::Layout;
+use crate::checkpoint::snapshot::{CheckpointId, SubtaskState};
+use crate::cluster::rpc::{Attempt, Placement, TaskDeployment, TaskId, ToCoordinator};
+use crate::state::blob::Blobs;
+use crate::state::{key_groups, upload};
+use crate::store;
+
+/// After how many records a millisecond of CPU is charged in the simulation.
+const RECORDS_PER_CHARGE: u32 = 256;
+/// Closing a store after a cancellation may not hold up the next deployment for longer.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the coordinator wants of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Emit the barrier of a checkpoint; for sources.
+    Trigger(CheckpointId),
+    /// The checkpoint is durable.
+    Complete(CheckpointId),
+    /// The checkpoint will never be.
+    Aborted(CheckpointId),
+}
+
+/// Everything a task is given.
+pub struct TaskContext {
+    /// The deployment it belongs to.
+    pub attempt: Attempt,
+    /// What to run, from what.
+    pub deployment: TaskDeployment,
+    /// The job.
+    pub graph: Arc<JobGraph>,
+    /// Where the other tasks are.
+    pub placements: Arc<Vec<Placement>>,
+    /// The job's objects.
+    pub layout: Layout,
+    /// The object store.
+    pub blobs: Blobs,
+    /// Its directory, which nobody else uses.
+    pub dir: PathBuf,
+    /// Of its store.
+    pub store: store::Options,
+    /// Files of one snapshot that are uploaded at the same time.
+    pub parallel_uploads: usize,
+    /// How long to wait for channels.
+    pub channel_patience: Duration,
+    /// The channels into it.
+    pub inputs: Vec<Expected>,
+    /// From the coordinator. Its end is the end of the task.
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    /// To the coordinator.
+    pub events: mpsc::UnboundedSender<ToCoordinator>,
+    /// Becomes true when the task shall end.
+    pub cancelled: watch::Receiver<bool>,
+}
+
+/// Runs a task until it fails or is cancelled. When this returns, its store is closed.
+///
+/// # Errors
+/// What made it fail.
+pub async fn run(context: TaskContext) -> Result<(), Error> {
+    validate(&context)?;
+    // Boxed, here and at the parts of a task: the compiler gives up on the type of the whole.
+    let work = match context.kind() {
+        VertexKind::Source(source) => source::run(context, source).boxed(),
+        VertexKind::Keyed(factory) => keyed::run(context, factory()).boxed(),
+        VertexKind::Sink => sink::run(context).boxed(),
+    };
+    work.await
+}
+
+/// The deployment came over the network, and from a process that may have been built with other queries.
+fn validate(context: &TaskContext) -> Result<(), Error> {
+    let TaskDeployment { task, parallelism, range, restore } = &context.deployment;
+    let wrong = |what: String| Err(Error::Deployment { task: *task, what });
+    let max = context.graph.max_parallelism;
+    let Some(vertex) = context.graph.vertices.get(usize::from(task.vertex)) else {
+        return wrong(format!("the query has {} vertices", context.graph.vertices.len()));
+    };
+    if !(1..=max).contains(parallelism) || task.subtask >= *parallelism {
+        return wrong(format!("subtask {} of {parallelism}, max parallelism {max}", task.subtask));
+    }
+    let is_keyed = matches!(vertex.kind, VertexKind::Keyed(_));
+    if is_keyed && *range != key_groups::range(task.subtask, *parallelism, max) {
+        return wrong(format!("range {range:?} is not that of {} of {parallelism}, max {max}", task.subtask));
+    }
+    let fits = |state: &SubtaskState| {
+        matches!(
+            (&vertex.kind, state),
+            (VertexKind::Source(_), SubtaskState::Source(_))
+                | (VertexKind::Keyed(_), SubtaskState::Keyed(_))
+                | (VertexKind::Sink, SubtaskState::Sink(_))
+        )
+    };
+    match restore.iter().find(|state| !fits(state)) {
+        Some(_) => {
+            wrong(format!("{} is a {:?} and is handed a state of another kind", vertex.uid, vertex.kind))
+        }
+        None => Ok(()),
+    }
+}
+
+impl TaskContext {
+    fn task(&self) -> TaskId {
+        self.deployment.task
+    }
+
+    fn kind(&self) -> VertexKind {
+        self.graph.vertices[usize::from(self.task().vertex)].kind.clone()
+    }
+
+    async fn open_input(&mut self) -> Result<Input, Error> {
+        let inputs = std::mem::take(&mut self.inputs);
+        let input = Input::open(self.task(), inputs, self.channel_patience).await?;
+        if input.channels() == 0 {
+            return Err(Error::Deployment { task: self.task(), what: "no task sends to it".into() });
+        }
+        Ok(input)
+    }
+
+    async fn open_output(&self) -> Result<Output, Error> {
+        let mut edges = Vec::new();
+        for vertex in self.graph.outputs(self.task().vertex) {
+            let channels: Vec<(TaskId, SocketAddr)> = targets(&self.placements, vertex);
+            let in_order = (0u16..).zip(&channels).all(|(i, (task, _))| task.subtask == i);
+            let fits = (1..=usize::from(self.graph.max_parallelism)).contains(&channels.len());
+            if !in_order || !fits {
+                let what = format!("placements of vertex {vertex} are not its subtasks: {channels:?}");
+                return Err(Error::Deployment { task: self.task(), what });
+            }
+            edges.push(channels);
+        }
+        let max_parallelism = self.graph.max_parallelism;
+        Output::open(self.attempt, self.task(), edges, max_parallelism, self.channel_patience).await
+    }
+
+    fn say(&self, event: ToCoordinator) {
+        // The worker has ended if nobody listens, and so will this task.
+        drop(self.events.send(event));
+    }
+
+    fn running(&self) {
+        self.say(ToCoordinator::Running { attempt: self.attempt, task: self.task() });
+    }
+
+    fn acknowledge(&self, checkpoint: CheckpointId, state: SubtaskState) {
+        let (attempt, task) = (self.attempt, self.task());
+        self.say(ToCoordinator::Acknowledge { attempt, checkpoint, task, state });
+    }
+
+    fn decline(&self, checkpoint: CheckpointId, reason: String) {
+        let (attempt, task) = (self.attempt, self.task());
+        self.say(ToCoordinator::Decline { attempt, checkpoint, task, reason });
+    }
+
+    fn names(&self) -> TaskNames {
+        TaskNames { layout: self.layout.clone(), attempt: self.attempt, task: self.task() }
+    }
+}
+
+fn targets(placements: &[Placement], vertex: u16) -> Vec<(TaskId, SocketAddr)> {
+    let of_vertex = placements.iter().filter(|placement| placement.task.vertex == vertex);
+    let mut targets: Vec<_> = of_vertex.map(|placement| (placement.task, placement.data_address)).collect();
+    targets.sort();
+    targets
+}
+
+/// The channels into the tasks of a worker: every subtask of every vertex that sends to theirs.
+pub fn channels_into(
+    graph: &JobGraph,
+    placements: &[Placement],
+    tasks: impl Iterator<Item = TaskId>,
+) -> Vec<(TaskId, TaskId)> {
+    let senders = |to: TaskId| {
+        let vertices = graph.inputs(to.vertex);
+        vertices.flat_map(|vertex| targets(placements, vertex)).map(move |(from, _)| (from, to))
+    };
+    tasks.flat_map(senders).collect()
+}
+
+/// Names for the objects of one task.
+struct TaskNames {
+    layout: Layout,
+    attempt: Attempt,
+    task: TaskId,
+}
+
+impl upload::Names for TaskNames {
+    fn shared(&self) -> String {
+        self.layout.shared(self.attempt, &entropy::uuid("state.shared"))
+    }
+    fn private(&self, checkpoint: CheckpointId) -> String {
+        self.layout.private(checkpoint, self.attempt, self.task, &entropy::uuid("state.private"))
+    }
+}
+
+/// Runs `work` until it ends or the task is cancelled; `Ok` if cancelled.
+async fn until_cancelled(
+    mut cancelled: watch::Receiver<bool>,
+    work: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    let end = async move { drop(cancelled.wait_for(|cancelled| *cancelled).await) };
+    let (end, work) = (end.fuse(), work.fuse());
+    futures::pin_mut!(end, work);
+    futures::select_biased! {
+        () = end => Ok(()),
+        result = work => result,
+    }
+}
