@@ -3,11 +3,12 @@
 //! Scenarios take turns, seed by seed, so that a sweep cut short by time or Ctrl-C has treated them alike. Some plans are
 //! run a second time in another process, and the digests compared.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use cutwater_io::points::Point;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -203,7 +204,12 @@ impl<'a> Sweep<'a> {
             self.print_json(&JsonLine::Summary(&self.campaign));
         } else {
             let paint = Paint::new(colour());
-            self.print(&table::text(&self.campaign, registry.points, paint));
+            // A sweep of one scenario is not measured on what only another can reach.
+            let reachable: BTreeSet<&str> =
+                self.scenarios.iter().flat_map(|s| s.vocabulary().points).map(|p| p.name).collect();
+            let points: Vec<Point> =
+                registry.points.iter().filter(|p| reachable.contains(p.name)).copied().collect();
+            self.print(&table::text(&self.campaign, &points, paint));
         }
     }
 
