@@ -104,6 +104,7 @@ mod faulty {
         for index in 0..world.count("ticker") {
             world.node("ticker", index, move |start| async move {
                 sometimes!(RESTARTED, start.nth > 1);
+                assert_eq!(start.nth > 1, start.died_of.is_some(), "{start:?}");
                 fail_on_node(way, start.nth);
                 loop {
                     time::sleep(tick).await;

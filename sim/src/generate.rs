@@ -278,7 +278,7 @@ impl Frame<'_> {
         }
     }
 
-    /// A crash: half of them at points, a quarter at calls that change the disk, a quarter at times.
+    /// A crash: half of them at points, a quarter at calls that change something durable, a quarter at times.
     fn crash(&self, class: FaultClass, c: &mut dyn Choose) -> (Anchor, Act) {
         let kind = match class {
             FaultClass::ProcessKill => CrashKind::ProcessKill,
@@ -290,7 +290,10 @@ impl Frame<'_> {
             1 => {
                 let fault =
                     if c.chance(500) { SiteFault::CrashAfter(crash) } else { SiteFault::CrashBefore(crash) };
-                let site = *c.pick(sites::DISK_CHANGES);
+                let with_store = self.vocabulary.faults.iter().any(|f| f.name().starts_with("store_"));
+                let stores =
+                    if with_store && c.chance(300) { sites::STORE_CHANGES } else { sites::DISK_CHANGES };
+                let site = *c.pick(stores);
                 (self.site(site, c), Act::Site(fault))
             }
             _ if self.points.is_empty() => (self.at_time(c), Act::Crash { node: self.some_node(c), crash }),

@@ -37,7 +37,7 @@ const STARTED_AGAIN: &str = "CUTWATER_ADDRESSES";
 
 /// Runs whole systems inside a deterministic simulation, breaks them, and proves what was recovered.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "cutwater", version)]
 struct Line {
     #[command(subcommand)]
     command: Option<Verb>,

@@ -3,11 +3,12 @@
 //! Scenarios take turns, seed by seed, so that a sweep cut short by time or Ctrl-C has treated them alike. Some plans are
 //! run a second time in another process, and the digests compared.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use cutwater_io::points::Point;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -66,11 +67,12 @@ pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage
     let out = args.out.as_deref().map(Out::open).transpose()?;
     process::catch_interrupt();
 
-    let mut items = seeds
-        .clone()
-        .filter(|seed| seed % shards == shard)
+    let first = seeds.start.saturating_add((shard + shards - seeds.start % shards) % shards);
+    let total = seeds.end.saturating_sub(first).div_ceil(shards).saturating_mul(scenarios.len() as u64);
+    let stride = usize::try_from(shards).unwrap_or(usize::MAX);
+    let mut items = (first..seeds.end)
+        .step_by(stride)
         .flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
-    let total = items.clone().count() as u64;
     let mut sweep = Sweep {
         args,
         scenarios: scenarios.clone(),
@@ -202,7 +204,12 @@ impl<'a> Sweep<'a> {
             self.print_json(&JsonLine::Summary(&self.campaign));
         } else {
             let paint = Paint::new(colour());
-            self.print(&table::text(&self.campaign, registry.points, paint));
+            // A sweep of one scenario is not measured on what only another can reach.
+            let reachable: BTreeSet<&str> =
+                self.scenarios.iter().flat_map(|s| s.vocabulary().points).map(|p| p.name).collect();
+            let points: Vec<Point> =
+                registry.points.iter().filter(|p| reachable.contains(p.name)).copied().collect();
+            self.print(&table::text(&self.campaign, &points, paint));
         }
     }
 

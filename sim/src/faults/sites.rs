@@ -34,6 +34,9 @@ pub const DISK_CHANGES: &[&str] = &[
     "disk.unlink",
 ];
 
+/// Calls that change what is in the object store.
+pub const STORE_CHANGES: &[&str] = &["objects.put", "objects.delete"];
+
 /// True if `fault` can happen at `site`.
 pub fn allows(site: &str, fault: &SiteFault) -> bool {
     let disk = site.starts_with("disk.");

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use cutwater_io::sim::{Env, Key, NodeId};
+use cutwater_io::sim::{CrashKind, Env, Key, NodeId};
 use futures::channel::{mpsc, oneshot};
 use futures::future::LocalBoxFuture;
 use madsim::runtime::Handle;
@@ -58,8 +58,10 @@ struct State {
     labels: BTreeMap<NodeId, String>,
     /// How often each node was started.
     starts: BTreeMap<NodeId, u64>,
-    /// Died, and not yet started again.
+    /// Died as this incarnation, and not yet started again.
     down: BTreeMap<NodeId, u64>,
+    /// What each node died of the last time.
+    died_of: BTreeMap<NodeId, CrashKind>,
     /// How often each node's process ended by itself.
     exits: BTreeMap<NodeId, u64>,
     /// States that are switched on.
@@ -86,6 +88,8 @@ pub struct Start {
     pub index: u64,
     /// The how many-th start it is, from 1.
     pub nth: u64,
+    /// What the process before this one died of; `None` for the first. One that ended by itself counts as killed.
+    pub died_of: Option<CrashKind>,
 }
 
 impl World {

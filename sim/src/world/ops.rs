@@ -22,9 +22,13 @@ impl Ops {
     }
 
     /// The next operation, once its time has come. Faults that are anchored to it strike as it is returned.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes no operation: a process that dies while it waits leaves it to the next one.
     pub async fn next(&mut self) -> Option<Op> {
+        let at_us = self.left.front()?.at_us;
+        self.world.until(at_us).await;
         let op = self.left.pop_front()?;
-        self.world.until(op.at_us).await;
         self.world.note("op", &format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args));
         for fault in self.world.inner.op_faults.get(&op.id).into_iter().flatten() {
             let order = Order { fault: fault.clone(), passed_by: NodeId(0) };

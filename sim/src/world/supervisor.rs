@@ -47,7 +47,11 @@ impl World {
 
     fn restart_later(&self, node: NodeId, crash: Crash) {
         let incarnation = self.inner.env.incarnation(node);
-        self.state().down.insert(node, incarnation);
+        {
+            let mut state = self.state();
+            state.down.insert(node, incarnation);
+            state.died_of.insert(node, crash.kind);
+        }
         let world = self.clone();
         spawn_local(async move {
             sleep(Duration::from_micros(crash.down_us.into())).await;
@@ -71,14 +75,15 @@ impl World {
 
     /// A node's process starts.
     pub(super) fn started(&self, node: NodeId, index: u64) -> Start {
-        let nth = {
+        let (nth, died_of) = {
             let mut state = self.state();
+            let died_of = state.died_of.get(&node).copied();
             let nth = state.starts.entry(node).or_default();
             *nth += 1;
-            *nth
+            (*nth, died_of)
         };
         self.inner.env.emit(node, "node.start", &nth.to_le_bytes(), || format!("start {nth}"));
-        Start { node, index, nth }
+        Start { node, index, nth, died_of }
     }
 
     /// A node's process ends by itself; never returns.
