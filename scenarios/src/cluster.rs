@@ -90,10 +90,10 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("partitions", "partitions of the source", 3, 1..=6),
         Knob::new("events_per_partition", "records in each", 120, 1..=400),
         Knob::new(
-            "events_per_second",
-            "records due per second in each partition; 0: all at once",
-            40,
-            0..=400,
+            "input_ms",
+            "until the last record is due, in milliseconds; 0: all at once",
+            3000,
+            0..=12_000,
         ),
         Knob::new("max_parallelism", "key groups", 8, 4..=64),
         Knob::new("parallelism", "subtasks of each vertex", 2, 1..=4),
@@ -318,9 +318,13 @@ impl Cluster {
 }
 
 fn job(world: &World) -> JobSpec {
-    let names = ["partitions", "events_per_partition", "events_per_second", "max_parallelism"];
+    let names = ["partitions", "events_per_partition", "max_parallelism"];
     let mut parameters: BTreeMap<String, u64> =
         names.iter().map(|name| ((*name).to_owned(), world.knob(name))).collect();
+    let rate = (world.knob("events_per_partition") * 1000)
+        .checked_div(world.knob("input_ms"))
+        .map_or(0, |rate| rate.max(1));
+    parameters.insert("events_per_second".into(), rate);
     parameters.insert("seed".into(), world.key().draw("bids", &[]).below(1 << 20));
     let query = queries::NAMES[usize::try_from(world.knob("query")).expect("0 or 1")];
     JobSpec { name: JOB.into(), query: query.into(), parameters }
