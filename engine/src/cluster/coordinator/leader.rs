@@ -20,6 +20,10 @@ use crate::cluster::rpc::{Attempt, FromCoordinator};
 
 /// A sweep follows each deployment, and every so many completed checkpoints.
 const COMPLETIONS_PER_SWEEP: u32 = 8;
+/// A sweep comes at least that often, for puts that land when everybody has given them up.
+const SWEEP_INTERVAL_US: u64 = 20_000_000;
+/// Until the next try, when a change of the register was under way.
+const RETRY_SWEEP_US: u64 = 500_000;
 
 pub(super) struct Leader {
     context: Arc<Context>,
@@ -39,6 +43,8 @@ pub(super) struct Leader {
     restart: Option<String>,
     completions: u32,
     sweeping: bool,
+    /// When the next sweep is due.
+    sweep_at_us: u64,
     check_at_us: u64,
     finishing: bool,
     deposed: bool,
@@ -93,6 +99,7 @@ impl Leader {
             restart: None,
             completions: 0,
             sweeping: false,
+            sweep_at_us: now + SWEEP_INTERVAL_US,
             finishing: false,
             deposed: false,
         }
@@ -113,7 +120,9 @@ impl Leader {
         };
         let machine = self.machine.as_ref().and_then(Coordinator::next_deadline_us);
         let silence = self.cluster.next_silence_us(self.context.config.heartbeat_timeout);
-        [stage, machine, silence].into_iter().flatten().min().unwrap_or(u64::MAX / 2).min(self.check_at_us)
+        let sweep = (!self.sweeping).then_some(self.sweep_at_us);
+        let first = [stage, machine, silence, sweep].into_iter().flatten().min();
+        first.unwrap_or(u64::MAX / 2).min(self.check_at_us)
     }
 
     /// Does what time and the last event made possible. False if it leads no more.
@@ -133,6 +142,7 @@ impl Leader {
         }
         self.finish_if_committed();
         self.flush_changes();
+        self.sweep_if_due(now);
         self.deploy_if_possible();
         if now >= self.check_at_us {
             self.check_at_us = now + micros(self.context.config.lease);
@@ -209,7 +219,7 @@ impl Leader {
         }
         self.metadata = io::by_id(loaded);
         if self.stage == Stage::Finished {
-            self.begin_sweep();
+            self.request_sweep();
         }
     }
 
@@ -324,7 +334,7 @@ impl Leader {
         self.execute(decisions, connections);
         self.completions += 1;
         if self.completions.is_multiple_of(COMPLETIONS_PER_SWEEP) {
-            self.begin_sweep();
+            self.request_sweep();
         }
     }
 
@@ -354,7 +364,7 @@ impl Leader {
         }
         let decisions = self.machine().stop();
         self.execute(decisions, connections);
-        self.begin_sweep();
+        self.request_sweep();
     }
 
     /// The attempt is lost: what it was about to complete is aborted, then comes the next.
@@ -436,9 +446,15 @@ impl Leader {
         }
     }
 
-    fn begin_sweep(&mut self) {
-        if !self.sweeping {
+    /// A sweep is worth while now; one that is under way may have looked too early.
+    pub(super) fn request_sweep(&mut self) {
+        self.sweep_at_us = now_us();
+    }
+
+    fn sweep_if_due(&mut self, now: u64) {
+        if !self.sweeping && now >= self.sweep_at_us {
             self.sweeping = true;
+            self.sweep_at_us = now + SWEEP_INTERVAL_US;
             self.spawn(io::list(self.context.clone()));
         }
     }
@@ -455,6 +471,7 @@ impl Leader {
         };
         if machine.is_completing() {
             self.sweeping = false;
+            self.sweep_at_us = now_us() + RETRY_SWEEP_US;
             return;
         }
         let orphans = sweep::orphans(&self.context.layout, &machine.sweep_view(current), &listed);

@@ -119,7 +119,7 @@ impl Leader {
             let jitter = entropy::u64("checkpoint.first");
             self.machine().start(attempt, parallelism, now_us(), jitter);
             self.request_last_if_exhausted();
-            self.begin_sweep();
+            self.request_sweep();
         }
     }
 
