@@ -352,7 +352,7 @@ fn coordinator_config(
         checkpoint: CheckpointConfig {
             interval: ms("interval_ms"),
             min_pause: ms("min_pause_ms"),
-            timeout: ms("timeout_ms"),
+            timeout: ms("timeout_ms") + longest_backlog(world),
             tolerable_failures: u32::try_from(knob("tolerable_failures")).expect("a small number"),
             retained: knob("retained"),
             max_concurrent: knob("max_concurrent"),
@@ -362,6 +362,14 @@ fn coordinator_config(
         slots_wait: Duration::from_millis(500),
         restart_delay: Duration::from_millis(100),
     }
+}
+
+/// How long a barrier may wait behind records when all of them are due at once and each costs a flush of a tiny memtable.
+/// A timeout below that could never be met, and the job would start over for ever.
+fn longest_backlog(world: &World) -> Duration {
+    let records = world.knob("partitions") * world.knob("events_per_partition");
+    Duration::from_millis(records * 3)
+        * u32::try_from(512 / world.knob("write_buffer_bytes").min(512)).expect("at most 2")
 }
 
 fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> WorkerConfig {

@@ -91,6 +91,8 @@ struct Retained {
     id: CheckpointId,
     /// Metadata, private files and staged output.
     files: BTreeSet<String>,
+    /// Files that the registry owns.
+    shared: BTreeSet<String>,
 }
 
 /// A checkpoint under way.
@@ -166,8 +168,10 @@ impl Coordinator {
         retained: &[CheckpointMetadata],
     ) -> Result<Coordinator, RegisterError> {
         assert!(config.retained > 0 && config.max_concurrent > 0, "{config:?}");
-        let retained_files =
-            retained.iter().map(|m| Retained { id: m.id, files: own_files(&layout, m) }).collect();
+        let retained_files = retained
+            .iter()
+            .map(|m| Retained { id: m.id, files: own_files(&layout, m), shared: shared_files(m) })
+            .collect();
         Ok(Coordinator {
             registry: Registry::rebuilt(retained)?,
             retained: retained_files,
@@ -352,7 +356,8 @@ impl Coordinator {
         assert!(pending.phase == Phase::Completing, "{pending:?}");
         let mut files: BTreeSet<String> = pending.states.values().flat_map(own_paths).collect();
         files.insert(self.layout.metadata(id));
-        self.retained.push(Retained { id, files });
+        let shared = pending.states.values().flat_map(shared_paths).collect();
+        self.retained.push(Retained { id, files, shared });
 
         let mut decisions = Vec::new();
         let base_us = us(self.config.min_pause);
@@ -392,12 +397,14 @@ impl Coordinator {
     /// If the register is being changed: what is retained is not certain then.
     pub fn sweep_view(&self, current: Attempt) -> View {
         assert!(self.pending.values().all(|p| p.phase != Phase::Completing), "a completion is under way");
-        let own = self.retained.iter().flat_map(|retained| &retained.files);
+        let own = self.retained.iter().flat_map(|retained| retained.files.iter().chain(&retained.shared));
+        // While tasks run, what only an aborted checkpoint registered may still be referenced by the next one; later never.
+        let registered = self.run.as_ref().map(|_| self.registry.entries().keys());
         View {
             current,
             next_id: CheckpointId(self.next_id),
             pending: self.pending.keys().copied().collect(),
-            referenced: own.chain(self.registry.entries().keys()).cloned().collect(),
+            referenced: own.chain(registered.into_iter().flatten()).cloned().collect(),
         }
     }
 
@@ -586,6 +593,14 @@ impl Coordinator {
 
 fn us(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+}
+
+fn shared_files(metadata: &CheckpointMetadata) -> BTreeSet<String> {
+    metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks).flat_map(shared_paths).collect()
+}
+
+fn shared_paths(state: &SubtaskState) -> impl Iterator<Item = String> {
+    state.shared_files().map(|handle| handle.path.clone())
 }
 
 fn own_paths(state: &SubtaskState) -> impl Iterator<Item = String> {
