@@ -11,3 +11,13 @@ fn check(scenario: &str, seeds: u64) {
 fn store() {
     check("store", 100);
 }
+
+#[test]
+fn checkpoint() {
+    check("checkpoint", 100);
+}
+
+#[test]
+fn restore() {
+    check("restore", 100);
+}

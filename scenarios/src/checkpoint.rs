@@ -49,7 +49,7 @@ impl Scenario for CheckpointScenario {
                 ),
             ],
             knobs: cluster::knobs(),
-            points: cutwater_engine::points::all(),
+            points: cluster::points(),
             classes: vec![
                 "table",
                 "manifest",

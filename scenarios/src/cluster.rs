@@ -28,6 +28,7 @@ use cutwater_engine::store::{self, Options};
 use cutwater_engine::stream::graph::VertexKind;
 use cutwater_engine::stream::queries::{self, bid_counts};
 use cutwater_engine::stream::sink::decode_output;
+use cutwater_io::points::{Kind, Point};
 use cutwater_io::sim::objects::ObjectChange;
 use cutwater_io::sim::{Crash, CrashKind, NodeId, Survivors};
 use cutwater_io::{objects, time};
@@ -73,6 +74,16 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
 
 /// The faults that a cluster must survive.
 pub(crate) const FAULTS: &[FaultClass] = FaultClass::ALL;
+
+/// The points of a cluster: of the store only those that one without a log can pass.
+pub(crate) fn points() -> Vec<Point> {
+    let needs_a_log = |point: &Point| point.kind == Kind::Sometimes || point.name == "store.recovery.table_written";
+    let store = cutwater_engine::store::points::ALL.iter().copied().filter(|point| !needs_a_log(point));
+    let others = cutwater_engine::points::all().into_iter().filter(|point| !point.name.starts_with("store."));
+    let mut points: Vec<Point> = others.chain(store).collect();
+    points.sort();
+    points
+}
 
 /// Kinds of nodes.
 pub(crate) fn roles() -> Vec<Role> {

@@ -30,7 +30,7 @@ fn points() -> Vec<Point> {
             .iter()
             .any(|prefix| point.name.starts_with(prefix))
     };
-    let mut points: Vec<Point> = cutwater_engine::points::all()
+    let mut points: Vec<Point> = cluster::points()
         .into_iter()
         .filter(|p| p.kind == Kind::Sometimes || restoring(p))
         .collect();
