@@ -9,9 +9,10 @@ use std::time::Duration;
 use cutwater_engine::checkpoint::assign::{VertexKind, VertexPlan};
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
 use cutwater_engine::checkpoint::layout::{Layout, Object};
-use cutwater_engine::checkpoint::log::Status;
-use cutwater_engine::checkpoint::read::{load_job_state, load_metadata, verify_files};
+use cutwater_engine::checkpoint::log::{JobState, Outcome, Record, Status};
+use cutwater_engine::checkpoint::read::{load_job_state, load_metadata, newest_record, verify_files};
 use cutwater_engine::checkpoint::snapshot::*;
+use cutwater_engine::checkpoint::write::append;
 use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{CoordinatorConfig, run};
 use cutwater_engine::cluster::rpc::*;
@@ -330,6 +331,11 @@ impl Test {
 #[tokio::test]
 async fn deploys_checkpoints_restores_rescales_and_finishes() {
     let test = Test::new(1).await;
+    // What somebody left behind.
+    for orphan in ["job/shared/0-7/x", "job/sink/staged/0-7/x", "job/chk-0/_metadata", "job/chk-1/0-7-1-0-x"]
+    {
+        test.store.put(&objects::Path::from(orphan), "x".into()).await.unwrap();
+    }
     let _coordinator = test.coordinator(0);
     let _first = test.worker("a");
     let second = test.worker("b");
@@ -399,4 +405,82 @@ async fn another_candidate_takes_over_and_ids_still_grow() {
     let last = test.until("third epoch", |s| s.epoch == 3 && s.phase == JobPhase::Running).await;
     test.until_checkpoint(last.latest_checkpoint).await;
     test.finish().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_somebody_deposed_completes_nothing_more() {
+    let test = Test::new(1).await;
+    let _coordinator = test.coordinator(0);
+    let _worker = test.worker("a");
+    let status = test.until_checkpoint(None).await;
+    // Another takes over, and is never heard of again.
+    let layout = Layout::new("job").unwrap();
+    let foreign = loop {
+        let previous = newest_record(&*test.store, &layout).await.unwrap().unwrap();
+        let state = JobState::taken_over(Some(&previous.state), "127.0.0.1:1".parse().unwrap(), 16, 8, 2);
+        let record = Record { version: previous.version + 1, writer: "test".into(), state };
+        if append(&*test.store, &layout, record.clone()).await == Outcome::Landed {
+            break record;
+        }
+    };
+    let latest = foreign.state.latest().map(|latest| latest.id);
+    assert!(latest >= status.latest_checkpoint);
+    time::sleep(150 * MS).await;
+    let truth = newest_record(&*test.store, &layout).await.unwrap().unwrap();
+    assert_eq!(truth, foreign, "within the lease nobody changes the register any more");
+    let completed = |seen: &Seen| seen.completed.iter().map(|(_, id)| *id).max();
+    assert!(
+        completed(&test.seen.lock().unwrap()) <= latest,
+        "nothing was called complete that is not in the register"
+    );
+
+    let after = test.until("third epoch", |s| s.epoch == 3 && s.phase == JobPhase::Running).await;
+    test.until_checkpoint(after.latest_checkpoint).await;
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_lost_a_file_is_never_passed_over() {
+    let test = Test::new(1).await;
+    let coordinator = test.coordinator(0);
+    let worker = test.worker("a");
+    test.until_checkpoint(Some(CheckpointId(2))).await;
+    drop((worker, coordinator));
+    time::sleep(100 * MS).await;
+    let state = load_job_state(&*test.store, "job").await.unwrap().unwrap();
+    assert_eq!(state.retained.len(), 2, "there is an older one to fall back to");
+    let metadata = load_metadata(&*test.store, state.latest().unwrap()).await.unwrap();
+    let states = metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks);
+    let lost = states.flat_map(|state| state.shared_files()).last().unwrap().clone();
+    let path = objects::Path::from(lost.path.as_str());
+    test.store.delete(&path).await.unwrap();
+    let deployed = test.seen.lock().unwrap().deployed.len();
+
+    let _coordinator = test.coordinator(0);
+    let _worker = test.worker("a");
+    test.until("a leader", |s| s.epoch == 2).await;
+    time::sleep(500 * MS).await;
+    assert_eq!(test.seen.lock().unwrap().deployed.len(), deployed, "nothing starts");
+    test.store.put(&path, "x".into()).await.unwrap();
+    test.until_checkpoint(state.latest().map(|latest| latest.id)).await;
+    test.finish().await;
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused_at_once() {
+    let test = Test::new(1).await;
+    let good = config("c", test.candidates[0], &test.url);
+    let said = |config: CoordinatorConfig| async { run(config).await.unwrap_err().to_string() };
+    let url = said(CoordinatorConfig { objects_url: "nfs://x".into(), ..good.clone() }).await;
+    assert!(url.starts_with("nfs://x: "), "{url}");
+    let name = JobSpec { name: "a/b".into(), ..job() };
+    assert!(said(CoordinatorConfig { job: name, ..good.clone() }).await.contains("a/b"));
+    assert!(said(CoordinatorConfig { parallelism: 9, ..good.clone() }).await.contains("parallelism"));
+
+    let coordinator = test.coordinator(0);
+    test.until("a leader", |s| s.epoch == 1).await;
+    drop(coordinator);
+    time::sleep(50 * MS).await;
+    let other = said(CoordinatorConfig { max_parallelism: 16, ..good }).await;
+    assert_eq!(other, "job job has 8 key groups, configured are 16");
 }

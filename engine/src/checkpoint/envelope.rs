@@ -1,8 +1,11 @@
 //! The envelope of everything the coordinator writes: magic, format version, body, CRC-32C.
 //!
 //! ```text
-//! magic: 4 bytes | format version: u16 LE | body: postcard | CRC-32C of all before: u32 LE
+//! magic: 4 bytes | format version: u16 LE | body: postcard | masked CRC-32C of all before: u32 LE
 //! ```
+//!
+//! The checksum is masked as RocksDB masks its own: bytes that end with their plain CRC all have the same CRC, and the
+//! checksum that a [`super::snapshot::FileHandle`] holds of the whole object would tell nothing apart.
 //!
 //! Bytes that come back from a store are hostile until the checksum says otherwise, and no further trusted than that:
 //! a length inside the body never allocates more than the bytes that are there.
@@ -56,8 +59,13 @@ pub(super) fn seal<T: Serialize>(magic: [u8; 4], value: &T) -> Bytes {
     bytes.extend(FORMAT_VERSION.to_le_bytes());
     let mut bytes = postcard::to_extend(value, bytes)
         .expect("the values of this module hold nothing that cannot be encoded");
-    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes.extend(masked_crc32c(&bytes).to_le_bytes());
     bytes.into()
+}
+
+/// RocksDB's mask (`util/crc32c.h`).
+pub(super) fn masked_crc32c(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// Unwraps a value.
@@ -71,7 +79,7 @@ pub(super) fn open<T: DeserializeOwned>(magic: [u8; 4], bytes: &[u8]) -> Result<
         return Err(Malformed::Magic);
     }
     let found = u32::from_le_bytes(trailer.try_into().expect("split at four bytes"));
-    let computed = crc32c::crc32c(covered);
+    let computed = masked_crc32c(covered);
     if found != computed {
         return Err(Malformed::Checksum { found, computed });
     }

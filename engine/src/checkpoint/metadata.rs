@@ -202,7 +202,7 @@ mod tests {
             let mut bytes = Vec::from(MAGIC);
             bytes.extend(1u16.to_le_bytes());
             bytes.extend(body);
-            bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+            bytes.extend(envelope::masked_crc32c(&bytes).to_le_bytes());
             if let Ok(metadata) = decode(&bytes, "p") {
                 valid(&metadata, &example().1);
             }

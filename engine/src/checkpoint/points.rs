@@ -1,4 +1,4 @@
-//! Points of this module; see [`cutwater_io::points`].
+//! Points of this module; see [`mod@cutwater_io::points`].
 
 cutwater_io::points! {
     point BEFORE_METADATA = "checkpoint.before_metadata": "all tasks have acknowledged; nothing is written yet";

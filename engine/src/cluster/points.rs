@@ -1,4 +1,4 @@
-//! Points of this module; see [`cutwater_io::points`].
+//! Points of this module; see [`mod@cutwater_io::points`].
 
 cutwater_io::points! {
     point TASKS_ENDED = "worker.tasks_ended": "the tasks of an attempt have ended, others may be about to start";

@@ -53,6 +53,7 @@ pub(super) struct Cluster {
 impl Cluster {
     /// A worker says hello. True if it replaces one whose tasks are lost thereby.
     pub fn hello(&mut self, name: String, worker: Worker) -> bool {
+        self.workers.retain(|other, known| *other == name || known.connection != worker.connection);
         let replaced = self.workers.insert(name, worker);
         replaced.is_some_and(|old| self.runs_on(old.connection))
     }

@@ -1,5 +1,7 @@
 //! A leader: the state of one term, and the execution of what the machines decide.
 
+mod messages;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -7,14 +9,14 @@ use cutwater_io::task::AbortOnDrop;
 use cutwater_io::{entropy, reachable, sometimes, time};
 
 use super::connections::{ConnectionId, Connections};
-use super::deployment::{Cluster, Worker};
+use super::deployment::Cluster;
 use super::io::{self, Fact};
 use super::{Context, now_us, points};
-use crate::checkpoint::coordinator::{Acknowledged, Coordinator, Decision, ID_BLOCK};
+use crate::checkpoint::coordinator::{Coordinator, Decision, ID_BLOCK};
 use crate::checkpoint::log::{Change, JobState, Outcome, Record, Status};
 use crate::checkpoint::snapshot::{CheckpointId, CheckpointMetadata};
 use crate::checkpoint::{points as checkpoint_points, sweep};
-use crate::cluster::rpc::{Attempt, FromCoordinator, JobPhase, JobStatus, TaskId, ToCoordinator};
+use crate::cluster::rpc::{Attempt, FromCoordinator};
 
 /// A sweep follows each deployment, and every so many completed checkpoints.
 const COMPLETIONS_PER_SWEEP: u32 = 8;
@@ -176,78 +178,6 @@ impl Leader {
         true
     }
 
-    /// Takes in a message.
-    pub fn message(&mut self, from: ConnectionId, message: ToCoordinator, connections: &mut Connections) {
-        let now = now_us();
-        self.cluster.heard(from, now);
-        match message {
-            ToCoordinator::Hello { worker, data_address, slots, epoch_seen, .. } => {
-                if epoch_seen > self.state.epoch {
-                    // Not believed, but looked into.
-                    self.check_at_us = now;
-                    connections.send(from, &FromCoordinator::NotLeader { leader: None });
-                    connections.close(from);
-                    return;
-                }
-                self.hello(
-                    from,
-                    worker,
-                    Worker { connection: from, data_address, slots, last_heard_us: now },
-                    connections,
-                );
-            }
-            ToCoordinator::Heartbeat => {}
-            ToCoordinator::Ping => {
-                let stuck = |flight: &Flight| now - flight.since_us > micros(self.context.config.lease);
-                if !self.in_flight.as_ref().is_some_and(stuck) {
-                    connections.send(from, &FromCoordinator::Pong { epoch: self.state.epoch });
-                }
-            }
-            ToCoordinator::GetStatus => {
-                connections.send(from, &FromCoordinator::Status(self.status()));
-            }
-            ToCoordinator::Rescale { parallelism } => self.rescale(from, parallelism, connections),
-            ToCoordinator::TriggerCheckpoint => {
-                let taken = self.machine.as_mut().is_some_and(|machine| machine.request("requested".into()));
-                let refused = || FromCoordinator::Refused { reason: "not all tasks run".into() };
-                let answer = if taken { FromCoordinator::Accepted } else { refused() };
-                connections.send(from, &answer);
-            }
-            ToCoordinator::Running { attempt, task } => self.running(from, attempt, task),
-            ToCoordinator::Acknowledge { attempt, checkpoint, task, state } => {
-                if self.runs(from, attempt, task) {
-                    let (outcome, decisions) =
-                        self.machine().acknowledge(attempt, checkpoint, task, state, unix_ms());
-                    if let Acknowledged::Refused(reason) = outcome {
-                        tracing::warn!(%checkpoint, reason, "acknowledgement refused");
-                    }
-                    self.execute(decisions, connections);
-                }
-            }
-            ToCoordinator::Decline { attempt, checkpoint, task, reason } => {
-                if self.runs(from, attempt, task) {
-                    let decisions =
-                        self.machine().decline(attempt, checkpoint, &format!("{task} declined: {reason}"));
-                    self.execute(decisions, connections);
-                }
-            }
-            ToCoordinator::Failed { attempt, task, reason } => {
-                if self.runs(from, attempt, task) {
-                    self.restart.get_or_insert(format!("{task} failed: {reason}"));
-                }
-            }
-            ToCoordinator::Exhausted { attempt, task } => self.exhausted(from, attempt, task),
-            ToCoordinator::Committed { attempt, checkpoint, task } => {
-                if self.runs(from, attempt, task)
-                    && let Some(current) = self.cluster.current_mut(attempt)
-                {
-                    let newest = current.committed.entry(task).or_insert(checkpoint);
-                    *newest = checkpoint.max(*newest);
-                }
-            }
-        }
-    }
-
     fn machine(&mut self) -> &mut Coordinator {
         self.machine
             .as_mut()
@@ -283,76 +213,9 @@ impl Leader {
         }
     }
 
-    fn hello(&mut self, from: ConnectionId, name: String, worker: Worker, connections: &mut Connections) {
-        connections.send(from, &FromCoordinator::Welcome { epoch: self.state.epoch });
-        if self.cluster.hello(name.clone(), worker) {
-            self.restart.get_or_insert(format!("worker {name} came back"));
-        }
-        match &mut self.stage {
-            Stage::Finished => {
-                let attempt = Attempt { epoch: self.state.epoch, number: self.attempts };
-                connections.send(from, &FromCoordinator::Finish { attempt });
-            }
-            // More may follow.
-            Stage::Waiting { settled_us, .. } => {
-                *settled_us = now_us() + micros(self.context.config.slots_wait)
-            }
-            Stage::Verifying | Stage::Deployed => {}
-        }
-    }
-
     fn worker_lost(&mut self, connection: ConnectionId, how: &str) {
         if self.cluster.lost(connection) {
             self.restart.get_or_insert(format!("a worker {how}"));
-        }
-    }
-
-    /// True if the task is one of the attempt, and the message comes from where it runs.
-    fn runs(&self, from: ConnectionId, attempt: Attempt, task: TaskId) -> bool {
-        let current = self.cluster.current().filter(|current| current.attempt == attempt);
-        current.is_some_and(|current| current.workers.get(&task) == Some(&from))
-    }
-
-    fn running(&mut self, from: ConnectionId, attempt: Attempt, task: TaskId) {
-        if !self.runs(from, attempt, task) {
-            return;
-        }
-        let Some(current) = self.cluster.current_mut(attempt) else { return };
-        if current.running.insert(task) && current.running.len() == current.workers.len() {
-            let parallelism = current.parallelism;
-            let jitter = entropy::u64("checkpoint.first");
-            self.machine().start(attempt, parallelism, now_us(), jitter);
-            self.request_last_if_exhausted();
-            self.begin_sweep();
-        }
-    }
-
-    fn exhausted(&mut self, from: ConnectionId, attempt: Attempt, task: TaskId) {
-        if self.runs(from, attempt, task) {
-            if let Some(current) = self.cluster.current_mut(attempt) {
-                current.exhausted.insert(task);
-            }
-            self.request_last_if_exhausted();
-        }
-    }
-
-    /// A source may be exhausted before another task runs: then this waits for it.
-    fn request_last_if_exhausted(&mut self) {
-        let plan = &self.context.config.plan;
-        if self.cluster.current().is_some_and(|current| current.phase(plan) == JobPhase::Finishing) {
-            self.machine().request_last();
-        }
-    }
-
-    fn rescale(&mut self, from: ConnectionId, parallelism: u16, connections: &mut Connections) {
-        let max = self.state.max_parallelism;
-        if parallelism == 0 || parallelism > max {
-            let reason = format!("parallelism {parallelism} is not from 1 to {max}");
-            connections.send(from, &FromCoordinator::Refused { reason });
-        } else if self.stage == Stage::Finished {
-            connections.send(from, &FromCoordinator::Refused { reason: "the job is finished".into() });
-        } else {
-            self.changes.push_back((Change::Rescale { parallelism }, Some(from)));
         }
     }
 
@@ -597,25 +460,6 @@ impl Leader {
         let orphans = sweep::orphans(&self.context.layout, &machine.sweep_view(current), &listed);
         sometimes!(checkpoint_points::SWEPT, !orphans.is_empty());
         self.spawn(io::sweep(self.context.clone(), orphans, self.version));
-    }
-
-    fn status(&self) -> JobStatus {
-        let current = self.cluster.current();
-        let phase = match (self.stage, current) {
-            (Stage::Finished, _) => JobPhase::Finished,
-            (_, Some(current)) => current.phase(&self.context.config.plan),
-            (_, None) => JobPhase::Waiting,
-        };
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        JobStatus {
-            epoch: self.state.epoch,
-            attempt: Attempt { epoch: self.state.epoch, number: self.attempts },
-            phase,
-            running_tasks: count(current.map_or(0, |current| current.running.len())),
-            total_tasks: count(current.map_or(0, |current| current.workers.len())),
-            latest_checkpoint: self.state.latest().map(|latest| latest.id),
-            parallelism: current.map_or(0, |current| current.parallelism),
-        }
     }
 }
 

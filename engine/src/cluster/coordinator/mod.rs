@@ -184,8 +184,8 @@ impl Process {
 
     async fn run(mut self, mut queue: mpsc::Receiver<Event>) -> Result<(), Error> {
         loop {
-            // At least a millisecond: a deadline that was not dealt with must not become a loop.
-            let wait = self.next_deadline_us().saturating_sub(now_us()).max(1_000);
+            // At least a millisecond: a deadline that was not dealt with must not become a loop. At most an hour, for timers.
+            let wait = self.next_deadline_us().saturating_sub(now_us()).clamp(1_000, 3_600_000_000);
             match time::timeout(Duration::from_micros(wait), queue.recv()).await {
                 Ok(Some(event)) => self.take(event)?,
                 Ok(None) => unreachable!("the context holds a sender"),
@@ -250,10 +250,11 @@ impl Process {
 
     fn fact(&mut self, fact: Fact) -> Result<(), Error> {
         match (&mut self.role, fact) {
-            (Role::Candidate { .. }, Fact::Observed(observation)) => self.observed(observation)?,
+            (Role::Candidate { .. }, Fact::Observed(observation)) => return self.observed(observation),
             (Role::TakingOver { .. }, Fact::Appended(outcome)) => self.taken_over(outcome),
             (Role::Leader(leader), fact) => {
-                if !leader.fact(fact, &mut self.connections) {
+                let leads = leader.fact(fact, &mut self.connections);
+                if !leads {
                     self.step_down();
                 }
             }

@@ -1,0 +1,173 @@
+//! What a leader does with the messages of workers, users and candidates.
+//!
+//! A message about a task counts only if the task is one of the current attempt and the message comes from where it runs.
+
+use cutwater_io::entropy;
+
+use super::{Flight, Leader, Stage, micros, unix_ms};
+use crate::checkpoint::coordinator::Acknowledged;
+use crate::checkpoint::log::Change;
+use crate::cluster::coordinator::connections::{ConnectionId, Connections};
+use crate::cluster::coordinator::deployment::Worker;
+use crate::cluster::coordinator::now_us;
+use crate::cluster::rpc::{Attempt, FromCoordinator, JobPhase, JobStatus, TaskId, ToCoordinator};
+
+impl Leader {
+    /// Takes in a message.
+    pub fn message(&mut self, from: ConnectionId, message: ToCoordinator, connections: &mut Connections) {
+        let now = now_us();
+        self.cluster.heard(from, now);
+        match message {
+            ToCoordinator::Hello { worker, data_address, slots, epoch_seen, .. } => {
+                if epoch_seen > self.state.epoch {
+                    // Not believed, but looked into.
+                    self.check_at_us = now;
+                    connections.send(from, &FromCoordinator::NotLeader { leader: None });
+                    connections.close(from);
+                    return;
+                }
+                self.hello(
+                    from,
+                    worker,
+                    Worker { connection: from, data_address, slots, last_heard_us: now },
+                    connections,
+                );
+            }
+            ToCoordinator::Heartbeat => {}
+            ToCoordinator::Ping => {
+                let stuck = |flight: &Flight| now - flight.since_us > micros(self.context.config.lease);
+                if !self.in_flight.as_ref().is_some_and(stuck) {
+                    connections.send(from, &FromCoordinator::Pong { epoch: self.state.epoch });
+                }
+            }
+            ToCoordinator::GetStatus => {
+                connections.send(from, &FromCoordinator::Status(self.status()));
+            }
+            ToCoordinator::Rescale { parallelism } => self.rescale(from, parallelism, connections),
+            ToCoordinator::TriggerCheckpoint => {
+                let taken = self.machine.as_mut().is_some_and(|machine| machine.request("requested".into()));
+                let refused = || FromCoordinator::Refused { reason: "not all tasks run".into() };
+                let answer = if taken { FromCoordinator::Accepted } else { refused() };
+                connections.send(from, &answer);
+            }
+            ToCoordinator::Running { attempt, task } => self.running(from, attempt, task),
+            ToCoordinator::Acknowledge { attempt, checkpoint, task, state } => {
+                if self.runs(from, attempt, task) {
+                    let (outcome, decisions) =
+                        self.machine().acknowledge(attempt, checkpoint, task, state, unix_ms());
+                    if let Acknowledged::Refused(reason) = outcome {
+                        tracing::warn!(%checkpoint, reason, "acknowledgement refused");
+                    }
+                    self.execute(decisions, connections);
+                }
+            }
+            ToCoordinator::Decline { attempt, checkpoint, task, reason } => {
+                if self.runs(from, attempt, task) {
+                    let decisions =
+                        self.machine().decline(attempt, checkpoint, &format!("{task} declined: {reason}"));
+                    self.execute(decisions, connections);
+                }
+            }
+            ToCoordinator::Failed { attempt, task, reason } => {
+                if self.runs(from, attempt, task) {
+                    self.restart.get_or_insert(format!("{task} failed: {reason}"));
+                }
+            }
+            ToCoordinator::Exhausted { attempt, task } => self.exhausted(from, attempt, task),
+            ToCoordinator::Committed { attempt, checkpoint, task } => {
+                if self.runs(from, attempt, task)
+                    && let Some(current) = self.cluster.current_mut(attempt)
+                {
+                    let newest = current.committed.entry(task).or_insert(checkpoint);
+                    *newest = checkpoint.max(*newest);
+                }
+            }
+        }
+    }
+
+    fn hello(&mut self, from: ConnectionId, name: String, worker: Worker, connections: &mut Connections) {
+        connections.send(from, &FromCoordinator::Welcome { epoch: self.state.epoch });
+        if self.cluster.hello(name.clone(), worker) {
+            self.restart.get_or_insert(format!("worker {name} came back"));
+        }
+        match &mut self.stage {
+            Stage::Finished => {
+                let attempt = Attempt { epoch: self.state.epoch, number: self.attempts };
+                connections.send(from, &FromCoordinator::Finish { attempt });
+            }
+            // More may follow.
+            Stage::Waiting { settled_us, .. } => {
+                *settled_us = now_us() + micros(self.context.config.slots_wait)
+            }
+            Stage::Verifying | Stage::Deployed => {}
+        }
+    }
+
+    /// True if the task is one of the attempt, and the message comes from where it runs.
+    fn runs(&self, from: ConnectionId, attempt: Attempt, task: TaskId) -> bool {
+        let current = self.cluster.current().filter(|current| current.attempt == attempt);
+        current.is_some_and(|current| current.workers.get(&task) == Some(&from))
+    }
+
+    fn running(&mut self, from: ConnectionId, attempt: Attempt, task: TaskId) {
+        if !self.runs(from, attempt, task) {
+            return;
+        }
+        let Some(current) = self.cluster.current_mut(attempt) else { return };
+        if current.running.insert(task) && current.running.len() == current.workers.len() {
+            let parallelism = current.parallelism;
+            let jitter = entropy::u64("checkpoint.first");
+            self.machine().start(attempt, parallelism, now_us(), jitter);
+            self.request_last_if_exhausted();
+            self.begin_sweep();
+        }
+    }
+
+    fn exhausted(&mut self, from: ConnectionId, attempt: Attempt, task: TaskId) {
+        if self.runs(from, attempt, task) {
+            if let Some(current) = self.cluster.current_mut(attempt) {
+                current.exhausted.insert(task);
+            }
+            self.request_last_if_exhausted();
+        }
+    }
+
+    /// A source may be exhausted before another task runs: then this waits for it.
+    fn request_last_if_exhausted(&mut self) {
+        let plan = &self.context.config.plan;
+        if self.cluster.current().is_some_and(|current| current.phase(plan) == JobPhase::Finishing) {
+            self.machine().request_last();
+        }
+    }
+
+    fn rescale(&mut self, from: ConnectionId, parallelism: u16, connections: &mut Connections) {
+        let max = self.state.max_parallelism;
+        if parallelism == 0 || parallelism > max {
+            let reason = format!("parallelism {parallelism} is not from 1 to {max}");
+            connections.send(from, &FromCoordinator::Refused { reason });
+        } else if self.stage == Stage::Finished {
+            connections.send(from, &FromCoordinator::Refused { reason: "the job is finished".into() });
+        } else {
+            self.changes.push_back((Change::Rescale { parallelism }, Some(from)));
+        }
+    }
+
+    fn status(&self) -> JobStatus {
+        let current = self.cluster.current();
+        let phase = match (self.stage, current) {
+            (Stage::Finished, _) => JobPhase::Finished,
+            (_, Some(current)) => current.phase(&self.context.config.plan),
+            (_, None) => JobPhase::Waiting,
+        };
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        JobStatus {
+            epoch: self.state.epoch,
+            attempt: Attempt { epoch: self.state.epoch, number: self.attempts },
+            phase,
+            running_tasks: count(current.map_or(0, |current| current.running.len())),
+            total_tasks: count(current.map_or(0, |current| current.workers.len())),
+            latest_checkpoint: self.state.latest().map(|latest| latest.id),
+            parallelism: current.map_or(0, |current| current.parallelism),
+        }
+    }
+}
