@@ -5,13 +5,20 @@
 
 use std::path::Path;
 
+use cutwater_io::sim::disk::Personality;
+use cutwater_sim::faults::Devices;
+use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::Scenario;
 
+pub mod checkpoint;
+mod cluster;
 pub mod oracle;
+pub mod restore;
 pub mod store;
 
 /// Every scenario, in the order in which they are listed.
-pub const ALL: &[&dyn Scenario] = &[&store::StoreScenario];
+pub const ALL: &[&dyn Scenario] =
+    &[&store::StoreScenario, &checkpoint::CheckpointScenario, &restore::RestoreScenario];
 
 /// What a path is to the engine: the classes that faults can be anchored to.
 pub(crate) fn classify(path: &Path) -> &'static str {
@@ -21,6 +28,29 @@ pub(crate) fn classify(path: &Path) -> &'static str {
         Some((_, "sst")) => "table",
         _ if name.starts_with("MANIFEST-") => "manifest",
         _ if name == "CURRENT" || name.ends_with(".dbtmp") => "current",
+        _ => class_of_object(path),
+    }
+}
+
+/// Objects are told apart by the directory below the job.
+fn class_of_object(path: &Path) -> &'static str {
+    let mut parts = path.iter().filter_map(|part| part.to_str()).skip(1);
+    match parts.next() {
+        Some("log") => "register",
+        Some("shared") => "shared",
+        Some("sink" | "out") => "sink",
+        Some(part) if part.starts_with("chk-") => "checkpoint",
         _ => "other",
     }
+}
+
+/// How the disks of a plan behave; every scenario has these knobs or their defaults.
+pub(crate) fn devices(plan: &Plan) -> Devices {
+    let knob = |name: &str, default| plan.knobs.get(name).copied().unwrap_or(default);
+    let mut devices = Devices::default();
+    devices.disk.personality =
+        if knob("posix_min", 1) == 1 { Personality::PosixMin } else { Personality::Ext4Ordered };
+    devices.disk.sector_bytes = if knob("small_sectors", 0) == 1 { 512 } else { 4096 };
+    devices.disk.stale_tail = knob("stale_tail", 0) == 1;
+    devices
 }

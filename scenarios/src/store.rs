@@ -29,10 +29,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cutwater_engine::store::{Error, Options, Store, WriteBatch, WriteOptions};
-use cutwater_io::sim::disk::Personality;
 use cutwater_io::{fs, time};
-use cutwater_sim::faults::FaultClass;
-use cutwater_sim::faults::deliver::Devices;
+use cutwater_sim::faults::{Devices, FaultClass};
 use cutwater_sim::plan::{Op, Plan};
 use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
 use cutwater_sim::vocabulary::{Knob, Role, Verb, Vocabulary};
@@ -65,7 +63,11 @@ impl Scenario for StoreScenario {
             actors: 1..=3,
             ops: 20..=400,
             verbs: vec![
-                Verb::new("put", "write one key").arg("key", 0..=23).log_arg("len", 0..=3000).arg("sync", 0..=1).always(),
+                Verb::new("put", "write one key")
+                    .arg("key", 0..=23)
+                    .log_arg("len", 0..=3000)
+                    .arg("sync", 0..=1)
+                    .always(),
                 Verb::new("delete", "delete one key").arg("key", 0..=23).arg("sync", 0..=1),
                 Verb::new("batch", "write and delete several keys atomically")
                     .arg("key", 0..=23)
@@ -74,7 +76,8 @@ impl Scenario for StoreScenario {
                     .arg("sync", 0..=1),
                 Verb::new("get", "read one key").arg("key", 0..=23),
                 Verb::new("scan", "read a range").arg("key", 0..=23).arg("count", 1..=24),
-                Verb::new("snapshot", "hold a snapshot for a while, then scan it").log_arg("hold_us", 0..=200_000),
+                Verb::new("snapshot", "hold a snapshot for a while, then scan it")
+                    .log_arg("hold_us", 0..=200_000),
                 Verb::new("flush", "flush the memtable"),
                 Verb::new("compact", "compact everything"),
                 Verb::new("sync_wal", "make all writes so far durable"),
@@ -83,15 +86,26 @@ impl Scenario for StoreScenario {
             ],
             knobs: vec![
                 Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
+                Knob::new("small_sectors", "1: the disk writes 512 bytes atomically, 0: 4096", 0, 0..=1),
                 Knob::new("stale_tail", "1: unwritten sectors of a tail read as garbage", 0, 0..=1),
                 Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 8 << 10, 512..=256 << 10),
                 Knob::new("max_immutable_memtables", "closed memtables before writes stall", 2, 1..=4),
                 Knob::new("block_bytes", "size of a data block, in bytes", 512, 64..=8192),
-                Knob::new("target_file_bytes", "size of a compacted table, in bytes", 8 << 10, 1024..=256 << 10),
+                Knob::new(
+                    "target_file_bytes",
+                    "size of a compacted table, in bytes",
+                    8 << 10,
+                    1024..=256 << 10,
+                ),
                 Knob::new("level_base_bytes", "size of level 1, in bytes", 16 << 10, 2048..=1 << 20),
                 Knob::new("level_multiplier", "growth per level", 4, 2..=10),
                 Knob::new("level0_trigger", "tables in level 0 that start a compaction", 3, 1..=8),
-                Knob::new("max_manifest_bytes", "size at which the MANIFEST rolls over, in bytes", 4096, 256..=1 << 20),
+                Knob::new(
+                    "max_manifest_bytes",
+                    "size at which the MANIFEST rolls over, in bytes",
+                    4096,
+                    256..=1 << 20,
+                ),
                 Knob::new("bloom_bits", "bits of the filter per key", 10, 0..=20),
             ],
             points: cutwater_engine::store::points::ALL.to_vec(),
@@ -111,12 +125,27 @@ impl Scenario for StoreScenario {
 
     fn oracles(&self) -> &'static [OracleInfo] {
         &[
-            OracleInfo { name: "durability", about: "what was synced is recovered; what is recovered is a prefix of what was written" },
+            OracleInfo {
+                name: "durability",
+                about: "what was synced is recovered; what is recovered is a prefix of what was written",
+            },
             OracleInfo { name: "model", about: "reads, scans and snapshots equal a map" },
-            OracleInfo { name: "checkpoint", about: "a finished checkpoint opens with its content, after every later crash too" },
-            OracleInfo { name: "structure", about: "levels disjoint, tables whole, no file that nothing names" },
-            OracleInfo { name: "honesty", about: "no corruption is reported where no durable byte was damaged" },
-            OracleInfo { name: "liveness", about: "once nothing breaks, the store opens, compacts and closes within 60 s" },
+            OracleInfo {
+                name: "checkpoint",
+                about: "a finished checkpoint opens with its content, after every later crash too",
+            },
+            OracleInfo {
+                name: "structure",
+                about: "levels disjoint, tables whole, no file that nothing names",
+            },
+            OracleInfo {
+                name: "honesty",
+                about: "no corruption is reported where no durable byte was damaged",
+            },
+            OracleInfo {
+                name: "liveness",
+                about: "once nothing breaks, the store opens, compacts and closes within 60 s",
+            },
         ]
     }
 
@@ -136,12 +165,7 @@ impl Scenario for StoreScenario {
     }
 
     fn devices(&self, plan: &Plan) -> Devices {
-        let knob = |name: &str, default| plan.knobs.get(name).copied().unwrap_or(default);
-        let mut devices = Devices::default();
-        devices.disk.personality =
-            if knob("posix_min", 1) == 1 { Personality::PosixMin } else { Personality::Ext4Ordered };
-        devices.disk.stale_tail = knob("stale_tail", 0) == 1;
-        devices
+        crate::devices(plan)
     }
 
     fn run<'a>(&'a self, world: &'a World) -> LocalBoxFuture<'a, Result<(), Violation>> {
@@ -306,9 +330,12 @@ impl Shared {
     /// Compares what recovery found with what was written, and goes on from there.
     async fn judge_recovery(&self, store: &Store, start: Start) -> Result<(), Exit> {
         let content = self.tolerate("scan after open", scan(store, .., None).await)?;
-        let power_failed = self.world.env().disks().last_crash(start.node).is_some_and(|crash| {
-            crash.at_us >= self.state().judged_us
-        });
+        let power_failed = self
+            .world
+            .env()
+            .disks()
+            .last_crash(start.node)
+            .is_some_and(|crash| crash.at_us >= self.state().judged_us);
         let keeps_all = !power_failed && !self.loses_buffers();
         let mut state = self.state();
         state.judged_us = self.world.now_us();
@@ -339,7 +366,11 @@ impl Shared {
         let store = match Store::open(dir, options).await {
             Err(Error::NotFound { .. }) => {
                 let violation = Violation::new("checkpoint", "a finished checkpoint is durable");
-                return Err(violation.of("checkpoint").expected(format!("a store in {}", dir.display())).found("none").into());
+                return Err(violation
+                    .of("checkpoint")
+                    .expected(format!("a store in {}", dir.display()))
+                    .found("none")
+                    .into());
             }
             other => self.tolerate("open checkpoint", other)?,
         };
@@ -355,35 +386,38 @@ impl Shared {
         self.tolerate("last compaction", store.compact_all().await)?;
         let compacted = self.tolerate("scan after compaction", scan(&store, .., None).await)?;
         same("model", "compaction leaves the content as it was", &before, &compacted)?;
-        self.structure(&store).await?;
-        self.tolerate("last close", store.close().await)?;
+        self.close_and_count(store).await?;
         let store = self.tolerate("last open", Store::open(DB, self.options()).await)?;
         let reopened = self.tolerate("last scan", scan(&store, .., None).await)?;
         same("durability", "a clean close and open loses nothing", &before, &reopened)?;
-        self.structure(&store).await?;
-        self.tolerate("last close", store.close().await)?;
+        self.close_and_count(store).await?;
         self.set_stage(Stage::Done);
         std::future::pending().await
     }
 
-    async fn structure(&self, store: &Store) -> Result<(), Exit> {
-        let property = "levels are disjoint and tables whole";
+    /// Checks the tables, closes the store, and counts what it left.
+    async fn close_and_count(&self, store: Store) -> Result<(), Exit> {
         store.verify().await.map_err(|error| {
-            Violation::new("structure", property).of("version").expected("no error").found(error)
+            Violation::new("structure", "levels are disjoint and tables whole")
+                .of("version")
+                .expected("no error")
+                .found(error)
         })?;
-        let named = store.live_files();
-        let entries = self.tolerate("list", list(Path::new(DB)).await)?;
-        let orphan = entries.iter().find(|name| {
-            ["table", "wal", "manifest"].contains(&crate::classify(Path::new(name))) && !named.contains(*name)
-        });
-        match orphan {
-            Some(name) => Err(Violation::new("structure", "a quiet store has no file that nothing names")
-                .of(crate::classify(Path::new(name)))
-                .expected(format!("only {named:?}"))
-                .found(name)
-                .into()),
-            None => Ok(()),
+        let tables = store.levels().iter().map(|(files, _)| files).sum::<usize>();
+        self.tolerate("close", store.close().await)?;
+        let names = self.tolerate("list", list(Path::new(DB)).await)?;
+        for (class, expected) in [("table", tables), ("wal", 1), ("manifest", 1)] {
+            let found: Vec<&String> =
+                names.iter().filter(|name| crate::classify(Path::new(name)) == class).collect();
+            if found.len() != expected {
+                return Err(Violation::new("structure", "a closed store has no file that nothing names")
+                    .of(class)
+                    .expected(format!("{expected} files"))
+                    .found(format!("{found:?}"))
+                    .into());
+            }
         }
+        Ok(())
     }
 
     /// One writer: the operations of its part of the plan, on its own keys.
@@ -398,7 +432,15 @@ impl Shared {
     async fn apply(&self, store: &Store, actor: usize, op: &Op) -> Result<(), Exit> {
         let args = &op.args;
         match op.verb.as_str() {
-            "put" => self.write(store, actor, vec![(key(actor, args[0]), Some(value(op, 0, args[1])))], args[2] == 1).await,
+            "put" => {
+                self.write(
+                    store,
+                    actor,
+                    vec![(key(actor, args[0]), Some(value(op, 0, args[1])))],
+                    args[2] == 1,
+                )
+                .await
+            }
             "delete" => self.write(store, actor, vec![(key(actor, args[0]), None)], args[1] == 1).await,
             "batch" => {
                 let changes = (0..args[1]).map(|i| {
@@ -415,7 +457,8 @@ impl Shared {
             }
             "scan" => {
                 let (from, to) = (key(actor, args[0]), key(actor, args[0] + args[1]));
-                let expected: Content = self.state().batches.content_of(actor).range(from.clone()..to.clone()).map(own).collect();
+                let expected: Content =
+                    self.state().batches.content_of(actor).range(from.clone()..to.clone()).map(own).collect();
                 let found = self.tolerate("scan", scan(store, from..to, None).await)?;
                 same("model", "a scan returns what was written", &expected, &found).map_err(Exit::from)
             }
@@ -457,7 +500,8 @@ impl Shared {
             }
         }
         let id = self.state().batches.attempt(Batch::new(actor, changes));
-        let sequence = self.tolerate("write", store.write(batch, WriteOptions { sync, disable_wal: false }).await)?;
+        let sequence =
+            self.tolerate("write", store.write(batch, WriteOptions { sync, disable_wal: false }).await)?;
         let mut state = self.state();
         state.batches.acknowledge(id, sequence)?;
         if sync {
@@ -517,7 +561,12 @@ fn honest(during: &str, error: &Error) -> Option<Violation> {
         Error::Locked { .. } => "the lock of a process ends with it",
         _ => return None,
     };
-    Some(Violation::new("honesty", property).of("store").expected("no such error").found(format!("{during}: {error}")))
+    Some(
+        Violation::new("honesty", property)
+            .of("store")
+            .expected("no such error")
+            .found(format!("{during}: {error}")),
+    )
 }
 
 fn key(actor: usize, number: u64) -> Vec<u8> {
@@ -549,7 +598,11 @@ async fn scan(
 }
 
 async fn list(dir: &Path) -> Result<Vec<String>, Error> {
-    let entries = fs::read_dir(dir).await.map_err(|source| Error::Io { op: "list", path: dir.into(), source: Arc::new(source) })?;
+    let entries = fs::read_dir(dir).await.map_err(|source| Error::Io {
+        op: "list",
+        path: dir.into(),
+        source: Arc::new(source),
+    })?;
     Ok(entries.into_iter().map(|entry| entry.name).collect())
 }
 
@@ -564,7 +617,12 @@ fn same(oracle: &str, property: &str, expected: &Content, found: &Content) -> Re
     }
 }
 
-fn same_value(property: &str, key: &[u8], expected: &Option<Vec<u8>>, found: &Option<Vec<u8>>) -> Result<(), Exit> {
+fn same_value(
+    property: &str,
+    key: &[u8],
+    expected: &Option<Vec<u8>>,
+    found: &Option<Vec<u8>>,
+) -> Result<(), Exit> {
     if expected == found {
         return Ok(());
     }

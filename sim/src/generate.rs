@@ -400,3 +400,93 @@ fn survivors(c: &mut dyn Choose) -> Survivors {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vocabulary::{Role, Verb};
+    use proptest::prelude::*;
+
+    cutwater_io::points! {
+        point ONE = "test.one": "a point";
+        sometimes SOME = "test.some": "a condition";
+    }
+
+    pub(crate) fn vocabulary() -> Vocabulary {
+        Vocabulary {
+            roles: vec![Role::new("coordinator", "leads", 1..=2), Role::new("worker", "works", 0..=3)],
+            actors: 1..=3,
+            ops: 0..=50,
+            verbs: vec![
+                Verb::new("put", "writes").arg("key", 0..=7).log_arg("len_bytes", 0..=100_000).always(),
+                Verb::new("sync", "syncs"),
+            ],
+            knobs: vec![
+                Knob::new("buffer_bytes", "bytes", 4096, 0..=u64::MAX),
+                Knob::new("broken", "a planted bug", 0, 0..=1).pinned(),
+            ],
+            points: ALL.to_vec(),
+            classes: vec!["wal", "table"],
+            faults: FaultClass::ALL.to_vec(),
+            horizon_us: 10_000..=60_000_000,
+        }
+    }
+
+    #[test]
+    fn a_seed_always_names_the_same_plan_and_another_another() {
+        let v = vocabulary();
+        for seed in 0..200 {
+            let plan = swarm("s", &v, seed);
+            assert_eq!(plan.validate(&v), Ok(()), "seed {seed}");
+            assert_eq!(plan, swarm("s", &v, seed));
+            assert_ne!(plan.id(), swarm("s", &v, seed + 1).id());
+            assert!(!plan.knobs.contains_key("broken"), "a pinned knob stays");
+        }
+    }
+
+    #[test]
+    fn seeds_differ_in_what_exists() {
+        let v = vocabulary();
+        let plans: Vec<Plan> = (0..2000).map(|seed| swarm("s", &v, seed)).collect();
+        let free = plans.iter().filter(|p| p.faults.is_empty()).count();
+        assert!((200..400).contains(&free), "{free} of 2000 have no faults");
+        let mut points = 0;
+        let mut crashes = 0;
+        for class in FaultClass::ALL {
+            let with = plans.iter().filter(|p| p.faults.iter().any(|f| f.class() == *class)).count();
+            assert!((600..1100).contains(&with), "{with} of 2000 have {}", class.name());
+        }
+        for fault in plans.iter().flat_map(|p| &p.faults) {
+            if matches!(fault.class(), FaultClass::ProcessKill | FaultClass::PowerFail) {
+                crashes += 1;
+                points += usize::from(matches!(fault.at, Anchor::Point { .. }));
+            }
+        }
+        let share = points * 100 / crashes;
+        assert!((45..=55).contains(&share), "{share} % of the crashes are at points");
+        let without_sync = plans.iter().filter(|p| p.ops.iter().all(|op| op.verb == "put")).count();
+        assert!(without_sync > 400, "an operation is off in {without_sync} of 2000");
+    }
+
+    /// What a new knob draws leaves everything else of a seed as it was.
+    #[test]
+    fn draws_are_keyed() {
+        let (before, mut more) = (vocabulary(), vocabulary());
+        more.knobs.insert(0, Knob::new("new", "a new one", 1, 0..=9));
+        for seed in 0..50 {
+            let (a, mut b) = (swarm("s", &before, seed), swarm("s", &more, seed));
+            b.knobs.remove("new");
+            assert_eq!(a, b);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_valid_plan(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
+            let v = vocabulary();
+            let plan = Plan::arbitrary("s", &v, &mut Unstructured::new(&bytes)).unwrap();
+            prop_assert_eq!(plan.validate(&v), Ok(()));
+            prop_assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan);
+        }
+    }
+}

@@ -470,3 +470,139 @@ impl Fault {
         FaultClass::of(site, &self.act)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vocabulary::{Knob, Role, Verb};
+    use cutwater_io::sim::{CrashKind, Errno, Survivors};
+
+    cutwater_io::points! {
+        point SWAP = "manifest.swap": "a point";
+    }
+
+    fn vocabulary() -> Vocabulary {
+        Vocabulary {
+            roles: vec![Role::new("store", "stores", 1..=2)],
+            actors: 1..=1,
+            ops: 0..=9,
+            verbs: vec![Verb::new("put", "writes").arg("key", 0..=7)],
+            knobs: vec![Knob::new("buffer_bytes", "bytes", 4096, 1..=65_536)],
+            points: ALL.to_vec(),
+            classes: vec!["wal"],
+            faults: vec![
+                FaultClass::PowerFail,
+                FaultClass::DiskError,
+                FaultClass::Partition,
+                FaultClass::Pause,
+            ],
+            horizon_us: 1..=1_000_000,
+        }
+    }
+
+    fn plan() -> Plan {
+        let crash = Crash { kind: CrashKind::PowerFail(Survivors::Prefix(500)), down_us: 2_000 };
+        Plan {
+            version: VERSION,
+            scenario: "store".into(),
+            seed: 7,
+            schedule_seed: 1,
+            key: u64::MAX,
+            horizon_us: 1_000_000,
+            topology: [("store".into(), 2)].into(),
+            knobs: [("buffer_bytes".into(), 64)].into(),
+            ops: vec![Op { id: 3, at_us: 500, actor: 0, verb: "put".into(), args: vec![5] }],
+            faults: vec![
+                Fault {
+                    id: 0,
+                    at: Anchor::Point { point: "manifest.swap".into(), node: 0, nth: 2 },
+                    act: Act::Crash { node: 0, crash },
+                },
+                Fault {
+                    id: 1,
+                    at: Anchor::Site { site: "disk.write".into(), class: "wal".into(), node: 1, nth: 4 },
+                    act: Act::Site(SiteFault::Fail(Errno::Eio)),
+                },
+                Fault {
+                    id: 2,
+                    at: Anchor::Op { op: 3 },
+                    act: Act::Partition { from: vec![1], to: vec![2], both: true, for_us: 9 },
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn a_plan_is_a_file_that_people_can_read() {
+        let plan = plan();
+        assert_eq!(plan.validate(&vocabulary()), Ok(()));
+        assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan);
+        insta::assert_snapshot!(plan.to_json());
+    }
+
+    #[test]
+    fn what_is_no_plan_is_refused_in_one_line() {
+        type Break = fn(&mut Plan);
+        let breaks: &[Break] = &[
+            |p| p.version = 9,
+            |p| p.horizon_us = 0,
+            |p| p.topology = [("stores".into(), 1)].into(),
+            |p| p.topology = [("store".into(), 3)].into(),
+            |p| p.knobs = [("buffer".into(), 1)].into(),
+            |p| p.knobs = [("buffer_bytes".into(), 0)].into(),
+            |p| p.ops[0].verb = "putt".into(),
+            |p| p.ops[0].actor = 1,
+            |p| p.ops[0].args = vec![],
+            |p| p.ops[0].args = vec![8],
+            |p| p.ops[0].at_us = 1_000_001,
+            |p| p.ops.push(p.ops[0].clone()),
+            |p| p.faults[1].id = 0,
+            |p| p.faults[0].at = Anchor::Point { point: "manifest.swp".into(), node: 0, nth: 1 },
+            |p| p.faults[0].at = Anchor::Point { point: "manifest.swap".into(), node: 3, nth: 1 },
+            |p| p.faults[0].at = Anchor::Point { point: "manifest.swap".into(), node: 0, nth: 0 },
+            |p| p.faults[0].at = Anchor::Time { at_us: 1 },
+            |p| p.faults[1].at = Anchor::Op { op: 3 },
+            |p| p.faults[1].act = Act::Site(SiteFault::Hang),
+            |p| p.faults[1].act = Act::Delay { us: 1 },
+            |p| {
+                p.faults[1].at =
+                    Anchor::Site { site: "disk.writ".into(), class: String::new(), node: 0, nth: 1 }
+            },
+            |p| {
+                p.faults[1].at =
+                    Anchor::Site { site: "disk.write".into(), class: "log".into(), node: 0, nth: 1 }
+            },
+            |p| p.faults[2].at = Anchor::Op { op: 4 },
+            |p| p.faults[2].act = Act::Partition { from: vec![1], to: vec![1], both: true, for_us: 9 },
+            |p| p.faults[2].act = Act::Partition { from: vec![], to: vec![1], both: true, for_us: 9 },
+            |p| p.faults[2].act = Act::Outage { for_us: 9 },
+            |p| p.faults[2].act = Act::Pause { node: 1, for_us: u64::MAX },
+        ];
+        let mut said = String::new();
+        for spoil in breaks {
+            let mut plan = plan();
+            spoil(&mut plan);
+            let invalid = plan.validate(&vocabulary()).unwrap_err().to_string();
+            assert!(!invalid.contains('\n'));
+            said.push_str(&invalid);
+            said.push('\n');
+        }
+        let good = plan().to_json();
+        let texts = [
+            String::new(),
+            "[]".into(),
+            "{}".into(),
+            good.replace("\"version\": 1", "\"version\": 2"),
+            good.replace("\"seed\"", "\"sead\""),
+            good.replace("\"Eio\"", "\"Eioo\""),
+            good.replace("\"key\": 18446744073709551615", "\"key\": -1"),
+        ];
+        for text in texts {
+            let invalid = Plan::from_json(&text).unwrap_err().to_string();
+            assert!(!invalid.contains('\n'));
+            said.push_str(&invalid);
+            said.push('\n');
+        }
+        insta::assert_snapshot!(said);
+    }
+}

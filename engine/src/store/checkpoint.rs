@@ -41,14 +41,16 @@ pub struct CheckpointFile {
 
 /// Makes a checkpoint of what is flushed.
 pub(crate) async fn create(shared: &Shared, dir: &Path) -> Result<CheckpointFiles, Error> {
-    let _one_at_a_time = shared.checkpointing.lock().await;
+    let mut durable_parents = shared.durable_parents.lock().await;
     if fs::try_exists(dir).await.during("stat", dir)? {
         return Err(Error::AlreadyExists { path: dir.to_owned() });
     }
     let name = dir.file_name().ok_or(Error::InvalidRequest("a checkpoint's directory has no name"))?;
     let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !fs::try_exists(parent).await.during("stat", parent)? {
+    // One that exists may have been made by a process that died before it had synced the name.
+    if !durable_parents.contains(parent) {
         create_dir_durably(parent).await?;
+        durable_parents.insert(parent.to_owned());
     }
     let mut temporary_name = name.to_owned();
     temporary_name.push(".tmp");

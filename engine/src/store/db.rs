@@ -12,6 +12,7 @@ use super::batch::WriteBatch;
 use super::checkpoint::{self, CheckpointFiles};
 use super::commit::{self, Request, Write};
 use super::error::Error;
+use super::filenames::FileKind;
 use super::iter::{Iter, Source, visible_value};
 use super::key::{Tag, ValueKind, compare};
 use super::memtable::Memtable;
@@ -199,6 +200,23 @@ impl Store {
             .collect()
     }
 
+    /// Names of the files that the store needs now, ascending. Others of its kinds are only there because somebody still
+    /// reads them, or because they are about to be removed.
+    pub fn live_files(&self) -> Vec<String> {
+        let state = self.shared().state();
+        let own = [
+            FileKind::Current,
+            FileKind::Lock,
+            FileKind::Identity,
+            FileKind::Manifest(state.manifest_number),
+        ];
+        let tables = state.version.files().map(|(_, f)| FileKind::Table(f.number));
+        let wals = state.wals.range(state.version.log_number..).map(|n| FileKind::Wal(*n));
+        let mut names: Vec<String> = own.into_iter().chain(tables).chain(wals).map(FileKind::name).collect();
+        names.sort();
+        names
+    }
+
     /// What stopped writes, if they are stopped.
     pub fn background_error(&self) -> Option<Error> {
         self.shared().state().background.clone()
@@ -228,6 +246,7 @@ impl Store {
         for task in tasks {
             let _ = task.await;
         }
+        self.shared().purge().await;
         lock(&self.shared().lock).take();
         result
     }

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -47,10 +47,7 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
     if !is_there && !options.create_if_missing {
         return Err(Error::NotFound { dir: dir.to_owned() });
     }
-    if !is_there {
-        create_dir_durably(dir).await?;
-    }
-    let lock = take_lock(dir).await?;
+    let lock = if is_there { take_lock(dir).await? } else { create_store_dir(dir).await? };
     let names = fs::read_dir(dir).await.during("read", dir)?;
     let on_disk: Vec<FileKind> = names.iter().filter_map(|entry| FileKind::parse(&entry.name)).collect();
     let recovered = if on_disk.contains(&FileKind::Current) {
@@ -73,16 +70,28 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
         }
     }
     replay.flush().await?;
-    let (version, manifest, wal_number, next_number) = switch(&site, replay).await?;
-    let wals = Wals::create(dir, wal_number).await?;
-    remove_orphans(&site, &on_disk, &version, manifest.number()).await;
-    Ok((Arc::new(shared(site, version, manifest, wal_number, next_number, tables, lock)), wals))
+    let switched = switch(&site, replay).await?;
+    let wals = Wals::create(dir, switched.wal_number).await?;
+    let left = remove_orphans(&site, &on_disk, &switched).await;
+    Ok((Arc::new(shared(site, switched, tables, lock, left)), wals))
 }
 
-/// Creates the directory and its ancestors, and makes all their names durable. One that exists may be the remains of an
-/// attempt that died before it had synced, so the names are synced anyway.
-pub(crate) async fn create_dir_durably(dir: &Path) -> Result<(), Error> {
+/// Creates the directory and its missing ancestors, and returns what it created, the deepest first.
+async fn create_dir(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut missing = Vec::new();
+    for path in dir.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+        if fs::try_exists(path).await.during("stat", path)? {
+            break;
+        }
+        missing.push(path.to_owned());
+    }
     fs::create_dir_all(dir).await.during("create", dir)?;
+    Ok(missing)
+}
+
+/// Makes the names of the directory and of its ancestors durable. One that exists may be the remains of an attempt that died
+/// before it had synced, so all are synced.
+async fn sync_ancestors(dir: &Path) -> Result<(), Error> {
     let parents = dir.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
     for parent in parents {
         match fs::sync_dir(parent).await {
@@ -90,6 +99,55 @@ pub(crate) async fn create_dir_durably(dir: &Path) -> Result<(), Error> {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
             other => other.during("sync", parent)?,
         }
+    }
+    Ok(())
+}
+
+/// Creates a directory that is durable on return. A name whose sync failed may never become durable, however often it is
+/// synced again, so it is taken back: the next attempt makes a new one.
+pub(crate) async fn create_dir_durably(dir: &Path) -> Result<(), Error> {
+    let created = create_dir(dir).await?;
+    let synced = sync_ancestors(dir).await;
+    if synced.is_err() {
+        remove_dirs(created).await;
+    }
+    synced
+}
+
+async fn remove_dirs(created: Vec<PathBuf>) {
+    for path in created {
+        if fs::remove_dir(&path).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// Creates the directory of a new store; see [`create_dir_durably`]. It may hold what an earlier attempt left.
+async fn create_store_dir(dir: &Path) -> Result<File, Error> {
+    let created = create_dir(dir).await?;
+    let lock = take_lock(dir).await?;
+    let synced = sync_ancestors(dir).await;
+    if synced.is_err() && clear_remains(dir).await.is_ok() {
+        remove_dirs(if created.is_empty() { vec![dir.to_owned()] } else { created }).await;
+    }
+    synced.map(|()| lock)
+}
+
+/// Removes what an unfinished creation left, if nothing else is there.
+async fn clear_remains(dir: &Path) -> io::Result<()> {
+    let entries = fs::read_dir(dir).await?;
+    let is_remains = |name: &str| {
+        let kind = FileKind::parse(name);
+        matches!(
+            kind,
+            Some(FileKind::Lock | FileKind::Identity | FileKind::Manifest(_) | FileKind::Temporary(_))
+        )
+    };
+    if !entries.iter().all(|entry| is_remains(&entry.name)) {
+        return Err(io::ErrorKind::DirectoryNotEmpty.into());
+    }
+    for entry in entries {
+        fs::remove_file(dir.join(entry.name)).await?;
     }
     Ok(())
 }
@@ -131,7 +189,11 @@ async fn identity(dir: &Path) -> Result<String, Error> {
             let temporary = FileKind::Temporary(0).path(dir);
             manifest::write_durably(&temporary, uuid.as_bytes()).await?;
             fs::rename(&temporary, &path).await.during("rename", &temporary)?;
-            fs::sync_dir(dir).await.during("sync", dir)?;
+            if let Err(e) = fs::sync_dir(dir).await {
+                // As with a directory: this name is not to be trusted any more.
+                let _ = fs::remove_file(&path).await;
+                return Err(e).during("sync", dir);
+            }
             Ok(uuid)
         }
         Err(e) => Err(e).during("read", &path),
@@ -219,7 +281,10 @@ impl<'a> Replay<'a> {
             let at = reader.offset();
             let record = match reader.next_record() {
                 Ok(record) => Bytes::from(record.into_owned()),
-                Err(LogEnd::Clean { valid_bytes }) => break valid_bytes,
+                Err(LogEnd::Clean { valid_bytes }) => {
+                    sometimes!(points::WAL_TORN, valid_bytes < data.len() as u64);
+                    break valid_bytes;
+                }
                 Err(LogEnd::Damaged(Damage { record_offset_bytes, offset_bytes, what })) => {
                     sometimes!(points::WAL_TORN, true);
                     tracing::info!(
@@ -315,8 +380,16 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// The recovered state, which is durable and counts.
+struct Switched {
+    version: Version,
+    manifest: Manifest,
+    wal_number: u64,
+    next_file_number: u64,
+}
+
 /// Makes the recovered state durable, and the one that counts.
-async fn switch(site: &Site, replay: Replay<'_>) -> Result<(Version, Manifest, u64, u64), Error> {
+async fn switch(site: &Site, replay: Replay<'_>) -> Result<Switched, Error> {
     let dir = &site.dir;
     let (manifest_number, wal_number) = (replay.next_number, replay.next_number + 1);
     let next_file_number = replay.next_number + 2;
@@ -335,16 +408,18 @@ async fn switch(site: &Site, replay: Replay<'_>) -> Result<(Version, Manifest, u
     point!(points::RECOVERY_BEFORE_CURRENT);
     manifest::set_current(dir, manifest_number).await?;
     point!(points::RECOVERY_AFTER_CURRENT);
-    Ok((version, manifest, wal_number, next_file_number))
+    Ok(Switched { version, manifest, wal_number, next_file_number })
 }
 
-/// Removes what was there before and is not part of the state that is now durable. What cannot be removed stays.
-async fn remove_orphans(site: &Site, on_disk: &[FileKind], version: &Version, manifest_number: u64) {
+/// Removes what was there before and is not part of the state that is now durable, and returns what could not be removed.
+async fn remove_orphans(site: &Site, on_disk: &[FileKind], switched: &Switched) -> Vec<FileKind> {
+    let Switched { version, manifest, .. } = switched;
+    let mut left = Vec::new();
     for kind in on_disk {
         let is_orphan = match kind {
             FileKind::Table(number) => !version.contains(*number),
             FileKind::Wal(number) => *number < version.log_number,
-            FileKind::Manifest(number) => *number != manifest_number,
+            FileKind::Manifest(number) => *number != manifest.number(),
             FileKind::Temporary(_) => true,
             FileKind::Current
             | FileKind::Lock
@@ -356,22 +431,23 @@ async fn remove_orphans(site: &Site, on_disk: &[FileKind], version: &Version, ma
             sometimes!(points::ORPHAN_REMOVED, true);
             let path = kind.path(&site.dir);
             if let Err(error) = fs::remove_file(&path).await {
-                tracing::warn!(path = %path.display(), %error, "an orphan stays");
+                tracing::warn!(path = %path.display(), %error, "an orphan stays for now");
+                left.push(*kind);
             }
         }
     }
+    left
 }
 
 fn shared(
     site: Site,
-    version: Version,
-    manifest: Manifest,
-    wal_number: u64,
-    next_file_number: u64,
+    switched: Switched,
     tables: Arc<TableCache>,
     lock: File,
+    orphans_left: Vec<FileKind>,
 ) -> Shared {
-    let state = State {
+    let Switched { version, manifest, wal_number, next_file_number } = switched;
+    let mut state = State {
         last_sequence: version.flushed_sequence,
         mem: Arc::new(Memtable::new(1)),
         immutable: VecDeque::new(),
@@ -382,18 +458,21 @@ fn shared(
         flushed_memtable: 0,
         obsolete_tables: BTreeSet::new(),
         obsolete_manifests: BTreeSet::new(),
+        manifest_number: manifest.number(),
         wals: BTreeSet::from([wal_number]),
         manual_compactions: Vec::new(),
         background: None,
         is_closing: false,
     };
+    orphans_left.into_iter().for_each(|file| state.remember_obsolete(file));
     Shared {
         site,
         state: Mutex::new(state),
         tables,
         snapshots: Arc::new(SnapshotList::default()),
         manifest: tokio::sync::Mutex::new(manifest),
-        checkpointing: tokio::sync::Mutex::default(),
+        durable_parents: tokio::sync::Mutex::default(),
+        purging: tokio::sync::Mutex::default(),
         progress: Notify::new(),
         flush_wake: Notify::new(),
         compact_wake: Arc::new(Notify::new()),

@@ -8,6 +8,7 @@
 //! must find their files.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -65,6 +66,8 @@ pub(crate) struct State {
     pub(crate) cursors: Vec<Option<InternalKey>>,
     pub(crate) obsolete_tables: BTreeSet<u64>,
     pub(crate) obsolete_manifests: BTreeSet<u64>,
+    /// The MANIFEST that CURRENT names.
+    pub(crate) manifest_number: u64,
     /// Logs that exist.
     pub(crate) wals: BTreeSet<u64>,
     /// Who waits for a full compaction.
@@ -81,7 +84,9 @@ pub(crate) struct Shared {
     pub(crate) tables: Arc<TableCache>,
     pub(crate) snapshots: Arc<SnapshotList>,
     pub(crate) manifest: tokio::sync::Mutex<Manifest>,
-    pub(crate) checkpointing: tokio::sync::Mutex<()>,
+    /// Directories of checkpoints whose own names are durable. Held while a checkpoint is made.
+    pub(crate) durable_parents: tokio::sync::Mutex<BTreeSet<PathBuf>>,
+    pub(crate) purging: tokio::sync::Mutex<()>,
     /// A flush or a compaction ended, or writes stopped.
     pub(crate) progress: Notify,
     pub(crate) flush_wake: Notify,
@@ -97,6 +102,18 @@ pub(crate) struct WakeOnDrop(pub(crate) Arc<Notify>);
 impl Drop for WakeOnDrop {
     fn drop(&mut self) {
         self.0.notify_one();
+    }
+}
+
+impl State {
+    /// The file is to be removed by the next purge.
+    pub(crate) fn remember_obsolete(&mut self, file: FileKind) {
+        match file {
+            FileKind::Table(number) => self.obsolete_tables.insert(number),
+            FileKind::Wal(number) => self.wals.insert(number),
+            FileKind::Manifest(number) => self.obsolete_manifests.insert(number),
+            _ => false,
+        };
     }
 }
 
@@ -185,6 +202,7 @@ impl Shared {
         point!(points::MANIFEST_SYNCED);
         let mut state = self.state();
         state.obsolete_manifests.extend(replaced);
+        state.manifest_number = manifest.number();
         state.obsolete_tables.extend(base.files().map(|(_, f)| f.number).filter(|n| !next.contains(*n)));
         let old = std::mem::replace(&mut state.version, Arc::new(next));
         state.old_versions.push(Arc::downgrade(&old));
@@ -204,12 +222,14 @@ impl Shared {
         Ok(std::mem::replace(manifest, fresh).number())
     }
 
-    /// Removes files that nothing needs any more. What cannot be removed is left for the next recovery.
+    /// Removes files that nothing needs any more. On return all that could be removed are gone; the others are tried again
+    /// next time.
     pub(crate) async fn purge(&self) {
+        let _one_at_a_time = self.purging.lock().await;
         let mut doomed = Vec::new();
         {
             let mut state = self.state();
-            if state.background.is_some() || state.is_closing {
+            if state.background.is_some() {
                 return;
             }
             state.old_versions.retain(|v| v.strong_count() > 0);
@@ -238,8 +258,12 @@ impl Shared {
                 self.tables.evict(number);
             }
             let path = file.path(&self.site.dir);
-            if let Err(error) = fs::remove_file(&path).await {
-                tracing::warn!(path = %path.display(), %error, "an obsolete file stays until the next recovery");
+            match fs::remove_file(&path).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "an obsolete file stays for now");
+                    self.state().remember_obsolete(file);
+                }
+                _ => {}
             }
         }
     }

@@ -69,8 +69,10 @@ fn run(args: &Args) -> Result<bool, String> {
     let mut all_found = true;
     for bug in &bugs {
         copy_sources(&args.workspace, &tree)?;
-        checked(Command::new("git").args(["apply", "--whitespace=nowarn"]).arg(&bug.patch).current_dir(&tree))
-            .map_err(|e| format!("{}: does not apply: {e}", bug.name))?;
+        checked(
+            Command::new("git").args(["apply", "--whitespace=nowarn"]).arg(&bug.patch).current_dir(&tree),
+        )
+        .map_err(|e| format!("{}: does not apply: {e}", bug.name))?;
         build(&tree).map_err(|e| format!("{}: does not build: {e}", bug.name))?;
         let found = sweep(&tree, bug, args.seeds)?;
         all_found &= found.is_some();
@@ -79,7 +81,10 @@ fn run(args: &Args) -> Result<bool, String> {
                 "| {} | {} | {} | {} | {} | {} of {} | {:.0} |",
                 bug.name, bug.about, bug.scenario, f.oracle, f.seed, f.failed, f.plans, f.seconds
             ),
-            None => println!("| {} | {} | {} | **not found** | - | 0 of {} | - |", bug.name, bug.about, bug.scenario, args.seeds),
+            None => println!(
+                "| {} | {} | {} | **not found** | - | 0 of {} | - |",
+                bug.name, bug.about, bug.scenario, args.seeds
+            ),
         }
     }
     Ok(all_found)
@@ -101,7 +106,8 @@ fn read_bugs(dir: &Path, names: &[String]) -> Result<Vec<Bug>, String> {
         let text = std::fs::read_to_string(&patch).map_err(|e| format!("{}: {e}", patch.display()))?;
         let header: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("# ")).collect();
         let scenario = header.iter().find_map(|line| line.strip_prefix("scenario: "));
-        let scenario = scenario.ok_or_else(|| format!("{}: no line `# scenario: NAME`", patch.display()))?.into();
+        let scenario =
+            scenario.ok_or_else(|| format!("{}: no line `# scenario: NAME`", patch.display()))?.into();
         let patch = std::path::absolute(&patch).map_err(|e| format!("{}: {e}", patch.display()))?;
         bugs.push(Bug { name, patch, about: header[0].into(), scenario });
     }
@@ -114,7 +120,9 @@ fn read_bugs(dir: &Path, names: &[String]) -> Result<Vec<Bug>, String> {
 /// Brings the copy in line with the working tree, touching only files that differ, so that cargo rebuilds little.
 fn copy_sources(workspace: &Path, tree: &Path) -> Result<(), String> {
     let listing = checked(
-        Command::new("git").args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(workspace),
+        Command::new("git")
+            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+            .current_dir(workspace),
     )?;
     for name in listing.split('\0').filter(|name| !name.is_empty()) {
         let (from, to) = (workspace.join(name), tree.join(name));
@@ -131,7 +139,8 @@ fn copy_sources(workspace: &Path, tree: &Path) -> Result<(), String> {
 
 fn build(tree: &Path) -> Result<(), String> {
     let args = ["build", "--release", "--quiet", "--package", "cutwater-scenarios", "--bin", "cutwater"];
-    checked(Command::new("cargo").args(args).env("CARGO_TARGET_DIR", target(tree)).current_dir(tree)).map(drop)
+    checked(Command::new("cargo").args(args).env("CARGO_TARGET_DIR", target(tree)).current_dir(tree))
+        .map(drop)
 }
 
 fn target(tree: &Path) -> PathBuf {

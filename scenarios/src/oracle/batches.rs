@@ -145,21 +145,28 @@ impl Batches {
     /// If no cut explains it.
     pub fn recover(&mut self, found: &Content, keeps_all: bool) -> Result<String, Violation> {
         let least = if keeps_all { self.acknowledged() } else { self.durable };
-        let mut cuts: Vec<u64> = self.writers.values().flat_map(Writer::acknowledged).filter(|&s| s >= least).collect();
+        let mut cuts: Vec<u64> =
+            self.writers.values().flat_map(Writer::acknowledged).filter(|&s| s >= least).collect();
         cuts.push(least);
         cuts.sort_unstable();
         cuts.reverse();
         let Some(cut) = self.find_cut(found, &cuts)? else {
             return Err(self.explain(found, least, keeps_all));
         };
-        let (written, lost) = (self.acknowledged(), self.writers.values().flat_map(Writer::acknowledged).filter(|&s| s > cut).count());
+        let (written, lost) = (
+            self.acknowledged(),
+            self.writers.values().flat_map(Writer::acknowledged).filter(|&s| s > cut).count(),
+        );
         for (&actor, writer) in &mut self.writers {
             writer.base = part(found, actor);
             writer.content = writer.base.clone();
             writer.batches.clear();
         }
         self.durable = 0;
-        Ok(format!("{} keys; of {written} sequence numbers up to {cut} are there, {lost} unsynced batches are lost", found.len()))
+        Ok(format!(
+            "{} keys; of {written} sequence numbers up to {cut} are there, {lost} unsynced batches are lost",
+            found.len()
+        ))
     }
 
     /// Judges a copy that was made as of `sequence` while writers went on.
@@ -169,7 +176,12 @@ impl Batches {
     pub fn judge_cut(&self, found: &Content, sequence: u64) -> Result<(), Violation> {
         match self.find_cut(found, &[sequence])? {
             Some(_) => Ok(()),
-            None => Err(self.difference(found, sequence, "checkpoint", "a copy is the state at its sequence number")),
+            None => Err(self.difference(
+                found,
+                sequence,
+                "checkpoint",
+                "a copy is the state at its sequence number",
+            )),
         }
     }
 
@@ -195,7 +207,10 @@ impl Batches {
         for (key, value) in found {
             let written = self.writers.values().any(|writer| {
                 writer.base.get(key) == Some(value)
-                    || writer.batches.iter().any(|b| b.changes.iter().any(|(k, v)| k == key && v.as_ref() == Some(value)))
+                    || writer
+                        .batches
+                        .iter()
+                        .any(|b| b.changes.iter().any(|(k, v)| k == key && v.as_ref() == Some(value)))
             });
             if !written {
                 return Err(Violation::new("durability", "what is there was written")
@@ -232,9 +247,15 @@ impl Batches {
         let violation = Violation::new(oracle, property).of("key");
         match key {
             Some(key) => violation
-                .expected(format!("at sequence {sequence}, {} = {}", show(Some(key)), show(expected.get(key))))
+                .expected(format!(
+                    "at sequence {sequence}, {} = {}",
+                    show(Some(key)),
+                    show(expected.get(key))
+                ))
                 .found(show(found.get(key))),
-            None => violation.expected(format!("one cut for all writers, at {sequence} or after")).found("none fits"),
+            None => violation
+                .expected(format!("one cut for all writers, at {sequence} or after"))
+                .found("none fits"),
         }
     }
 }
@@ -252,7 +273,8 @@ pub fn show(bytes: Option<impl AsRef<[u8]>>) -> String {
         None => "nothing".into(),
         Some(bytes) => {
             let bytes = bytes.as_ref();
-            let text: String = bytes.iter().take(60).flat_map(|b| std::ascii::escape_default(*b)).map(char::from).collect();
+            let text: String =
+                bytes.iter().take(60).flat_map(|b| std::ascii::escape_default(*b)).map(char::from).collect();
             text.trim_end_matches('.').to_owned()
         }
     }

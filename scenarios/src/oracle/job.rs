@@ -73,7 +73,9 @@ impl JobOracle {
     pub fn put(&mut self, path: &str, bytes: &[u8]) -> Result<(), Violation> {
         let content = Content { len_bytes: bytes.len() as u64, crc32c: crc32c::crc32c(bytes) };
         let Some(object) = self.layout.parse(path) else {
-            return Err(Violation::new("no leak", "every object has a name of the layout").of("object").found(path));
+            return Err(Violation::new("no leak", "every object has a name of the layout")
+                .of("object")
+                .found(path));
         };
         if let Object::Log { version } = object {
             let excused = self.head.as_ref().is_some_and(|head| version < head.version);
@@ -107,21 +109,29 @@ impl JobOracle {
             return Ok(());
         }
         match self.layout.parse(path) {
-            Some(Object::Log { version }) if self.head.as_ref().is_some_and(|head| head.version == version) => {
-                return Err(Violation::new("ids", "the newest version of the register stays").of("register").found(path));
+            Some(Object::Log { version })
+                if self.head.as_ref().is_some_and(|head| head.version == version) =>
+            {
+                return Err(Violation::new("ids", "the newest version of the register stays")
+                    .of("register")
+                    .found(path));
             }
             Some(Object::Output { .. }) => {
-                return Err(Violation::new("exactly once", "committed output stays").of("output").found(path));
+                return Err(Violation::new("exactly once", "committed output stays")
+                    .of("output")
+                    .found(path));
             }
             _ => {}
         }
         let retained = self.state().map(|state| state.retained.as_slice()).unwrap_or_default();
         match retained.iter().find(|checkpoint| self.references(checkpoint, path)) {
             None => Ok(()),
-            Some(checkpoint) => Err(Violation::new("restorable", "nothing that a listed checkpoint needs is deleted")
-                .of(kind(&self.layout, path))
-                .expected(format!("{path} to stay as long as checkpoint {} is listed", checkpoint.id))
-                .found("it was deleted")),
+            Some(checkpoint) => {
+                Err(Violation::new("restorable", "nothing that a listed checkpoint needs is deleted")
+                    .of(kind(&self.layout, path))
+                    .expected(format!("{path} to stay as long as checkpoint {} is listed", checkpoint.id))
+                    .found("it was deleted"))
+            }
         }
     }
 
@@ -147,26 +157,36 @@ impl JobOracle {
 
     fn written_once(&mut self, path: &str, content: Content) -> Result<(), Violation> {
         match self.ever.insert(path.into(), content) {
-            Some(before) if before != content => Err(Violation::new("restorable", "no name is used twice for different bytes")
-                .of(kind(&self.layout, path))
-                .expected(format!("{path} to stay {before:?}"))
-                .found(format!("{content:?}"))),
+            Some(before) if before != content => {
+                Err(Violation::new("restorable", "no name is used twice for different bytes")
+                    .of(kind(&self.layout, path))
+                    .expected(format!("{path} to stay {before:?}"))
+                    .found(format!("{content:?}")))
+            }
             _ => Ok(()),
         }
     }
 
     fn append(&mut self, version: u64, path: &str, bytes: &[u8]) -> Result<(), Violation> {
         let broken = |property: &str| Violation::new("ids", property).of("register");
-        let record = log::decode_record(bytes).map_err(|error| broken("the register is written whole").found(format!("{path}: {error}")))?;
+        let record = log::decode_record(bytes)
+            .map_err(|error| broken("the register is written whole").found(format!("{path}: {error}")))?;
         let next = self.head.as_ref().map_or(1, |head| head.version + 1);
         if version != next || record.version != version {
-            return Err(broken("versions have no gap").expected(next).found(format!("{path} with version {}", record.version)));
+            return Err(broken("versions have no gap")
+                .expected(next)
+                .found(format!("{path} with version {}", record.version)));
         }
         if let Some(before) = self.head.take() {
             grows(&before.state, &record.state)?;
         }
-        let new: Vec<CompletedCheckpoint> =
-            record.state.retained.iter().filter(|c| self.newest.is_none_or(|newest| c.id > newest)).cloned().collect();
+        let new: Vec<CompletedCheckpoint> = record
+            .state
+            .retained
+            .iter()
+            .filter(|c| self.newest.is_none_or(|newest| c.id > newest))
+            .cloned()
+            .collect();
         self.head = Some(record);
         for checkpoint in new {
             self.listed(&checkpoint)?;
@@ -179,7 +199,9 @@ impl JobOracle {
         self.newest = Some(checkpoint.id);
         self.whole(checkpoint.id, &checkpoint.metadata)?;
         let Some(metadata) = self.metadata.get(&checkpoint.id).cloned() else {
-            return Err(Violation::new("restorable", "a listed checkpoint has metadata").of("metadata").found(checkpoint.id));
+            return Err(Violation::new("restorable", "a listed checkpoint has metadata")
+                .of("metadata")
+                .found(checkpoint.id));
         };
         for handle in handles(&metadata) {
             self.whole(checkpoint.id, handle)?;
@@ -208,7 +230,8 @@ impl JobOracle {
     fn one_attempt(&self, metadata: &CheckpointMetadata) -> Result<(), Violation> {
         let epoch = self.state().map_or(0, |state| state.epoch);
         let mut attempts = BTreeSet::new();
-        for handle in metadata.vertices.iter().flat_map(|v| &v.subtasks).flat_map(SubtaskState::private_files) {
+        for handle in metadata.vertices.iter().flat_map(|v| &v.subtasks).flat_map(SubtaskState::private_files)
+        {
             if let Some(Object::Private { attempt, .. }) = self.layout.parse(&handle.path) {
                 attempts.insert(attempt);
             }
@@ -229,7 +252,9 @@ impl JobOracle {
                 .expected(format!("transaction {transaction} in a checkpoint that was listed"))
                 .found("it was committed before")),
             Some(staged) if (staged.len_bytes, staged.crc32c) != (content.len_bytes, content.crc32c) => {
-                Err(broken("what is committed is what was staged").expected(format!("{staged:?}")).found(format!("{content:?}")))
+                Err(broken("what is committed is what was staged")
+                    .expected(format!("{staged:?}"))
+                    .found(format!("{content:?}")))
             }
             Some(_) => Ok(()),
         }
@@ -241,10 +266,15 @@ impl JobOracle {
         }
         // What a sink had staged it needs only until it is committed.
         let committed = |handle: &FileHandle| {
-            self.durable.iter().any(|(id, staged)| staged == handle && self.objects.contains_key(&self.layout.output(id)))
+            self.durable
+                .iter()
+                .any(|(id, staged)| staged == handle && self.objects.contains_key(&self.layout.output(id)))
         };
         self.metadata.get(&checkpoint.id).is_some_and(|metadata| {
-            handles(metadata).any(|handle| handle.path == path && !(matches!(self.layout.parse(path), Some(Object::Staged { .. })) && committed(handle)))
+            handles(metadata).any(|handle| {
+                handle.path == path
+                    && !(matches!(self.layout.parse(path), Some(Object::Staged { .. })) && committed(handle))
+            })
         })
     }
 }
@@ -261,7 +291,11 @@ fn grows(before: &JobState, after: &JobState) -> Result<(), Violation> {
         return broken("an epoch has one leader", before.leader.to_string(), after.leader.to_string());
     }
     if after.next_id_bound < before.next_id_bound {
-        return broken("reserved ids grow", format!("{} or more", before.next_id_bound), after.next_id_bound.to_string());
+        return broken(
+            "reserved ids grow",
+            format!("{} or more", before.next_id_bound),
+            after.next_id_bound.to_string(),
+        );
     }
     let ids = |state: &JobState| state.retained.iter().map(|c| c.id).collect::<Vec<_>>();
     let (old, new) = (ids(before), ids(after));
@@ -272,7 +306,11 @@ fn grows(before: &JobState, after: &JobState) -> Result<(), Violation> {
         return broken("once there is a checkpoint there is always one", format!("{old:?}"), "none".into());
     }
     if new.last().is_some_and(|id| id.0 >= after.next_id_bound) {
-        return broken("ids come from the reserved ones", format!("below {}", after.next_id_bound), format!("{new:?}"));
+        return broken(
+            "ids come from the reserved ones",
+            format!("below {}", after.next_id_bound),
+            format!("{new:?}"),
+        );
     }
     // Ids below the bound of the record before an epoch belong to earlier leaders.
     let late = new.iter().find(|id| after.epoch > before.epoch && !old.contains(id));

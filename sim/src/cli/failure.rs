@@ -86,3 +86,48 @@ pub(super) fn line(event: &Event) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Violation;
+    use crate::verdict::Verdict;
+
+    #[test]
+    fn a_failure_fits_a_screen() {
+        let violation = Violation::new("durability", "an acknowledged value is in the log")
+            .of("value")
+            .expected("14, acknowledged at 66584 us")
+            .found("only {1, 2}");
+        let verdicts = [
+            Verdict::Violated(violation),
+            Verdict::Panicked { message: "no\nway".into(), location: "store.rs:7".into(), node: 2 },
+            Verdict::Aborted { signal: 11, stderr: "stack overflow".into() },
+            Verdict::Hung { limit_s: 60 },
+            Verdict::Invalid { reason: "no".into() },
+        ];
+        let texts: Vec<String> = verdicts
+            .into_iter()
+            .map(|verdict| {
+                let mut report = Report::bare("store", 196, verdict);
+                report.virtual_us = 3_723_000_042;
+                report.digest = format!("{:032x}", 7);
+                text(&report)
+            })
+            .collect();
+        insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    #[test]
+    fn a_line_of_the_story_has_a_limit_and_goes_on_below() {
+        let event = |detail: &str| Event {
+            at_ns: 1_234_567_890,
+            node: 2,
+            kind: "disk.sync".into(),
+            detail: detail.into(),
+        };
+        assert_eq!(line(&event("/wal")), "00:00:01.234567  n2   disk.sync      /wal");
+        assert_eq!(line(&event(&"é".repeat(500))).chars().count(), STORY_WIDTH);
+        assert_eq!(line(&event("a\nb")).lines().nth(1), Some("    b"));
+    }
+}

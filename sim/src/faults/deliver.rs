@@ -29,7 +29,12 @@ impl Devices {
 
 /// Tells the network where a node is.
 pub(crate) fn register(env: &Env, node: NodeId, ip: std::net::IpAddr) {
-    let _ = (env, node, ip);
+    env.net().register(node, ip);
+}
+
+/// Tells the network that a node's machine runs again.
+pub(crate) fn started(env: &Env, node: NodeId) {
+    env.net().machine_started(node);
 }
 
 /// True if `act` still makes sense with its nodes filled in: one that passed may be the other one, too.
@@ -41,17 +46,71 @@ pub(crate) fn applies(act: &Act) -> bool {
     }
 }
 
-/// Switches `act` on; on what is on already it has no effect.
-pub(crate) fn switch_on(env: &Env, act: &Act) {
-    let _ = (env, act);
+/// Switches `act` on until `until_us`; on what is on already it only moves the end.
+pub(crate) fn switch_on(env: &Env, act: &Act, until_us: u64) {
+    match act {
+        Act::Partition { from, to, both, .. } => {
+            let (from, to) = (ids(from), ids(to));
+            env.net().partition(&from, &to);
+            if *both {
+                env.net().partition(&to, &from);
+            }
+        }
+        Act::Stall { a, b, .. } => {
+            env.net().stall(NodeId(*a), NodeId(*b), until_us);
+            env.net().stall(NodeId(*b), NodeId(*a), until_us);
+        }
+        Act::Reset { a, b } => env.net().reset(NodeId(*a), NodeId(*b)),
+        Act::DiskFull { node, .. } => {
+            let used = env.disks().used_bytes(NodeId(*node));
+            env.disks().set_capacity(NodeId(*node), Some(used));
+        }
+        Act::DiskStall { node, .. } => env.disks().stall(NodeId(*node), until_us),
+        Act::Outage { .. } => env.objects().outage(until_us),
+        Act::ThrottleStore { .. } => env.objects().throttle(until_us),
+        Act::IsolateFromStore { node, .. } => env.objects().isolate(NodeId(*node)),
+        // These are answers to a call, or the supervisor's.
+        Act::Site(_) | Act::Crash { .. } | Act::Delay { .. } | Act::Pause { .. } => {}
+    }
 }
 
-/// Switches `act` off again.
-pub(crate) fn switch_off(env: &Env, act: &Act) {
-    let _ = (env, act);
+/// Switches `act` off again. What was given an end ends by itself.
+pub(crate) fn switch_off(env: &Env, act: &Act, disk_bytes: Option<u64>) {
+    match act {
+        Act::Partition { from, to, both, .. } => {
+            let (from, to) = (ids(from), ids(to));
+            env.net().mend(&from, &to);
+            if *both {
+                env.net().mend(&to, &from);
+            }
+        }
+        Act::DiskFull { node, .. } => env.disks().set_capacity(NodeId(*node), disk_bytes),
+        Act::IsolateFromStore { node, .. } => env.objects().rejoin(NodeId(*node)),
+        _ => {}
+    }
 }
 
 /// Ends every fault that is a state of a device.
-pub(crate) fn heal(env: &Env, nodes: &[NodeId]) {
-    let _ = (env, nodes);
+pub(crate) fn heal(env: &Env, nodes: &[NodeId], disk_bytes: Option<u64>) {
+    env.net().heal();
+    env.objects().heal();
+    for node in nodes {
+        env.disks().set_capacity(*node, disk_bytes);
+        env.disks().stall(*node, 0);
+    }
+}
+
+/// A count of a device that grows when `act` bites, if there is one.
+pub(crate) fn bites(env: &Env, act: &Act) -> Option<u64> {
+    match act {
+        Act::Partition { .. } | Act::Stall { .. } => Some(env.net().counters().packets_held),
+        Act::Reset { .. } => Some(env.net().counters().resets),
+        Act::Outage { .. } | Act::ThrottleStore { .. } => Some(env.objects().counters().refused),
+        Act::IsolateFromStore { .. } => Some(env.objects().counters().unreachable),
+        _ => None,
+    }
+}
+
+fn ids(nodes: &[u64]) -> Vec<NodeId> {
+    nodes.iter().copied().map(NodeId).collect()
 }

@@ -52,11 +52,21 @@ impl Shared {
         self.state().receipts.clone()
     }
 
-    /// A fault of `class` struck `node` (0: no particular one).
+    /// A fault of `class` struck `node`.
     pub(crate) fn delivered(&self, class: FaultClass, node: NodeId) {
         let mut state = self.state();
         state.receipts.entry(class).or_default().delivered += 1;
         state.unobserved.entry(node).or_default().push(class);
+    }
+
+    /// A state of `class` was switched on; whether it is noticed, a device will tell.
+    pub(crate) fn switched_on(&self, class: FaultClass) {
+        self.state().receipts.entry(class).or_default().delivered += 1;
+    }
+
+    /// A state of `class` was noticed.
+    pub(crate) fn observed(&self, class: FaultClass) {
+        self.state().receipts.entry(class).or_default().observed += 1;
     }
 
     /// `node` acts: it has noticed what struck it.
@@ -65,11 +75,8 @@ impl Shared {
         if state.unobserved.is_empty() {
             return;
         }
-        // What struck no node in particular is noticed by whoever acts next.
-        for node in [node, NodeId(0)] {
-            for class in state.unobserved.remove(&node).unwrap_or_default() {
-                state.receipts.entry(class).or_default().observed += 1;
-            }
+        for class in state.unobserved.remove(&node).unwrap_or_default() {
+            state.receipts.entry(class).or_default().observed += 1;
         }
     }
 
@@ -198,5 +205,105 @@ impl Injector for PlanInjector {
             }
             None => PointAction::Proceed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::VERSION;
+    use cutwater_io::sim::{CrashKind, Errno};
+    use futures::channel::mpsc;
+
+    const EIO: Act = Act::Site(SiteFault::Fail(Errno::Eio));
+
+    fn injector(faults: Vec<(Anchor, Act)>) -> (PlanInjector, Shared, mpsc::UnboundedReceiver<Order>) {
+        let faults = (0..).zip(faults).map(|(id, (at, act))| Fault { id, at, act }).collect();
+        let plan = Plan {
+            version: VERSION,
+            scenario: String::new(),
+            seed: 0,
+            schedule_seed: 0,
+            key: 0,
+            horizon_us: 1,
+            topology: BTreeMap::new(),
+            knobs: BTreeMap::new(),
+            ops: vec![],
+            faults,
+        };
+        let shared = Shared::new(&plan);
+        let (orders, received) = mpsc::unbounded();
+        (PlanInjector::new(&plan, 3, shared.clone(), orders), shared, received)
+    }
+
+    fn at_site(class: &str, node: u64, nth: u32) -> Anchor {
+        Anchor::Site { site: "disk.write".into(), class: class.into(), node, nth }
+    }
+
+    fn at_point(node: u64, nth: u32) -> Anchor {
+        Anchor::Point { point: "p".into(), node, nth }
+    }
+
+    fn write(injector: &mut PlanInjector, node: u64, class: &'static str, nth: u64) -> bool {
+        let site = Site { name: "disk.write", node: NodeId(node), class, target: "/f", nth, at_us: 0 };
+        injector.at_site(&site) != SiteAction::Proceed
+    }
+
+    fn pass(injector: &mut PlanInjector, node: u64, nth: u64) -> PointAction {
+        injector.at_point(&Passing { point: "p", node: NodeId(node), nth, at_us: 0 })
+    }
+
+    #[test]
+    fn a_site_counts_per_node_and_class_or_over_all() {
+        let (mut i, shared, _orders) =
+            injector(vec![(at_site("wal", 1, 2), EIO), (at_site("", 2, 3), EIO), (at_site("", 0, 7), EIO)]);
+        assert!(!write(&mut i, 1, "wal", 1));
+        assert!(!write(&mut i, 2, "wal", 1));
+        assert!(!write(&mut i, 2, "wal", 2), "the second write of the log is another node's");
+        assert!(write(&mut i, 1, "wal", 2));
+        assert!(!write(&mut i, 1, "wal", 2), "it strikes once");
+        assert!(write(&mut i, 2, "table", 1), "the third of node 2, of whatever class");
+        assert!(write(&mut i, 3, "other", 1), "the seventh of all");
+        assert!(!write(&mut i, 3, "other", 2));
+        let receipt = shared.receipts()[&FaultClass::DiskError];
+        assert_eq!((receipt.armed, receipt.delivered), (3, 3));
+    }
+
+    #[test]
+    fn a_point_counts_per_node_or_over_all_and_only_nodes_of_roles_are_struck() {
+        let crash = Crash { kind: CrashKind::ProcessKill, down_us: 1 };
+        let act = Act::Crash { node: 0, crash };
+        let (mut i, _, _orders) = injector(vec![(at_point(0, 3), act.clone()), (at_point(2, 3), act)]);
+        assert_eq!(pass(&mut i, 4, 1), PointAction::Proceed, "a client does not count");
+        assert_eq!(pass(&mut i, 1, 1), PointAction::Proceed);
+        assert_eq!(pass(&mut i, 2, 1), PointAction::Proceed);
+        assert_eq!(pass(&mut i, 1, 2), PointAction::Crash(crash));
+        assert_eq!(pass(&mut i, 2, 2), PointAction::Proceed);
+        assert_eq!(pass(&mut i, 2, 3), PointAction::Crash(crash));
+    }
+
+    #[test]
+    fn states_are_handed_on_and_nothing_strikes_after_heal() {
+        let full = Act::DiskFull { node: 0, for_us: 5 };
+        let (mut i, shared, mut orders) =
+            injector(vec![(at_point(1, 1), full.clone()), (at_point(1, 2), full), (at_site("", 1, 1), EIO)]);
+        assert_eq!(pass(&mut i, 1, 1), PointAction::Proceed);
+        let order = orders.try_recv().unwrap();
+        assert_eq!((order.passed_by, order.fault.id), (NodeId(1), 0));
+        shared.heal();
+        assert_eq!(pass(&mut i, 1, 2), PointAction::Proceed);
+        assert!(!write(&mut i, 1, "wal", 1));
+        assert!(orders.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_fault_is_observed_when_its_node_acts_again() {
+        let (mut i, shared, _orders) = injector(vec![(at_site("", 1, 1), EIO)]);
+        assert!(write(&mut i, 1, "wal", 1));
+        let observed = || shared.receipts()[&FaultClass::DiskError].observed;
+        write(&mut i, 2, "wal", 1);
+        assert_eq!(observed(), 0, "another node knows nothing");
+        write(&mut i, 1, "wal", 2);
+        assert_eq!(observed(), 1);
     }
 }

@@ -12,4 +12,5 @@ pub mod receipts;
 pub mod sites;
 
 pub use class::FaultClass;
+pub use deliver::Devices;
 pub use receipts::{Receipt, Receipts};

@@ -26,9 +26,9 @@ use madsim::runtime::Handle;
 
 pub use ops::Ops;
 
-use crate::faults::Receipts;
 use crate::faults::deliver::{self, Devices};
 use crate::faults::injector::{Order, PlanInjector, Shared};
+use crate::faults::{FaultClass, Receipts};
 use crate::plan::{Act, Fault, Plan};
 use crate::scenario::Violation;
 use crate::vocabulary::Vocabulary;
@@ -44,6 +44,8 @@ struct Inner {
     vocabulary: Vocabulary,
     env: Arc<Env>,
     handle: Handle,
+    /// Size of the disks.
+    disk_bytes: Option<u64>,
     faults: Shared,
     orders: mpsc::UnboundedSender<Order>,
     op_faults: BTreeMap<u32, Vec<Fault>>,
@@ -61,9 +63,18 @@ struct State {
     /// How often each node's process ended by itself.
     exits: BTreeMap<NodeId, u64>,
     /// States that are switched on.
-    active: BTreeMap<u64, (Act, NodeId)>,
+    active: BTreeMap<u64, Active>,
     next_active: u64,
     violation: Option<Violation>,
+}
+
+/// A state that is switched on.
+struct Active {
+    act: Act,
+    class: FaultClass,
+    until_us: u64,
+    /// What [`deliver::bites`] said before.
+    before: Option<u64>,
 }
 
 /// What a node is told when it starts.
@@ -91,6 +102,7 @@ impl World {
         let nodes = plan.node_count(&vocabulary);
         let injector = PlanInjector::new(&plan, nodes, faults.clone(), orders.clone());
         let key = Key::root(plan.key);
+        let disk_bytes = devices.disk.capacity_bytes;
         let env = Env::install(devices.config(key, record, classify, Box::new(injector)));
         let mut op_faults: BTreeMap<u32, Vec<Fault>> = BTreeMap::new();
         for fault in &plan.faults {
@@ -104,6 +116,7 @@ impl World {
                 vocabulary,
                 env,
                 handle: Handle::current(),
+                disk_bytes,
                 faults,
                 orders,
                 op_faults,

@@ -9,7 +9,8 @@ use futures::channel::mpsc::UnboundedReceiver;
 use madsim::task::spawn_local;
 use madsim::time::sleep;
 
-use super::{Start, World};
+use super::{Active, Start, World};
+use crate::faults::FaultClass;
 use crate::faults::deliver;
 use crate::faults::injector::Order;
 use crate::plan::{Act, Anchor};
@@ -63,6 +64,7 @@ impl World {
             }
             state.down.remove(&node);
         }
+        deliver::started(&self.inner.env, node);
         self.inner.handle.restart(node.to_string());
         self.inner.faults.acts(node);
     }
@@ -116,39 +118,60 @@ impl World {
             // A dead node can neither die nor pause.
             Act::Crash { .. } | Act::Pause { .. } => {}
             _ if !deliver::applies(&act) => {}
-            _ => {
-                self.inner.faults.delivered(class, node);
-                self.switch(act, node).await;
-            }
+            _ => self.switch(class, act).await,
         }
     }
 
     /// Switches a state on, and off after its time.
-    async fn switch(&self, act: Act, node: NodeId) {
+    async fn switch(&self, class: FaultClass, act: Act) {
         let env = &self.inner.env;
-        self.note("fault.on", &format!("{act:?}"));
-        deliver::switch_on(env, &act);
         let for_us = act.duration_us();
+        let before = deliver::bites(env, &act);
+        self.note("fault.on", &format!("{act:?}"));
         if for_us == 0 {
+            deliver::switch_on(env, &act, 0);
+            // A reset without a connection is none.
+            if deliver::bites(env, &act) > before {
+                self.inner.faults.switched_on(class);
+                self.inner.faults.observed(class);
+            }
             return;
+        }
+        match target(&act) {
+            Some(node) if before.is_none() => self.inner.faults.delivered(class, NodeId(node)),
+            _ => self.inner.faults.switched_on(class),
         }
         let number = {
             let mut state = self.state();
             state.next_active += 1;
             let number = state.next_active;
-            state.active.insert(number, (act.clone(), node));
+            state.active.insert(number, Active { act, class, until_us: self.now_us() + for_us, before });
             number
         };
+        self.switch_on_active();
         sleep(Duration::from_micros(for_us)).await;
-        if self.state().active.remove(&number).is_none() {
-            return;
-        }
-        self.note("fault.off", &format!("{act:?}"));
-        deliver::switch_off(env, &act);
+        let Some(active) = self.state().active.remove(&number) else { return };
+        self.settle(&active);
+        self.note("fault.off", &format!("{:?}", active.act));
+        deliver::switch_off(env, &active.act, self.inner.disk_bytes);
         // What overlaps with it goes on.
-        let others: Vec<Act> = self.state().active.values().map(|(act, _)| act.clone()).collect();
-        for other in &others {
-            deliver::switch_on(env, other);
+        self.switch_on_active();
+    }
+
+    /// Switches on whatever is active; of two on the same device the one that lasts longer has the last word.
+    fn switch_on_active(&self) {
+        let mut active: Vec<(u64, Act)> =
+            self.state().active.values().map(|active| (active.until_us, active.act.clone())).collect();
+        active.sort_by_key(|(until_us, _)| *until_us);
+        for (until_us, act) in &active {
+            deliver::switch_on(&self.inner.env, act, *until_us);
+        }
+    }
+
+    /// Writes the receipt of a state that ends.
+    fn settle(&self, active: &Active) {
+        if active.before.is_some() && deliver::bites(&self.inner.env, &active.act) > active.before {
+            self.inner.faults.observed(active.class);
         }
     }
 
@@ -157,9 +180,10 @@ impl World {
     pub async fn heal(&self) {
         self.note("heal", "no faults from here on");
         self.inner.faults.heal();
-        self.state().active.clear();
+        let active = std::mem::take(&mut self.state().active);
+        active.values().for_each(|active| self.settle(active));
         let nodes: Vec<NodeId> = self.state().labels.keys().copied().collect();
-        deliver::heal(&self.inner.env, &nodes);
+        deliver::heal(&self.inner.env, &nodes, self.inner.disk_bytes);
         for node in &nodes {
             self.inner.handle.resume(node.to_string());
         }

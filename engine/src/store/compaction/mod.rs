@@ -28,6 +28,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 Some(e) => Err(e),
                 None => compact_all(&shared).await,
             };
+            shared.purge().await;
             manual.into_iter().for_each(|done| {
                 let _ = done.send(result.clone());
             });

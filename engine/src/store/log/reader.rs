@@ -112,7 +112,10 @@ impl<'a> LogReader<'a> {
 
     fn fragment(&self, at: &mut usize) -> Fragment<'a> {
         let room = BLOCK_BYTES - *at % BLOCK_BYTES;
-        if room < HEADER_BYTES {
+        // The recyclable form pads where the plain one would begin a fragment; had that been lost, the next is no first one.
+        let is_padding = |tail: &[u8]| tail.len() == room && tail.iter().all(|b| *b == 0);
+        let tail = self.data.get(*at..(*at + room).min(self.data.len())).unwrap_or_default();
+        if room < HEADER_BYTES || room < RECYCLABLE_HEADER_BYTES && is_padding(tail) {
             *at += room;
         }
         let here = *at;

@@ -19,7 +19,11 @@ pub(super) struct Listener {
 pub(super) struct Sender(FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>);
 
 #[derive(Debug)]
-pub(super) struct Receiver(FramedRead<OwnedReadHalf, LengthDelimitedCodec>);
+pub(super) struct Receiver {
+    frames: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    /// The codec reports an error once and the end of the stream from then on, which it is not.
+    broken: bool,
+}
 
 impl Listener {
     pub(super) async fn bind(address: SocketAddr) -> io::Result<Listener> {
@@ -47,7 +51,8 @@ fn framed(stream: TcpStream) -> io::Result<(Sender, Receiver)> {
     stream.set_nodelay(true)?;
     let codec = LengthDelimitedCodec::builder().max_frame_length(super::MAX_FRAME_BYTES).new_codec();
     let (read, write) = stream.into_split();
-    Ok((Sender(FramedWrite::new(write, codec.clone())), Receiver(FramedRead::new(read, codec))))
+    let sender = Sender(FramedWrite::new(write, codec.clone()));
+    Ok((sender, Receiver { frames: FramedRead::new(read, codec), broken: false }))
 }
 
 impl Sender {
@@ -58,6 +63,20 @@ impl Sender {
 
 impl Receiver {
     pub(super) async fn recv(&mut self) -> io::Result<Option<Bytes>> {
-        self.0.next().await.map(|frame| Ok(frame?.freeze())).transpose()
+        if self.broken {
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, "the connection broke before"));
+        }
+        match self.frames.next().await {
+            None => Ok(None),
+            Some(Ok(frame)) => Ok(Some(frame.freeze())),
+            Some(Err(e)) => {
+                self.broken = true;
+                Err(match e.kind() {
+                    // So the codec says that the stream ended within a frame: the peer broke off.
+                    io::ErrorKind::Other => io::Error::new(io::ErrorKind::ConnectionReset, e),
+                    _ => e,
+                })
+            }
+        }
     }
 }

@@ -65,7 +65,6 @@ where
     F: Future<Output = T>,
     T: Send + 'static,
 {
-    assert!(cfg!(madsim), "RUSTFLAGS in the environment turn the simulation off");
     let run = move || {
         let mut runtime = Runtime::with_seed_and_config(setup.schedule_seed, Default::default());
         runtime.set_time_limit(Duration::from_secs(600));

@@ -52,12 +52,17 @@ impl Disk {
     /// open(2).
     ///
     /// # Errors
-    /// `ENOENT`, `EEXIST`, `EISDIR`, `ENOTDIR`, `ENOSPC`, `EINVAL` for modes that make no sense together.
+    /// `ENOENT`, `EEXIST`, `EISDIR`, `ENOTDIR`, `ENOSPC`, `InvalidInput` for a mode that makes no sense.
     pub fn open(&mut self, path: &Path, mode: OpenMode) -> io::Result<Fd> {
         let OpenMode { read, write, create, create_new, truncate } = mode;
         let changes = create || create_new || truncate;
-        if !(read || write) || (changes && !write) {
-            return Err(os(libc::EINVAL));
+        let makes_sense = write || (read && !changes);
+        if !makes_sense {
+            // The standard library refuses this itself, without a code of the operating system.
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "neither readable nor writable as asked",
+            ));
         }
         let ino = match self.resolve(path)? {
             Place::Entry { ino: Some(_), .. } | Place::Dir(_) if create_new => return Err(os(libc::EEXIST)),

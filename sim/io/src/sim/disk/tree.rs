@@ -200,12 +200,12 @@ impl Tree {
             if sectors.remove(&number).is_some() {
                 self.used_sectors -= 1;
             }
-        } else if let Some(sector) = sectors.get_mut(&number) {
-            if sector[from_byte as usize..].iter().any(|byte| *byte != 0) {
-                let mut content = sector.to_vec();
-                content[from_byte as usize..].fill(0);
-                *sector = content.into();
-            }
+        } else if let Some(sector) = sectors.get_mut(&number)
+            && sector[from_byte as usize..].iter().any(|byte| *byte != 0)
+        {
+            let mut content = sector.to_vec();
+            content[from_byte as usize..].fill(0);
+            *sector = content.into();
         }
     }
 

@@ -25,13 +25,13 @@ use super::{Env, Key, NodeId};
 
 pub(in crate::sim) mod alarm;
 mod connection;
+mod edge;
+mod flow;
 mod link;
 mod model;
 
 pub(crate) use edge::{Bound, Endpoint, connect};
 use model::{Effects, Model};
-
-mod edge;
 
 /// Latency, bandwidth and patience of the network.
 #[derive(Clone, Debug)]

@@ -11,14 +11,14 @@ use std::task::Waker;
 use bytes::Bytes;
 
 use super::alarm::Alarm;
-use super::connection::{Conn, End, Label, Packet, Phase, Queued, Side};
-use super::link::{Gate, LinkId, Links, Pace};
+use super::connection::{Conn, End, Label, Packet, Phase, Side};
+use super::link::{Gate, Links, Pace};
 use super::{Config, Counters};
 use crate::sim::{Key, NodeId};
 
 pub(in crate::sim) type ConnId = u64;
 
-const NS_PER_US: u64 = 1000;
+pub(super) const NS_PER_US: u64 = 1000;
 /// The first and the last port that is given out (Linux' defaults).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
 
@@ -98,11 +98,12 @@ pub(super) struct Model {
     pub(super) alarm: Alarm,
     pub(super) counters: Counters,
     pub(super) effects: Effects,
+    pub(super) conns: BTreeMap<ConnId, Conn>,
+    /// When the first packet of which direction is due.
+    pub(super) agenda: BTreeSet<(u64, ConnId, End)>,
+    conns_made: u64,
     addresses: BTreeMap<IpAddr, NodeId>,
     machines: BTreeMap<NodeId, Machine>,
-    conns: BTreeMap<ConnId, Conn>,
-    conns_made: u64,
-    agenda: BTreeSet<(u64, ConnId, End)>,
 }
 
 // Addresses, listeners and handshakes.
@@ -211,7 +212,7 @@ impl Model {
     }
 
     /// A request for a connection arrived. False if the backlog is full: it will have to be sent again.
-    fn syn_arrived(&mut self, id: ConnId, now_ns: u64) -> bool {
+    pub(super) fn syn_arrived(&mut self, id: ConnId, now_ns: u64) -> bool {
         let (backlog, conn) = (self.config.backlog, &self.conns[&id]);
         let (node, port) = (conn.server.node, conn.server.address.port());
         let Some(listener) = self.listener(node, port) else {
@@ -230,7 +231,7 @@ impl Model {
     }
 
     /// The client's acknowledgement arrived: the process may accept.
-    fn ack_arrived(&mut self, id: ConnId, now_ns: u64) {
+    pub(super) fn ack_arrived(&mut self, id: ConnId, now_ns: u64) {
         let server = &self.conns[&id].server;
         let (node, port, incarnation) = (server.node, server.address.port(), server.incarnation);
         if server.phase != Phase::Handshake {
@@ -381,7 +382,7 @@ impl Model {
         }
     }
 
-    fn broken(&mut self, id: ConnId, end: End) {
+    pub(super) fn broken(&mut self, id: ConnId, end: End) {
         self.counters.resets += 1;
         self.event(id, end, "net.reset", None);
         let side = self.conn(id).side(end);
@@ -483,181 +484,6 @@ impl Model {
                 }
                 self.arm(id, end);
             }
-        }
-    }
-}
-
-// Packets under way.
-impl Model {
-    fn push(&mut self, id: ConnId, end: End, packet: Packet, now_ns: u64) {
-        let link = self.link(id, end);
-        let len_bytes = if let Packet::Frame(frame) = &packet { frame.len() } else { 0 };
-        let conn = self.conns.get_mut(&id).expect("packets are sent on connections that exist");
-        let side = conn.side(end);
-        let due_ns = self.links.arrival_ns(link, &mut side.pace, len_bytes, now_ns, &self.config);
-        let due_ns = due_ns.max(side.outbox.back().map_or(0, |last| last.due_ns));
-        side.outbox.push_back(Queued { due_ns, packet });
-        if side.held_since_ns.is_none() {
-            self.arm(id, end);
-        }
-    }
-
-    /// Puts the first packet under way into the agenda.
-    fn arm(&mut self, id: ConnId, end: End) {
-        let side = self.conns.get_mut(&id).expect("packets are sent on connections that exist").side(end);
-        let due_ns = side.outbox.front().map(|first| first.due_ns);
-        let before_ns = std::mem::replace(&mut side.armed_ns, due_ns);
-        if before_ns == due_ns {
-            return;
-        }
-        if let Some(at_ns) = before_ns {
-            self.agenda.remove(&(at_ns, id, end));
-        }
-        if let Some(at_ns) = due_ns {
-            self.agenda.insert((at_ns, id, end));
-            self.alarm.announce(at_ns);
-        }
-    }
-
-    fn drop_outbox(&mut self, id: ConnId, end: End) {
-        let side = self.conn(id).side(end);
-        let lost = side.outbox.iter().filter(|q| matches!(q.packet, Packet::Frame(_))).count();
-        side.outbox.clear();
-        side.held_since_ns = None;
-        self.counters.frames_lost += lost as u64;
-        self.arm(id, end);
-    }
-
-    /// Lets arrive what is due, and says when more is.
-    pub(super) fn run_due(&mut self, now_ns: u64, waker: &Waker) -> Option<u64> {
-        while let Some(&(at_ns, id, end)) = self.agenda.first()
-            && at_ns <= now_ns
-        {
-            self.agenda.pop_first();
-            self.conn(id).side(end).armed_ns = None;
-            self.arrive(id, end, now_ns);
-        }
-        let next_ns = self.agenda.first().map(|(at_ns, ..)| *at_ns);
-        self.alarm.set(next_ns, waker);
-        next_ns
-    }
-
-    /// Lets the first packet that `end` has under way arrive, if the link lets it.
-    fn arrive(&mut self, id: ConnId, end: End, now_ns: u64) {
-        let gate = self.links.gate(self.link(id, end), now_ns);
-        let side = self.conn(id).side(end);
-        if gate != Gate::Open && side.unattended {
-            return self.drop_outbox(id, end);
-        }
-        let Some(first) = side.outbox.front_mut() else { return };
-        match gate {
-            Gate::Open => {
-                let packet = first.packet.clone();
-                side.outbox.pop_front();
-                if matches!(packet, Packet::Syn) && !self.syn_arrived(id, now_ns) {
-                    let again_ns = now_ns + u64::from(self.config.retransmit_us_max) * NS_PER_US;
-                    let outbox = &mut self.conn(id).side(end).outbox;
-                    outbox.push_front(Queued { due_ns: again_ns, packet });
-                } else {
-                    self.deliver(id, end.other(), packet, now_ns);
-                }
-            }
-            Gate::Until(until_ns) => {
-                first.due_ns = until_ns;
-                self.counters.packets_held += 1;
-            }
-            Gate::Closed => {
-                side.held_since_ns = Some(now_ns);
-                self.counters.packets_held += 1;
-                return;
-            }
-        }
-        if self.conns.contains_key(&id) {
-            self.arm(id, end);
-            self.forget_if_over(id);
-        }
-    }
-
-    /// `packet` has arrived at `end`.
-    fn deliver(&mut self, id: ConnId, end: End, packet: Packet, now_ns: u64) {
-        let side = self.conn(id).side(end);
-        let phase = side.phase;
-        match packet {
-            Packet::Syn => {}
-            Packet::SynAck if phase == Phase::Handshake => {
-                side.phase = Phase::Open;
-                self.wake(id, end);
-                self.push(id, end, Packet::Ack, now_ns);
-            }
-            Packet::Refused if phase == Phase::Handshake => {
-                side.phase = Phase::Refused;
-                self.event(id, end, "net.refused", None);
-                self.wake(id, end);
-            }
-            Packet::Ack => self.ack_arrived(id, now_ns),
-            Packet::Frame(frame) if side.is_connected() && side.receiver_open => {
-                side.inbox.push_back(frame.clone());
-                self.counters.frames_delivered += 1;
-                self.event(id, end, "net.deliver", Some(frame));
-                self.wake(id, end);
-            }
-            Packet::Frame(_) if side.is_connected() => self.break_from(id, end, now_ns),
-            Packet::SynAck | Packet::Frame(_) => self.reply_reset(id, end, now_ns),
-            Packet::Credit(bytes) => {
-                side.in_window_bytes = side.in_window_bytes.saturating_sub(bytes);
-                let waker = side.send_waker.take();
-                self.effects.wakers.extend(waker);
-            }
-            Packet::Fin if side.is_connected() => {
-                side.end_of_stream = true;
-                self.event(id, end, "net.end", None);
-                self.wake(id, end);
-            }
-            Packet::Reset if side.is_connected() => {
-                self.drop_outbox(id, end);
-                self.broken(id, end);
-            }
-            Packet::Refused | Packet::Fin | Packet::Reset => {}
-        }
-    }
-
-    /// The kernel of `end` knows no such connection any more.
-    fn reply_reset(&mut self, id: ConnId, end: End, now_ns: u64) {
-        let side = self.conn(id).side(end);
-        let said = side.outbox.iter().any(|q| matches!(q.packet, Packet::Reset));
-        if side.phase == Phase::Gone && !said {
-            side.unattended = false;
-            self.push(id, end, Packet::Reset, now_ns);
-        }
-    }
-
-    fn wake(&mut self, id: ConnId, end: End) {
-        let waker = self.conn(id).side(end).recv_waker.take();
-        self.effects.wakers.extend(waker);
-    }
-
-    fn event(&mut self, id: ConnId, end: End, kind: &'static str, frame: Option<Bytes>) {
-        let conn = self.conn(id);
-        let event = NetEvent { node: conn.side(end).node, kind, label: conn.label, frame };
-        self.effects.events.push(event);
-    }
-
-    fn conn(&mut self, id: ConnId) -> &mut Conn {
-        self.conns.get_mut(&id).expect("handles and packets belong to connections that exist")
-    }
-
-    /// The link that the packets of `end` take.
-    fn link(&self, id: ConnId, end: End) -> LinkId {
-        let conn = &self.conns[&id];
-        (conn.node(end), conn.node(end.other()))
-    }
-
-    fn forget_if_over(&mut self, id: ConnId) {
-        if self.conns.get(&id).is_some_and(Conn::is_over) {
-            for end in [End::Client, End::Server] {
-                self.drop_outbox(id, end);
-            }
-            self.conns.remove(&id);
         }
     }
 }

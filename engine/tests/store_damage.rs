@@ -1,0 +1,188 @@
+//! What the store answers to files that were damaged, cut or removed while it was closed, and to requests that cannot be met.
+#![cfg(not(madsim))]
+
+use std::path::{Path, PathBuf};
+
+use cutwater_engine::store::{Error, Options, Store, WriteOptions};
+use cutwater_io::fs::{self, OpenOptions};
+
+const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
+const SYNCED: WriteOptions = WriteOptions { sync: true, disable_wal: false };
+const UNLOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: true };
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn options() -> Options {
+    Options { block_bytes: 128, write_buffer_bytes: 64 << 10, ..Options::default() }
+}
+
+async fn open(dir: &Path) -> Result<Store, Error> {
+    loop {
+        match Store::open(dir, options()).await {
+            Err(Error::Locked { .. }) => cutwater_io::task::yield_now().await,
+            other => return other,
+        }
+    }
+}
+
+async fn put(store: &Store, from: u32, to: u32, how: WriteOptions) {
+    for i in from..to {
+        store.put(format!("key{i:04}").as_bytes(), format!("value{i}").as_bytes(), how).await.unwrap();
+    }
+}
+
+async fn count(store: &Store) -> u32 {
+    let mut iter = store.iter(.., None);
+    let mut n = 0;
+    while let Some((key, value)) = iter.next().await.unwrap() {
+        assert_eq!((key, value), (format!("key{n:04}").into_bytes(), format!("value{n}").into_bytes()));
+        n += 1;
+    }
+    n
+}
+
+async fn only(dir: &Path, is_wanted: impl Fn(&str) -> bool) -> PathBuf {
+    let names: Vec<String> = fs::read_dir(dir).await.unwrap().into_iter().map(|e| e.name).collect();
+    let found: Vec<&String> = names.iter().filter(|name| is_wanted(name)).collect();
+    assert_eq!(found.len(), 1, "{names:?}");
+    dir.join(found[0])
+}
+
+async fn flip(path: &Path, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).await.unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).await.unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset).await.unwrap();
+}
+
+#[test]
+fn a_log_that_was_cut_gives_a_prefix_and_the_same_one_again() {
+    block_on(async {
+        for cut in [1, 20, 39, 40, 400] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(dir.path()).await.unwrap();
+            put(&store, 0, 50, LOGGED).await;
+            drop(store);
+            let log = only(dir.path(), |name| name.ends_with(".log")).await;
+            let file = OpenOptions::new().write(true).open(&log).await.unwrap();
+            file.set_len(file.len().await.unwrap() - cut).await.unwrap();
+            let store = open(dir.path()).await.unwrap();
+            let n = count(&store).await;
+            assert!((50 - cut as u32 / 10 - 1..50).contains(&n), "{n} after a cut of {cut}");
+            assert_eq!(store.last_sequence(), u64::from(n));
+            drop(store);
+            let store = open(dir.path()).await.unwrap();
+            assert_eq!(count(&store).await, n);
+            put(&store, n, 60, SYNCED).await;
+            assert_eq!(count(&store).await, 60);
+        }
+    });
+}
+
+#[test]
+fn a_flipped_bit_in_a_table_is_an_error_that_names_it() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        put(&store, 0, 100, LOGGED).await;
+        store.flush().await.unwrap();
+        store.close().await.unwrap();
+        let table = only(dir.path(), |name| name.ends_with(".sst")).await;
+        flip(&table, 10).await;
+        let store = open(dir.path()).await.unwrap();
+        let error = store.get(b"key0000").await.unwrap_err();
+        let expected =
+            format!("corruption in {} at byte 0: a block's checksum does not match", table.display());
+        assert_eq!(error.to_string(), expected);
+        assert!(store.iter(.., None).next().await.unwrap_err().is_corruption());
+        assert!(store.verify().await.unwrap_err().is_corruption());
+        assert_eq!(store.get(b"key0099").await.unwrap().unwrap(), b"value99");
+        // A compaction must not write on without what it cannot read.
+        put(&store, 0, 1, LOGGED).await;
+        assert!(store.compact_all().await.unwrap_err().is_corruption());
+        assert!(matches!(store.put(b"k", b"v", LOGGED).await, Err(Error::Background { .. })));
+        assert_eq!(store.get(b"key0099").await.unwrap().unwrap(), b"value99");
+        drop(store);
+        fs::remove_file(&table).await.unwrap();
+        assert!(
+            open(dir.path())
+                .await
+                .unwrap_err()
+                .to_string()
+                .ends_with("the MANIFEST names it, and it is missing")
+        );
+    });
+}
+
+#[test]
+fn a_manifest_or_current_that_is_damaged_is_refused_and_nothing_is_removed() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        for i in 0..4 {
+            put(&store, i * 10, i * 10 + 10, LOGGED).await;
+            store.flush().await.unwrap();
+        }
+        store.close().await.unwrap();
+        let before = fs::read_dir(dir.path()).await.unwrap();
+        let manifest = only(dir.path(), |name| name.starts_with("MANIFEST")).await;
+        flip(&manifest, 20).await;
+        assert!(open(dir.path()).await.unwrap_err().is_corruption());
+        flip(&manifest, 20).await;
+        let current = dir.path().join("CURRENT");
+        flip(&current, 0).await;
+        assert!(open(dir.path()).await.unwrap_err().to_string().ends_with("it does not name a MANIFEST"));
+        flip(&current, 0).await;
+        assert_eq!(fs::read_dir(dir.path()).await.unwrap(), before);
+        fs::rename(&current, dir.path().join("elsewhere")).await.unwrap();
+        assert!(open(dir.path()).await.unwrap_err().is_corruption());
+        fs::rename(dir.path().join("elsewhere"), &current).await.unwrap();
+        assert_eq!(count(&open(dir.path()).await.unwrap()).await, 40);
+    });
+}
+
+#[test]
+fn writes_outside_the_log_are_kept_by_flush_close_and_checkpoint_only() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let store = open(&path).await.unwrap();
+        put(&store, 0, 10, UNLOGGED).await;
+        store.checkpoint(dir.path().join("checkpoint")).await.unwrap();
+        put(&store, 10, 20, UNLOGGED).await;
+        drop(store);
+        let store = open(&path).await.unwrap();
+        assert_eq!(count(&store).await, 10);
+        put(&store, 10, 30, UNLOGGED).await;
+        store.close().await.unwrap();
+        assert_eq!(count(&open(&path).await.unwrap()).await, 30);
+        assert_eq!(count(&open(&dir.path().join("checkpoint")).await.unwrap()).await, 10);
+    });
+}
+
+#[test]
+fn requests_that_cannot_be_met_are_refused() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = Options { create_if_missing: false, ..options() };
+        let nothing = dir.path().join("nothing");
+        assert!(matches!(Store::open(&nothing, missing).await, Err(Error::NotFound { .. })));
+        assert!(!fs::try_exists(&nothing).await.unwrap());
+        let bad = Options { num_levels: 1, ..options() };
+        assert_eq!(
+            Store::open(dir.path(), bad).await.unwrap_err().to_string(),
+            "option num_levels: must be 2 to 64"
+        );
+        let store = open(dir.path()).await.unwrap();
+        assert!(matches!(Store::open(dir.path(), options()).await, Err(Error::Locked { .. })));
+        let contradiction = WriteOptions { sync: true, disable_wal: true };
+        assert!(matches!(store.put(b"k", b"v", contradiction).await, Err(Error::InvalidRequest(_))));
+        assert!(matches!(store.checkpoint(dir.path()).await, Err(Error::AlreadyExists { .. })));
+        let clone = store.clone();
+        store.close().await.unwrap();
+        assert!(matches!(clone.put(b"k", b"v", LOGGED).await, Err(Error::Closed)));
+        assert!(open(dir.path()).await.is_ok());
+    });
+}

@@ -1,0 +1,109 @@
+//! Scenario `checkpoint`: a job on a cluster, broken while it takes checkpoints.
+//!
+//! One to three coordinator candidates and two to four workers run a Nexmark query with a known answer. Checkpoints follow
+//! each other closely, so that most of what breaks breaks in the middle of one: a worker dies between its snapshot and its
+//! upload, a leader between the metadata and the register, a put of the register has no answer or lands late, a paused
+//! leader wakes up after another took over, a sink dies between the durable checkpoint and its commit.
+//!
+//! What must hold stands with the oracles, see [`crate::oracle::job`] and [`crate::cluster`]: epochs and ids only grow; a
+//! listed checkpoint is whole as long as it is listed and restores cold; its state is exactly the effect of the input before
+//! its positions; output is committed only of durable checkpoints, and in the end it is the known answer; nothing is left
+//! over; once nothing breaks, the job ends.
+//!
+//! *Not in it*: savepoints, unaligned barriers, regional restarts.
+
+use std::path::Path;
+
+use cutwater_io::points::Kind;
+use cutwater_sim::faults::Devices;
+use cutwater_sim::plan::Plan;
+use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
+use cutwater_sim::vocabulary::{Verb, Vocabulary};
+use cutwater_sim::world::World;
+use futures::future::LocalBoxFuture;
+
+use crate::cluster::{self, Cluster};
+
+/// See the module.
+pub struct CheckpointScenario;
+
+impl Scenario for CheckpointScenario {
+    fn name(&self) -> &'static str {
+        "checkpoint"
+    }
+
+    fn about(&self) -> &'static str {
+        "a job on a cluster: crashes, partitions and lost answers in the middle of checkpoints"
+    }
+
+    fn vocabulary(&self) -> Vocabulary {
+        Vocabulary {
+            roles: cluster::roles(),
+            actors: 1..=2,
+            ops: 1..=12,
+            verbs: vec![
+                Verb::new("checkpoint", "ask for a checkpoint now").always(),
+                Verb::new(
+                    "inspect",
+                    "restore the latest checkpoint on a machine of its own, and judge its state",
+                ),
+            ],
+            knobs: cluster::knobs(),
+            points: cutwater_engine::points::all(),
+            classes: vec![
+                "table",
+                "manifest",
+                "current",
+                "other",
+                "register",
+                "checkpoint",
+                "shared",
+                "sink",
+            ],
+            faults: cluster::FAULTS.to_vec(),
+            horizon_us: 2_000_000..=12_000_000,
+        }
+    }
+
+    fn oracles(&self) -> &'static [OracleInfo] {
+        cluster::ORACLES
+    }
+
+    fn demands(&self) -> Demands {
+        let of = |kind| {
+            [
+                cutwater_engine::checkpoint::points::ALL,
+                cutwater_engine::cluster::points::ALL,
+                cutwater_engine::stream::points::ALL,
+            ]
+            .into_iter()
+            .flatten()
+            .filter(move |point| point.kind == kind)
+            .map(|point| point.name)
+            .collect()
+        };
+        Demands {
+            after_plans: 1000,
+            delivered: cluster::FAULTS.to_vec(),
+            points: of(Kind::Point),
+            sometimes: vec![
+                "coordinator.took_over",
+                "coordinator.restored",
+                "checkpoint.aborted",
+                "stream.sink.recommitted",
+            ],
+        }
+    }
+
+    fn classify(&self) -> fn(&Path) -> &'static str {
+        crate::classify
+    }
+
+    fn devices(&self, plan: &Plan) -> Devices {
+        crate::devices(plan)
+    }
+
+    fn run<'a>(&'a self, world: &'a World) -> LocalBoxFuture<'a, Result<(), Violation>> {
+        Box::pin(async move { Cluster::start(world).run().await })
+    }
+}

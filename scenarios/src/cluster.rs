@@ -1,0 +1,488 @@
+//! What the scenarios of a cluster share: processes, a job with a known answer, and how it is judged.
+//!
+//! Nodes are coordinator candidates and workers; all of them see one bucket. The job is a Nexmark query whose committed
+//! output does not depend on the interleaving of its input, so that it can be computed beforehand.
+//!
+//! Judged at every object written or deleted: [`JobOracle`]. Judged on demand and at the end: [`restore_cold`], which opens a
+//! checkpoint from its objects alone, at another parallelism, and compares its state with what its own source positions say.
+//! Judged at the end: the output, leaks, and that the end came.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use cutwater_engine::checkpoint::assign::key_group_range;
+use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+use cutwater_engine::checkpoint::layout::Layout;
+use cutwater_engine::checkpoint::log::Status;
+use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, KeyedSnapshot, SubtaskState};
+use cutwater_engine::cluster::client::Client;
+use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
+use cutwater_engine::cluster::rpc::JobSpec;
+use cutwater_engine::cluster::worker::{self, WorkerConfig};
+use cutwater_engine::state::blob::{Blobs, Retry};
+use cutwater_engine::state::{self, key_groups};
+use cutwater_engine::store::{self, Options};
+use cutwater_engine::stream::graph::VertexKind;
+use cutwater_engine::stream::queries::{self, bid_counts};
+use cutwater_engine::stream::sink::decode_output;
+use cutwater_io::sim::objects::ObjectChange;
+use cutwater_io::sim::{Crash, CrashKind, NodeId, Survivors};
+use cutwater_io::{objects, time};
+use cutwater_sim::faults::FaultClass;
+use cutwater_sim::plan::Op;
+use cutwater_sim::scenario::{OracleInfo, Violation};
+use cutwater_sim::vocabulary::{Knob, Role};
+use cutwater_sim::world::World;
+
+use crate::oracle::job::JobOracle;
+
+const BUCKET: &str = "cluster";
+const URL: &str = "sim://cluster";
+const JOB: &str = "job";
+const RPC_PORT: u16 = 6123;
+const DATA_PORT: u16 = 6124;
+/// Virtual time in which a healed cluster must have read, checkpointed and committed everything.
+const FINISH_LIMIT: Duration = Duration::from_secs(180);
+/// Virtual time in which a finished cluster must have removed what nothing needs.
+const SWEEP_LIMIT: Duration = Duration::from_secs(60);
+
+/// The oracles of a cluster.
+pub(crate) const ORACLES: &[OracleInfo] = &[
+    OracleInfo {
+        name: "ids",
+        about: "epochs, versions and checkpoint ids only grow, over leaders and restores",
+    },
+    OracleInfo {
+        name: "restorable",
+        about: "a listed checkpoint has all its files, whole, as long as it is listed, and restores cold",
+    },
+    OracleInfo {
+        name: "cut",
+        about: "a checkpoint's state is exactly the effect of the input before its source positions",
+    },
+    OracleInfo {
+        name: "exactly once",
+        about: "committed output is of durable checkpoints, and in the end the known answer",
+    },
+    OracleInfo { name: "no leak", about: "after the end no object is left that nothing needs" },
+    OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
+];
+
+/// The faults that a cluster must survive.
+pub(crate) const FAULTS: &[FaultClass] = FaultClass::ALL;
+
+/// Kinds of nodes.
+pub(crate) fn roles() -> Vec<Role> {
+    vec![
+        Role::new("coordinator", "a candidate for the leadership of the job", 1..=3),
+        Role::new("worker", "runs tasks", 2..=4),
+    ]
+}
+
+/// Settings of the job, the coordinator and the stores.
+pub(crate) fn knobs() -> Vec<Knob> {
+    vec![
+        Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
+        Knob::new("query", "0: one keyed step, 1: two", 0, 0..=1),
+        Knob::new("partitions", "partitions of the source", 3, 1..=6),
+        Knob::new("events_per_partition", "records in each", 120, 1..=400),
+        Knob::new(
+            "events_per_second",
+            "records due per second in each partition; 0: all at once",
+            40,
+            0..=400,
+        ),
+        Knob::new("max_parallelism", "key groups", 8, 4..=64),
+        Knob::new("parallelism", "subtasks of each vertex", 2, 1..=4),
+        Knob::new("slots", "tasks of each vertex that a worker takes", 2, 1..=4),
+        Knob::new("interval_ms", "from one checkpoint to the next, in milliseconds", 300, 30..=3000),
+        Knob::new("min_pause_ms", "from a completion to the next trigger, in milliseconds", 20, 0..=500),
+        Knob::new("timeout_ms", "until a checkpoint expires, in milliseconds", 3000, 200..=10_000),
+        Knob::new("tolerable_failures", "checkpoints that may fail in a row", 3, 0..=10),
+        Knob::new("retained", "completed checkpoints that are kept", 2, 1..=5),
+        Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
+        Knob::new("lease_ms", "silence of a leader before a takeover, in milliseconds", 1500, 300..=6000),
+        Knob::new("heartbeat_ms", "between two signs of life of a worker, in milliseconds", 200, 50..=1000),
+        Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
+    ]
+}
+
+/// A running cluster.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    world: World,
+    oracle: Arc<Mutex<JobOracle>>,
+    job: JobSpec,
+    client: Client,
+}
+
+impl Cluster {
+    /// Starts the candidates and workers of the plan.
+    pub(crate) fn start(world: &World) -> Cluster {
+        let job = job(world);
+        let graph = queries::build(&job).expect("the knobs are within the query's ranges");
+        let layout = Layout::new(JOB).expect("a plain name");
+        let oracle = Arc::new(Mutex::new(JobOracle::new(layout)));
+        watch(world, &oracle);
+        let candidates: Vec<SocketAddr> = (0..world.count("coordinator"))
+            .map(|i| world.address(world.node_id("coordinator", i), RPC_PORT))
+            .collect();
+        for i in 0..world.count("coordinator") {
+            let config = coordinator_config(world, i, job.clone(), graph.plan(), graph.max_parallelism);
+            let log = world.clone();
+            world.node("coordinator", i, move |_| {
+                let (config, log) = (config.clone(), log.clone());
+                async move {
+                    if let Err(error) = coordinator::run(config).await {
+                        log.note("process", &format!("coordinator: {error}"));
+                    }
+                }
+            });
+        }
+        for i in 0..world.count("worker") {
+            let config = worker_config(world, i, candidates.clone());
+            let log = world.clone();
+            world.node("worker", i, move |_| {
+                let (config, log) = (config.clone(), log.clone());
+                async move {
+                    if let Err(error) = worker::run(config).await {
+                        log.note("process", &format!("worker: {error}"));
+                    }
+                }
+            });
+        }
+        let client = Client::new(candidates, Duration::from_millis(500));
+        Cluster { world: world.clone(), oracle, job, client }
+    }
+
+    /// Runs the plan's operations until its horizon, heals, and judges the end.
+    pub(crate) async fn run(&self) -> Result<(), Violation> {
+        for actor in self.world.actors() {
+            let cluster = self.clone();
+            // Its end is that of the run.
+            drop(self.world.client(&format!("client-{actor}"), async move {
+                let mut ops = cluster.world.ops(actor);
+                while let Some(op) = ops.next().await {
+                    if let Err(violation) = cluster.apply(&op).await {
+                        cluster.world.object(violation);
+                    }
+                }
+            }));
+        }
+        self.world.until_horizon().await;
+        self.world.heal().await;
+        self.world
+            .within(FINISH_LIMIT, "a healed cluster finishes its job", self.until(Cluster::is_finished))
+            .await?;
+        self.judge_output()?;
+        let swept = self.until(|cluster| cluster.oracle().leaks().is_empty());
+        if self.world.within(SWEEP_LIMIT, "", swept).await.is_err() {
+            let leaks: Vec<String> = self.oracle().leaks().into_iter().map(str::to_owned).collect();
+            return Err(Violation::new("no leak", "a finished job leaves nothing that nothing needs")
+                .of("object")
+                .expected("no such object")
+                .found(leaks.join(", ")));
+        }
+        let retained: Vec<CheckpointId> =
+            self.oracle().state().into_iter().flat_map(|s| &s.retained).map(|c| c.id).collect();
+        let cluster = self.clone();
+        let judged = self.world.client("judge", async move {
+            for id in retained {
+                cluster.inspect(id).await?;
+            }
+            Ok(())
+        });
+        self.world.within(SWEEP_LIMIT, "retained checkpoints restore", judged).await?
+    }
+
+    fn oracle(&self) -> MutexGuard<'_, JobOracle> {
+        self.oracle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn is_finished(&self) -> bool {
+        self.oracle().state().is_some_and(|state| state.status == Status::Finished)
+    }
+
+    async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
+        while !condition(self) {
+            time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn apply(&self, op: &Op) -> Result<(), Violation> {
+        match op.verb.as_str() {
+            "rescale" => {
+                let slots = self.world.knob("slots") * self.world.count("worker");
+                let parallelism = op.args[0].min(slots).min(self.world.knob("max_parallelism"));
+                let answer = self.client.rescale(u16::try_from(parallelism).expect("a small number")).await;
+                self.note(&answer);
+            }
+            "checkpoint" => {
+                let answer = self.client.trigger_checkpoint().await;
+                self.note(&answer);
+            }
+            "inspect" => {
+                let latest = self.oracle().state().and_then(|state| Some(state.latest()?.id));
+                if let Some(id) = latest {
+                    self.inspect(id).await?;
+                }
+            }
+            "outage" => self.kill_all(op),
+            other => unreachable!("{other} is not in the vocabulary"),
+        }
+        Ok(())
+    }
+
+    fn note(&self, answer: &Result<(), impl std::fmt::Display>) {
+        let text = answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into());
+        self.world.note("client", &text);
+    }
+
+    /// The whole cluster loses power at once.
+    fn kill_all(&self, op: &Op) {
+        let nodes = self.world.count("coordinator") + self.world.count("worker");
+        let down_us = u32::try_from(op.args[0]).expect("within the vocabulary's range");
+        for node in 1..=nodes {
+            let kind = CrashKind::PowerFail(Survivors::Each { permille: 500, key: op.id });
+            self.world.env().crash(NodeId(node), Crash { kind, down_us });
+        }
+    }
+
+    /// Opens a checkpoint from its objects alone. One that is let go meanwhile is no loss.
+    async fn inspect(&self, id: CheckpointId) -> Result<(), Violation> {
+        let Some(metadata) = self.oracle().retained(id).cloned() else { return Ok(()) };
+        let parallelism = self.world.key().draw("inspect", &[id.0, self.world.now_us()]).between(1, 4);
+        let parallelism =
+            u16::try_from(parallelism.min(self.world.knob("max_parallelism"))).expect("at most 4");
+        let found = restore_cold(&metadata, parallelism).await;
+        if self.oracle().retained(id).is_none() {
+            return Ok(());
+        }
+        let found = match found {
+            Ok(found) => found,
+            // The store of objects may be out of order for clients, too, as long as faults strike.
+            Err(error) if error.is_transient() => {
+                self.world.note("inspect", &error.to_string());
+                return Ok(());
+            }
+            Err(error) => {
+                return Err(Violation::new("restorable", "a listed checkpoint restores cold")
+                    .of("checkpoint")
+                    .expected(format!("checkpoint {id} at parallelism {parallelism}"))
+                    .found(error));
+            }
+        };
+        let expected = counts_at(&self.job, &metadata);
+        let key = expected.keys().chain(found.keys()).find(|key| expected.get(*key) != found.get(*key));
+        match key {
+            None => Ok(()),
+            Some(key) => {
+                Err(Violation::new("cut", "state is the effect of the input before the source positions")
+                    .of("key")
+                    .expected(format!("checkpoint {id}: {key:02x?} counted {:?} times", expected.get(key)))
+                    .found(format!("{:?}", found.get(key))))
+            }
+        }
+    }
+
+    /// The committed output is the known answer.
+    fn judge_output(&self) -> Result<(), Violation> {
+        let expected = queries::expected(&self.job).expect("the knobs are within the query's ranges");
+        let mut found: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+        let prefix = Layout::new(JOB).expect("a plain name").output_prefix();
+        let env = self.world.env();
+        for path in env.objects().keys(BUCKET, &prefix) {
+            let bytes = env.objects().peek(BUCKET, &path).expect("it was listed");
+            let records = decode_output(&bytes).map_err(|error| {
+                Violation::new("exactly once", "committed output can be read")
+                    .of("output")
+                    .found(format!("{path}: {error}"))
+            })?;
+            for record in records {
+                let numbers = bid_counts::numbers(&record).expect("two numbers in each record");
+                *found.entry(numbers).or_default() += 1;
+            }
+        }
+        let differs = expected.keys().chain(found.keys()).find(|row| expected.get(*row) != found.get(*row));
+        match differs {
+            None => Ok(()),
+            Some(row) => Err(Violation::new("exactly once", "the committed output is the known answer")
+                .of(if expected.get(row) > found.get(row) { "missing record" } else { "surplus record" })
+                .expected(format!("{row:?} {} times", expected.get(row).unwrap_or(&0)))
+                .found(format!("{} times", found.get(row).unwrap_or(&0)))),
+        }
+    }
+}
+
+fn job(world: &World) -> JobSpec {
+    let names = ["partitions", "events_per_partition", "events_per_second", "max_parallelism"];
+    let mut parameters: BTreeMap<String, u64> =
+        names.iter().map(|name| ((*name).to_owned(), world.knob(name))).collect();
+    parameters.insert("seed".into(), world.key().draw("bids", &[]).below(1 << 20));
+    let query = queries::NAMES[usize::try_from(world.knob("query")).expect("0 or 1")];
+    JobSpec { name: JOB.into(), query: query.into(), parameters }
+}
+
+fn coordinator_config(
+    world: &World,
+    index: u64,
+    job: JobSpec,
+    plan: Vec<cutwater_engine::checkpoint::assign::VertexPlan>,
+    max_parallelism: u16,
+) -> CoordinatorConfig {
+    let ms = |name| Duration::from_millis(world.knob(name));
+    let knob = |name| usize::try_from(world.knob(name)).expect("a small number");
+    CoordinatorConfig {
+        name: format!("coordinator-{index}"),
+        bind: world.address(world.node_id("coordinator", index), RPC_PORT),
+        advertise: None,
+        objects_url: URL.into(),
+        job,
+        plan,
+        max_parallelism,
+        parallelism: u16::try_from(world.knob("parallelism").min(world.knob("max_parallelism")))
+            .expect("at most 4"),
+        checkpoint: CheckpointConfig {
+            interval: ms("interval_ms"),
+            min_pause: ms("min_pause_ms"),
+            timeout: ms("timeout_ms"),
+            tolerable_failures: u32::try_from(knob("tolerable_failures")).expect("a small number"),
+            retained: knob("retained"),
+            max_concurrent: knob("max_concurrent"),
+        },
+        lease: ms("lease_ms"),
+        heartbeat_timeout: ms("heartbeat_ms") * 5,
+        slots_wait: Duration::from_millis(500),
+        restart_delay: Duration::from_millis(100),
+    }
+}
+
+fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> WorkerConfig {
+    let bind = world.address(world.node_id("worker", index), DATA_PORT);
+    let mut config = WorkerConfig::new(format!("worker-{index}"), bind, candidates, URL, "/worker");
+    config.slots = u16::try_from(world.knob("slots")).expect("at most 4");
+    config.heartbeat_interval = Duration::from_millis(world.knob("heartbeat_ms"));
+    config.store = store_options(world.knob("write_buffer_bytes"));
+    config
+}
+
+fn store_options(write_buffer_bytes: u64) -> Options {
+    Options {
+        write_buffer_bytes,
+        block_bytes: 256,
+        target_file_bytes: 2048,
+        max_bytes_for_level_base: 4096,
+        level_multiplier: 4,
+        level0_compaction_trigger: 3,
+        level0_stop_writes_trigger: 12,
+        max_manifest_bytes: 4096,
+        ..Options::default()
+    }
+}
+
+fn watch(world: &World, oracle: &Arc<Mutex<JobOracle>>) {
+    let (world_of_watch, oracle) = (world.clone(), oracle.clone());
+    world.env().objects().observe(Box::new(move |event| {
+        let mut oracle = oracle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let judged = match &event.change {
+            ObjectChange::Put(bytes) => oracle.put(&event.key, bytes),
+            ObjectChange::Delete => oracle.delete(&event.key),
+        };
+        if let Err(violation) = judged {
+            world_of_watch.object(violation);
+        }
+    }));
+}
+
+/// A checkpoint's keyed state, from its objects alone, at this parallelism: counts by auction.
+async fn restore_cold(
+    metadata: &CheckpointMetadata,
+    parallelism: u16,
+) -> Result<BTreeMap<Vec<u8>, u64>, ColdError> {
+    let objects = objects::open(URL).map_err(|error| ColdError::Wrong(error.to_string()))?;
+    let blobs = Blobs::new(objects, Retry::default());
+    let Some(vertex) = metadata.vertices.iter().find(|vertex| vertex.uid == COUNT_UID) else {
+        return Err(ColdError::Wrong(format!("no vertex {COUNT_UID}")));
+    };
+    let snapshots: Vec<&KeyedSnapshot> = vertex
+        .subtasks
+        .iter()
+        .filter_map(|state| if let SubtaskState::Keyed(keyed) = state { Some(keyed) } else { None })
+        .collect();
+    let mut counts = BTreeMap::new();
+    for i in 0..parallelism {
+        let range = key_group_range(i, parallelism, metadata.max_parallelism);
+        let overlapping: Vec<KeyedSnapshot> = snapshots
+            .iter()
+            .filter(|snapshot| key_groups::intersect(snapshot.range, range).is_some())
+            .map(|snapshot| (*snapshot).clone())
+            .collect();
+        let dir = PathBuf::from(format!("/cold/{}-{i}", metadata.id));
+        let state = state::restore::restore(
+            &blobs,
+            &dir,
+            store_options(4096),
+            range,
+            metadata.max_parallelism,
+            &overlapping,
+        )
+        .await?;
+        let mut iter = state.store().iter(.., None);
+        while let Some((key, value)) = iter.next().await.map_err(ColdError::Store)? {
+            let value = value
+                .as_slice()
+                .try_into()
+                .map_err(|_| ColdError::Wrong(format!("a count of {} bytes", value.len())))?;
+            counts.insert(key, u64::from_be_bytes(value));
+        }
+        drop(iter);
+        state.close().await;
+    }
+    Ok(counts)
+}
+
+/// The vertex whose state is compared.
+const COUNT_UID: &str = "count";
+
+/// Why a checkpoint did not restore.
+#[derive(Debug, thiserror::Error)]
+enum ColdError {
+    #[error(transparent)]
+    State(#[from] state::Error),
+    #[error(transparent)]
+    Store(store::Error),
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl ColdError {
+    /// True if the object store failed, rather than an object.
+    fn is_transient(&self) -> bool {
+        use cutwater_engine::state::blob::Error as Blob;
+        matches!(self, ColdError::State(state::Error::Blob(Blob::Request { .. } | Blob::NoAnswer { .. })))
+    }
+}
+
+/// What the state must be: the effect of the input before the positions in the metadata.
+fn counts_at(job: &JobSpec, metadata: &CheckpointMetadata) -> BTreeMap<Vec<u8>, u64> {
+    let graph = queries::build(job).expect("the knobs are within the query's ranges");
+    let VertexKind::Source(source) = &graph.vertices[0].kind else {
+        unreachable!("the first vertex is the source")
+    };
+    let mut counts = BTreeMap::new();
+    for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
+        let SubtaskState::Source(positions) = state else { continue };
+        for position in positions {
+            let mut reader = source.reader(position.partition, 0);
+            for _ in 0..position.next_offset {
+                let key = reader.next().key;
+                let group = key_groups::key_group(&key, metadata.max_parallelism);
+                *counts.entry(key_groups::store_key(group, 0, &key)).or_default() += 1;
+            }
+        }
+    }
+    counts
+}

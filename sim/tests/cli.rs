@@ -1,0 +1,254 @@
+//! The command line from the outside: exit statuses, what is printed, what is written, that a plan replays.
+//!
+//! The program is `examples/toy.rs` (a real small system on the simulated devices) or `examples/faulty.rs` (a scenario for
+//! each way in which a run can end).
+#![cfg(madsim)]
+#![expect(clippy::disallowed_methods, reason = "these tests start processes and look at real files")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(
+        path.exists(),
+        "{}: build the examples first (cargo build -p cutwater-sim --examples)",
+        path.display()
+    );
+    path
+}
+
+fn run(name: &str, args: &[&str]) -> Output {
+    Command::new(example(name)).args(args).output().unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("{output:?}"))
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn plans(output: &Output) -> Vec<Value> {
+    let lines = stdout(output);
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["type"] == "plan").collect()
+}
+
+/// Seed to digest.
+fn digests(output: &Output) -> BTreeMap<u64, String> {
+    let of = |p: &Value| (p["seed"].as_u64().unwrap(), p["digest"].as_str().unwrap().to_string());
+    plans(output).iter().map(of).collect()
+}
+
+/// A directory of this test's own.
+fn scratch(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+#[test]
+fn a_missing_sync_is_found_and_every_failure_replays() {
+    let sweep = run("toy", &["sweep", "log_unsynced", "--seeds", "60", "--json"]);
+    assert_eq!(status(&sweep), 1, "{}", stdout(&sweep));
+    let failing: Vec<Value> = plans(&sweep).into_iter().filter(|p| p["verdict"] != "held").collect();
+    assert!(failing.len() > 5, "only {} of 60 seeds show that the sync is missing", failing.len());
+    for report in failing.iter().take(3) {
+        assert_eq!(report["verdict"]["violated"]["oracle"], "durability");
+        let what = format!("log_unsynced:{}", report["seed"]);
+        for trace in [false, true] {
+            let mut args = vec!["replay", &what, "--json"];
+            args.extend(trace.then_some("--trace"));
+            let replay = run("toy", &args);
+            assert_eq!(status(&replay), 1);
+            let outcome: Value = serde_json::from_str(&stdout(&replay)).unwrap();
+            assert_eq!(outcome["report"]["digest"], report["digest"], "{what} with trace: {trace}");
+            assert_eq!(outcome["report"]["verdict"], report["verdict"]);
+            assert_eq!(outcome["story"].is_array(), trace);
+        }
+    }
+}
+
+#[test]
+fn a_right_server_holds_and_its_digests_depend_on_the_plan_alone() {
+    let all = run("toy", &["sweep", "log", "--seeds", "60", "--json", "--check-determinism", "1000"]);
+    assert_eq!(status(&all), 0, "{}", stdout(&all));
+    let one_by_one = run("toy", &["sweep", "log", "--seeds", "20..60", "--json", "--jobs", "1"]);
+    let (all, some) = (digests(&all), digests(&one_by_one));
+    assert_eq!(some.len(), 40);
+    assert!(some.iter().all(|(seed, digest)| all[seed] == *digest));
+    assert_eq!(all.values().collect::<BTreeSet<_>>().len(), 60, "different plans have different digests");
+}
+
+#[test]
+fn a_plan_file_is_run_like_its_seed() {
+    let dir = scratch("plan-file");
+    let path = dir.join("plan.json");
+    std::fs::write(&path, run("toy", &["plan", "log:5"]).stdout).unwrap();
+    let digest = |what: &str| {
+        let replay = run("toy", &["replay", what, "--json"]);
+        assert_eq!(status(&replay), 0);
+        serde_json::from_str::<Value>(&stdout(&replay)).unwrap()["report"]["digest"].clone()
+    };
+    assert_eq!(digest("log:5"), digest(path.to_str().unwrap()));
+}
+
+#[test]
+fn a_story_has_times_nodes_and_a_panic() {
+    let sweep = run("faulty", &["sweep", "panics", "--seeds", "30", "--json"]);
+    let failing = plans(&sweep).into_iter().find(|p| p["verdict"] != "held").expect("a seed that panics");
+    let replay = run("faulty", &["replay", &format!("panics:{}", failing["seed"]), "--trace"]);
+    let story = stdout(&replay);
+    assert_eq!(status(&replay), 1);
+    for part in [
+        "n0 is the harness, n1 ticker-0",
+        "00:00:00.",
+        "node.start",
+        "crash",
+        "panic          a second start",
+    ] {
+        assert!(story.contains(part), "no {part:?} in\n{story}");
+    }
+}
+
+#[test]
+fn every_way_to_end_has_its_status() {
+    let cases: &[(&str, &[&str], i32, &str)] = &[
+        ("healthy", &[], 0, "all held"),
+        ("violates", &[], 1, "ticking: no node dies (node)"),
+        ("panics", &[], 1, "a second start"),
+        ("aborts", &[], 1, "signal 6"),
+        ("hangs", &["--limit", "1"], 1, "a report within 1 s"),
+        ("stalls", &[], 1, "liveness: every node ticks after heal"),
+        ("drifts", &["--check-determinism", "1000"], 4, "one plan, two digests"),
+        ("blind", &[], 3, "point faulty.never never passed"),
+    ];
+    for (scenario, more, expected, says) in cases {
+        let seeds = if *scenario == "hangs" { "6" } else { "30" };
+        let mut args = vec!["sweep", scenario, "--seeds", seeds];
+        args.extend(*more);
+        let output = run("faulty", &args);
+        assert_eq!(status(&output), *expected, "{scenario}: {}", stdout(&output));
+        assert!(stdout(&output).contains(says), "{scenario}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn non_determinism_is_shown_from_both_sides() {
+    let output = run("faulty", &["sweep", "drifts", "--seeds", "2", "--check-determinism", "1000"]);
+    let text = stdout(&output);
+    let side = |name: &str| {
+        text.lines().find(|line| line.trim().starts_with(name)).unwrap_or_else(|| panic!("{text}"))
+    };
+    assert!(side("one run").contains("outside"), "{text}");
+    assert!(side("the other").contains("outside"), "{text}");
+}
+
+#[test]
+fn bad_input_is_one_line_and_nothing_is_written() {
+    let dir = scratch("bad-input");
+    let file = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let plan = stdout(&run("toy", &["plan", "log:1"]));
+    let malformed = file("malformed.json", "{\"version\": 1, ");
+    let newer = file("newer.json", &plan.replacen("\"version\": 1", "\"version\": 2", 1));
+    let unknown = file("unknown.json", &plan.replacen("\"scenario\": \"log\"", "\"scenario\": \"lag\"", 1));
+    let below = format!("{malformed}/out");
+    let before = std::fs::read_dir(&dir).unwrap().count();
+    let cases: &[(&[&str], &str)] = &[
+        (&["sweep", "lag"], "unknown scenario `lag` (there are log, log_unsynced)"),
+        (&["replay", "lag:1"], "unknown scenario `lag`"),
+        (&["replay", "log:x"], "`x` in `log:x` is not a seed"),
+        (&["replay", "/nonexistent/plan.json"], "/nonexistent/plan.json: No such file"),
+        (&["replay", &malformed], "not a plan: EOF while parsing"),
+        (&["replay", &newer], "plan of version 2; this build reads version 1"),
+        (&["replay", &unknown], "unknown scenario `lag`"),
+        (&["sweep", "--out", &below], "Not a directory"),
+        (&["sweep", "--seeds", "0"], "--seeds 0"),
+        (&["sweep", "--shard", "3/2"], "--shard 3/2"),
+        (&["sweep", "--time", "soon"], "--time soon"),
+        (&["sweep", "--jobs", "0"], "--jobs 0"),
+    ];
+    for (args, says) in cases {
+        let output = run("toy", args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(status(&output), 2, "{args:?}");
+        assert!(stderr.contains(says), "{args:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), before);
+    assert_eq!(status(&run("toy", &["dance"])), 2);
+}
+
+#[test]
+fn shards_share_the_seeds() {
+    let seeds = |shard: &str| -> BTreeSet<u64> {
+        let output = run("faulty", &["sweep", "healthy", "--seeds", "20..50", "--shard", shard, "--json"]);
+        digests(&output).into_keys().collect()
+    };
+    let parts = [seeds("1/3"), seeds("2/3"), seeds("3/3")];
+    assert_eq!(parts.iter().map(BTreeSet::len).collect::<Vec<_>>(), [10, 10, 10]);
+    assert_eq!(parts.into_iter().flatten().collect::<BTreeSet<_>>(), (20..50).collect());
+}
+
+#[test]
+fn results_are_left_in_a_directory_and_a_kept_plan_fails_the_same_way() {
+    let dir = scratch("results");
+    let out = run("toy", &["sweep", "log_unsynced", "--seeds", "30", "--out", dir.to_str().unwrap()]);
+    assert_eq!(status(&out), 1);
+    let summary: Value = serde_json::from_slice(&std::fs::read(dir.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["scenarios"]["log_unsynced"]["plans"], 30);
+    let junit = String::from_utf8(std::fs::read(dir.join("junit.xml")).unwrap()).unwrap();
+    assert!(junit.contains("<failure") && junit.contains("cargo cutwater replay log_unsynced:"), "{junit}");
+    let failure = std::fs::read_dir(dir.join("failures")).unwrap().next().unwrap().unwrap();
+    let story = String::from_utf8(std::fs::read(failure.path().join("story.txt")).unwrap()).unwrap();
+    assert!(story.contains("disk.power_fail") && story.starts_with("FAILURE"), "{story}");
+    let plan = failure.path().join("plan.json");
+    let replay = run("toy", &["replay", plan.to_str().unwrap()]);
+    assert_eq!(status(&replay), 1);
+    assert!(stdout(&replay).contains(failure.file_name().to_str().unwrap()), "another signature");
+}
+
+#[test]
+fn an_interrupt_ends_a_sweep_with_the_table_so_far() {
+    let mut sweep = Command::new(example("faulty"));
+    sweep.args(["sweep", "healthy", "--seeds", "10000000"]).stdout(std::process::Stdio::piped());
+    let child = sweep.spawn().unwrap();
+    let pid = child.id().to_string();
+    // Long enough for some plans, a moment in ten million.
+    assert!(Command::new("sleep").arg("1").status().unwrap().success());
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(status(&output), 0);
+    assert!(stdout(&output).contains("all held (interrupted)"), "{}", stdout(&output));
+}
+
+#[test]
+fn what_there_is_can_be_listed() {
+    insta::assert_snapshot!(stdout(&run("toy", &["list"])));
+    let list: Value = serde_json::from_str(&stdout(&run("toy", &["list", "--json"]))).unwrap();
+    assert_eq!(list["scenarios"][0]["name"], "log");
+    assert_eq!(list["fault_classes"].as_array().unwrap().len(), 18);
+}
+
+#[test]
+fn a_test_of_seeds_passes_or_says_how_to_repeat() {
+    let toy = example("toy");
+    cutwater_sim::testing::check_seeds(&toy, "log", 10);
+    let failed = std::panic::catch_unwind(|| cutwater_sim::testing::check_seeds(&toy, "log_unsynced", 30));
+    let message = *failed.unwrap_err().downcast::<String>().unwrap();
+    for part in ["FAILURE", "cargo cutwater replay log_unsynced:", "cargo test --test seeds log_unsynced"] {
+        assert!(message.contains(part), "no {part:?} in {message}");
+    }
+}
