@@ -15,6 +15,7 @@ use cutwater_engine::cluster::worker::{self, WorkerConfig};
 use cutwater_engine::store::Options;
 use cutwater_engine::stream::queries::{self, bid_counts, bid_histogram};
 use cutwater_engine::stream::sink::decode_output;
+use cutwater_io::net::Listener;
 use cutwater_io::task::{self, AbortOnDrop};
 use cutwater_io::{objects, time};
 use futures::StreamExt;
@@ -28,15 +29,15 @@ struct Cluster {
     coordinator: SocketAddr,
 }
 
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+async fn free_address() -> SocketAddr {
+    Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap().local_addr()
 }
 
 impl Cluster {
-    fn new(query: &str, parameters: &[(&str, u64)]) -> Cluster {
+    async fn new(query: &str, parameters: &[(&str, u64)]) -> Cluster {
         let parameters = parameters.iter().map(|(name, value)| (name.to_string(), *value)).collect();
         let job = JobSpec { name: "job".into(), query: query.into(), parameters };
-        Cluster { dir: tempfile::tempdir().unwrap(), job, coordinator: free_address() }
+        Cluster { dir: tempfile::tempdir().unwrap(), job, coordinator: free_address().await }
     }
 
     fn objects_url(&self) -> String {
@@ -138,7 +139,7 @@ fn is_empty_dir(path: &Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_runs_to_its_end() {
-    let cluster = Cluster::new(bid_counts::NAME, &[("events_per_partition", 2000), ("seed", 3)]);
+    let cluster = Cluster::new(bid_counts::NAME, &[("events_per_partition", 2000), ("seed", 3)]).await;
     let _coordinator = cluster.coordinator(2);
     let _workers = (cluster.worker("a"), cluster.worker("b"));
     cluster.finish().await;
@@ -148,7 +149,7 @@ async fn a_job_runs_to_its_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_keyed_stages_and_one_worker() {
     let parameters = [("events_per_partition", 500), ("events_per_second", 1000), ("partitions", 3)];
-    let cluster = Cluster::new(bid_histogram::NAME, &parameters);
+    let cluster = Cluster::new(bid_histogram::NAME, &parameters).await;
     let _coordinator = cluster.coordinator(3);
     let _worker = cluster.worker("a");
     cluster.finish().await;
@@ -157,7 +158,7 @@ async fn two_keyed_stages_and_one_worker() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_workers_another_parallelism_and_another_leader_change_nothing() {
     let parameters = [("events_per_partition", 2500), ("events_per_second", 500), ("max_parallelism", 32)];
-    let cluster = Cluster::new(bid_counts::NAME, &parameters);
+    let cluster = Cluster::new(bid_counts::NAME, &parameters).await;
     let coordinator = cluster.coordinator(2);
     let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
     cluster.checkpoints(2).await;
