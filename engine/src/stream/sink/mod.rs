@@ -2,10 +2,9 @@
 //!
 //! - **Epoch**: what is emitted between two barriers is one transaction, named after (attempt, task, checkpoint); such a
 //!   name is never used twice in the life of a job.
-//! - **Pre-commit**: at the barrier the transaction is staged as one object, and its handle is part of the checkpoint. A
-//!   transaction that is still open when the next barrier comes (its checkpoint was aborted, or is not yet known to be
-//!   complete) is staged again under that checkpoint: a staged object belongs to *one* checkpoint, which is therefore free
-//!   to delete it when it dies, and a retained checkpoint stays whole.
+//! - **Pre-commit**: at the barrier the transaction is staged as one object, and its handle is part of the checkpoint, and of
+//!   every later one until the transaction is known to be committed (its checkpoint may have been aborted, or the
+//!   notification may be under way). Only if its staging has not ended when the next barrier comes it is staged once more.
 //! - **Commit**: when checkpoint n is complete, every transaction of a checkpoint <= n is written to its final name,
 //!   create-if-absent. A name that is taken by the same bytes is committed already.
 //! - **Restore**: every transaction that the checkpoint holds is committed before any input is read; the notification may
@@ -13,8 +12,9 @@
 //!
 //! Committed objects are thus a function of the completed checkpoints alone. Empty epochs leave nothing.
 //!
-//! Who deletes staged objects: the coordinator, together with the other private files of a completed checkpoint when it is
-//! subsumed; the task, those of an aborted checkpoint; the sweeper, what a dead attempt left.
+//! Who deletes staged objects: the task, those of a committed transaction (a checkpoint that names one finds the committed
+//! object in its place), but not while a checkpoint whose fate is open names them, and those whose staging was given up; the
+//! sweeper, what a dead attempt left.
 
 pub mod output;
 pub mod transactions;
@@ -70,6 +70,14 @@ pub async fn commit(blobs: &Blobs, layout: &Layout, id: &str, content: Bytes) ->
     Ok(())
 }
 
+/// Deletes staged copies of a transaction that is committed, as far as the store lets us.
+pub async fn unstage(blobs: &Blobs, copies: &[String]) {
+    point!(points::SINK_BEFORE_DELETE);
+    for path in copies {
+        blobs.discard(path).await;
+    }
+}
+
 /// Commits a transaction of a restored checkpoint, which may have been committed before; tries until it is done.
 ///
 /// # Errors
@@ -83,14 +91,14 @@ pub async fn recommit(blobs: &Blobs, layout: &Layout, transaction: &SinkTransact
     match blobs.check(&committed).await {
         Ok(()) => {
             sometimes!(points::RECOMMIT_FOUND, true);
-            Ok(())
         }
         Err(blob::Error::Missing { .. }) => {
             let content = blobs.read(&transaction.staged).await.map_err(failed)?;
             commit(&blobs, layout, id, content).await?;
             sometimes!(points::RECOMMITTED, true);
-            Ok(())
         }
-        Err(source) => Err(failed(source)),
+        Err(source) => return Err(failed(source)),
     }
+    unstage(&blobs, std::slice::from_ref(&transaction.staged.path)).await;
+    Ok(())
 }

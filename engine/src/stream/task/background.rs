@@ -18,6 +18,11 @@ impl<T: Send + 'static> Background<T> {
         Background(BTreeMap::new())
     }
 
+    /// True if none is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Starts a part.
     ///
     /// # Panics
