@@ -157,7 +157,7 @@ async fn two_keyed_stages_and_one_worker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_workers_another_parallelism_and_another_leader_change_nothing() {
-    let parameters = [("events_per_partition", 2500), ("events_per_second", 500), ("max_parallelism", 32)];
+    let parameters = [("events_per_partition", 4000), ("events_per_second", 500), ("max_parallelism", 32)];
     let cluster = Cluster::new(bid_counts::NAME, &parameters).await;
     let coordinator = cluster.coordinator(2);
     let (a, _b) = (cluster.worker("a"), cluster.worker("b"));

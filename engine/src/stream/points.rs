@@ -13,7 +13,7 @@ cutwater_io::points! {
     sometimes ALIGNMENT_SUPERSEDED = "stream.alignment_superseded": "a newer barrier ended an unfinished alignment";
     sometimes RECOMMITTED = "stream.sink.recommitted": "a transaction was committed at restore";
     sometimes RECOMMIT_FOUND = "stream.sink.recommit_found": "a transaction handed over at restore was committed already";
-    sometimes RESTAGED = "stream.sink.restaged": "a transaction was staged again because its checkpoint did not complete in time";
-    sometimes STAGED_CLEANED = "stream.sink.staged_cleaned": "the staged output of an aborted checkpoint was deleted";
+    sometimes RESTAGED = "stream.sink.restaged": "a transaction was staged again because its staging had not ended at the next barrier";
+    sometimes DELETE_DEFERRED = "stream.sink.delete_deferred": "committed output stayed staged because an open checkpoint named it";
     sometimes SOURCE_RESUMED = "stream.source.resumed": "a source went on from a restored position";
 }

@@ -4,7 +4,8 @@
 //!   name is never used twice in the life of a job.
 //! - **Pre-commit**: at the barrier the transaction is staged as one object, and its handle is part of the checkpoint, and of
 //!   every later one until the transaction is known to be committed (its checkpoint may have been aborted, or the
-//!   notification may be under way). Only if its staging has not ended when the next barrier comes it is staged once more.
+//!   notification may be under way). If its staging has not ended when the next barrier comes it is staged once more, under
+//!   the same name: the same bytes.
 //! - **Commit**: when checkpoint n is complete, every transaction of a checkpoint <= n is written to its final name,
 //!   create-if-absent. A name that is taken by the same bytes is committed already.
 //! - **Restore**: every transaction that the checkpoint holds is committed before any input is read; the notification may
@@ -13,8 +14,7 @@
 //! Committed objects are thus a function of the completed checkpoints alone. Empty epochs leave nothing.
 //!
 //! Who deletes staged objects: the task, those of a committed transaction (a checkpoint that names one finds the committed
-//! object in its place), but not while a checkpoint whose fate is open names them, and those whose staging was given up; the
-//! sweeper, what a dead attempt left.
+//! object in its place), but not while a checkpoint whose fate is open names them; the sweeper, what a dead attempt left.
 
 pub mod output;
 pub mod transactions;
@@ -29,27 +29,24 @@ use crate::checkpoint::layout::Layout;
 use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkTransaction};
 use crate::cluster::rpc::Attempt;
 use crate::state::blob::{self, Blobs};
-use crate::state::upload::Uploaded;
 use transactions::Transaction;
 
 /// Stages transactions under a checkpoint.
 ///
 /// # Errors
-/// If the store goes on failing: the checkpoint is declined, and what was noted in `uploaded` may be deleted.
+/// If the store goes on failing: the checkpoint is declined, and the next one stages again.
 pub async fn stage(
     blobs: &Blobs,
     layout: &Layout,
     attempt: Attempt,
     checkpoint: CheckpointId,
     transactions: Vec<Transaction>,
-    uploaded: &Uploaded,
 ) -> Result<Vec<SinkTransaction>, blob::Error> {
     point!(points::SINK_BEFORE_STAGE);
     let mut staged = Vec::with_capacity(transactions.len());
     for transaction in transactions {
         sometimes!(points::RESTAGED, transaction.checkpoint < checkpoint);
-        let path = layout.staged(attempt, &format!("{checkpoint}-{}", transaction.id));
-        uploaded.note(&path);
+        let path = layout.staged(attempt, &transaction.id);
         let staged_as = blobs.create(&path, transaction.content).await?;
         staged.push(SinkTransaction { id: transaction.id, staged: staged_as });
     }
@@ -70,10 +67,10 @@ pub async fn commit(blobs: &Blobs, layout: &Layout, id: &str, content: Bytes) ->
     Ok(())
 }
 
-/// Deletes staged copies of a transaction that is committed, as far as the store lets us.
-pub async fn unstage(blobs: &Blobs, copies: &[String]) {
+/// Deletes staged objects of committed transactions, as far as the store lets us.
+pub async fn unstage(blobs: &Blobs, paths: &[String]) {
     point!(points::SINK_BEFORE_DELETE);
-    for path in copies {
+    for path in paths {
         blobs.discard(path).await;
     }
 }

@@ -12,7 +12,6 @@ use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
 use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkTransaction, SubtaskState};
 use crate::cluster::rpc::ToCoordinator;
 use crate::state::blob;
-use crate::state::upload::Uploaded;
 use crate::stream::alignment::Aligner;
 use crate::stream::channel::Input;
 use crate::stream::record::Element;
@@ -33,8 +32,7 @@ pub(super) async fn run(mut context: TaskContext) -> Result<(), Error> {
             aligner: Aligner::new(input.channels()),
             staging: Background::new(),
             committing: Background::new(),
-            uploaded: BTreeMap::new(),
-            copies: BTreeMap::new(),
+            staged: BTreeMap::new(),
             open: BTreeMap::new(),
             garbage: BTreeSet::new(),
             deleting: Background::new(),
@@ -64,10 +62,8 @@ struct SinkTask {
     transactions: Transactions,
     staging: Background<Staged>,
     committing: Background<Result<(), Error>>,
-    /// What the stagings that have not ended may have written.
-    uploaded: BTreeMap<CheckpointId, Uploaded>,
     /// Where transactions that are not known to be committed are staged, by the transaction's id.
-    copies: BTreeMap<String, Vec<FileHandle>>,
+    staged: BTreeMap<String, FileHandle>,
     /// The staged objects that checkpoints name whose fate is open.
     open: BTreeMap<CheckpointId, BTreeSet<String>>,
     /// Staged objects of committed transactions, to be deleted when no open checkpoint names them.
@@ -149,19 +145,19 @@ impl SinkTask {
         // What is staged is named, what is not is staged now.
         let mut named = Vec::new();
         let mut to_stage = Vec::new();
+        let mut paths = BTreeSet::new();
         for transaction in self.transactions.barrier(checkpoint) {
-            match self.copies.get(&transaction.id).and_then(|copies| copies.first()) {
-                Some(staged) => named.push(SinkTransaction { id: transaction.id, staged: staged.clone() }),
+            paths.insert(self.path(&transaction.id));
+            match self.staged.get(&transaction.id).cloned() {
+                Some(staged) => named.push(SinkTransaction { id: transaction.id, staged }),
                 None => to_stage.push(transaction),
             }
         }
-        self.open.insert(checkpoint, named.iter().map(|t| t.staged.path.clone()).collect());
-        let uploaded = Uploaded::default();
-        self.uploaded.insert(checkpoint, uploaded.clone());
+        self.open.insert(checkpoint, paths);
         let (blobs, layout) = (self.context.blobs.clone(), self.context.layout.clone());
         let attempt = self.context.attempt;
         self.staging.start(checkpoint, async move {
-            named.extend(stage(&blobs, &layout, attempt, checkpoint, to_stage, &uploaded).await?);
+            named.extend(stage(&blobs, &layout, attempt, checkpoint, to_stage).await?);
             Ok(named)
         });
     }
@@ -183,61 +179,49 @@ impl SinkTask {
             }
             Command::Aborted(checkpoint) => {
                 self.aligner.abort(checkpoint);
+                self.staging.cancel(checkpoint);
                 self.open.remove(&checkpoint);
                 self.sweep();
-                if let Some(uploaded) = self.uploaded.remove(&checkpoint) {
-                    sometimes!(points::STAGED_CLEANED, true);
-                    let blobs = self.context.blobs.clone();
-                    let discard = async move { uploaded.discard(&blobs).await };
-                    self.staging.cancel_and(checkpoint, discard);
-                }
             }
         }
     }
 
     fn staged(&mut self, checkpoint: CheckpointId, result: Result<Staged, JoinError>) -> Result<(), Error> {
-        let uploaded = self.uploaded.remove(&checkpoint).expect("noted when the staging began");
         match result.map_err(|source| Error::Background { checkpoint, source })? {
             Ok(transactions) => {
                 for SinkTransaction { id, staged } in &transactions {
-                    self.open.entry(checkpoint).or_default().insert(staged.path.clone());
-                    let copies = self.copies.entry(id.clone()).or_default();
-                    if !copies.contains(staged) {
-                        copies.push(staged.clone());
-                    }
-                    if !self.transactions.is_outstanding(id) {
-                        self.let_go(id);
+                    if self.transactions.is_outstanding(id) {
+                        self.staged.insert(id.clone(), staged.clone());
                     }
                 }
                 self.context.acknowledge(checkpoint, SubtaskState::Sink(transactions));
             }
             Err(error) => {
                 self.open.remove(&checkpoint);
+                self.sweep();
                 self.context.decline(checkpoint, error.to_string());
-                let blobs = self.context.blobs.clone();
-                cutwater_io::task::spawn(async move { uploaded.discard(&blobs).await });
             }
         }
         Ok(())
     }
 
-    /// A transaction is committed: its staged objects go, and only then is it reported.
+    fn path(&self, transaction: &str) -> String {
+        self.context.layout.staged(self.context.attempt, transaction)
+    }
+
+    /// A transaction is committed: its staged object goes, and only then is it reported.
     fn committed(&mut self, checkpoint: CheckpointId) {
         let id = self.transactions.committed(checkpoint);
-        self.let_go(&id);
+        self.staged.remove(&id);
+        self.garbage.insert(self.path(&id));
         let unneeded = self.unneeded();
+        sometimes!(points::DELETE_DEFERRED, unneeded.is_empty());
         if unneeded.is_empty() {
             self.report();
         } else {
             let blobs = self.context.blobs.clone();
             self.deleting.start(checkpoint, async move { unstage(&blobs, &unneeded).await });
         }
-    }
-
-    /// The staged objects of a transaction are not needed to commit it.
-    fn let_go(&mut self, id: &str) {
-        let copies = self.copies.remove(id).unwrap_or_default();
-        self.garbage.extend(copies.into_iter().map(|handle| handle.path));
     }
 
     /// Takes out what is to be deleted and is not named by a checkpoint that may yet be listed.
