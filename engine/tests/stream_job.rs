@@ -65,7 +65,7 @@ impl Cluster {
             },
             lease: 200 * MS,
             heartbeat_timeout: Duration::from_secs(2),
-            slots_wait: 200 * MS,
+            slots_wait: Duration::from_secs(3),
             restart_delay: 20 * MS,
         };
         task::spawn(async move { coordinator::run(config).await.unwrap() }).abort_on_drop()
@@ -79,6 +79,7 @@ impl Cluster {
             self.objects_url(),
             self.dir.path().join(name),
         );
+        config.slots = 2;
         config.heartbeat_interval = 100 * MS;
         config.store =
             Options { write_buffer_bytes: 8 << 10, target_file_bytes: 8 << 10, ..Options::default() };
@@ -150,7 +151,7 @@ async fn a_job_runs_to_its_end() {
 async fn two_keyed_stages_and_one_worker() {
     let parameters = [("events_per_partition", 500), ("events_per_second", 1000), ("partitions", 3)];
     let cluster = Cluster::new(bid_histogram::NAME, &parameters).await;
-    let _coordinator = cluster.coordinator(3);
+    let _coordinator = cluster.coordinator(2);
     let _worker = cluster.worker("a");
     cluster.finish().await;
 }
@@ -159,7 +160,8 @@ async fn two_keyed_stages_and_one_worker() {
 async fn killed_workers_another_parallelism_and_another_leader_change_nothing() {
     let parameters = [("events_per_partition", 4000), ("events_per_second", 500), ("max_parallelism", 32)];
     let cluster = Cluster::new(bid_counts::NAME, &parameters).await;
-    let coordinator = cluster.coordinator(2);
+    // More than one worker has slots for: both have tasks.
+    let coordinator = cluster.coordinator(3);
     let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
     cluster.checkpoints(2).await;
     drop(a);
@@ -167,14 +169,14 @@ async fn killed_workers_another_parallelism_and_another_leader_change_nothing() 
     cluster.wait("a new attempt", |s| s.attempt.number > 1 && s.phase == JobPhase::Running).await;
     cluster.checkpoints(2).await;
     let client = Client::new(vec![cluster.coordinator], Duration::from_secs(1));
-    client.rescale(3).await.unwrap();
-    cluster.wait("parallelism 3", |s| s.parallelism == 3 && s.phase == JobPhase::Running).await;
+    client.rescale(4).await.unwrap();
+    cluster.wait("parallelism 4", |s| s.parallelism == 4 && s.phase == JobPhase::Running).await;
     let before = cluster.checkpoints(2).await;
     drop(coordinator);
     let _coordinator = cluster.coordinator(2);
     let after =
         cluster.wait("another leader", |s| s.epoch > before.epoch && s.phase == JobPhase::Running).await;
-    assert_eq!(after.parallelism, 3, "the register remembers");
+    assert_eq!(after.parallelism, 4, "the register remembers");
     client.rescale(1).await.unwrap();
     let status = cluster.wait("parallelism 1", |s| s.parallelism == 1 || s.phase == JobPhase::Finished).await;
     assert_ne!(status.phase, JobPhase::Finished, "the job was to be restarted in its middle");
