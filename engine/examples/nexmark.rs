@@ -34,6 +34,7 @@ mod real {
     use cutwater_engine::cluster::worker::{self, WorkerConfig};
     use cutwater_engine::stream::queries::{self, bid_counts};
     use cutwater_engine::stream::sink::decode_output;
+    use cutwater_io::net::Listener;
     use cutwater_io::task::{self, AbortOnDrop};
     use cutwater_io::{fs, objects, time};
     use futures::StreamExt;
@@ -93,7 +94,7 @@ mod real {
         let dir = std::path::absolute(&arguments.dir)?;
         let objects_url = format!("file://{}", dir.join("objects").display());
 
-        let address = free_address()?;
+        let address = free_address().await?;
         let coordinator = start_coordinator(&job, address, &objects_url, arguments.parallelism)?;
         let workers = ["worker-1", "worker-2"].map(|name| start_worker(name, address, &objects_url, &dir));
         watch(address, &objects_url, coordinator, workers).await?;
@@ -124,8 +125,8 @@ mod real {
         Ok(())
     }
 
-    fn free_address() -> std::io::Result<SocketAddr> {
-        std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
+    async fn free_address() -> std::io::Result<SocketAddr> {
+        Ok(Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?.local_addr())
     }
 
     fn start_coordinator(

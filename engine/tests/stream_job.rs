@@ -15,6 +15,7 @@ use cutwater_engine::cluster::worker::{self, WorkerConfig};
 use cutwater_engine::store::Options;
 use cutwater_engine::stream::queries::{self, bid_counts, bid_histogram};
 use cutwater_engine::stream::sink::decode_output;
+use cutwater_io::net::Listener;
 use cutwater_io::task::{self, AbortOnDrop};
 use cutwater_io::{objects, time};
 use futures::StreamExt;
@@ -28,15 +29,15 @@ struct Cluster {
     coordinator: SocketAddr,
 }
 
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+async fn free_address() -> SocketAddr {
+    Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap().local_addr()
 }
 
 impl Cluster {
-    fn new(query: &str, parameters: &[(&str, u64)]) -> Cluster {
+    async fn new(query: &str, parameters: &[(&str, u64)]) -> Cluster {
         let parameters = parameters.iter().map(|(name, value)| (name.to_string(), *value)).collect();
         let job = JobSpec { name: "job".into(), query: query.into(), parameters };
-        Cluster { dir: tempfile::tempdir().unwrap(), job, coordinator: free_address() }
+        Cluster { dir: tempfile::tempdir().unwrap(), job, coordinator: free_address().await }
     }
 
     fn objects_url(&self) -> String {
@@ -64,7 +65,7 @@ impl Cluster {
             },
             lease: 200 * MS,
             heartbeat_timeout: Duration::from_secs(2),
-            slots_wait: 200 * MS,
+            slots_wait: Duration::from_secs(3),
             restart_delay: 20 * MS,
         };
         task::spawn(async move { coordinator::run(config).await.unwrap() }).abort_on_drop()
@@ -78,6 +79,7 @@ impl Cluster {
             self.objects_url(),
             self.dir.path().join(name),
         );
+        config.slots = 2;
         config.heartbeat_interval = 100 * MS;
         config.store =
             Options { write_buffer_bytes: 8 << 10, target_file_bytes: 8 << 10, ..Options::default() };
@@ -138,7 +140,7 @@ fn is_empty_dir(path: &Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_runs_to_its_end() {
-    let cluster = Cluster::new(bid_counts::NAME, &[("events_per_partition", 2000), ("seed", 3)]);
+    let cluster = Cluster::new(bid_counts::NAME, &[("events_per_partition", 2000), ("seed", 3)]).await;
     let _coordinator = cluster.coordinator(2);
     let _workers = (cluster.worker("a"), cluster.worker("b"));
     cluster.finish().await;
@@ -148,17 +150,18 @@ async fn a_job_runs_to_its_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_keyed_stages_and_one_worker() {
     let parameters = [("events_per_partition", 500), ("events_per_second", 1000), ("partitions", 3)];
-    let cluster = Cluster::new(bid_histogram::NAME, &parameters);
-    let _coordinator = cluster.coordinator(3);
+    let cluster = Cluster::new(bid_histogram::NAME, &parameters).await;
+    let _coordinator = cluster.coordinator(2);
     let _worker = cluster.worker("a");
     cluster.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_workers_another_parallelism_and_another_leader_change_nothing() {
-    let parameters = [("events_per_partition", 2500), ("events_per_second", 500), ("max_parallelism", 32)];
-    let cluster = Cluster::new(bid_counts::NAME, &parameters);
-    let coordinator = cluster.coordinator(2);
+    let parameters = [("events_per_partition", 4000), ("events_per_second", 500), ("max_parallelism", 32)];
+    let cluster = Cluster::new(bid_counts::NAME, &parameters).await;
+    // More than one worker has slots for: both have tasks.
+    let coordinator = cluster.coordinator(3);
     let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
     cluster.checkpoints(2).await;
     drop(a);
@@ -166,14 +169,14 @@ async fn killed_workers_another_parallelism_and_another_leader_change_nothing() 
     cluster.wait("a new attempt", |s| s.attempt.number > 1 && s.phase == JobPhase::Running).await;
     cluster.checkpoints(2).await;
     let client = Client::new(vec![cluster.coordinator], Duration::from_secs(1));
-    client.rescale(3).await.unwrap();
-    cluster.wait("parallelism 3", |s| s.parallelism == 3 && s.phase == JobPhase::Running).await;
+    client.rescale(4).await.unwrap();
+    cluster.wait("parallelism 4", |s| s.parallelism == 4 && s.phase == JobPhase::Running).await;
     let before = cluster.checkpoints(2).await;
     drop(coordinator);
     let _coordinator = cluster.coordinator(2);
     let after =
         cluster.wait("another leader", |s| s.epoch > before.epoch && s.phase == JobPhase::Running).await;
-    assert_eq!(after.parallelism, 3, "the register remembers");
+    assert_eq!(after.parallelism, 4, "the register remembers");
     client.rescale(1).await.unwrap();
     let status = cluster.wait("parallelism 1", |s| s.parallelism == 1 || s.phase == JobPhase::Finished).await;
     assert_ne!(status.phase, JobPhase::Finished, "the job was to be restarted in its middle");

@@ -201,13 +201,23 @@ impl Blobs {
         self.read(handle).await.map(drop)
     }
 
-    /// Deletes an object once, and does not care whether it worked: what stays is an orphan, and swept later.
+    /// Deletes an object; what cannot be deleted stays an orphan, and is swept later. Gives up after a few attempts even
+    /// if the patience is endless.
     pub async fn discard(&self, path: &str) {
         let Ok(name) = parse(path) else { return };
-        match time::timeout(self.retry.request_timeout, self.store.delete(&name)).await {
-            Ok(Ok(()) | Err(object_store::Error::NotFound { .. })) => {}
-            Ok(Err(error)) => tracing::debug!(path, %error, "an orphan stays"),
-            Err(_) => tracing::debug!(path, "no answer to a delete, an orphan may stay"),
+        let attempts = self.retry.attempts.min(Retry::default().attempts);
+        let mut failures = Failures::new(Retry { attempts, ..self.retry });
+        loop {
+            let answer = time::timeout(self.retry.request_timeout, self.store.delete(&name)).await;
+            let gone = matches!(answer, Ok(Ok(()) | Err(object_store::Error::NotFound { .. })));
+            let failed = || definite(path, "delete", answer).unwrap_or_else(|error| error);
+            if gone {
+                return;
+            }
+            if let Err(error) = failures.pause(failed()).await {
+                tracing::debug!(%error, "an orphan stays");
+                return;
+            }
         }
     }
 }

@@ -7,12 +7,13 @@ cutwater_io::points! {
     point SINK_AFTER_STAGE = "stream.sink.after_stage": "output is staged, not acknowledged";
     point SINK_BEFORE_COMMIT = "stream.sink.before_commit": "the checkpoint is durable, its output is not committed";
     point SINK_AFTER_COMMIT = "stream.sink.after_commit": "a transaction is committed, nobody knows";
+    point SINK_BEFORE_DELETE = "stream.sink.before_delete": "a transaction is committed, its staged copies are still there";
     point SINK_BEFORE_RECOMMIT = "stream.sink.before_recommit": "a restored sink is about to commit what it was handed";
     sometimes ALIGNED_BLOCKED = "stream.aligned_blocked": "a snapshot was taken after a channel had been blocked for alignment";
     sometimes ALIGNMENT_SUPERSEDED = "stream.alignment_superseded": "a newer barrier ended an unfinished alignment";
     sometimes RECOMMITTED = "stream.sink.recommitted": "a transaction was committed at restore";
     sometimes RECOMMIT_FOUND = "stream.sink.recommit_found": "a transaction handed over at restore was committed already";
-    sometimes RESTAGED = "stream.sink.restaged": "a transaction was staged again because its checkpoint did not complete in time";
-    sometimes STAGED_CLEANED = "stream.sink.staged_cleaned": "the staged output of an aborted checkpoint was deleted";
+    sometimes RESTAGED = "stream.sink.restaged": "a transaction was staged again because its staging had not ended at the next barrier";
+    sometimes DELETE_DEFERRED = "stream.sink.delete_deferred": "committed output stayed staged because an open checkpoint named it";
     sometimes SOURCE_RESUMED = "stream.source.resumed": "a source went on from a restored position";
 }

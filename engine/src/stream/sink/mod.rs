@@ -2,10 +2,10 @@
 //!
 //! - **Epoch**: what is emitted between two barriers is one transaction, named after (attempt, task, checkpoint); such a
 //!   name is never used twice in the life of a job.
-//! - **Pre-commit**: at the barrier the transaction is staged as one object, and its handle is part of the checkpoint. A
-//!   transaction that is still open when the next barrier comes (its checkpoint was aborted, or is not yet known to be
-//!   complete) is staged again under that checkpoint: a staged object belongs to *one* checkpoint, which is therefore free
-//!   to delete it when it dies, and a retained checkpoint stays whole.
+//! - **Pre-commit**: at the barrier the transaction is staged as one object, and its handle is part of the checkpoint, and of
+//!   every later one until the transaction is known to be committed (its checkpoint may have been aborted, or the
+//!   notification may be under way). If its staging has not ended when the next barrier comes it is staged once more, under
+//!   the same name: the same bytes.
 //! - **Commit**: when checkpoint n is complete, every transaction of a checkpoint <= n is written to its final name,
 //!   create-if-absent. A name that is taken by the same bytes is committed already.
 //! - **Restore**: every transaction that the checkpoint holds is committed before any input is read; the notification may
@@ -13,8 +13,8 @@
 //!
 //! Committed objects are thus a function of the completed checkpoints alone. Empty epochs leave nothing.
 //!
-//! Who deletes staged objects: the coordinator, together with the other private files of a completed checkpoint when it is
-//! subsumed; the task, those of an aborted checkpoint; the sweeper, what a dead attempt left.
+//! Who deletes staged objects: the task, those of a committed transaction (a checkpoint that names one finds the committed
+//! object in its place), but not while a checkpoint whose fate is open names them; the sweeper, what a dead attempt left.
 
 pub mod output;
 pub mod transactions;
@@ -29,27 +29,24 @@ use crate::checkpoint::layout::Layout;
 use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkTransaction};
 use crate::cluster::rpc::Attempt;
 use crate::state::blob::{self, Blobs};
-use crate::state::upload::Uploaded;
 use transactions::Transaction;
 
 /// Stages transactions under a checkpoint.
 ///
 /// # Errors
-/// If the store goes on failing: the checkpoint is declined, and what was noted in `uploaded` may be deleted.
+/// If the store goes on failing: the checkpoint is declined, and the next one stages again.
 pub async fn stage(
     blobs: &Blobs,
     layout: &Layout,
     attempt: Attempt,
     checkpoint: CheckpointId,
     transactions: Vec<Transaction>,
-    uploaded: &Uploaded,
 ) -> Result<Vec<SinkTransaction>, blob::Error> {
     point!(points::SINK_BEFORE_STAGE);
     let mut staged = Vec::with_capacity(transactions.len());
     for transaction in transactions {
         sometimes!(points::RESTAGED, transaction.checkpoint < checkpoint);
-        let path = layout.staged(attempt, &format!("{checkpoint}-{}", transaction.id));
-        uploaded.note(&path);
+        let path = layout.staged(attempt, &transaction.id);
         let staged_as = blobs.create(&path, transaction.content).await?;
         staged.push(SinkTransaction { id: transaction.id, staged: staged_as });
     }
@@ -70,6 +67,14 @@ pub async fn commit(blobs: &Blobs, layout: &Layout, id: &str, content: Bytes) ->
     Ok(())
 }
 
+/// Deletes staged objects of committed transactions, as far as the store lets us.
+pub async fn unstage(blobs: &Blobs, paths: &[String]) {
+    point!(points::SINK_BEFORE_DELETE);
+    for path in paths {
+        blobs.discard(path).await;
+    }
+}
+
 /// Commits a transaction of a restored checkpoint, which may have been committed before; tries until it is done.
 ///
 /// # Errors
@@ -83,14 +88,14 @@ pub async fn recommit(blobs: &Blobs, layout: &Layout, transaction: &SinkTransact
     match blobs.check(&committed).await {
         Ok(()) => {
             sometimes!(points::RECOMMIT_FOUND, true);
-            Ok(())
         }
         Err(blob::Error::Missing { .. }) => {
             let content = blobs.read(&transaction.staged).await.map_err(failed)?;
             commit(&blobs, layout, id, content).await?;
             sometimes!(points::RECOMMITTED, true);
-            Ok(())
         }
-        Err(source) => Err(failed(source)),
+        Err(source) => return Err(failed(source)),
     }
+    unstage(&blobs, std::slice::from_ref(&transaction.staged.path)).await;
+    Ok(())
 }

@@ -81,16 +81,20 @@ impl Transactions {
         .collect()
     }
 
-    /// The transaction of that checkpoint is committed.
+    /// True unless the transaction is committed.
+    pub fn is_outstanding(&self, id: &str) -> bool {
+        self.outstanding.values().any(|(transaction, _)| transaction.id == id)
+    }
+
+    /// The transaction of that checkpoint is committed; returns its id.
     ///
     /// # Panics
     /// If it was not to be committed.
-    pub fn committed(&mut self, checkpoint: CheckpointId) {
-        let transaction = self.outstanding.remove(&checkpoint);
-        assert!(
-            transaction.is_some_and(|(_, committing)| committing),
-            "transaction of {checkpoint} was not due"
-        );
+    pub fn committed(&mut self, checkpoint: CheckpointId) -> String {
+        match self.outstanding.remove(&checkpoint) {
+            Some((transaction, true)) => transaction.id,
+            other => panic!("transaction of {checkpoint} was not due: {other:?}"),
+        }
     }
 
     /// The checkpoint up to which everything is committed, if that is news.

@@ -18,6 +18,11 @@ impl<T: Send + 'static> Background<T> {
         Background(BTreeMap::new())
     }
 
+    /// True if none is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Starts a part.
     ///
     /// # Panics
@@ -43,6 +48,11 @@ impl<T: Send + 'static> Background<T> {
             Poll::Pending
         })
         .await
+    }
+
+    /// Aborts a part, if there is one that has not ended.
+    pub(super) fn cancel(&mut self, checkpoint: CheckpointId) {
+        self.cancel_and(checkpoint, std::future::ready(()));
     }
 
     /// Aborts a part if it has not ended, waits in a task of its own for its end, then does `then`.
