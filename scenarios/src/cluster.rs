@@ -77,7 +77,8 @@ pub(crate) const FAULTS: &[FaultClass] = FaultClass::ALL;
 
 /// The points of a cluster: of the store only those that one without a log can pass.
 pub(crate) fn points() -> Vec<Point> {
-    let needs_a_log = |point: &Point| point.kind == Kind::Sometimes || point.name == "store.recovery.table_written";
+    let needs_a_log =
+        |point: &Point| point.kind == Kind::Sometimes || point.name == "store.recovery.table_written";
     let store = cutwater_engine::store::points::ALL.iter().copied().filter(|point| !needs_a_log(point));
     let others = cutwater_engine::points::all().into_iter().filter(|point| !point.name.starts_with("store."));
     let mut points: Vec<Point> = others.chain(store).collect();
@@ -115,7 +116,7 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("tolerable_failures", "checkpoints that may fail in a row", 3, 0..=10),
         Knob::new("retained", "completed checkpoints that are kept", 2, 1..=5),
         Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
-        Knob::new("lease_ms", "silence of a leader before a takeover, in milliseconds", 1500, 300..=6000),
+        Knob::new("lease_ms", "silence of a leader before a takeover, in milliseconds", 500, 100..=4000),
         Knob::new("heartbeat_ms", "between two signs of life of a worker, in milliseconds", 200, 50..=1000),
         Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
     ]

@@ -30,10 +30,8 @@ fn points() -> Vec<Point> {
             .iter()
             .any(|prefix| point.name.starts_with(prefix))
     };
-    let mut points: Vec<Point> = cluster::points()
-        .into_iter()
-        .filter(|p| p.kind == Kind::Sometimes || restoring(p))
-        .collect();
+    let mut points: Vec<Point> =
+        cluster::points().into_iter().filter(|p| p.kind == Kind::Sometimes || restoring(p)).collect();
     points.extend(cutwater_engine::checkpoint::points::ALL);
     points.sort();
     points.dedup();

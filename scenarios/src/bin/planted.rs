@@ -69,10 +69,7 @@ fn run(args: &Args) -> Result<bool, String> {
     let mut all_found = true;
     for bug in &bugs {
         copy_sources(&args.workspace, &tree)?;
-        checked(
-            Command::new("git").args(["apply", "--whitespace=nowarn"]).arg(&bug.patch).current_dir(&tree),
-        )
-        .map_err(|e| format!("{}: does not apply: {e}", bug.name))?;
+        plant(&args.workspace, &tree, bug)?;
         build(&tree).map_err(|e| format!("{}: does not build: {e}", bug.name))?;
         let found = sweep(&tree, bug, args.seeds)?;
         all_found &= found.is_some();
@@ -133,6 +130,24 @@ fn copy_sources(workspace: &Path, tree: &Path) -> Result<(), String> {
         let parent = to.parent().expect("a file has a directory");
         std::fs::create_dir_all(parent).map_err(|e| format!("{}: {e}", parent.display()))?;
         std::fs::write(&to, content).map_err(|e| format!("{}: {e}", to.display()))?;
+    }
+    Ok(())
+}
+
+/// Applies the patch, and makes sure that it changed what it names.
+fn plant(workspace: &Path, tree: &Path, bug: &Bug) -> Result<(), String> {
+    let beside =
+        std::path::absolute(tree.parent().expect("the copy has a parent")).map_err(|e| e.to_string())?;
+    let mut apply = Command::new("git");
+    apply.args(["apply", "--whitespace=nowarn"]).arg(&bug.patch).current_dir(tree);
+    // Inside of a repository git would silently skip everything: the copy must not be taken for a part of ours.
+    checked(apply.env("GIT_CEILING_DIRECTORIES", beside))
+        .map_err(|e| format!("{}: does not apply: {e}", bug.name))?;
+    let patch = std::fs::read_to_string(&bug.patch).map_err(|e| format!("{}: {e}", bug.patch.display()))?;
+    for name in patch.lines().filter_map(|line| line.strip_prefix("+++ b/")) {
+        if std::fs::read(workspace.join(name)).ok() == std::fs::read(tree.join(name)).ok() {
+            return Err(format!("{}: {name} is as it was", bug.name));
+        }
     }
     Ok(())
 }

@@ -263,9 +263,13 @@ impl JobOracle {
         if checkpoint.metadata.path == path {
             return true;
         }
-        self.metadata
-            .get(&checkpoint.id)
-            .is_some_and(|metadata| handles(metadata).any(|handle| handle.path == path))
+        // A restore needs staged output only to commit it.
+        let committed = |handle: &FileHandle| {
+            let names = |id: &String| self.objects.contains_key(&self.layout.output(id));
+            self.durable.iter().any(|(id, staged)| staged == handle && names(id))
+        };
+        let Some(metadata) = self.metadata.get(&checkpoint.id) else { return false };
+        handles(metadata).any(|handle| handle.path == path && !committed(handle))
     }
 }
 
