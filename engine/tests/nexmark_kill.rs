@@ -21,8 +21,8 @@ use cutwater_engine::stream::queries;
 use cutwater_engine::stream::queries::bid_counts;
 use cutwater_engine::stream::sink::decode_output;
 
-const EVENTS: u64 = 72_000;
-/// Events per second of the run that is killed: nine seconds of work, more than ten short lives get done.
+const EVENTS: u64 = 44_000;
+/// Events per second of the run that is killed: more than five seconds of work, of which ten short lives do about one.
 const RATE: u64 = 8_000;
 const SIGKILL: i32 = 9;
 /// No single wait takes longer, however slow the machine.
