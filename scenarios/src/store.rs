@@ -537,12 +537,13 @@ impl Shared {
         let copy = self.tolerate("open checkpoint", Store::open(&dir, options).await)?;
         let content = self.tolerate("scan checkpoint", scan(&copy, .., None).await)?;
         self.tolerate("close checkpoint", copy.close().await)?;
-        let mut state = self.state();
-        state.batches.judge_cut(&content, files.sequence).map_err(Exit::Violated)?;
-        state.checkpoints.push(Taken { dir, content });
-        let surplus = state.checkpoints.len().saturating_sub(CHECKPOINTS_KEPT);
-        let old: Vec<Taken> = state.checkpoints.drain(..surplus).collect();
-        drop(state);
+        let old: Vec<Taken> = {
+            let mut state = self.state();
+            state.batches.judge_cut(&content, files.sequence).map_err(Exit::Violated)?;
+            state.checkpoints.push(Taken { dir, content });
+            let surplus = state.checkpoints.len().saturating_sub(CHECKPOINTS_KEPT);
+            state.checkpoints.drain(..surplus).collect()
+        };
         for taken in old {
             // What cannot be removed stays; it is not looked at again.
             let _ = fs::remove_dir_all(&taken.dir).await;

@@ -19,7 +19,7 @@ use cutwater_io::sim::{
 };
 
 use crate::faults::{FaultClass, sites};
-use crate::plan::{Act, Anchor, Fault, HORIZON_MAX_US, Op, Plan, VERSION};
+use crate::plan::{Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, Op, Plan, VERSION};
 use crate::vocabulary::{Arg, Knob, Vocabulary};
 
 /// Of a thousand seeds, how many have no faults.
@@ -250,7 +250,7 @@ impl Frame<'_> {
                 Some(self.at_site(SiteFault::Fsync(FsyncFail { view, meta }), c))
             }
             F::DiskSlow if c.chance(500) => {
-                let us = self.duration(c) as u32;
+                let us = self.delay(c);
                 Some(self.at_sites_of("disk.", SiteFault::Delay(us), c))
             }
             F::DiskSlow => Some(self.state(c, |node, for_us| Act::DiskStall { node, for_us })),
@@ -261,7 +261,7 @@ impl Frame<'_> {
             F::NetReset => self.pair(c, |a, b, _| Act::Reset { a, b }),
             F::ConnectHang => Some(self.at_site(SiteFault::Hang, c)),
             F::Pause if c.chance(500) && !self.points.is_empty() => {
-                let us = self.duration(c) as u32;
+                let us = self.delay(c);
                 Some((self.at_point(c), Act::Delay { us }))
             }
             F::Pause => Some(self.state(c, |node, for_us| Act::Pause { node, for_us })),
@@ -382,6 +382,11 @@ impl Frame<'_> {
     /// A node, or as often any.
     fn any_node(&self, c: &mut dyn Choose) -> u64 {
         if c.chance(500) { self.some_node(c) } else { 0 }
+    }
+
+    /// How long one call is held up.
+    fn delay(&self, c: &mut dyn Choose) -> u32 {
+        self.duration(c).min(DELAY_MAX_US) as u32
     }
 
     /// Mostly short: from a millisecond to a quarter of the horizon.

@@ -22,6 +22,8 @@ use crate::vocabulary::Vocabulary;
 pub const VERSION: u32 = 1;
 /// The longest horizon of a plan, in microseconds: an hour.
 pub const HORIZON_MAX_US: u64 = 3_600_000_000;
+/// The longest that a fault may hold up one call or one task, in microseconds.
+pub const DELAY_MAX_US: u64 = 20_000_000;
 /// The most operations, and the most faults, in a plan.
 pub const ITEMS_MAX: usize = 100_000;
 
@@ -428,6 +430,12 @@ fn validate_act(at: &str, fault: &Fault, nodes: u64) -> Result<(), Invalid> {
         }
         Act::Outage { .. } | Act::ThrottleStore { .. } => {}
     }
+    // A call that is held up goes on being so after the world is healed.
+    let held_up_us = match &fault.act {
+        Act::Site(SiteFault::Delay(us)) | Act::Delay { us } => u64::from(*us),
+        _ => 0,
+    };
+    ensure!(held_up_us <= DELAY_MAX_US, "{at}: a delay of {held_up_us} us is longer than {DELAY_MAX_US}");
     let duration = fault.act.duration_us();
     ensure!(duration <= HORIZON_MAX_US, "{at}: {duration} us are longer than {HORIZON_MAX_US}");
     Ok(())
