@@ -1,4 +1,4 @@
-//! Seeds of every scenario. `MADSIM_TEST_SEED=7 cargo test --test seeds store` runs one; `MADSIM_TEST_NUM` says how many.
+//! Seeds of every scenario. `MADSIM_TEST_SEED=7 cargo test --test seeds store -- --exact` runs one; `MADSIM_TEST_NUM` says how many.
 #![cfg(madsim)]
 
 use std::path::Path;

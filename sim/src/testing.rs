@@ -29,7 +29,7 @@ pub fn check_seeds(cutwater: &Path, scenario: &str, default_seeds: u64) {
         Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
     };
     let seeds = match number("MADSIM_TEST_SEED") {
-        Some(seed) => seed..seed + 1,
+        Some(seed) => seed..seed.checked_add(1).expect("the last seed of all is none of a range"),
         None => 0..number("MADSIM_TEST_NUM").unwrap_or(default_seeds),
     };
     let range = format!("{}..{}", seeds.start, seeds.end);

@@ -175,7 +175,9 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(usage) => {
-            eprintln!("cutwater: {usage}");
+            // Names in a plan are hostile: no line breaks, nothing that steers a terminal.
+            let line = usage.to_string().replace(char::is_control, " ");
+            eprintln!("cutwater: {line}");
             ExitCode::from(USAGE)
         }
     }
@@ -202,7 +204,7 @@ fn start_again_with_fixed_addresses() {
 pub(crate) fn lines_to_copy(scenario: &str, seed: u64) -> [String; 2] {
     [
         format!("cargo cutwater replay {scenario}:{seed} --trace"),
-        format!("MADSIM_TEST_SEED={seed} cargo test --test seeds {scenario}"),
+        format!("MADSIM_TEST_SEED={seed} cargo test --test seeds {scenario} -- --exact"),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! What a sweep leaves in a directory: `summary.json`, `junit.xml`, and `failures/<signature>/` with the plan and the story
+//! What a sweep leaves in a directory: `summary.json`, `junit.xml`, and `failures/<scenario>-<signature>/` with the plan and the story
 //! of the first run of each failure.
 #![expect(clippy::disallowed_methods, reason = "results are written to the real disk")]
 
@@ -31,7 +31,8 @@ impl Out {
 
     /// Keeps a failure: the plan, and the story of the run that was recorded.
     pub(super) fn failure(&self, plan: &Plan, report: &Report, recorded: &Outcome) -> io::Result<()> {
-        let dir = self.dir.join("failures").join(report.verdict.signature());
+        let dir =
+            self.dir.join("failures").join(format!("{}-{}", report.scenario, report.verdict.signature()));
         std::fs::create_dir_all(&dir)?;
         std::fs::write(dir.join("plan.json"), plan.to_json())?;
         let story = format!("{}\n{}", failure::text(report), failure::story(recorded));

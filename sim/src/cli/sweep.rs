@@ -67,7 +67,9 @@ pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage
     let out = args.out.as_deref().map(Out::open).transpose()?;
     process::catch_interrupt();
 
-    let first = seeds.start.saturating_add((shard + shards - seeds.start % shards) % shards);
+    // The first seed that leaves `shard` when divided by `shards`; the sum may be beyond 64 bits.
+    let ahead = (u128::from(shard) + u128::from(shards - seeds.start % shards)) % u128::from(shards);
+    let first = seeds.start.saturating_add(u64::try_from(ahead).expect("a remainder is below its divisor"));
     let total = seeds.end.saturating_sub(first).div_ceil(shards).saturating_mul(scenarios.len() as u64);
     let stride = usize::try_from(shards).unwrap_or(usize::MAX);
     let mut items = (first..seeds.end)
@@ -86,10 +88,10 @@ pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage
     let start = real_now();
     let trouble = sweep.work(&mut items, jobs, start, time);
     sweep.campaign.elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    sweep.finish(registry);
-    match trouble {
+    let written = sweep.finish(registry);
+    match trouble.and(written) {
         Ok(()) => Ok(sweep.campaign.status()),
-        Err(e) => Err(Usage(format!("the sweep could not go on: {e}"))),
+        Err(e) => Err(Usage(format!("the sweep could not go on, or leave its results: {e}"))),
     }
 }
 
@@ -166,6 +168,10 @@ impl<'a> Sweep<'a> {
 
     /// Two runs of one plan.
     fn compare(&mut self, job: &Job<'a>, first: &Report, second: &Report) -> std::io::Result<()> {
+        // A run that the watchdog ended says nothing about digests.
+        if matches!(second.verdict, Verdict::Hung { .. }) {
+            return Ok(());
+        }
         if first.digest == second.digest && first.verdict == second.verdict {
             return Ok(());
         }
@@ -192,14 +198,10 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    fn finish(&mut self, registry: &Registry<'_>) {
+    fn finish(&mut self, registry: &Registry<'_>) -> std::io::Result<()> {
         self.bar.finish_and_clear();
         self.campaign.judge(&self.scenarios);
-        if let Some(out) = &self.out
-            && let Err(e) = out.results(&self.campaign)
-        {
-            eprintln!("cutwater: the results could not be written: {e}");
-        }
+        let written = self.out.as_ref().map_or(Ok(()), |out| out.results(&self.campaign));
         if self.args.json {
             self.print_json(&JsonLine::Summary(&self.campaign));
         } else {
@@ -211,6 +213,7 @@ impl<'a> Sweep<'a> {
                 registry.points.iter().filter(|p| reachable.contains(p.name)).copied().collect();
             self.print(&table::text(&self.campaign, &points, paint));
         }
+        written
     }
 
     fn print_json(&self, line: &JsonLine<'_>) {
