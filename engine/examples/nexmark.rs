@@ -157,6 +157,8 @@ mod real {
             heartbeat_timeout: Duration::from_secs(3),
             slots_wait: Duration::from_millis(300),
             restart_delay: Duration::from_millis(100),
+            deploy_timeout: Duration::from_secs(300),
+            sweep_interval: Duration::from_secs(20),
         };
         Ok(until_error("coordinator", async move { coordinator::run(config).await.map_err(Failure::from) }))
     }

@@ -55,6 +55,8 @@ fn config(name: &str, bind: SocketAddr, objects_url: &str) -> CoordinatorConfig 
         heartbeat_timeout: 500 * MS,
         slots_wait: 100 * MS,
         restart_delay: 20 * MS,
+        deploy_timeout: 10_000 * MS,
+        sweep_interval: 200 * MS,
     }
 }
 

@@ -67,6 +67,8 @@ impl Cluster {
             heartbeat_timeout: Duration::from_secs(2),
             slots_wait: Duration::from_secs(3),
             restart_delay: 20 * MS,
+            deploy_timeout: 10_000 * MS,
+            sweep_interval: 200 * MS,
         };
         task::spawn(async move { coordinator::run(config).await.unwrap() }).abort_on_drop()
     }

@@ -88,9 +88,17 @@ impl Scenario for CheckpointScenario {
             points: of(Kind::Point),
             sometimes: vec![
                 "coordinator.took_over",
+                "coordinator.deposed",
                 "coordinator.restored",
+                "coordinator.worker_silent",
                 "checkpoint.aborted",
+                "checkpoint.expired",
+                "checkpoint.swept",
+                "log.resolved_landed",
+                "log.resolved_lost",
+                "stream.aligned_blocked",
                 "stream.sink.recommitted",
+                "state.upload.reused",
             ],
         }
     }

@@ -118,6 +118,7 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
         Knob::new("lease_ms", "silence of a leader before a takeover, in milliseconds", 500, 100..=4000),
         Knob::new("heartbeat_ms", "between two signs of life of a worker, in milliseconds", 200, 50..=1000),
+        Knob::new("sweep_ms", "from one sweep for orphans to the next, in milliseconds", 2000, 50..=20_000),
         Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
     ]
 }
@@ -373,6 +374,8 @@ fn coordinator_config(
         heartbeat_timeout: ms("heartbeat_ms") * 5,
         slots_wait: Duration::from_millis(500),
         restart_delay: Duration::from_millis(100),
+        deploy_timeout: Duration::from_secs(10),
+        sweep_interval: ms("sweep_ms"),
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) fn devices(plan: &Plan) -> Devices {
     devices.disk.personality =
         if knob("posix_min", 1) == 1 { Personality::PosixMin } else { Personality::Ext4Ordered };
     devices.disk.sector_bytes = if knob("small_sectors", 0) == 1 { 512 } else { 4096 };
+    devices.disk.sync_latency_us_median = knob("sync_us", devices.disk.sync_latency_us_median);
     devices.disk.stale_tail = knob("stale_tail", 0) == 1;
     devices
 }

@@ -66,18 +66,18 @@ impl Scenario for StoreScenario {
                 Verb::new("put", "write one key")
                     .arg("key", 0..=23)
                     .log_arg("len", 0..=3000)
-                    .arg("sync", 0..=1)
+                    .arg("sync_if_3", 0..=3)
                     .always(),
-                Verb::new("delete", "delete one key").arg("key", 0..=23).arg("sync", 0..=1),
+                Verb::new("delete", "delete one key").arg("key", 0..=23).arg("sync_if_3", 0..=3),
                 Verb::new("batch", "write and delete several keys atomically")
                     .arg("key", 0..=23)
                     .arg("count", 1..=8)
                     .log_arg("len", 0..=800)
-                    .arg("sync", 0..=1),
+                    .arg("sync_if_3", 0..=3),
                 Verb::new("get", "read one key").arg("key", 0..=23),
                 Verb::new("scan", "read a range").arg("key", 0..=23).arg("count", 1..=24),
                 Verb::new("snapshot", "hold a snapshot for a while, then scan it")
-                    .log_arg("hold_us", 0..=200_000),
+                    .arg("hold_us", 0..=400_000),
                 Verb::new("flush", "flush the memtable"),
                 Verb::new("compact", "compact everything"),
                 Verb::new("sync_wal", "make all writes so far durable"),
@@ -87,6 +87,12 @@ impl Scenario for StoreScenario {
             knobs: vec![
                 Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
                 Knob::new("small_sectors", "1: the disk writes 512 bytes atomically, 0: 4096", 0, 0..=1),
+                Knob::new(
+                    "sync_us",
+                    "median time of a sync, in microseconds; flushes lag behind writes if it is long",
+                    1200,
+                    100..=60_000,
+                ),
                 Knob::new("stale_tail", "1: unwritten sectors of a tail read as garbage", 0, 0..=1),
                 Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 8 << 10, 512..=256 << 10),
                 Knob::new("max_immutable_memtables", "closed memtables before writes stall", 2, 1..=4),
@@ -156,7 +162,12 @@ impl Scenario for StoreScenario {
             after_plans: 1000,
             delivered: self.vocabulary().faults,
             points: points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
-            sometimes: points.iter().filter(|p| p.kind == Kind::Sometimes).map(|p| p.name).collect(),
+            // Two plans in a thousand see a hole between logs: a campaign of a thousand cannot be asked for one.
+            sometimes: points
+                .iter()
+                .filter(|p| p.kind == Kind::Sometimes && p.name != "store.recovery.wal_hole")
+                .map(|p| p.name)
+                .collect(),
         }
     }
 
@@ -211,6 +222,8 @@ struct State {
     checkpoints: Vec<Taken>,
     /// When recovery was judged the last time, in microseconds of virtual time.
     judged_us: u64,
+    /// How many lossy faults had struck then.
+    lossy_faults: u64,
 }
 
 /// A checkpoint that was reported done.
@@ -336,8 +349,10 @@ impl Shared {
             .disks()
             .last_crash(start.node)
             .is_some_and(|crash| crash.at_us >= self.state().judged_us);
-        let keeps_all = !power_failed && !self.loses_buffers();
+        let lossy = self.lossy_faults();
+        let keeps_all = !power_failed && lossy == self.state().lossy_faults;
         let mut state = self.state();
+        state.lossy_faults = lossy;
         state.judged_us = self.world.now_us();
         let summary = state.batches.recover(&content, keeps_all).map_err(Exit::Violated)?;
         drop(state);
@@ -345,10 +360,10 @@ impl Shared {
         Ok(())
     }
 
-    /// True if the plan has faults that lose what was written and not synced, without a power failure.
-    fn loses_buffers(&self) -> bool {
+    /// How many faults have struck so far that lose what was written and not synced, without a power failure.
+    fn lossy_faults(&self) -> u64 {
         let lossy = [FaultClass::FsyncFailure, FaultClass::DiskError, FaultClass::DiskFull];
-        self.world.plan().faults.iter().any(|fault| lossy.contains(&fault.class()))
+        lossy.into_iter().map(|class| self.world.delivered(class)).sum()
     }
 
     /// Every checkpoint that was reported done still opens, with the content it was taken of.
@@ -437,17 +452,17 @@ impl Shared {
                     store,
                     actor,
                     vec![(key(actor, args[0]), Some(value(op, 0, args[1])))],
-                    args[2] == 1,
+                    args[2] == 3,
                 )
                 .await
             }
-            "delete" => self.write(store, actor, vec![(key(actor, args[0]), None)], args[1] == 1).await,
+            "delete" => self.write(store, actor, vec![(key(actor, args[0]), None)], args[1] == 3).await,
             "batch" => {
                 let changes = (0..args[1]).map(|i| {
                     let key = key(actor, (args[0] + i * 5) % 24);
                     (key, (i % 3 != 2).then(|| value(op, i, args[2])))
                 });
-                self.write(store, actor, changes.collect(), args[3] == 1).await
+                self.write(store, actor, changes.collect(), args[3] == 3).await
             }
             "get" => {
                 let key = key(actor, args[0]);
@@ -462,7 +477,7 @@ impl Shared {
                 let found = self.tolerate("scan", scan(store, from..to, None).await)?;
                 same("model", "a scan returns what was written", &expected, &found).map_err(Exit::from)
             }
-            "snapshot" => self.hold_snapshot(store, actor, args[0]).await,
+            "snapshot" => self.hold_snapshot(store, args[0]).await,
             "flush" => {
                 let acknowledged = self.state().batches.acknowledged();
                 self.tolerate("flush", store.flush().await)?;
@@ -510,14 +525,12 @@ impl Shared {
         Ok(())
     }
 
-    async fn hold_snapshot(&self, store: &Store, actor: usize, hold_us: u64) -> Result<(), Exit> {
+    /// Holds a snapshot while other writers go on, flush and compact: it stays the state at its sequence number, of all.
+    async fn hold_snapshot(&self, store: &Store, hold_us: u64) -> Result<(), Exit> {
         let snapshot = store.snapshot();
-        let expected = self.state().batches.content_of(actor).clone();
         time::sleep(Duration::from_micros(hold_us)).await;
-        let range = key(actor, 0)..key(actor, 9999);
-        let found = self.tolerate("scan of a snapshot", scan(store, range, Some(&snapshot)).await)?;
-        same("model", "a snapshot stays as it was", &expected, &found)?;
-        Ok(())
+        let found = self.tolerate("scan of a snapshot", scan(store, .., Some(&snapshot)).await)?;
+        self.state().batches.judge_cut("model", &found, snapshot.sequence()).map_err(Exit::Violated)
     }
 
     /// Takes a checkpoint, and opens it at once. Other writers go on meanwhile: what it holds of theirs is judged as after a
@@ -539,7 +552,7 @@ impl Shared {
         self.tolerate("close checkpoint", copy.close().await)?;
         let old: Vec<Taken> = {
             let mut state = self.state();
-            state.batches.judge_cut(&content, files.sequence).map_err(Exit::Violated)?;
+            state.batches.judge_cut("checkpoint", &content, files.sequence).map_err(Exit::Violated)?;
             state.checkpoints.push(Taken { dir, content });
             let surplus = state.checkpoints.len().saturating_sub(CHECKPOINTS_KEPT);
             state.checkpoints.drain(..surplus).collect()

@@ -1,6 +1,6 @@
 //! A plan: everything that decides a run, as data.
 //!
-//! A seed only names a plan. The plan is what is run, kept, replayed, shrunk and checked in, as one JSON file. Nothing in
+//! A seed only names a plan. The plan is what is run, kept, replayed and checked in, as one JSON file. Nothing in
 //! it is relative to anything that another part of the plan may move: operations have absolute not-before times and
 //! explicit arguments, a fault is tied to a time, to an operation, or to the n-th passing of a place, and says exactly what
 //! happens there. So taking one item out leaves the meaning of the rest alone.

@@ -11,6 +11,7 @@ cutwater_io::points! {
     sometimes DEPOSED = "coordinator.deposed": "a leader stepped down";
     sometimes RESTORED = "coordinator.restored": "an attempt started from a checkpoint";
     sometimes RESTORED_AFTER_ABORT = "coordinator.restored_after_abort": "an attempt was lost while a checkpoint was under way";
+    sometimes WORKER_OVERDUE = "coordinator.worker_overdue": "a worker was given up because its tasks did not start in time";
     sometimes WORKER_SILENT = "coordinator.worker_silent": "a worker was given up because it was silent";
     sometimes SCALED_UP = "coordinator.scaled_up": "an attempt has a higher parallelism than the one before";
     sometimes SCALED_DOWN = "coordinator.scaled_down": "an attempt has a lower parallelism than the one before";

@@ -173,15 +173,12 @@ impl Batches {
     ///
     /// # Errors
     /// If it is not the state after exactly the batches up to there.
-    pub fn judge_cut(&self, found: &Content, sequence: u64) -> Result<(), Violation> {
+    pub fn judge_cut(&self, oracle: &str, found: &Content, sequence: u64) -> Result<(), Violation> {
         match self.find_cut(found, &[sequence])? {
             Some(_) => Ok(()),
-            None => Err(self.difference(
-                found,
-                sequence,
-                "checkpoint",
-                "a copy is the state at its sequence number",
-            )),
+            None => {
+                Err(self.difference(found, sequence, oracle, "a copy is the state at its sequence number"))
+            }
         }
     }
 
@@ -354,9 +351,12 @@ mod tests {
     #[test]
     fn a_copy_is_exact() {
         let at_two = content(&[("writer0/a", "1"), ("writer1/b", "1")]);
-        assert!(sample().judge_cut(&at_two, 2).is_ok());
-        assert!(sample().judge_cut(&at_two, 3).is_err());
-        assert!(sample().judge_cut(&at_two, 1).is_err(), "writer 1's first batch is after the cut");
+        assert!(sample().judge_cut("checkpoint", &at_two, 2).is_ok());
+        assert!(sample().judge_cut("checkpoint", &at_two, 3).is_err());
+        assert!(
+            sample().judge_cut("checkpoint", &at_two, 1).is_err(),
+            "writer 1's first batch is after the cut"
+        );
     }
 
     #[test]

@@ -98,3 +98,20 @@ pub fn saw(point: Point) {
     #[cfg(not(madsim))]
     let _ = point;
 }
+
+#[cfg(test)]
+mod tests {
+    mod declared {
+        crate::points! {
+            point MANIFEST_APPLY = "manifest.apply": "an edit is durable and not yet visible";
+            sometimes TORN_TAIL = "wal.torn_tail": "recovery met a torn tail";
+        }
+    }
+
+    #[test]
+    fn names_are_declared_once_and_listed() {
+        assert_eq!(declared::ALL, [declared::MANIFEST_APPLY, declared::TORN_TAIL]);
+        assert_eq!(declared::MANIFEST_APPLY.name, "manifest.apply");
+        assert_eq!(declared::TORN_TAIL.kind, super::Kind::Sometimes);
+    }
+}

@@ -134,13 +134,18 @@ impl Campaign {
         total
     }
 
+    /// True if no plan was run, and nobody asked it to end before one was.
+    fn is_empty(&self) -> bool {
+        !self.interrupted && self.scenarios.values().all(|tally| tally.plans == 0)
+    }
+
     /// The exit status that this amounts to.
     pub(super) fn status(&self) -> u8 {
         if !self.divergences.is_empty() {
             super::NONDETERMINISTIC
         } else if !self.failures.is_empty() {
             super::VIOLATED
-        } else if self.scenarios.values().any(|t| !t.void.is_empty()) {
+        } else if self.is_empty() || self.scenarios.values().any(|t| !t.void.is_empty()) {
             super::VOID
         } else {
             super::HELD

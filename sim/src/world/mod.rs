@@ -328,6 +328,11 @@ impl World {
         self.state().violation.clone()
     }
 
+    /// How many faults of a class have struck so far.
+    pub fn delivered(&self, class: FaultClass) -> u64 {
+        self.inner.faults.receipts().get(&class).map_or(0, |receipt| receipt.delivered)
+    }
+
     pub(crate) fn receipts(&self) -> Receipts {
         self.inner.faults.receipts()
     }

@@ -27,6 +27,8 @@ pub(super) struct Worker {
 pub(super) struct Attempted {
     pub attempt: Attempt,
     pub parallelism: u16,
+    /// All tasks are to run by then.
+    pub due_us: u64,
     /// Where each task runs.
     pub workers: BTreeMap<TaskId, ConnectionId>,
     pub running: BTreeSet<TaskId>,
@@ -118,6 +120,7 @@ impl Cluster {
         from: Option<&CheckpointMetadata>,
         parallelism: u16,
         max_parallelism: u16,
+        due_us: u64,
     ) -> Vec<Assignment> {
         let slots = self.spread(parallelism);
         let states = restore_all(plan, from, parallelism, max_parallelism);
@@ -141,6 +144,7 @@ impl Cluster {
         self.current = Some(Attempted {
             attempt,
             parallelism,
+            due_us,
             workers,
             running: BTreeSet::new(),
             exhausted: BTreeSet::new(),
@@ -149,6 +153,25 @@ impl Cluster {
         let assignment =
             |(connection, tasks)| Assignment { connection, tasks, placements: placements.clone() };
         by_worker.into_iter().map(assignment).collect()
+    }
+
+    /// Workers that are alive and do not start their tasks: what they wait for may never come.
+    pub fn overdue(&self, now_us: u64) -> BTreeSet<ConnectionId> {
+        let current = self.current.as_ref().filter(|current| now_us >= current.due_us);
+        let waiting = current.into_iter().flat_map(|current| {
+            current
+                .workers
+                .iter()
+                .filter(|(task, _)| !current.running.contains(task))
+                .map(|(_, worker)| *worker)
+        });
+        waiting.collect()
+    }
+
+    /// When a worker is overdue if nothing happens before.
+    pub fn next_due_us(&self) -> Option<u64> {
+        let current = self.current.as_ref()?;
+        (current.running.len() < current.workers.len()).then_some(current.due_us)
     }
 
     fn runs_on(&self, connection: ConnectionId) -> bool {
@@ -242,7 +265,7 @@ mod tests {
         cluster.hello("b".into(), worker(2, 3));
         assert_eq!(cluster.slots(), 4);
         let attempt = Attempt { epoch: 1, number: 1 };
-        let assignments = cluster.deploy(attempt, &plan(), None, 4, 8);
+        let assignments = cluster.deploy(attempt, &plan(), None, 4, 8, 1000);
         let tasks = |c: u64| {
             let of = assignments.iter().find(|a| a.connection == ConnectionId(c)).unwrap();
             of.tasks.iter().map(|t| t.task.to_string()).collect::<Vec<_>>()
@@ -257,7 +280,7 @@ mod tests {
     fn a_worker_that_comes_back_has_lost_its_tasks() {
         let mut cluster = Cluster::default();
         cluster.hello("a".into(), worker(1, 2));
-        cluster.deploy(Attempt { epoch: 1, number: 1 }, &plan(), None, 2, 8);
+        cluster.deploy(Attempt { epoch: 1, number: 1 }, &plan(), None, 2, 8, 1000);
         assert!(cluster.hello("a".into(), worker(2, 2)));
         assert!(!cluster.hello("b".into(), worker(3, 2)));
         cluster.heard(ConnectionId(3), 50);

@@ -18,10 +18,6 @@ use crate::checkpoint::snapshot::{CheckpointId, CheckpointMetadata};
 use crate::checkpoint::{points as checkpoint_points, sweep};
 use crate::cluster::rpc::{Attempt, FromCoordinator};
 
-/// A sweep follows each deployment, and every so many completed checkpoints.
-const COMPLETIONS_PER_SWEEP: u32 = 8;
-/// A sweep comes at least that often, for puts that land when everybody has given them up.
-const SWEEP_INTERVAL_US: u64 = 20_000_000;
 /// Until the next try, when a change of the register was under way.
 const RETRY_SWEEP_US: u64 = 500_000;
 
@@ -41,7 +37,6 @@ pub(super) struct Leader {
     last_parallelism: u16,
     stage: Stage,
     restart: Option<String>,
-    completions: u32,
     sweeping: bool,
     /// When the next sweep is due.
     sweep_at_us: u64,
@@ -75,6 +70,7 @@ impl Leader {
     pub fn new(context: Arc<Context>, term: u64, record: Record) -> Leader {
         let now = now_us();
         let Record { version, state, .. } = record;
+        let sweep_at_us = now + micros(context.config.sweep_interval);
         io::spawn(&context, term, io::load(context.clone(), state.clone()));
         let stage = match state.status {
             Status::Running => {
@@ -97,9 +93,8 @@ impl Leader {
             attempts: 0,
             stage,
             restart: None,
-            completions: 0,
             sweeping: false,
-            sweep_at_us: now + SWEEP_INTERVAL_US,
+            sweep_at_us,
             finishing: false,
             deposed: false,
         }
@@ -121,7 +116,8 @@ impl Leader {
         let machine = self.machine.as_ref().and_then(Coordinator::next_deadline_us);
         let silence = self.cluster.next_silence_us(self.context.config.heartbeat_timeout);
         let sweep = (!self.sweeping).then_some(self.sweep_at_us);
-        let first = [stage, machine, silence, sweep].into_iter().flatten().min();
+        let overdue = self.cluster.next_due_us();
+        let first = [stage, machine, silence, sweep, overdue].into_iter().flatten().min();
         first.unwrap_or(u64::MAX / 2).min(self.check_at_us)
     }
 
@@ -132,6 +128,11 @@ impl Leader {
             reachable!(points::WORKER_SILENT);
             connections.close(connection);
             self.worker_lost(connection, "was silent");
+        }
+        for connection in self.cluster.overdue(now) {
+            reachable!(points::WORKER_OVERDUE);
+            connections.close(connection);
+            self.worker_lost(connection, "did not start its tasks in time");
         }
         if let Some(machine) = &mut self.machine {
             let decisions = machine.tick(now, unix_ms());
@@ -332,10 +333,6 @@ impl Leader {
         // Those being written are newer than the latest; those that failed meanwhile are older.
         self.metadata.retain(|other, _| *other > id || retained.contains(other));
         self.execute(decisions, connections);
-        self.completions += 1;
-        if self.completions.is_multiple_of(COMPLETIONS_PER_SWEEP) {
-            self.request_sweep();
-        }
     }
 
     /// Everything is committed: says so in the register.
@@ -430,9 +427,16 @@ impl Leader {
         tracing::info!(%attempt, parallelism, from = ?from.as_ref().map(|from| from.id), "deploys");
         self.last_parallelism = parallelism;
         self.stage = Stage::Deployed;
+        let due_us = now_us() + micros(self.context.config.deploy_timeout);
         let plan = &self.context.config.plan;
-        let assignments =
-            self.cluster.deploy(attempt, plan, from.as_ref(), parallelism, self.state.max_parallelism);
+        let assignments = self.cluster.deploy(
+            attempt,
+            plan,
+            from.as_ref(),
+            parallelism,
+            self.state.max_parallelism,
+            due_us,
+        );
         for assignment in assignments {
             let message = FromCoordinator::Deploy {
                 attempt,
@@ -454,7 +458,7 @@ impl Leader {
     fn sweep_if_due(&mut self, now: u64) {
         if !self.sweeping && now >= self.sweep_at_us {
             self.sweeping = true;
-            self.sweep_at_us = now + SWEEP_INTERVAL_US;
+            self.sweep_at_us = now + micros(self.context.config.sweep_interval);
             self.spawn(io::list(self.context.clone()));
         }
     }

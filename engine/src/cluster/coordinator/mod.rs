@@ -67,6 +67,10 @@ pub struct CoordinatorConfig {
     pub slots_wait: Duration,
     /// From the loss of an attempt, or a failed restore, to the next deployment.
     pub restart_delay: Duration,
+    /// A deployment whose tasks do not all run by then is given up, and with it the workers whose tasks do not.
+    pub deploy_timeout: Duration,
+    /// From one sweep for orphans to the next, at most; a sweep also follows each deployment.
+    pub sweep_interval: Duration,
 }
 
 /// Why a coordinator cannot run.
