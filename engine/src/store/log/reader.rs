@@ -101,23 +101,29 @@ impl<'a> LogReader<'a> {
         }
     }
 
-    /// True if an intact record begins anywhere in the file after `offset_bytes`, block structure or not.
+    /// True if an intact record begins anywhere in the file after the one at `offset_bytes`, block structure or not.
     pub fn intact_record_after(&self, offset_bytes: u64) -> bool {
-        let from = usize::try_from(offset_bytes).unwrap_or(usize::MAX).saturating_add(1);
+        let at = usize::try_from(offset_bytes).unwrap_or(usize::MAX).min(self.data.len());
+        // The record's own first fragment lies behind the padding, if it begins with that.
+        let from = self.after_padding(at).saturating_add(1);
         (from..self.data.len()).any(|start| {
             let mut at = start;
             matches!(self.whole_fragment(&mut at), Ok((FULL | FIRST, _)))
         })
     }
 
-    fn fragment(&self, at: &mut usize) -> Fragment<'a> {
-        let room = BLOCK_BYTES - *at % BLOCK_BYTES;
+    /// Where the fragment begins that comes next at `at`.
+    fn after_padding(&self, at: usize) -> usize {
+        let room = BLOCK_BYTES - at % BLOCK_BYTES;
         // The recyclable form pads where the plain one would begin a fragment; had that been lost, the next is no first one.
         let is_padding = |tail: &[u8]| tail.len() == room && tail.iter().all(|b| *b == 0);
-        let tail = self.data.get(*at..(*at + room).min(self.data.len())).unwrap_or_default();
-        if room < HEADER_BYTES || room < RECYCLABLE_HEADER_BYTES && is_padding(tail) {
-            *at += room;
-        }
+        let tail = self.data.get(at..(at + room).min(self.data.len())).unwrap_or_default();
+        let padded = room < HEADER_BYTES || room < RECYCLABLE_HEADER_BYTES && is_padding(tail);
+        if padded { at + room } else { at }
+    }
+
+    fn fragment(&self, at: &mut usize) -> Fragment<'a> {
+        *at = self.after_padding(*at);
         let here = *at;
         let rest = self.data.get(here..).unwrap_or_default();
         if rest.is_empty() {
