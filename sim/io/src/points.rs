@@ -4,7 +4,7 @@
 //! measured on. [`sometimes!`](crate::sometimes) and [`reachable!`](crate::reachable) name what a campaign must have seen;
 //! one that never saw it proved nothing about it. All three cost nothing in a real build.
 //!
-//! A crate declares its names once, with [`points!`](crate::points), so that they can be listed and cannot be misspelt.
+//! A crate declares its names once, with [`points!`](macro@crate::points), so that they can be listed and cannot be misspelt.
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
