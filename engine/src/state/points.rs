@@ -1,4 +1,4 @@
-//! Points of this module; see [`cutwater_io::points`].
+//! Points of this module; see [`mod@cutwater_io::points`].
 
 cutwater_io::points! {
     point SNAPSHOT_BEFORE_LINKS = "state.snapshot.before_links": "the barrier was sent on, the store is not yet linked";

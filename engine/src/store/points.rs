@@ -1,4 +1,4 @@
-//! Points of this module; see [`cutwater_io::points`].
+//! Points of this module; see [`mod@cutwater_io::points`].
 
 cutwater_io::points! {
     point WAL_ROTATED = "store.wal.rotated": "a new log exists, the memtable of the old one is not closed yet";

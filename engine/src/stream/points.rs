@@ -1,4 +1,4 @@
-//! Points of this module; see [`cutwater_io::points`].
+//! Points of this module; see [`mod@cutwater_io::points`].
 
 cutwater_io::points! {
     point BARRIER_SENT = "stream.barrier_sent": "a task has sent a barrier on and has not snapshotted its own state";
