@@ -45,7 +45,7 @@ struct Line {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run many seeds (without any command: 300 of each scenario, for at most 50 seconds)
+    /// Run many seeds (without any command: 1000 of each scenario, for at most 50 seconds)
     Sweep(SweepArgs),
     /// Run one plan again: the same verdict, the same digest
     Replay(ReplayArgs),
@@ -69,7 +69,7 @@ struct SweepArgs {
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
     /// How many seeds of each scenario, from 0, or which: A..B (without B)
-    #[arg(long, value_name = "N|A..B", default_value = "300")]
+    #[arg(long, value_name = "N|A..B", default_value = "1000")]
     seeds: String,
     /// Start no more plans after this long (90s, 10m, 2h)
     #[arg(long, value_name = "DURATION")]
