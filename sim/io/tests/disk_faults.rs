@@ -72,7 +72,7 @@ fn a_later_sync_succeeds_and_writes_nothing_of_what_was_lost() {
             let (mut disk, fd) = overwritten_and_grown(personality);
             fail(&mut disk, fd, failure);
             assert_eq!(sync(&mut disk, fd), Ok(()), "the pages are clean");
-            disk.power_fail(Survivors::All, 0);
+            disk.power_fail(&Survivors::All, 0);
             assert_ne!(is_new(&content(&disk)), [true, true], "{personality:?} {failure:?}");
         }
     }
@@ -97,7 +97,7 @@ fn a_length_can_become_durable_over_data_that_never_will() {
         let (mut disk, fd) = overwritten_and_grown_on(Personality::Ext4Ordered, seed);
         fail(&mut disk, fd, EXT4);
         sync(&mut disk, fd).unwrap();
-        disk.power_fail(Survivors::None, 0);
+        disk.power_fail(&Survivors::None, 0);
         let content = content(&disk);
         assert_eq!(content.len(), 1024, "the length was committed");
         content[512..] == [0; 512]
@@ -106,7 +106,7 @@ fn a_length_can_become_durable_over_data_that_never_will() {
     let (mut disk, fd) = overwritten_and_grown(Personality::Ext4Ordered);
     fail(&mut disk, fd, XFS);
     sync(&mut disk, fd).unwrap();
-    disk.power_fail(Survivors::All, 0);
+    disk.power_fail(&Survivors::All, 0);
     assert_eq!(content(&disk).len(), 512, "the length was lost with the data");
 }
 
@@ -132,7 +132,7 @@ fn a_failed_sync_of_a_directory_loses_its_names() {
     assert_eq!(disk.fail_sync(&names, EXT4).raw_os_error(), Some(libc::EIO));
     sync_root(&mut disk);
     assert!(disk.listing().contains_key("/f"));
-    disk.power_fail(Survivors::All, 0);
+    disk.power_fail(&Survivors::All, 0);
     assert!(disk.listing().is_empty());
 }
 
@@ -170,7 +170,7 @@ fn an_uncovered_sector_reads_as_zeros_or_as_what_was_there_before() {
         sync_root(&mut disk);
         disk.write_at(fd, &NEW, 0).unwrap();
         // Operation 0 is the sector, 1 is the length.
-        disk.power_fail(Survivors::Only(1), 0);
+        disk.power_fail(&Survivors::Only(1), 0);
         let content = content(&disk);
         assert_eq!(content.len(), 512);
         assert_eq!(content.iter().all(|byte| *byte == 0), !stale_tail);

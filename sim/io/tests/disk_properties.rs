@@ -181,7 +181,7 @@ proptest! {
             disk.finish_sync(&sync).unwrap();
         }
         let listing = disk.listing();
-        disk.power_fail(Survivors::None, 0);
+        disk.power_fail(&Survivors::None, 0);
         prop_assert_eq!(disk.listing(), listing);
     }
 
@@ -222,7 +222,7 @@ proptest! {
         for step in more.iter().filter(|step| !matches!(step, Do::Sync { .. })) {
             apply(&mut disk, &mut slots, step);
         }
-        disk.power_fail(Survivors::Each { permille: 500, key: 1 }, 0);
+        disk.power_fail(&Survivors::Each { permille: 500, key: 1 }, 0);
         slots = [None; 3];
         steps.iter().for_each(|step| apply(&mut disk, &mut slots, step));
     }

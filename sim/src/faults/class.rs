@@ -54,7 +54,7 @@ impl FaultClass {
     pub fn of(site: &str, act: &Act) -> FaultClass {
         match act {
             Act::Site(fault) => FaultClass::of_site(site, fault),
-            Act::Crash { crash, .. } => FaultClass::of_crash(crash.kind),
+            Act::Crash { crash, .. } => FaultClass::of_crash(&crash.kind),
             Act::Delay { .. } | Act::Pause { .. } => FaultClass::Pause,
             Act::Partition { both: true, .. } => FaultClass::Partition,
             Act::Partition { both: false, .. } => FaultClass::PartitionOneWay,
@@ -76,7 +76,7 @@ impl FaultClass {
             SiteFault::Delay(_) if site.starts_with("net.") => FaultClass::NetStall,
             SiteFault::Delay(_) if site.starts_with("objects.") => FaultClass::StoreThrottle,
             SiteFault::Delay(_) => FaultClass::DiskSlow,
-            SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash) => FaultClass::of_crash(crash.kind),
+            SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash) => FaultClass::of_crash(&crash.kind),
             SiteFault::Reset => FaultClass::NetReset,
             SiteFault::Hang => FaultClass::ConnectHang,
             SiteFault::FailBefore => FaultClass::StoreFailBefore,
@@ -86,7 +86,7 @@ impl FaultClass {
         }
     }
 
-    fn of_crash(kind: CrashKind) -> FaultClass {
+    fn of_crash(kind: &CrashKind) -> FaultClass {
         match kind {
             CrashKind::ProcessKill => FaultClass::ProcessKill,
             CrashKind::PowerFail(_) => FaultClass::PowerFail,

@@ -135,7 +135,7 @@ impl PlanInjector {
     /// What `fault`, anchored where `node` passes, does there itself; `None` if it was handed on.
     fn crash_of(&self, fault: &Fault, node: NodeId) -> Option<Crash> {
         match &fault.act {
-            Act::Crash { node: whose, crash } if *whose == 0 || *whose == node.0 => Some(*crash),
+            Act::Crash { node: whose, crash } if *whose == 0 || *whose == node.0 => Some(crash.clone()),
             _ => {
                 self.order(fault.clone(), node);
                 None
@@ -272,12 +272,12 @@ mod tests {
     #[test]
     fn a_point_counts_per_node_or_over_all_and_only_nodes_of_roles_are_struck() {
         let crash = Crash { kind: CrashKind::ProcessKill, down_us: 1 };
-        let act = Act::Crash { node: 0, crash };
+        let act = Act::Crash { node: 0, crash: crash.clone() };
         let (mut i, _, _orders) = injector(vec![(at_point(0, 3), act.clone()), (at_point(2, 3), act)]);
         assert_eq!(pass(&mut i, 4, 1), PointAction::Proceed, "a client does not count");
         assert_eq!(pass(&mut i, 1, 1), PointAction::Proceed);
         assert_eq!(pass(&mut i, 2, 1), PointAction::Proceed);
-        assert_eq!(pass(&mut i, 1, 2), PointAction::Crash(crash));
+        assert_eq!(pass(&mut i, 1, 2), PointAction::Crash(crash.clone()));
         assert_eq!(pass(&mut i, 2, 2), PointAction::Proceed);
         assert_eq!(pass(&mut i, 2, 3), PointAction::Crash(crash));
     }

@@ -80,7 +80,7 @@ struct Active {
 }
 
 /// What a node is told when it starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
     /// Its number.
     pub node: NodeId,

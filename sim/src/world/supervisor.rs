@@ -50,7 +50,7 @@ impl World {
         {
             let mut state = self.state();
             state.down.insert(node, incarnation);
-            state.died_of.insert(node, crash.kind);
+            state.died_of.insert(node, crash.kind.clone());
         }
         let world = self.clone();
         spawn_local(async move {
@@ -77,7 +77,7 @@ impl World {
     pub(super) fn started(&self, node: NodeId, index: u64) -> Start {
         let (nth, died_of) = {
             let mut state = self.state();
-            let died_of = state.died_of.get(&node).copied();
+            let died_of = state.died_of.get(&node).cloned();
             let nth = state.starts.entry(node).or_default();
             *nth += 1;
             (*nth, died_of)
@@ -110,7 +110,7 @@ impl World {
         match &act {
             Act::Crash { crash, .. } if alive => {
                 self.inner.faults.delivered(class, node);
-                self.inner.env.crash(node, *crash);
+                self.inner.env.crash(node, crash.clone());
             }
             Act::Pause { for_us, .. } if alive => {
                 self.inner.faults.delivered(class, node);

@@ -173,7 +173,7 @@ impl Call {
 
     /// The end of the call, unless the node dies here.
     async fn end(&self, struck: &Struck) {
-        if let Some(crash) = struck.crash_after {
+        if let Some(crash) = struck.crash_after.clone() {
             self.env.crash_here(crash).await;
         }
     }

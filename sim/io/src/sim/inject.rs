@@ -121,7 +121,7 @@ pub enum MetaAfterFailure {
 }
 
 /// How a node dies, and when it comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
 pub struct Crash {
     /// What dies.
     pub kind: CrashKind,
@@ -130,7 +130,7 @@ pub struct Crash {
 }
 
 /// What dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
 pub enum CrashKind {
     /// The process: files keep what was written, synced or not.
     ProcessKill,
@@ -140,7 +140,7 @@ pub enum CrashKind {
 
 /// Which of the operations that were not forced to the medium survive a power failure. Whatever it chooses is closed under
 /// the file system's ordering rules and contains everything that a completed sync forced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
 pub enum Survivors {
     /// Nothing beyond what was forced.
     None,
@@ -159,6 +159,9 @@ pub enum Survivors {
         /// Key of the draws.
         key: u32,
     },
+    /// All but these (positions among what was not forced, in issue order; those beyond the last name nothing) and what
+    /// depends on them.
+    Losing(Vec<u16>),
 }
 
 /// The injector's answer at a site.

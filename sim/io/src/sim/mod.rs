@@ -271,7 +271,7 @@ impl Env {
     /// Kills `node` the way `crash` says. Its restart is the supervisor's, see [`Env::next_crash`].
     pub fn crash(&self, node: NodeId, crash: Crash) {
         self.emit(node, "crash", format!("{crash:?}").as_bytes(), || format!("{crash:?}"));
-        if let CrashKind::PowerFail(survivors) = crash.kind {
+        if let CrashKind::PowerFail(survivors) = &crash.kind {
             self.disks.power_fail(self, node, survivors);
             self.net.machine_lost(node);
         }

@@ -99,7 +99,7 @@ impl Pending {
 }
 
 /// Chooses the operations that survive, as a mark for each in the order of issue.
-fn survivors(pending: &Pending, choice: Survivors, key: &Key) -> Vec<bool> {
+fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
     let mut set = pending.forced();
     let free: Vec<usize> = (0..set.len()).filter(|i| !set[*i]).collect();
     if free.is_empty() {
@@ -109,23 +109,32 @@ fn survivors(pending: &Pending, choice: Survivors, key: &Key) -> Vec<bool> {
         Survivors::None => {}
         Survivors::All => set.fill(true),
         Survivors::Prefix(permille) => {
-            let keep = free.len() * usize::from(permille.min(1000)) / 1000;
+            let keep = free.len() * usize::from(*permille.min(&1000)) / 1000;
             free[..keep].iter().for_each(|i| set[*i] = true);
         }
         Survivors::AllBut(which) => {
             set.fill(true);
-            set[free[usize::from(which) % free.len()]] = false;
+            set[free[usize::from(*which) % free.len()]] = false;
             pending.close_by_removing(&mut set);
         }
         Survivors::Only(which) => {
-            set[free[usize::from(which) % free.len()]] = true;
+            set[free[usize::from(*which) % free.len()]] = true;
             pending.close_by_adding(&mut set);
         }
+        Survivors::Losing(lost) => {
+            set.fill(true);
+            for which in lost {
+                if let Some(i) = free.get(usize::from(*which)) {
+                    set[*i] = false;
+                }
+            }
+            pending.close_by_removing(&mut set);
+        }
         Survivors::Each { permille, key: name } => {
-            let mut draw = key.draw("disk.survivors", &[name.into()]);
+            let mut draw = key.draw("disk.survivors", &[u64::from(*name)]);
             let by_adding = draw.chance(500);
             for i in free {
-                set[i] = draw.chance(permille.into());
+                set[i] = draw.chance(u64::from(*permille));
             }
             if by_adding {
                 pending.close_by_adding(&mut set);
@@ -140,7 +149,7 @@ fn survivors(pending: &Pending, choice: Survivors, key: &Key) -> Vec<bool> {
 
 impl Disk {
     /// The power fails: of what is pending, `choice` decides; open files and locks are gone; what was in memory is gone.
-    pub fn power_fail(&mut self, choice: Survivors, now_us: u64) -> CrashRecord {
+    pub fn power_fail(&mut self, choice: &Survivors, now_us: u64) -> CrashRecord {
         self.crashes += 1;
         let key = self.key.child("disk.crash", &[self.crashes]);
         let pending = Pending::of(self);

@@ -86,7 +86,7 @@ impl Disks {
         }
     }
 
-    pub(crate) fn power_fail(&self, env: &Env, node: NodeId, survivors: Survivors) {
+    pub(crate) fn power_fail(&self, env: &Env, node: NodeId, survivors: &Survivors) {
         let now_us = env.now_ns() / 1000;
         let record = self.state().node(node).disk.power_fail(survivors, now_us);
         let mut payload = Vec::with_capacity(16 + record.lost.len() * 8);

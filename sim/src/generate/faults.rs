@@ -1,0 +1,222 @@
+//! Which faults a plan has: for each class of the vocabulary whether it exists in this plan, how many there are, and where
+//! each strikes.
+
+use cutwater_io::points::Kind;
+use cutwater_io::sim::{
+    Crash, CrashKind, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors, ViewAfterFailure,
+};
+
+use super::choose::{Choose, Source};
+use crate::faults::{FaultClass, sites};
+use crate::plan::{Act, Anchor, DELAY_MAX_US, Fault, Plan};
+use crate::vocabulary::Vocabulary;
+
+/// What faults are drawn for: the parts of a plan that they refer to.
+struct Frame<'a> {
+    vocabulary: &'a Vocabulary,
+    points: Vec<&'static str>,
+    nodes: u64,
+    horizon_us: u64,
+    ops: Vec<u32>,
+}
+
+/// Adds the faults of a plan that has some.
+pub(super) fn add(plan: &mut Plan, vocabulary: &Vocabulary, source: &mut Source<'_, '_>) {
+    let frame = Frame {
+        vocabulary,
+        points: vocabulary.points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
+        nodes: plan.node_count(vocabulary),
+        horizon_us: plan.horizon_us,
+        ops: plan.ops.iter().map(|op| op.id).collect(),
+    };
+    if frame.nodes == 0 {
+        return;
+    }
+    for &class in &vocabulary.faults {
+        let count = source.choose(class.name(), &[], |c| if c.chance(500) { c.log_between(1, 6) } else { 0 });
+        for i in 0..count {
+            if let Some((at, act)) = source.choose(class.name(), &[1, i], |c| frame.fault(class, c)) {
+                plan.faults.push(Fault { id: plan.faults.len() as u32, at, act });
+            }
+        }
+    }
+}
+
+impl Frame<'_> {
+    /// A fault of this class, if these nodes can have one.
+    fn fault(&self, class: FaultClass, c: &mut dyn Choose) -> Option<(Anchor, Act)> {
+        use FaultClass as F;
+        match class {
+            F::ProcessKill | F::PowerFail => Some(self.crash(class, c)),
+            F::DiskError => {
+                let fault = c
+                    .pick(&[SiteFault::Fail(Errno::Eio), SiteFault::Fail(Errno::Eintr), SiteFault::Short])
+                    .clone();
+                Some(self.at_site(fault, c))
+            }
+            F::DiskFull if c.chance(500) => Some(self.at_site(SiteFault::Fail(Errno::Enospc), c)),
+            F::DiskFull => Some(self.state(c, |node, for_us| Act::DiskFull { node, for_us })),
+            F::FsyncFailure => {
+                let view = *c.pick(&[ViewAfterFailure::KeepNew, ViewAfterFailure::RevertOld]);
+                let meta = *c.pick(&[MetaAfterFailure::CommitSize, MetaAfterFailure::NoSize]);
+                Some(self.at_site(SiteFault::Fsync(FsyncFail { view, meta }), c))
+            }
+            F::DiskSlow if c.chance(500) => {
+                let us = self.delay(c);
+                Some(self.at_sites_of("disk.", SiteFault::Delay(us), c))
+            }
+            F::DiskSlow => Some(self.state(c, |node, for_us| Act::DiskStall { node, for_us })),
+            F::Partition => self.partition(true, c),
+            F::PartitionOneWay => self.partition(false, c),
+            F::NetStall => self.pair(c, |a, b, for_us| Act::Stall { a, b, for_us }),
+            F::NetReset if self.nodes < 2 || c.chance(500) => Some(self.at_site(SiteFault::Reset, c)),
+            F::NetReset => self.pair(c, |a, b, _| Act::Reset { a, b }),
+            F::ConnectHang => Some(self.at_site(SiteFault::Hang, c)),
+            F::Pause if c.chance(500) && !self.points.is_empty() => {
+                let us = self.delay(c);
+                Some((self.at_point(c), Act::Delay { us }))
+            }
+            F::Pause => Some(self.state(c, |node, for_us| Act::Pause { node, for_us })),
+            F::StoreFailBefore => Some(self.at_site(SiteFault::FailBefore, c)),
+            F::StoreFailAfter => Some(self.at_site(SiteFault::FailAfter, c)),
+            F::StoreLateLanding => {
+                let us = self.duration(c) as u32;
+                Some(self.at_site(SiteFault::LateLand(us), c))
+            }
+            F::StoreThrottle if c.chance(500) => Some(self.at_site(SiteFault::Throttle, c)),
+            F::StoreThrottle => Some(self.state(c, |_, for_us| Act::ThrottleStore { for_us })),
+            F::StoreOutage => Some(self.state(c, |_, for_us| Act::Outage { for_us })),
+            F::StoreIsolation => Some(self.state(c, |node, for_us| Act::IsolateFromStore { node, for_us })),
+        }
+    }
+
+    /// A crash: half of them at points, a quarter at calls that change something durable, a quarter at times.
+    fn crash(&self, class: FaultClass, c: &mut dyn Choose) -> (Anchor, Act) {
+        let kind = match class {
+            FaultClass::ProcessKill => CrashKind::ProcessKill,
+            _ => CrashKind::PowerFail(survivors(c)),
+        };
+        let crash = Crash { kind, down_us: self.duration(c) as u32 };
+        match c.between(0, 3) {
+            0 => (self.at_time(c), Act::Crash { node: self.some_node(c), crash }),
+            1 => {
+                let fault =
+                    if c.chance(500) { SiteFault::CrashAfter(crash) } else { SiteFault::CrashBefore(crash) };
+                let with_store = self.vocabulary.faults.iter().any(|f| f.name().starts_with("store_"));
+                let stores =
+                    if with_store && c.chance(300) { sites::STORE_CHANGES } else { sites::DISK_CHANGES };
+                let site = *c.pick(stores);
+                (self.site(site, c), Act::Site(fault))
+            }
+            _ if self.points.is_empty() => (self.at_time(c), Act::Crash { node: self.some_node(c), crash }),
+            _ => (self.at_point(c), Act::Crash { node: 0, crash }),
+        }
+    }
+
+    /// A state that lasts: anchored to a time, a point, or an operation.
+    fn state(&self, c: &mut dyn Choose, act: impl FnOnce(u64, u64) -> Act) -> (Anchor, Act) {
+        let for_us = self.duration(c);
+        let at = self.moment(c);
+        let passing = matches!(at, Anchor::Point { .. });
+        let node = if passing && c.chance(500) { 0 } else { self.some_node(c) };
+        (at, act(node, for_us))
+    }
+
+    fn partition(&self, both: bool, c: &mut dyn Choose) -> Option<(Anchor, Act)> {
+        if self.nodes < 2 {
+            return None;
+        }
+        let for_us = self.duration(c);
+        let (mut from, mut to): (Vec<u64>, Vec<u64>) = (1..=self.nodes).partition(|_| c.chance(500));
+        // Nobody is cut off from nobody: then the last changes over.
+        if to.is_empty() {
+            to.extend(from.pop());
+        } else if from.is_empty() {
+            from.extend(to.pop());
+        }
+        Some((self.moment(c), Act::Partition { from, to, both, for_us }))
+    }
+
+    fn pair(&self, c: &mut dyn Choose, act: impl FnOnce(u64, u64, u64) -> Act) -> Option<(Anchor, Act)> {
+        if self.nodes < 2 {
+            return None;
+        }
+        let for_us = self.duration(c);
+        let a = self.some_node(c);
+        let b = (a + c.between(0, self.nodes - 2)) % self.nodes + 1;
+        Some((self.moment(c), act(a, b, for_us)))
+    }
+
+    fn at_site(&self, fault: SiteFault, c: &mut dyn Choose) -> (Anchor, Act) {
+        self.at_sites_of("", fault, c)
+    }
+
+    fn at_sites_of(&self, prefix: &str, fault: SiteFault, c: &mut dyn Choose) -> (Anchor, Act) {
+        let places: Vec<&str> = sites::ALL
+            .iter()
+            .copied()
+            .filter(|site| site.starts_with(prefix) && sites::allows(site, &fault))
+            .collect();
+        let site = *c.pick(&places);
+        (self.site(site, c), Act::Site(fault))
+    }
+
+    fn site(&self, site: &str, c: &mut dyn Choose) -> Anchor {
+        let classes = &self.vocabulary.classes;
+        // The network has addresses, not files: no class of the system's tells them apart.
+        let any = classes.is_empty() || site.starts_with("net.") || c.chance(500);
+        let class = if any { String::new() } else { (*c.pick(classes)).into() };
+        let reach = if any { 200 } else { 40 };
+        Anchor::Site { site: site.into(), class, node: self.any_node(c), nth: c.log_between(1, reach) as u32 }
+    }
+
+    fn at_point(&self, c: &mut dyn Choose) -> Anchor {
+        let point = (*c.pick(&self.points)).into();
+        Anchor::Point { point, node: self.any_node(c), nth: c.log_between(1, 12) as u32 }
+    }
+
+    fn at_time(&self, c: &mut dyn Choose) -> Anchor {
+        Anchor::Time { at_us: c.between(0, self.horizon_us) }
+    }
+
+    fn moment(&self, c: &mut dyn Choose) -> Anchor {
+        match c.between(0, 3) {
+            1 if !self.points.is_empty() => self.at_point(c),
+            2 if !self.ops.is_empty() => Anchor::Op { op: *c.pick(&self.ops) },
+            _ => self.at_time(c),
+        }
+    }
+
+    fn some_node(&self, c: &mut dyn Choose) -> u64 {
+        c.between(1, self.nodes)
+    }
+
+    /// A node, or as often any.
+    fn any_node(&self, c: &mut dyn Choose) -> u64 {
+        if c.chance(500) { self.some_node(c) } else { 0 }
+    }
+
+    /// How long one call is held up.
+    fn delay(&self, c: &mut dyn Choose) -> u32 {
+        self.duration(c).min(DELAY_MAX_US) as u32
+    }
+
+    /// Mostly short: from a millisecond to a quarter of the horizon.
+    fn duration(&self, c: &mut dyn Choose) -> u64 {
+        c.log_between(1_000, (self.horizon_us / 4).clamp(1_000, 4_000_000_000))
+    }
+}
+
+fn survivors(c: &mut dyn Choose) -> Survivors {
+    match c.between(0, 5) {
+        0 => Survivors::None,
+        1 => Survivors::All,
+        2 => Survivors::Prefix(c.between(0, 1000) as u16),
+        3 => Survivors::AllBut(c.between(0, u64::from(u16::MAX)) as u16),
+        4 => Survivors::Only(c.between(0, u64::from(u16::MAX)) as u16),
+        _ => Survivors::Each {
+            permille: c.between(50, 950) as u16,
+            key: c.between(0, u64::from(u32::MAX)) as u32,
+        },
+    }
+}

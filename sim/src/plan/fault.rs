@@ -1,0 +1,168 @@
+//! Faults as data: what each is tied to, and what happens there.
+
+use cutwater_io::sim::{Crash, SiteFault};
+use serde::{Deserialize, Serialize};
+
+use crate::faults::FaultClass;
+
+/// One fault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// Unique among the faults of the plan.
+    pub id: u32,
+    /// When.
+    pub at: Anchor,
+    /// What.
+    pub act: Act,
+}
+
+/// What a fault is tied to. Node 0 is any node of a role; then `nth` counts the passings of all of them together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Anchor {
+    /// A virtual time.
+    Time {
+        /// Microseconds since the start.
+        at_us: u64,
+    },
+    /// A passing of a point.
+    Point {
+        /// The point's name.
+        point: String,
+        /// Whose passing.
+        node: u64,
+        /// The how many-th, from 1.
+        nth: u32,
+    },
+    /// A call into a device.
+    Site {
+        /// Which call, as in `cutwater_io::sim::Site::name`.
+        site: String,
+        /// What the target is to the system under test; empty for any, and then `nth` counts them all together.
+        class: String,
+        /// Whose call.
+        node: u64,
+        /// The how many-th, from 1.
+        nth: u32,
+    },
+    /// The moment at which an operation is issued.
+    Op {
+        /// Its id.
+        op: u32,
+    },
+}
+
+/// What happens. At a point or a site, node 0 is the node that passed there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Act {
+    /// To the call itself; only with [`Anchor::Site`].
+    Site(SiteFault),
+    /// A node dies.
+    Crash {
+        /// Which.
+        node: u64,
+        /// How, and for how long.
+        crash: Crash,
+    },
+    /// The passing task is held up; only with [`Anchor::Point`].
+    Delay {
+        /// For how long.
+        us: u32,
+    },
+    /// No task of the node runs.
+    Pause {
+        /// Which.
+        node: u64,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Nothing gets from one group to the other.
+    Partition {
+        /// One side.
+        from: Vec<u64>,
+        /// The other side.
+        to: Vec<u64>,
+        /// In both directions.
+        both: bool,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Connections between two nodes stand still, and go on afterwards.
+    Stall {
+        /// One node.
+        a: u64,
+        /// The other.
+        b: u64,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Connections between two nodes break.
+    Reset {
+        /// One node.
+        a: u64,
+        /// The other.
+        b: u64,
+    },
+    /// The disk takes no more data.
+    DiskFull {
+        /// Whose.
+        node: u64,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The disk answers nothing, and goes on afterwards.
+    DiskStall {
+        /// Whose.
+        node: u64,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The object store answers nobody.
+    Outage {
+        /// For how long.
+        for_us: u64,
+    },
+    /// The object store tells everybody to slow down.
+    ThrottleStore {
+        /// For how long.
+        for_us: u64,
+    },
+    /// One node does not reach the object store.
+    IsolateFromStore {
+        /// Which.
+        node: u64,
+        /// For how long.
+        for_us: u64,
+    },
+}
+
+impl Act {
+    /// How long it lasts; 0 for what happens at once.
+    pub fn duration_us(&self) -> u64 {
+        match self {
+            Act::Site(_) | Act::Crash { .. } | Act::Reset { .. } => 0,
+            Act::Delay { us } => u64::from(*us),
+            Act::Pause { for_us, .. }
+            | Act::Partition { for_us, .. }
+            | Act::Stall { for_us, .. }
+            | Act::DiskFull { for_us, .. }
+            | Act::DiskStall { for_us, .. }
+            | Act::Outage { for_us }
+            | Act::ThrottleStore { for_us }
+            | Act::IsolateFromStore { for_us, .. } => *for_us,
+        }
+    }
+}
+
+impl Fault {
+    /// Its class.
+    pub fn class(&self) -> FaultClass {
+        let site = match &self.at {
+            Anchor::Site { site, .. } => site.as_str(),
+            _ => "",
+        };
+        FaultClass::of(site, &self.act)
+    }
+}

@@ -1,0 +1,197 @@
+//! Holds a plan against what its scenario can do. A plan read from a file is hostile until this has passed it.
+
+use std::collections::BTreeSet;
+
+use cutwater_io::sim::SiteFault;
+
+use super::{Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, ITEMS_MAX, Invalid, Plan, VERSION};
+use crate::faults::sites;
+use crate::vocabulary::Vocabulary;
+
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)*) => {
+        if !$condition {
+            return Err(Invalid(format!($($message)*)));
+        }
+    };
+}
+
+impl Plan {
+    /// Holds the plan against what the scenario can do.
+    ///
+    /// # Errors
+    /// The first thing that is not in the vocabulary or does not fit together.
+    pub fn validate(&self, vocabulary: &Vocabulary) -> Result<(), Invalid> {
+        ensure!(
+            self.version == VERSION,
+            "plan of version {}; this build reads version {VERSION}",
+            self.version
+        );
+        ensure!(
+            (1..=HORIZON_MAX_US).contains(&self.horizon_us),
+            "horizon_us: {} is not in 1..={HORIZON_MAX_US}",
+            self.horizon_us
+        );
+        ensure!(self.ops.len() <= ITEMS_MAX, "ops: {} are more than {ITEMS_MAX}", self.ops.len());
+        ensure!(self.faults.len() <= ITEMS_MAX, "faults: {} are more than {ITEMS_MAX}", self.faults.len());
+        for (name, &count) in &self.topology {
+            let role = vocabulary
+                .role(name)
+                .ok_or_else(|| unknown("topology", "role", name, vocabulary.roles.iter().map(|r| r.name)))?;
+            ensure!(role.count.contains(&count), "topology.{name}: {count} is not in {:?}", role.count);
+        }
+        for (name, &value) in &self.knobs {
+            let knob = vocabulary
+                .knob(name)
+                .ok_or_else(|| unknown("knobs", "knob", name, vocabulary.knobs.iter().map(|k| k.name)))?;
+            ensure!(knob.range.contains(&value), "knobs.{name}: {value} is not in {:?}", knob.range);
+        }
+        self.validate_ops(vocabulary)?;
+        self.validate_faults(vocabulary)
+    }
+
+    fn validate_ops(&self, vocabulary: &Vocabulary) -> Result<(), Invalid> {
+        let mut ids = BTreeSet::new();
+        for (i, op) in self.ops.iter().enumerate() {
+            ensure!(ids.insert(op.id), "ops[{i}]: the id {} is used twice", op.id);
+            ensure!(op.at_us <= self.horizon_us, "ops[{i}]: at_us {} lies beyond the horizon", op.at_us);
+            ensure!(
+                u64::from(op.actor) < *vocabulary.actors.end(),
+                "ops[{i}]: actor {} is not below {}",
+                op.actor,
+                vocabulary.actors.end()
+            );
+            let verb = vocabulary.verb(&op.verb).ok_or_else(|| {
+                unknown(&format!("ops[{i}]"), "verb", &op.verb, vocabulary.verbs.iter().map(|v| v.name))
+            })?;
+            ensure!(
+                op.args.len() == verb.args.len(),
+                "ops[{i}]: {} takes {} arguments, not {}",
+                op.verb,
+                verb.args.len(),
+                op.args.len()
+            );
+            for (value, arg) in op.args.iter().zip(&verb.args) {
+                ensure!(
+                    arg.range.contains(value),
+                    "ops[{i}]: {} {value} is not in {:?}",
+                    arg.name,
+                    arg.range
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_faults(&self, vocabulary: &Vocabulary) -> Result<(), Invalid> {
+        let mut ids = BTreeSet::new();
+        let ops: BTreeSet<u32> = self.ops.iter().map(|op| op.id).collect();
+        let nodes = self.node_count(vocabulary);
+        for (i, fault) in self.faults.iter().enumerate() {
+            let at = format!("faults[{i}]");
+            ensure!(ids.insert(fault.id), "{at}: the id {} is used twice", fault.id);
+            self.validate_anchor(&at, &fault.at, vocabulary, &ops, nodes)?;
+            validate_act(&at, fault, nodes)?;
+            let class = fault.class();
+            ensure!(
+                vocabulary.faults.contains(&class),
+                "{at}: the scenario {} has no faults of class {}",
+                self.scenario,
+                class.name()
+            );
+        }
+        Ok(())
+    }
+
+    fn validate_anchor(
+        &self,
+        at: &str,
+        anchor: &Anchor,
+        vocabulary: &Vocabulary,
+        ops: &BTreeSet<u32>,
+        nodes: u64,
+    ) -> Result<(), Invalid> {
+        match anchor {
+            Anchor::Time { at_us } => {
+                ensure!(*at_us <= self.horizon_us, "{at}: at_us {at_us} lies beyond the horizon");
+            }
+            Anchor::Op { op } => ensure!(ops.contains(op), "{at}: there is no op {op}"),
+            Anchor::Point { point, node, nth } => {
+                if !vocabulary.points.iter().any(|p| p.name == point) {
+                    return Err(unknown(at, "point", point, std::iter::empty()));
+                }
+                ensure!(*nth > 0, "{at}: nth counts from 1");
+                ensure!(*node <= nodes, "{at}: there is no node {node}, only {nodes}");
+            }
+            Anchor::Site { site, class, node, nth } => {
+                if !sites::ALL.contains(&site.as_str()) {
+                    return Err(unknown(at, "site", site, sites::ALL.iter().copied()));
+                }
+                ensure!(
+                    class.is_empty() || vocabulary.classes.contains(&class.as_str()),
+                    "{at}: unknown class `{class}` (there are {})",
+                    vocabulary.classes.join(", ")
+                );
+                ensure!(*nth > 0, "{at}: nth counts from 1");
+                ensure!(*node <= nodes, "{at}: there is no node {node}, only {nodes}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn validate_act(at: &str, fault: &Fault, nodes: u64) -> Result<(), Invalid> {
+    let passing = matches!(fault.at, Anchor::Point { .. } | Anchor::Site { .. });
+    let node_exists = |node: u64| {
+        ensure!(node <= nodes, "{at}: there is no node {node}, only {nodes}");
+        ensure!(node > 0 || passing, "{at}: node 0 (the one that passed) needs a point or a site");
+        Ok(())
+    };
+    match &fault.act {
+        Act::Site(what) => match &fault.at {
+            Anchor::Site { site, .. } => {
+                ensure!(sites::allows(site, what), "{at}: {what:?} cannot happen at {site}");
+            }
+            _ => return Err(Invalid(format!("{at}: a fault of a call needs a site"))),
+        },
+        Act::Delay { .. } => {
+            ensure!(matches!(fault.at, Anchor::Point { .. }), "{at}: a delay needs a point");
+        }
+        Act::Crash { node, .. }
+        | Act::Pause { node, .. }
+        | Act::DiskFull { node, .. }
+        | Act::DiskStall { node, .. }
+        | Act::IsolateFromStore { node, .. } => node_exists(*node)?,
+        Act::Partition { from, to, .. } => {
+            ensure!(!from.is_empty() && !to.is_empty(), "{at}: a partition has two sides");
+            for &node in from.iter().chain(to) {
+                node_exists(node)?;
+            }
+            ensure!(!from.iter().any(|n| to.contains(n)), "{at}: a node is on both sides of the partition");
+        }
+        Act::Stall { a, b, .. } | Act::Reset { a, b } => {
+            node_exists(*a)?;
+            node_exists(*b)?;
+            ensure!(a != b, "{at}: a node has no connection to itself");
+        }
+        Act::Outage { .. } | Act::ThrottleStore { .. } => {}
+    }
+    // A call that is held up goes on being so after the world is healed.
+    let held_up_us = match &fault.act {
+        Act::Site(SiteFault::Delay(us)) | Act::Delay { us } => u64::from(*us),
+        _ => 0,
+    };
+    ensure!(held_up_us <= DELAY_MAX_US, "{at}: a delay of {held_up_us} us is longer than {DELAY_MAX_US}");
+    let duration = fault.act.duration_us();
+    ensure!(duration <= HORIZON_MAX_US, "{at}: {duration} us are longer than {HORIZON_MAX_US}");
+    Ok(())
+}
+
+fn unknown<'a>(at: &str, what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Invalid {
+    let known: Vec<&str> = known.collect();
+    if known.is_empty() {
+        Invalid(format!("{at}: unknown {what} `{name}`"))
+    } else {
+        Invalid(format!("{at}: unknown {what} `{name}` (there are {})", known.join(", ")))
+    }
+}
