@@ -63,8 +63,8 @@ impl Observed {
                 2 => Some(Survivors::Prefix(draw.below(1001) as u16)),
                 _ => Some(Survivors::Each { permille: 500, key: draw.below(1 << 32) as u32 }),
             };
-            match survivors {
-                Some(survivors) => drop(disk.power_fail(&survivors, world.now_us())),
+            match &survivors {
+                Some(survivors) => drop(disk.power_fail(survivors, world.now_us())),
                 None => disk.process_kill(),
             }
             self.keep(format!("store:{} at {at_us} us, {survivors:?}", world.plan().seed), disk);

@@ -154,7 +154,7 @@ impl Drop for Flusher {
 
 #[test]
 fn a_destructor_that_writes_after_the_crash_has_no_effect() {
-    for crash in [KILL, power_fail(&Survivors::All), power_fail(&Survivors::None)] {
+    for crash in [KILL, power_fail(Survivors::All), power_fail(Survivors::None)] {
         run(Box::new(Quiet), move |env| async move {
             let n1 = node();
             n1.spawn(async {
@@ -178,8 +178,8 @@ fn a_destructor_that_writes_after_the_crash_has_no_effect() {
 #[test]
 fn a_crash_during_a_sync_forces_nothing_and_after_it_everything() {
     for (fault, there) in [
-        (SiteFault::CrashBefore(power_fail(&Survivors::None)), false),
-        (SiteFault::CrashAfter(power_fail(&Survivors::None)), true),
+        (SiteFault::CrashBefore(power_fail(Survivors::None)), false),
+        (SiteFault::CrashAfter(power_fail(Survivors::None)), true),
     ] {
         run(Box::new(Strike { name: "disk.sync", nth: 2, fault }), move |env| async move {
             node().spawn(async {
@@ -240,7 +240,7 @@ fn what_a_sync_is_about_is_decided_when_it_is_called() {
             })
             .await
             .unwrap();
-        env.crash(N1, power_fail(&Survivors::None));
+        env.crash(N1, power_fail(Survivors::None));
         assert_eq!(content(&env, "/db/1.log").unwrap(), b"onetten");
     });
 }
@@ -259,7 +259,7 @@ fn two_runs_of_one_plan_agree() {
     let digest = || {
         run(Box::new(Quiet), |env| async move {
             node().spawn(async { write_log(true).await.map(drop) }).await.unwrap().unwrap();
-            env.crash(N1, power_fail(&Survivors::Each { permille: 500, key: 7 }));
+            env.crash(N1, power_fail(Survivors::Each { permille: 500, key: 7 }));
             env.digest()
         })
     };

@@ -152,7 +152,7 @@ proptest! {
         for choice in choices() {
             let mut after = before.clone();
             let pending = before.log().len();
-            let record = after.power_fail(choice, 0);
+            let record = after.power_fail(&choice, 0);
             prop_assert!(states.trees.contains(&after.listing()), "{:?}\n{}", choice, record.story());
             prop_assert_eq!(record.kept.len() + record.lost.len(), pending);
             prop_assert_eq!(after.volatile(), after.durable());
