@@ -99,7 +99,7 @@ pub(crate) fn roles() -> Vec<Role> {
 /// Settings of the job, the coordinator and the stores.
 pub(crate) fn knobs() -> Vec<Knob> {
     vec![
-        Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
+        crate::personality_knob(),
         Knob::new("query", "0: one keyed step, 1: two", 0, 0..=1),
         Knob::new("partitions", "partitions of the source", 3, 1..=6),
         Knob::new("events_per_partition", "records in each", 120, 1..=400),

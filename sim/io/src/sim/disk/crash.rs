@@ -47,7 +47,7 @@ impl CrashRecord {
                 format!("zeros of {} sector {sector} from byte {from_byte}", path(ino))
             }
             Op::Link { dir, name, .. } => format!("name {}/{name}", path(dir)),
-            Op::Unlink { dir, name } => format!("removal of {}/{name}", path(dir)),
+            Op::Unlink { dir, name, .. } => format!("removal of {}/{name}", path(dir)),
             Op::Rename { from_dir, from, to_dir, to, .. } => {
                 format!("rename {}/{from} -> {}/{to}", path(from_dir), path(to_dir))
             }

@@ -101,12 +101,24 @@ impl Disk {
     }
 
     fn names_of(&self, sync: &Sync) -> impl Iterator<Item = &MicroOp> {
-        let (names, target) = (sync.names, sync.target);
-        self.log.names(sync.until).filter(move |op| match (names, target) {
-            (NamesForced::All, _) => true,
-            (NamesForced::OfDir, Target::Dir(dir)) => op.op.touches_dir(dir),
-            (NamesForced::OfDir | NamesForced::None, _) => false,
-        })
+        let target = sync.target;
+        let is_own = move |op: &&MicroOp| match target {
+            Target::File(_, ino) => op.op.target() == Some(ino),
+            Target::Dir(dir) => op.op.touches_dir(dir),
+        };
+        let concerns = move |op: &&MicroOp| {
+            is_own(op)
+                || matches!((&op.op, target), (Op::Unlink { ino, .. }, Target::File(_, own)) if *ino == own)
+        };
+        let end = match sync.names {
+            NamesForced::None => OpId(0),
+            NamesForced::Own | NamesForced::All => sync.until,
+            NamesForced::UpToOwn => {
+                self.log.names(sync.until).filter(concerns).last().map_or(OpId(0), |op| OpId(op.id.0 + 1))
+            }
+        };
+        let all = sync.names != NamesForced::Own;
+        self.log.names(end).filter(move |op| all || is_own(op))
     }
 
     /// Forces pending operations with all that must be there before them.
