@@ -74,12 +74,22 @@ struct SweepArgs {
     /// Start no more plans after this long (90s, 10m, 2h)
     #[arg(long, value_name = "DURATION")]
     time: Option<String>,
-    /// How many plans at once; as many as there are processors if not given
-    #[arg(long, value_name = "J")]
-    jobs: Option<usize>,
     /// Only the k-th of n parts of the seeds
     #[arg(long, value_name = "k/n")]
     shard: Option<String>,
+    #[command(flatten)]
+    campaign: CampaignArgs,
+}
+
+/// What a sweep and a fuzz have in common.
+#[derive(Args)]
+struct CampaignArgs {
+    /// How many plans at once; as many as there are processors if not given
+    #[arg(long, value_name = "J")]
+    jobs: Option<usize>,
+    /// Run each plan under this many schedules
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    schedules: u64,
     /// JSON lines on stdout: one per plan, then a summary
     #[arg(long)]
     json: bool,
@@ -92,6 +102,19 @@ struct SweepArgs {
     /// Kill a plan that takes longer than this many seconds of real time
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     limit: u64,
+    /// Name every cell of the matrix (fault class x point) that stayed empty
+    #[arg(long)]
+    matrix: bool,
+    /// Tell a CI system of failures, in its own words
+    #[arg(long, value_name = "SYSTEM")]
+    annotate: Option<Annotate>,
+}
+
+/// A CI system.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Annotate {
+    /// Annotations, and a summary of the step
+    Github,
 }
 
 #[derive(Args)]
@@ -129,6 +152,14 @@ impl<'a> Registry<'a> {
             .find(|s| s.name() == name)
             .copied()
             .ok_or_else(|| Usage(format!("unknown scenario `{name}` (there are {})", names.join(", "))))
+    }
+
+    /// Those named, or all if none is.
+    fn scenarios(&self, names: &[String]) -> Result<Vec<&'a dyn Scenario>, Usage> {
+        if names.is_empty() {
+            return Ok(self.scenarios.to_vec());
+        }
+        names.iter().map(|name| self.scenario(name)).collect()
     }
 
     /// What `SCENARIO:SEED` names.

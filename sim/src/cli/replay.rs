@@ -32,14 +32,14 @@ fn job<'a>(registry: &Registry<'a>, args: &ReplayArgs) -> Result<Job<'a>, Usage>
     let is_path = args.what.contains(['/', '.']) || !args.what.contains(':');
     if !is_path {
         let (scenario, seed) = registry.seed(&args.what)?;
-        return Ok(Job { scenario, what: What::Seed(seed), record: args.trace, again: false });
+        return Ok(Job { record: args.trace, ..Job::new(scenario, What::Seed(seed)) });
     }
     let path = &args.what;
     let text = read(path).map_err(|e| Usage(format!("{path}: {e}")))?;
     let plan = Plan::from_json(&text).map_err(|e| Usage(format!("{path}: {e}")))?;
     let scenario = registry.scenario(&plan.scenario).map_err(|e| Usage(format!("{path}: {e}")))?;
     plan.validate(&scenario.vocabulary()).map_err(|e| Usage(format!("{path}: {e}")))?;
-    Ok(Job { scenario, what: What::Plan(Box::new(plan)), record: args.trace, again: false })
+    Ok(Job { record: args.trace, ..Job::new(scenario, What::Plan(Box::new(plan))) })
 }
 
 #[expect(clippy::disallowed_types, reason = "a plan file lies on the real disk")]

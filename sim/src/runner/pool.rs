@@ -27,10 +27,12 @@ pub struct Job<'a> {
     pub record: bool,
     /// A second run of the same plan; nothing but a mark for the caller.
     pub again: bool,
+    /// Report what a search wants to know, see [`Report::coverage`].
+    pub edges: bool,
 }
 
 /// Which plan.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// The one that a seed names.
     Seed(u64),
@@ -38,7 +40,28 @@ pub enum What {
     Plan(Box<Plan>),
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// A first run, of which only the report is kept.
+    pub fn new(scenario: &'a dyn Scenario, what: What) -> Job<'a> {
+        Job { scenario, what, record: false, again: false, edges: false }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> Plan {
+        match &self.what {
+            What::Seed(seed) => self.scenario.generate(*seed),
+            What::Plan(plan) => (**plan).clone(),
+        }
+    }
+
+    /// True if the seed alone names the plan.
+    pub fn named_by_seed(&self) -> bool {
+        match &self.what {
+            What::Seed(_) => true,
+            What::Plan(plan) => **plan == self.scenario.generate(plan.seed),
+        }
+    }
+
     /// The seed that names the plan, or that it was drawn from.
     pub fn seed(&self) -> u64 {
         match &self.what {
@@ -174,11 +197,14 @@ impl<'a> Running<'a> {
             } else {
                 Verdict::Aborted { signal: ended.signal, stderr: self.child.said(STDERR_BYTES) }
             };
-            Outcome {
-                report: Report::bare(self.job.scenario.name(), self.job.seed(), verdict),
-                story: None,
-                labels: Default::default(),
-            }
+            let bare = Report::bare(self.job.scenario.name(), self.job.seed(), verdict);
+            let report = match &self.job.what {
+                What::Seed(_) => bare,
+                What::Plan(plan) => {
+                    Report { plan: plan.id(), named_by_seed: self.job.named_by_seed(), ..bare }
+                }
+            };
+            Outcome { report, story: None, labels: Default::default() }
         });
         outcome.report.cpu_us = ended.cpu_us;
         (self.job, outcome)
