@@ -1,5 +1,6 @@
 //! Children, up to so many at once: their pipes, their ends, the watchdog.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -160,6 +161,32 @@ impl<'a> Pool<'a> {
                 return Ok(outcome);
             }
         }
+    }
+
+    /// Runs all of `jobs`, as many at once as there are processors, and returns their reports in the same order.
+    ///
+    /// # Errors
+    /// See [`Pool::start`] and [`Pool::next`].
+    pub fn run_all(jobs: VecDeque<Job<'a>>, limit: Duration) -> io::Result<Vec<Report>> {
+        let mut pool = Pool::new(std::thread::available_parallelism().map_or(1, usize::from), limit);
+        let mut reports: Vec<Option<Report>> = vec![None; jobs.len()];
+        let mut jobs: VecDeque<(usize, Job<'a>)> = jobs.into_iter().enumerate().collect();
+        let mut started: Vec<(usize, Job<'a>)> = Vec::new();
+        while !jobs.is_empty() || !pool.is_idle() {
+            while pool.has_room()
+                && let Some((i, job)) = jobs.pop_front()
+            {
+                pool.start(job.clone())?;
+                started.push((i, job));
+            }
+            if let Some((job, outcome)) = pool.next(Duration::from_millis(100))? {
+                let same =
+                    |other: &Job<'_>| other.what == job.what && other.scenario.name() == job.scenario.name();
+                let at = started.iter().position(|(_, other)| same(other)).expect("what ends was started");
+                reports[started.swap_remove(at).0] = Some(outcome.report);
+            }
+        }
+        Ok(reports.into_iter().flatten().collect())
     }
 }
 

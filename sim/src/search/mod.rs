@@ -10,4 +10,7 @@
 //! *Left out*: coverage of code. Edges between points tell states of the system apart that its authors named; which lines a
 //! whole cluster executed is mostly noise.
 
+pub mod corpus;
 pub mod coverage;
+pub mod explorer;
+pub mod mutate;
