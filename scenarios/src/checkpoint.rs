@@ -100,6 +100,7 @@ impl Scenario for CheckpointScenario {
                 "stream.sink.recommitted",
                 "state.upload.reused",
             ],
+            ..Demands::default()
         }
     }
 

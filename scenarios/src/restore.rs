@@ -94,6 +94,7 @@ impl Scenario for RestoreScenario {
                 "state.rescaled",
                 "state.upload.reused",
             ],
+            ..Demands::default()
         }
     }
 

@@ -168,6 +168,7 @@ impl Scenario for StoreScenario {
                 .filter(|p| p.kind == Kind::Sometimes && p.name != "store.recovery.wal_hole")
                 .map(|p| p.name)
                 .collect(),
+            ..Demands::default()
         }
     }
 

@@ -3,7 +3,8 @@
 
 use cutwater_io::points::Kind;
 use cutwater_io::sim::{
-    Crash, CrashKind, Damage, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors, ViewAfterFailure,
+    Crash, CrashKind, Damage, Draw, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors,
+    ViewAfterFailure,
 };
 
 use super::choose::{Choose, Source};
@@ -22,13 +23,7 @@ struct Frame<'a> {
 
 /// Adds the faults of a plan that has some.
 pub(super) fn add(plan: &mut Plan, vocabulary: &Vocabulary, source: &mut Source<'_, '_>) {
-    let frame = Frame {
-        vocabulary,
-        points: vocabulary.points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
-        nodes: plan.node_count(vocabulary),
-        horizon_us: plan.horizon_us,
-        ops: plan.ops.iter().map(|op| op.id).collect(),
-    };
+    let frame = Frame::of(plan, vocabulary);
     if frame.nodes == 0 {
         return;
     }
@@ -38,6 +33,29 @@ pub(super) fn add(plan: &mut Plan, vocabulary: &Vocabulary, source: &mut Source<
             if let Some((at, act)) = source.choose(class.name(), &[1, i], |c| frame.fault(class, c)) {
                 plan.faults.push(Fault { id: plan.faults.len() as u32, at, act });
             }
+        }
+    }
+}
+
+/// One fault of `class` for `plan`, if its nodes can have one.
+pub(crate) fn one(
+    plan: &Plan,
+    vocabulary: &Vocabulary,
+    class: FaultClass,
+    draw: &mut Draw,
+) -> Option<(Anchor, Act)> {
+    let frame = Frame::of(plan, vocabulary);
+    if frame.nodes == 0 { None } else { frame.fault(class, draw) }
+}
+
+impl<'a> Frame<'a> {
+    fn of(plan: &Plan, vocabulary: &'a Vocabulary) -> Frame<'a> {
+        Frame {
+            vocabulary,
+            points: vocabulary.points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
+            nodes: plan.node_count(vocabulary),
+            horizon_us: plan.horizon_us,
+            ops: plan.ops.iter().map(|op| op.id).collect(),
         }
     }
 }
@@ -190,11 +208,16 @@ impl Frame<'_> {
         (self.site(site, c), Act::Site(fault))
     }
 
+    /// A call: half of them the first after a point, the others counted.
     fn site(&self, site: &str, c: &mut dyn Choose) -> Anchor {
         let classes = &self.vocabulary.classes;
         // The network has addresses, not files: no class of the system's tells them apart.
         let any = classes.is_empty() || site.starts_with("net.") || c.chance(500);
         let class = if any { String::new() } else { (*c.pick(classes)).into() };
+        if !self.points.is_empty() && c.chance(500) {
+            let (point, node) = ((*c.pick(&self.points)).into(), self.any_node(c));
+            return Anchor::After { point, node, nth: c.log_between(1, 12) as u32, site: site.into(), class };
+        }
         let reach = if any { 200 } else { 40 };
         Anchor::Site { site: site.into(), class, node: self.any_node(c), nth: c.log_between(1, reach) as u32 }
     }
@@ -208,10 +231,11 @@ impl Frame<'_> {
         Anchor::Time { at_us: c.between(0, self.horizon_us) }
     }
 
+    /// Half of the moments are passings of points, a quarter operations, a quarter times.
     fn moment(&self, c: &mut dyn Choose) -> Anchor {
         match c.between(0, 3) {
-            1 if !self.points.is_empty() => self.at_point(c),
-            2 if !self.ops.is_empty() => Anchor::Op { op: *c.pick(&self.ops) },
+            1 if !self.ops.is_empty() => Anchor::Op { op: *c.pick(&self.ops) },
+            2.. if !self.points.is_empty() => self.at_point(c),
             _ => self.at_time(c),
         }
     }
@@ -236,7 +260,8 @@ impl Frame<'_> {
     }
 }
 
-fn survivors(c: &mut dyn Choose) -> Survivors {
+/// What survives a power failure.
+pub(crate) fn survivors(c: &mut dyn Choose) -> Survivors {
     match c.between(0, 5) {
         0 => Survivors::None,
         1 => Survivors::All,

@@ -46,6 +46,19 @@ pub enum Anchor {
         /// The how many-th, from 1.
         nth: u32,
     },
+    /// The first call at a site after a passing of a point, made by the node that passed.
+    After {
+        /// The point's name.
+        point: String,
+        /// Whose passing.
+        node: u64,
+        /// The how many-th, from 1.
+        nth: u32,
+        /// Which call, as in `cutwater_io::sim::Site::name`.
+        site: String,
+        /// What its target is to the system under test; empty for any.
+        class: String,
+    },
     /// The moment at which an operation is issued.
     Op {
         /// Its id.
@@ -57,7 +70,7 @@ pub enum Anchor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Act {
-    /// To the call itself; only with [`Anchor::Site`].
+    /// To the call itself; only with [`Anchor::Site`] and [`Anchor::After`].
     Site(SiteFault),
     /// A node dies.
     Crash {
@@ -171,7 +184,7 @@ impl Fault {
     /// Its class.
     pub fn class(&self) -> FaultClass {
         let site = match &self.at {
-            Anchor::Site { site, .. } => site.as_str(),
+            Anchor::Site { site, .. } | Anchor::After { site, .. } => site.as_str(),
             _ => "",
         };
         FaultClass::of(site, &self.act)
