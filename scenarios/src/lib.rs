@@ -12,6 +12,7 @@ use cutwater_sim::scenario::Scenario;
 
 pub mod checkpoint;
 mod cluster;
+mod frames;
 pub mod oracle;
 pub mod restore;
 pub mod store;
