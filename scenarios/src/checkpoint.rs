@@ -108,6 +108,10 @@ impl Scenario for CheckpointScenario {
         crate::classify
     }
 
+    fn name_frames(&self) -> cutwater_io::sim::net::FrameNamer {
+        crate::frames::name_frame
+    }
+
     fn devices(&self, plan: &Plan) -> Devices {
         crate::devices(plan)
     }

@@ -13,6 +13,7 @@ use cutwater_sim::vocabulary::Knob;
 
 pub mod checkpoint;
 mod cluster;
+mod frames;
 pub mod oracle;
 pub mod restore;
 pub mod store;

@@ -91,7 +91,7 @@ mod scenario {
                 after_plans: 500,
                 delivered: self.vocabulary().faults,
                 points: settings::ALL.iter().map(|point| point.name).collect(),
-                sometimes: vec![],
+                ..Demands::default()
             }
         }
         fn run<'a>(&'a self, world: &'a World) -> LocalBoxFuture<'a, Result<(), Violation>> {

@@ -19,6 +19,8 @@ pub mod generate;
 #[cfg(madsim)]
 pub mod history;
 #[cfg(madsim)]
+mod html;
+#[cfg(madsim)]
 pub mod oracle;
 #[cfg(madsim)]
 pub mod plan;
@@ -32,6 +34,8 @@ pub mod search;
 pub mod strategy;
 #[cfg(madsim)]
 pub mod testing;
+#[cfg(madsim)]
+pub mod timeline;
 #[cfg(madsim)]
 pub mod verdict;
 #[cfg(madsim)]

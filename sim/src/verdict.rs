@@ -141,6 +141,28 @@ pub struct Report {
     pub coverage: Option<Coverage>,
     /// Calls from processes that were dead, which had no effect.
     pub stale_calls: u64,
+    /// What the devices had to do.
+    #[serde(default)]
+    pub work: Work,
+}
+
+/// What the devices of a run had to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Calls to disks.
+    pub disk_calls: u64,
+    /// Frames sent over the network.
+    pub frames: u64,
+    /// Requests to the object store.
+    pub object_requests: u64,
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, more: Work) {
+        self.disk_calls += more.disk_calls;
+        self.frames += more.frames;
+        self.object_requests += more.object_requests;
+    }
 }
 
 impl Report {
@@ -162,6 +184,7 @@ impl Report {
             named_by_seed: true,
             coverage: None,
             stale_calls: 0,
+            work: Work::default(),
         }
     }
 }

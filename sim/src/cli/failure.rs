@@ -133,6 +133,7 @@ mod tests {
             node: 2,
             kind: "disk.sync".into(),
             detail: detail.into(),
+            facts: BTreeMap::new(),
         };
         assert_eq!(line(&event("/wal")), "00:00:01.234567  n2   disk.sync      /wal");
         assert_eq!(line(&event(&"é".repeat(500))).chars().count(), STORY_WIDTH);

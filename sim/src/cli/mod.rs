@@ -176,6 +176,12 @@ struct ReplayArgs {
     /// Tell what happened, with virtual times
     #[arg(long)]
     trace: bool,
+    /// Write what happened as a page that opens in a browser
+    #[arg(long, value_name = "FILE")]
+    html: Option<std::path::PathBuf>,
+    /// Write what happened for ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    perfetto: Option<std::path::PathBuf>,
     /// As JSON
     #[arg(long)]
     json: bool,

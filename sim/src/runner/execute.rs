@@ -12,7 +12,7 @@ use super::pool::Job;
 use super::story;
 use crate::plan::Plan;
 use crate::scenario::{Scenario, Violation};
-use crate::verdict::{Outcome, Report, Verdict};
+use crate::verdict::{Outcome, Report, Verdict, Work};
 use crate::world::World;
 
 /// How much virtual time a run may take beyond its horizon before it is judged to have no end: an hour.
@@ -111,6 +111,7 @@ pub fn execute(job: &Job<'_>) -> Outcome {
             let devices = job.scenario.devices(&plan);
             let classify = job.scenario.classify();
             let world = World::new(plan.clone(), vocabulary, devices, classify, job.record);
+            world.env().name_frames(job.scenario.name_frames());
             *set_up.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some((world.clone(), TimeHandle::current()));
             judge(job.scenario, &world).await
@@ -139,6 +140,15 @@ async fn judge(scenario: &dyn Scenario, world: &World) -> Verdict {
     }
     world.end().await;
     world.violation().map_or(Verdict::Held, Verdict::Violated)
+}
+
+/// What the devices had to do.
+fn work(env: &Env) -> Work {
+    Work {
+        disk_calls: env.calls().iter().filter(|(name, _)| name.starts_with("disk.")).map(|(_, n)| n).sum(),
+        frames: env.net().counters().frames_sent,
+        object_requests: env.objects().counters().requests,
+    }
 }
 
 fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, record: bool) -> Outcome {
@@ -176,6 +186,7 @@ fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, r
             named_by_seed: true,
             coverage: None,
             stale_calls: env.stale_calls(),
+            work: work(env),
         },
         story,
         labels: world.labels(),

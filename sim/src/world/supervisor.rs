@@ -90,7 +90,7 @@ impl World {
     /// A node's process ends by itself; never returns.
     pub(super) async fn exited(&self, node: NodeId) {
         *self.state().exits.entry(node).or_default() += 1;
-        self.inner.env.emit(node, "node.exit", &[], || "the process ended by itself".into());
+        self.inner.env.emit(node, "node.exit", &[], || "the process ended by itself".to_string());
         self.inner
             .env
             .crash_here(Crash { kind: CrashKind::ProcessKill, down_us: RESTART_AFTER_EXIT_US })
@@ -101,7 +101,7 @@ impl World {
         if self.inner.faults.healed() {
             return;
         }
-        let class = order.fault.class();
+        let (id, class) = (order.fault.id, order.fault.class());
         let node = match target(&order.fault.act) {
             Some(0) | None => order.passed_by,
             Some(node) => NodeId(node),
@@ -115,26 +115,36 @@ impl World {
             }
             Act::Pause { for_us, .. } if alive => {
                 self.inner.faults.delivered(class, node);
-                self.note("fault.on", &format!("{act:?}"));
+                self.fault("fault.on", id, class, &act);
                 self.inner.handle.pause(node.to_string());
                 sleep(Duration::from_micros(*for_us)).await;
                 self.inner.handle.resume(node.to_string());
-                self.note("fault.off", &format!("{act:?}"));
+                self.fault("fault.off", id, class, &act);
             }
             // A dead node can neither die nor pause.
             Act::Crash { .. } | Act::Pause { .. } => {}
             _ if !deliver::applies(&act) => {}
-            _ => self.switch(class, act).await,
+            _ => self.switch(id, class, act).await,
         }
     }
 
+    /// Tells that a state is switched on or off.
+    fn fault(&self, kind: &str, id: u32, class: FaultClass, act: &Act) {
+        self.note_with(kind, &format!("{act:?}"), |told| {
+            told.with("fault", u64::from(id))
+                .with("class", class.name())
+                .with("nodes", concerned(act).iter().map(ToString::to_string).collect::<Vec<_>>())
+                .with("for_us", act.duration_us())
+        });
+    }
+
     /// Switches a state on, and off after its time.
-    async fn switch(&self, class: FaultClass, act: Act) {
+    async fn switch(&self, id: u32, class: FaultClass, act: Act) {
         let env = &self.inner.env;
         let for_us = act.duration_us();
         let before = deliver::bites(env, &act);
         let struck = self.struck_by(&act);
-        self.note("fault.on", &format!("{act:?}"));
+        self.fault("fault.on", id, class, &act);
         if for_us == 0 {
             deliver::switch_on(env, &act, 0);
             // A reset without a connection is none, and no file cannot rot.
@@ -159,7 +169,7 @@ impl World {
         sleep(Duration::from_micros(for_us)).await;
         let Some(active) = self.state().active.remove(&number) else { return };
         self.settle(&active);
-        self.note("fault.off", &format!("{:?}", active.act));
+        self.fault("fault.off", id, class, &active.act);
         deliver::switch_off(env, &active.act, self.inner.disk_bytes);
         // What overlaps with it goes on.
         self.switch_on_active();
@@ -237,6 +247,15 @@ fn target(act: &Act) -> Option<u64> {
         | Act::Rot { node, .. }
         | Act::IsolateFromStore { node, .. } => Some(*node),
         _ => None,
+    }
+}
+
+/// The nodes that `act` is about; none if it is about all.
+fn concerned(act: &Act) -> Vec<NodeId> {
+    match act {
+        Act::Partition { from, to, .. } => from.iter().chain(to).copied().map(NodeId).collect(),
+        Act::Stall { a, b, .. } | Act::Reset { a, b } => vec![NodeId(*a), NodeId(*b)],
+        _ => target(act).map(NodeId).into_iter().collect(),
     }
 }
 
