@@ -31,11 +31,16 @@ impl CrashRecord {
     pub fn story(&self) -> String {
         let mut story = String::new();
         for (what, ops) in [("lost", &self.lost), ("kept", &self.kept)] {
-            for op in ops {
-                let _ = writeln!(story, "{what} {} (issued {} us)", self.describe(&op.op), op.issued_us);
+            for op in self.told(ops) {
+                let _ = writeln!(story, "{what} {op}");
             }
         }
         story
+    }
+
+    /// A line for each of `ops`.
+    pub(super) fn told(&self, ops: &[MicroOp]) -> Vec<String> {
+        ops.iter().map(|op| format!("{} (issued {} us)", self.describe(&op.op), op.issued_us)).collect()
     }
 
     fn describe(&self, op: &Op) -> String {
@@ -47,7 +52,7 @@ impl CrashRecord {
                 format!("zeros of {} sector {sector} from byte {from_byte}", path(ino))
             }
             Op::Link { dir, name, .. } => format!("name {}/{name}", path(dir)),
-            Op::Unlink { dir, name } => format!("removal of {}/{name}", path(dir)),
+            Op::Unlink { dir, name, .. } => format!("removal of {}/{name}", path(dir)),
             Op::Rename { from_dir, from, to_dir, to, .. } => {
                 format!("rename {}/{from} -> {}/{to}", path(from_dir), path(to_dir))
             }
@@ -148,6 +153,11 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
 }
 
 impl Disk {
+    /// How many operations a power failure could take now.
+    pub fn at_risk(&self) -> usize {
+        self.log.in_order().iter().filter(|op| !op.forced).count()
+    }
+
     /// The power fails: of what is pending, `choice` decides; open files and locks are gone; what was in memory is gone.
     pub fn power_fail(&mut self, choice: &Survivors, now_us: u64) -> CrashRecord {
         self.crashes += 1;
@@ -155,13 +165,20 @@ impl Disk {
         let pending = Pending::of(self);
         let set = survivors(&pending, choice, &key);
         let mut tree = self.dur.clone();
-        for (op, _) in pending.ops.iter().zip(&set).filter(|(_, survives)| **survives) {
-            op.op.apply(&mut tree);
+        self.now_us = now_us;
+        for (op, survives) in pending.ops.iter().zip(&set) {
+            if *survives {
+                self.defects.landing(op, &tree, now_us);
+                op.op.apply(&mut tree);
+            } else {
+                self.defects.lost(std::slice::from_ref(op), now_us);
+            }
         }
         if self.config.stale_tail {
             leave_stale_sectors(&mut tree, &pending, &set, &key);
         }
         tree.settle();
+        self.defects.settle(&tree, now_us);
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
         for (op, survives) in pending.ops.into_iter().zip(set) {
             if survives { &mut record.kept } else { &mut record.lost }.push(op);
