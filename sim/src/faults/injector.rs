@@ -228,6 +228,7 @@ mod tests {
             horizon_us: 1,
             topology: BTreeMap::new(),
             knobs: BTreeMap::new(),
+            buggify: vec![],
             ops: vec![],
             faults,
         };
