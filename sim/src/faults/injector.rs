@@ -299,6 +299,7 @@ mod tests {
             horizon_us: 1,
             topology: BTreeMap::new(),
             knobs: BTreeMap::new(),
+            buggify: vec![],
             ops: vec![],
             faults,
         };

@@ -44,7 +44,9 @@ pub fn allows(site: &str, fault: &SiteFault) -> bool {
     match fault {
         SiteFault::Fail(Errno::Eio) => disk,
         SiteFault::Fail(Errno::Enospc) => disk && !matches!(site, "disk.read" | "disk.unlink"),
-        SiteFault::Fail(Errno::Eintr) | SiteFault::Short => matches!(site, "disk.read" | "disk.write"),
+        SiteFault::Fail(Errno::Eintr) => matches!(site, "disk.read" | "disk.write"),
+        SiteFault::Short => matches!(site, "disk.read" | "disk.write" | "objects.get"),
+        SiteFault::StallBody => site == "objects.get",
         SiteFault::Fsync(_) => matches!(site, "disk.sync" | "disk.sync_dir"),
         SiteFault::Delay(_) | SiteFault::CrashBefore(_) | SiteFault::CrashAfter(_) => ALL.contains(&site),
         SiteFault::Reset => matches!(site, "net.connect" | "net.send"),

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use cutwater_io::points::Kind;
+use cutwater_io::sim::clock::DRIFT_PPM_MAX;
 use cutwater_io::sim::{Damage, SiteFault};
 
-use super::{Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, ITEMS_MAX, Invalid, Plan, VERSION};
+use super::{
+    Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, ITEMS_MAX, Invalid, Plan, SLOW_FACTORS, VERSION,
+};
 use crate::faults::sites;
 use crate::vocabulary::Vocabulary;
 
@@ -46,6 +50,13 @@ impl Plan {
                 .ok_or_else(|| unknown("knobs", "knob", name, vocabulary.knobs.iter().map(|k| k.name)))?;
             ensure!(knob.range.contains(&value), "knobs.{name}: {value} is not in {:?}", knob.range);
         }
+        for name in &self.buggify {
+            let known = || vocabulary.points.iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name);
+            if !known().any(|site| site == name) {
+                return Err(unknown("buggify", "site", name, known()));
+            }
+        }
+        ensure!(self.buggify.is_sorted_by(|a, b| a < b), "buggify: names are in order, each once");
         self.validate_ops(vocabulary)?;
         self.validate_faults(vocabulary)
     }
@@ -181,6 +192,8 @@ fn validate_act(at: &str, fault: &Fault, vocabulary: &Vocabulary, nodes: u64) ->
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::ExpireCredentials { node, .. }
+        | Act::ClockJump { node, .. }
         | Act::IsolateFromStore { node, .. } => node_exists(*node)?,
         Act::Rot { node, class, damage, .. } => {
             node_exists(*node)?;
@@ -194,6 +207,25 @@ fn validate_act(at: &str, fault: &Fault, vocabulary: &Vocabulary, nodes: u64) ->
                 "{at}: {damage:?} cannot happen to what is at rest"
             );
         }
+        Act::SlowNode { node, factor, .. } => {
+            node_exists(*node)?;
+            ensure!(SLOW_FACTORS.contains(factor), "{at}: the factor {factor} is not in {SLOW_FACTORS:?}");
+        }
+        Act::ClockDrift { node, ppm, .. } => {
+            node_exists(*node)?;
+            ensure!(
+                ppm.unsigned_abs() <= DRIFT_PPM_MAX.unsigned_abs(),
+                "{at}: a drift of {ppm} ppm is more than {DRIFT_PPM_MAX}"
+            );
+        }
+        Act::Swizzle { nodes: cut_off, .. } => {
+            ensure!(!cut_off.is_empty(), "{at}: nobody is cut off");
+            for &node in cut_off {
+                node_exists(node)?;
+            }
+            let distinct: BTreeSet<u64> = cut_off.iter().copied().collect();
+            ensure!(distinct.len() == cut_off.len(), "{at}: a node is cut off twice");
+        }
         Act::Partition { from, to, .. } => {
             ensure!(!from.is_empty() && !to.is_empty(), "{at}: a partition has two sides");
             for &node in from.iter().chain(to) {
@@ -201,10 +233,19 @@ fn validate_act(at: &str, fault: &Fault, vocabulary: &Vocabulary, nodes: u64) ->
             }
             ensure!(!from.iter().any(|n| to.contains(n)), "{at}: a node is on both sides of the partition");
         }
-        Act::Stall { a, b, .. } | Act::Reset { a, b } => {
+        Act::Stall { a, b, .. }
+        | Act::Reset { a, b }
+        | Act::SlowLink { a, b, .. }
+        | Act::HalfOpen { believes: a, forgets: b } => {
             node_exists(*a)?;
             node_exists(*b)?;
             ensure!(a != b, "{at}: a node has no connection to itself");
+            if let Act::SlowLink { factor, .. } = &fault.act {
+                ensure!(
+                    SLOW_FACTORS.contains(factor),
+                    "{at}: the factor {factor} is not in {SLOW_FACTORS:?}"
+                );
+            }
         }
         Act::Outage { .. } | Act::ThrottleStore { .. } => {}
     }

@@ -18,6 +18,8 @@ use crate::sim::{Crash, Damage, Env, FsyncFail, NodeId, SiteAction, SiteFault, T
 
 /// Of so many calls on names one may be throttled.
 const NAMES_BATCH: u64 = 64;
+/// How often a call that is stalled looks whether it still is, in microseconds.
+const STALL_SLICE_US: u64 = 20_000;
 
 pub(super) struct File {
     env: Weak<Env>,
@@ -109,6 +111,7 @@ impl Call {
             | SiteFault::FailBefore
             | SiteFault::FailAfter
             | SiteFault::LateLand(_)
+            | SiteFault::StallBody
             | SiteFault::Throttle => {}
         }
         Ok(struck)
@@ -124,14 +127,15 @@ impl Call {
 
     /// Lets `us` pass, and as long as the disk stalls. Nothing happens in between from here to the effect of the call.
     async fn wait_us(&self, us: u64) {
-        self.sleep_us(us).await;
+        self.sleep_us(us + self.env.clocks().drag_us(self.node, us)).await;
         loop {
             let stalled_until_us = self.env.disks().stalled_until_us(self.node);
             let now_us = self.env.now_ns() / 1000;
             if now_us >= stalled_until_us {
                 break;
             }
-            self.sleep_us(stalled_until_us - now_us).await;
+            // In slices: a stall may be cut short.
+            self.sleep_us((stalled_until_us - now_us).min(STALL_SLICE_US)).await;
         }
         self.check_alive().await;
     }
