@@ -29,6 +29,8 @@ pub mod runner;
 #[cfg(madsim)]
 pub mod scenario;
 #[cfg(madsim)]
+pub mod search;
+#[cfg(madsim)]
 pub mod strategy;
 #[cfg(madsim)]
 pub mod testing;

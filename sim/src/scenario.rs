@@ -72,6 +72,8 @@ pub struct Demands {
     pub points: Vec<&'static str>,
     /// `sometimes!` that must have held.
     pub sometimes: Vec<&'static str>,
+    /// Cells of the matrix: a fault of the class must have met the point.
+    pub cells: Vec<(FaultClass, &'static str)>,
 }
 
 /// What did not hold.

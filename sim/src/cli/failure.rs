@@ -32,8 +32,16 @@ pub(super) fn text(report: &Report) -> String {
         short(&report.digest),
         short(&report.plan)
     );
-    let _ = writeln!(text, "  replay    {replay}");
-    let _ = writeln!(text, "  test      {test}");
+    if report.named_by_seed {
+        let _ = writeln!(text, "  replay    {replay}");
+        let _ = writeln!(text, "  test      {test}");
+    } else {
+        let dir = format!("failures/{}-{}", report.scenario, report.verdict.signature());
+        let _ = writeln!(
+            text,
+            "  replay    cargo cutwater replay OUT/{dir}/plan.json --trace   (OUT: see --out)"
+        );
+    }
     text
 }
 

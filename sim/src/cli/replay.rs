@@ -55,18 +55,18 @@ fn job<'a>(registry: &Registry<'a>, args: &ReplayArgs) -> Result<Job<'a>, Usage>
     let is_path = args.what.contains(['/', '.']) || !args.what.contains(':');
     if !is_path {
         let (scenario, seed) = registry.seed(&args.what)?;
-        return Ok(Job { scenario, what: What::Seed(seed), record, again: false });
+        return Ok(Job { record, ..Job::new(scenario, What::Seed(seed)) });
     }
     let path = &args.what;
-    let text = read(path).map_err(|e| Usage(format!("{path}: {e}")))?;
+    let text = read(Path::new(path)).map_err(|e| Usage(format!("{path}: {e}")))?;
     let plan = Plan::from_json(&text).map_err(|e| Usage(format!("{path}: {e}")))?;
     let scenario = registry.scenario(&plan.scenario).map_err(|e| Usage(format!("{path}: {e}")))?;
     plan.validate(&scenario.vocabulary()).map_err(|e| Usage(format!("{path}: {e}")))?;
-    Ok(Job { scenario, what: What::Plan(Box::new(plan)), record, again: false })
+    Ok(Job { record, ..Job::new(scenario, What::Plan(Box::new(plan))) })
 }
 
 #[expect(clippy::disallowed_types, reason = "a plan file lies on the real disk")]
-fn read(path: &str) -> std::io::Result<String> {
+pub(crate) fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let read = std::fs::File::open(path)?.take(PLAN_BYTES_MAX + 1).read_to_string(&mut text)?;
     if read as u64 > PLAN_BYTES_MAX {

@@ -3,7 +3,8 @@
 
 use cutwater_io::points::Kind;
 use cutwater_io::sim::{
-    Crash, CrashKind, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors, ViewAfterFailure,
+    Crash, CrashKind, Damage, Draw, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors,
+    ViewAfterFailure,
 };
 
 use super::choose::{Choose, Source};
@@ -22,13 +23,7 @@ struct Frame<'a> {
 
 /// Adds the faults of a plan that has some.
 pub(super) fn add(plan: &mut Plan, vocabulary: &Vocabulary, source: &mut Source<'_, '_>) {
-    let frame = Frame {
-        vocabulary,
-        points: vocabulary.points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
-        nodes: plan.node_count(vocabulary),
-        horizon_us: plan.horizon_us,
-        ops: plan.ops.iter().map(|op| op.id).collect(),
-    };
+    let frame = Frame::of(plan, vocabulary);
     if frame.nodes == 0 {
         return;
     }
@@ -38,6 +33,29 @@ pub(super) fn add(plan: &mut Plan, vocabulary: &Vocabulary, source: &mut Source<
             if let Some((at, act)) = source.choose(class.name(), &[1, i], |c| frame.fault(class, c)) {
                 plan.faults.push(Fault { id: plan.faults.len() as u32, at, act });
             }
+        }
+    }
+}
+
+/// One fault of `class` for `plan`, if its nodes can have one.
+pub(crate) fn one(
+    plan: &Plan,
+    vocabulary: &Vocabulary,
+    class: FaultClass,
+    draw: &mut Draw,
+) -> Option<(Anchor, Act)> {
+    let frame = Frame::of(plan, vocabulary);
+    if frame.nodes == 0 { None } else { frame.fault(class, draw) }
+}
+
+impl<'a> Frame<'a> {
+    fn of(plan: &Plan, vocabulary: &'a Vocabulary) -> Frame<'a> {
+        Frame {
+            vocabulary,
+            points: vocabulary.points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
+            nodes: plan.node_count(vocabulary),
+            horizon_us: plan.horizon_us,
+            ops: plan.ops.iter().map(|op| op.id).collect(),
         }
     }
 }
@@ -66,6 +84,24 @@ impl Frame<'_> {
                 Some(self.at_sites_of("disk.", SiteFault::Delay(us), c))
             }
             F::DiskSlow => Some(self.state(c, |node, for_us| Act::DiskStall { node, for_us })),
+            F::ReadError if c.chance(500) => Some(self.at_site(SiteFault::Damage(Damage::Eio), c)),
+            F::ReadError => Some(self.rot(Damage::Eio, c)),
+            F::BitRot => {
+                let damage = Damage::BitRot { sectors: c.log_between(1, 8) as u16 };
+                Some(if c.chance(500) {
+                    self.at_site(SiteFault::Damage(damage), c)
+                } else {
+                    self.rot(damage, c)
+                })
+            }
+            F::LostWrite => {
+                let damage = *c.pick(&[Damage::LostWrite, Damage::Misdirect]);
+                Some(self.at_site(SiteFault::Damage(damage), c))
+            }
+            F::StaleRead => {
+                let damage = *c.pick(&[Damage::StaleRead, Damage::BitFlipOnce]);
+                Some(self.at_site(SiteFault::Damage(damage), c))
+            }
             F::Partition => self.partition(true, c),
             F::PartitionOneWay => self.partition(false, c),
             F::NetStall => self.pair(c, |a, b, for_us| Act::Stall { a, b, for_us }),
@@ -122,6 +158,17 @@ impl Frame<'_> {
         (at, act(node, for_us))
     }
 
+    /// Damage to something that lies on a disk.
+    fn rot(&self, damage: Damage, c: &mut dyn Choose) -> (Anchor, Act) {
+        let at = self.moment(c);
+        let passing = matches!(at, Anchor::Point { .. });
+        let node = if passing && c.chance(500) { 0 } else { self.some_node(c) };
+        let classes = &self.vocabulary.classes;
+        let any = classes.is_empty() || c.chance(500);
+        let class = if any { String::new() } else { (*c.pick(classes)).into() };
+        (at, Act::Rot { node, class, nth: c.between(1, 1000) as u32, damage })
+    }
+
     fn partition(&self, both: bool, c: &mut dyn Choose) -> Option<(Anchor, Act)> {
         if self.nodes < 2 {
             return None;
@@ -161,11 +208,16 @@ impl Frame<'_> {
         (self.site(site, c), Act::Site(fault))
     }
 
+    /// A call: half of them the first after a point, the others counted.
     fn site(&self, site: &str, c: &mut dyn Choose) -> Anchor {
         let classes = &self.vocabulary.classes;
         // The network has addresses, not files: no class of the system's tells them apart.
         let any = classes.is_empty() || site.starts_with("net.") || c.chance(500);
         let class = if any { String::new() } else { (*c.pick(classes)).into() };
+        if !self.points.is_empty() && c.chance(500) {
+            let (point, node) = ((*c.pick(&self.points)).into(), self.any_node(c));
+            return Anchor::After { point, node, nth: c.log_between(1, 12) as u32, site: site.into(), class };
+        }
         let reach = if any { 200 } else { 40 };
         Anchor::Site { site: site.into(), class, node: self.any_node(c), nth: c.log_between(1, reach) as u32 }
     }
@@ -179,10 +231,11 @@ impl Frame<'_> {
         Anchor::Time { at_us: c.between(0, self.horizon_us) }
     }
 
+    /// Half of the moments are passings of points, a quarter operations, a quarter times.
     fn moment(&self, c: &mut dyn Choose) -> Anchor {
         match c.between(0, 3) {
-            1 if !self.points.is_empty() => self.at_point(c),
-            2 if !self.ops.is_empty() => Anchor::Op { op: *c.pick(&self.ops) },
+            1 if !self.ops.is_empty() => Anchor::Op { op: *c.pick(&self.ops) },
+            2.. if !self.points.is_empty() => self.at_point(c),
             _ => self.at_time(c),
         }
     }
@@ -207,7 +260,8 @@ impl Frame<'_> {
     }
 }
 
-fn survivors(c: &mut dyn Choose) -> Survivors {
+/// What survives a power failure.
+pub(crate) fn survivors(c: &mut dyn Choose) -> Survivors {
     match c.between(0, 5) {
         0 => Survivors::None,
         1 => Survivors::All,

@@ -2,8 +2,8 @@
 //!
 //! A seed draws a *swarm* configuration: which classes of faults exist in this run (each with p = 1/2), how many of each,
 //! which operations exist and how often, which knobs leave their defaults. Runs in which few things happen often find what
-//! runs in which everything happens rarely do not. Half of the crashes are anchored on points of the system, where it is
-//! between two durable states; the rest on calls into devices and on times. One plan in seven has no faults at all: it
+//! runs in which everything happens rarely do not. Half of all faults are anchored on points of the system, where it is
+//! between two durable states, or on the first call after one; the rest on calls into devices, operations and times. One plan in seven has no faults at all: it
 //! tests the oracles.
 //!
 //! Every draw is keyed by what it decides, so that a new knob or verb leaves the other draws of a seed alone.
@@ -18,7 +18,7 @@ use crate::plan::{HORIZON_MAX_US, Op, Plan, VERSION};
 use crate::vocabulary::{Arg, Knob, Vocabulary};
 
 mod choose;
-mod faults;
+pub(crate) mod faults;
 
 /// Of a thousand seeds, how many have no faults.
 const FAULT_FREE_PERMILLE: u64 = 150;

@@ -31,6 +31,7 @@ use crate::faults::injector::{Order, PlanInjector, Shared};
 use crate::faults::{FaultClass, Receipts};
 use crate::plan::{Act, Fault, Op, Plan};
 use crate::scenario::Violation;
+use crate::search::coverage::{Coverage, Gather, Matrix};
 use crate::vocabulary::Vocabulary;
 
 /// The world of one run. Clones are the same world.
@@ -346,6 +347,15 @@ impl World {
 
     pub(crate) fn receipts(&self) -> Receipts {
         self.inner.faults.receipts()
+    }
+
+    pub(crate) fn matrix(&self) -> Matrix {
+        self.inner.faults.reached(Gather::matrix)
+    }
+
+    pub(crate) fn coverage(&self) -> Coverage {
+        let sometimes = self.inner.env.sometimes_seen();
+        self.inner.faults.reached(|reached| reached.coverage(&sometimes))
     }
 
     pub(crate) fn labels(&self) -> BTreeMap<u64, String> {

@@ -82,6 +82,7 @@ impl World {
             *nth += 1;
             (*nth, died_of)
         };
+        self.inner.faults.started(node);
         self.inner.env.emit(node, "node.start", &nth.to_le_bytes(), || format!("start {nth}"));
         Start { node, index, nth, died_of }
     }
@@ -142,19 +143,20 @@ impl World {
         let env = &self.inner.env;
         let for_us = act.duration_us();
         let before = deliver::bites(env, &act);
+        let struck = self.struck_by(&act);
         self.fault("fault.on", id, class, &act);
         if for_us == 0 {
             deliver::switch_on(env, &act, 0);
-            // A reset without a connection is none.
+            // A reset without a connection is none, and no file cannot rot.
             if deliver::bites(env, &act) > before {
-                self.inner.faults.switched_on(class);
+                self.inner.faults.switched_on(class, &struck);
                 self.inner.faults.observed(class);
             }
             return;
         }
         match target(&act) {
             Some(node) if before.is_none() => self.inner.faults.delivered(class, NodeId(node)),
-            _ => self.inner.faults.switched_on(class),
+            _ => self.inner.faults.switched_on(class, &struck),
         }
         let number = {
             let mut state = self.state();
@@ -171,6 +173,19 @@ impl World {
         deliver::switch_off(env, &active.act, self.inner.disk_bytes);
         // What overlaps with it goes on.
         self.switch_on_active();
+    }
+
+    /// The nodes that a state strikes; what everybody shares strikes every node of a role.
+    fn struck_by(&self, act: &Act) -> Vec<NodeId> {
+        let nodes: Vec<u64> = match act {
+            Act::Partition { from, to, .. } => from.iter().chain(to).copied().collect(),
+            Act::Stall { a, b, .. } | Act::Reset { a, b } => vec![*a, *b],
+            _ => match target(act) {
+                Some(node) => vec![node],
+                None => (1..=self.inner.plan.node_count(&self.inner.vocabulary)).collect(),
+            },
+        };
+        nodes.into_iter().map(NodeId).collect()
     }
 
     /// Switches on whatever is active; of two on the same device the one that lasts longer has the last word.
@@ -229,6 +244,7 @@ fn target(act: &Act) -> Option<u64> {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::Rot { node, .. }
         | Act::IsolateFromStore { node, .. } => Some(*node),
         _ => None,
     }
@@ -255,6 +271,7 @@ fn resolve(mut act: Act, passed_by: NodeId) -> Act {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::Rot { node, .. }
         | Act::IsolateFromStore { node, .. } => put(node),
         Act::Partition { from, to, .. } => from.iter_mut().chain(to).for_each(put),
         Act::Stall { a, b, .. } | Act::Reset { a, b } => {
