@@ -11,6 +11,7 @@ mod fuzz;
 mod list;
 mod out;
 mod replay;
+mod report;
 mod sweep;
 mod table;
 
@@ -144,7 +145,7 @@ struct CampaignArgs {
     /// JSON lines on stdout: one per plan, then a summary
     #[arg(long)]
     json: bool,
-    /// Write summary.json, junit.xml and failures/ here (a fuzz: target/cutwater/fuzz if not given)
+    /// Write report.html, summary.json, junit.xml and failures/ here (a fuzz: target/cutwater/fuzz if not given)
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
     /// Of a thousand plans, how many are run twice to compare digests
