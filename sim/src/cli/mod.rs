@@ -4,6 +4,7 @@
 //! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice gave two digests. Of several,
 //! non-determinism outranks a violation, and that a void campaign: each makes the next worth less.
 
+mod bench;
 mod campaign;
 mod corpus;
 mod failure;
@@ -64,6 +65,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Measure how much a second of CPU time buys
+    Bench(BenchArgs),
     /// Print the plan that a seed names
     Plan {
         /// SCENARIO:SEED
@@ -170,6 +173,19 @@ enum Annotate {
 }
 
 #[derive(Args)]
+struct BenchArgs {
+    /// Which scenarios; all if none is named
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// How long each is measured, in seconds of CPU time
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// As JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct ReplayArgs {
     /// SCENARIO:SEED, or a plan file
     #[arg(value_name = "SCENARIO:SEED|PATH")]
@@ -250,6 +266,10 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
         Some(Verb::Sweep(args)) => {
             start_again_with_fixed_addresses();
             sweep::run(&registry, &args)
+        }
+        Some(Verb::Bench(args)) => {
+            start_again_with_fixed_addresses();
+            bench::run(&registry, &args)
         }
         Some(Verb::Fuzz(args)) => {
             start_again_with_fixed_addresses();
