@@ -4,6 +4,7 @@
 //! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice gave two digests. Of several,
 //! non-determinism outranks a violation, and that a void campaign: each makes the next worth less.
 
+mod bench;
 mod campaign;
 mod corpus;
 mod failure;
@@ -11,6 +12,7 @@ mod fuzz;
 mod list;
 mod out;
 mod replay;
+mod report;
 mod sweep;
 mod table;
 
@@ -63,6 +65,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Measure how much a second of CPU time buys
+    Bench(BenchArgs),
     /// Print the plan that a seed names
     Plan {
         /// SCENARIO:SEED
@@ -144,7 +148,7 @@ struct CampaignArgs {
     /// JSON lines on stdout: one per plan, then a summary
     #[arg(long)]
     json: bool,
-    /// Write summary.json, junit.xml and failures/ here (a fuzz: target/cutwater/fuzz if not given)
+    /// Write report.html, summary.json, junit.xml and failures/ here (a fuzz: target/cutwater/fuzz if not given)
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
     /// Of a thousand plans, how many are run twice to compare digests
@@ -166,6 +170,19 @@ struct CampaignArgs {
 enum Annotate {
     /// Annotations, and a summary of the step
     Github,
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// Which scenarios; all if none is named
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// How long each is measured, in seconds of CPU time
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// As JSON lines
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -249,6 +266,10 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
         Some(Verb::Sweep(args)) => {
             start_again_with_fixed_addresses();
             sweep::run(&registry, &args)
+        }
+        Some(Verb::Bench(args)) => {
+            start_again_with_fixed_addresses();
+            bench::run(&registry, &args)
         }
         Some(Verb::Fuzz(args)) => {
             start_again_with_fixed_addresses();

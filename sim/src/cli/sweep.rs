@@ -39,6 +39,7 @@ struct Sweep<'a> {
     limit: Duration,
     out: Option<Out>,
     bar: ProgressBar,
+    start: Instant,
     campaign: Campaign,
     /// First runs whose plans are to run, or are running, once more.
     twice: VecDeque<(Job<'a>, Report)>,
@@ -116,14 +117,14 @@ pub(super) fn campaign<'a>(
         limit: Duration::from_secs(args.limit),
         out,
         bar: bar(total, args.json),
+        start: real_now(),
         campaign: Campaign::default(),
         schedules: VecDeque::new(),
         twice: VecDeque::new(),
         again: Vec::new(),
     };
-    let start = real_now();
-    let trouble = sweep.work(source, jobs, start, time);
-    sweep.campaign.elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let trouble = sweep.work(source, jobs, time);
+    sweep.campaign.elapsed_ms = sweep.elapsed_ms();
     let written = sweep.finish(registry);
     match trouble.and(written) {
         Ok(()) => Ok(sweep.campaign.status()),
@@ -136,12 +137,11 @@ impl<'a> Sweep<'a> {
         &mut self,
         source: &mut dyn Source<'a>,
         jobs: usize,
-        start: Instant,
         time: Option<Duration>,
     ) -> std::io::Result<()> {
         let mut pool = Pool::new(jobs, self.limit);
         loop {
-            let over = time.is_some_and(|time| start.elapsed() >= time);
+            let over = time.is_some_and(|time| self.start.elapsed() >= time);
             while pool.has_room() {
                 if let Some((job, first)) = self.twice.pop_front() {
                     pool.start(Job { again: true, ..job.clone() })?;
@@ -190,6 +190,7 @@ impl<'a> Sweep<'a> {
             self.print_json(&JsonLine::Plan(&report));
         }
         let is_new = self.campaign.add(&report);
+        self.campaign.pace.ended(self.elapsed_ms());
         if !report.verdict.held() {
             self.failed(job, &report, is_new)?;
         }
@@ -242,6 +243,10 @@ impl<'a> Sweep<'a> {
         }
         self.campaign.divergences.push(divergence);
         Ok(())
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn finish(&mut self, registry: &Registry<'_>) -> std::io::Result<()> {
