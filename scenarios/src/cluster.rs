@@ -72,9 +72,11 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
-/// The faults that a cluster must survive: all but damage to what is on the medium.
+/// The faults that a cluster must survive: all but damage to what is on the medium, and lies.
 pub(crate) fn faults() -> Vec<FaultClass> {
-    FaultClass::ALL.iter().copied().filter(|class| !FaultClass::DAMAGE.contains(class)).collect()
+    let beyond =
+        |class: &FaultClass| FaultClass::DAMAGE.contains(class) || *class == FaultClass::BeyondBudget;
+    FaultClass::ALL.iter().copied().filter(|class| !beyond(class)).collect()
 }
 
 /// The points of a cluster: of the store only those that one without a log can pass.

@@ -298,6 +298,7 @@ fn target(act: &Act) -> Option<u64> {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
         | Act::Rot { node, .. }
         | Act::SlowNode { node, .. }
         | Act::ClockDrift { node, .. }
@@ -329,6 +330,7 @@ fn resolve(mut act: Act, passed_by: NodeId) -> Act {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
         | Act::Rot { node, .. }
         | Act::SlowNode { node, .. }
         | Act::ClockDrift { node, .. }
