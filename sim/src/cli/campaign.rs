@@ -39,6 +39,9 @@ pub(super) struct Failure {
     pub(super) seeds: Vec<u64>,
     /// How many plans that no seed names fail like it.
     pub(super) unnamed: u64,
+    /// The first in one line, and in one screen; written when the campaign is judged.
+    pub(super) title: String,
+    pub(super) text: String,
 }
 
 impl Failure {
@@ -94,6 +97,8 @@ impl Campaign {
             first: report.clone(),
             seeds: Vec::new(),
             unnamed: 0,
+            title: String::new(),
+            text: String::new(),
         });
         if !report.named_by_seed {
             failure.unnamed += 1;
@@ -108,13 +113,18 @@ impl Campaign {
         failure.plans() == 1
     }
 
-    /// Holds what was seen against what the scenarios demand.
-    pub(super) fn judge(&mut self, scenarios: &[&dyn Scenario]) {
+    /// Holds what was seen against what the scenarios have and, if it is a campaign that must, against what they demand.
+    pub(super) fn judge(&mut self, scenarios: &[&dyn Scenario], demanding: bool) {
+        for failure in self.failures.values_mut() {
+            let [oracle, property, ..] = failure.first.verdict.explain();
+            failure.title = format!("{oracle}: {property}");
+            failure.text = super::failure::text(&failure.first);
+        }
         for scenario in scenarios {
             let demands = scenario.demands();
             let Some(tally) = self.scenarios.get_mut(scenario.name()) else { continue };
             tally.unmet = unmet(&scenario.vocabulary(), &tally.matrix);
-            if demands.after_plans == 0 || tally.plans < demands.after_plans {
+            if !demanding || demands.after_plans == 0 || tally.plans < demands.after_plans {
                 continue;
             }
             let delivered = |class| tally.receipts.get(class).is_some_and(|r| r.delivered > 0);
