@@ -17,6 +17,7 @@ mod frames;
 pub mod oracle;
 pub mod restore;
 pub mod store;
+pub mod targets;
 
 /// Every scenario, in the order in which they are listed.
 pub const ALL: &[&dyn Scenario] =
