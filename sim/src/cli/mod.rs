@@ -4,13 +4,17 @@
 //! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice gave two digests. Of several,
 //! non-determinism outranks a violation, and that a void campaign: each makes the next worth less.
 
+mod bench;
 mod campaign;
 mod corpus;
+mod errors;
 mod failure;
 mod fuzz;
+mod github;
 mod list;
 mod out;
 mod replay;
+mod report;
 mod sweep;
 mod table;
 
@@ -52,6 +56,8 @@ enum Verb {
     Sweep(SweepArgs),
     /// Look for failures until the time is over, and never stop at the first
     Fuzz(FuzzArgs),
+    /// Let each call site of a run fail once, in each way that it can
+    Errors(ErrorsArgs),
     /// The plans that a guided search has kept
     #[command(subcommand)]
     Corpus(CorpusVerb),
@@ -63,6 +69,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Measure how much a second of CPU time buys
+    Bench(BenchArgs),
     /// Print the plan that a seed names
     Plan {
         /// SCENARIO:SEED
@@ -110,6 +118,15 @@ struct FuzzArgs {
     campaign: CampaignArgs,
 }
 
+#[derive(Args)]
+struct ErrorsArgs {
+    /// SCENARIO:SEED, or SCENARIO for seed 0; the faults of its plan are left out
+    #[arg(value_name = "SCENARIO[:SEED]")]
+    what: String,
+    #[command(flatten)]
+    campaign: CampaignArgs,
+}
+
 #[derive(Subcommand)]
 enum CorpusVerb {
     /// Show the plans
@@ -144,7 +161,7 @@ struct CampaignArgs {
     /// JSON lines on stdout: one per plan, then a summary
     #[arg(long)]
     json: bool,
-    /// Write summary.json, junit.xml and failures/ here (a fuzz: target/cutwater/fuzz if not given)
+    /// Write report.html, summary.json, junit.xml and failures/ here (a fuzz: target/cutwater/fuzz if not given)
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
     /// Of a thousand plans, how many are run twice to compare digests
@@ -166,6 +183,19 @@ struct CampaignArgs {
 enum Annotate {
     /// Annotations, and a summary of the step
     Github,
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// Which scenarios; all if none is named
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// How long each is measured, in seconds of CPU time
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// As JSON lines
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -250,9 +280,17 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
             start_again_with_fixed_addresses();
             sweep::run(&registry, &args)
         }
+        Some(Verb::Bench(args)) => {
+            start_again_with_fixed_addresses();
+            bench::run(&registry, &args)
+        }
         Some(Verb::Fuzz(args)) => {
             start_again_with_fixed_addresses();
             fuzz::run(&registry, &args)
+        }
+        Some(Verb::Errors(args)) => {
+            start_again_with_fixed_addresses();
+            errors::run(&registry, &args)
         }
         Some(Verb::Corpus(verb)) => {
             start_again_with_fixed_addresses();

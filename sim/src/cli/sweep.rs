@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::campaign::{Campaign, Divergence};
 use super::out::Out;
 use super::table::{self, Paint};
-use super::{CampaignArgs, Registry, SweepArgs, Usage, failure};
+use super::{Annotate, CampaignArgs, Registry, SweepArgs, Usage, failure, github};
 use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
 use crate::verdict::{Outcome, Report, Verdict};
@@ -39,6 +39,7 @@ struct Sweep<'a> {
     limit: Duration,
     out: Option<Out>,
     bar: ProgressBar,
+    start: Instant,
     campaign: Campaign,
     /// First runs whose plans are to run, or are running, once more.
     twice: VecDeque<(Job<'a>, Report)>,
@@ -58,6 +59,10 @@ pub(super) trait Source<'a> {
     fn next(&mut self) -> Option<Job<'a>>;
     /// A plan has run.
     fn learn(&mut self, job: &Job<'a>, report: &Report) -> std::io::Result<()>;
+    /// True if the campaign is void without what the scenarios demand.
+    fn is_held_to_demands(&self) -> bool {
+        true
+    }
 }
 
 /// Seeds in turn, scenario by scenario.
@@ -116,15 +121,15 @@ pub(super) fn campaign<'a>(
         limit: Duration::from_secs(args.limit),
         out,
         bar: bar(total, args.json),
+        start: real_now(),
         campaign: Campaign::default(),
         schedules: VecDeque::new(),
         twice: VecDeque::new(),
         again: Vec::new(),
     };
-    let start = real_now();
-    let trouble = sweep.work(source, jobs, start, time);
-    sweep.campaign.elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let written = sweep.finish(registry);
+    let trouble = sweep.work(source, jobs, time);
+    sweep.campaign.elapsed_ms = sweep.elapsed_ms();
+    let written = sweep.finish(registry, source.is_held_to_demands());
     match trouble.and(written) {
         Ok(()) => Ok(sweep.campaign.status()),
         Err(e) => Err(Usage(format!("the campaign could not go on, or leave its results: {e}"))),
@@ -136,12 +141,11 @@ impl<'a> Sweep<'a> {
         &mut self,
         source: &mut dyn Source<'a>,
         jobs: usize,
-        start: Instant,
         time: Option<Duration>,
     ) -> std::io::Result<()> {
         let mut pool = Pool::new(jobs, self.limit);
         loop {
-            let over = time.is_some_and(|time| start.elapsed() >= time);
+            let over = time.is_some_and(|time| self.start.elapsed() >= time);
             while pool.has_room() {
                 if let Some((job, first)) = self.twice.pop_front() {
                     pool.start(Job { again: true, ..job.clone() })?;
@@ -190,6 +194,7 @@ impl<'a> Sweep<'a> {
             self.print_json(&JsonLine::Plan(&report));
         }
         let is_new = self.campaign.add(&report);
+        self.campaign.pace.ended(self.elapsed_ms());
         if !report.verdict.held() {
             self.failed(job, &report, is_new)?;
         }
@@ -244,10 +249,18 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    fn finish(&mut self, registry: &Registry<'_>) -> std::io::Result<()> {
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn finish(&mut self, registry: &Registry<'_>, demanding: bool) -> std::io::Result<()> {
         self.bar.finish_and_clear();
-        self.campaign.judge(&self.scenarios);
+        self.campaign.judge(&self.scenarios, demanding);
         let written = self.out.as_ref().map_or(Ok(()), |out| out.results(&self.campaign));
+        let written = written.and_then(|()| match self.args.annotate {
+            Some(Annotate::Github) => self.annotate(),
+            None => Ok(()),
+        });
         if self.args.json {
             self.print_json(&JsonLine::Summary(&self.campaign));
         } else {
@@ -260,6 +273,16 @@ impl<'a> Sweep<'a> {
             self.print(&table::text(&self.campaign, &points, self.args.matrix, paint));
         }
         written
+    }
+
+    fn annotate(&self) -> std::io::Result<()> {
+        let text = github::annotations(&self.campaign);
+        if self.args.json {
+            eprint!("{text}");
+        } else {
+            self.print(&text);
+        }
+        github::write_summary(&self.campaign)
     }
 
     fn print_json(&self, line: &JsonLine<'_>) {
