@@ -87,19 +87,27 @@ pub fn sweep(binary: &Binary, bug: &Bug, seeds: u64) -> Result<Found, String> {
     nonempty(bug, found)
 }
 
-/// A guided search with a master seed of its own. The plans of failures are left in the scratch directory.
+/// A guided search with a master seed of its own.
 pub fn guided(binary: &Binary, bug: &Bug, limits: &Limits) -> Result<Found, String> {
-    let out = fresh(&binary.scratch.join("guided"))?;
-    let out = out.to_string_lossy();
-    let args = ["--strategy", "guided", "--seed", "1", "--time", &limits.time, "--out", &out];
-    let lines = binary.ask(&[&["fuzz", bug.scenario.as_str()], args.as_slice()].concat())?;
+    let args = ["fuzz", &bug.scenario, "--strategy", "guided", "--seed", "1", "--time", &limits.time];
+    nonempty(bug, searched("guided", binary, &args)?)
+}
+
+/// A run without faults in which each call fails once. It looks at nothing if that run fails by itself.
+pub fn errors(binary: &Binary, bug: &Bug) -> Result<Found, String> {
+    searched("errors", binary, &["errors", &bug.scenario])
+}
+
+/// A search whose plans no seed names: those of its failures are left in the scratch directory.
+fn searched(how: &'static str, binary: &Binary, args: &[&str]) -> Result<Found, String> {
+    let out = fresh(&binary.scratch.join(how))?;
+    let lines = binary.ask(&[args, &["--out", &out.to_string_lossy()]].concat())?;
     let plans: Vec<&Value> = lines.iter().filter(|line| line["seed"].is_u64()).collect();
-    let mut found = count("guided", &plans);
+    let mut found = count(how, &plans);
     if let Some((at, _)) = first_failing(&plans) {
-        let kept = kept_plan(Path::new(&*out)).unwrap_or_default();
-        found.first = Some(first_of(&plans[..=at], kept));
+        found.first = Some(first_of(&plans[..=at], kept_plan(&out).unwrap_or_default()));
     }
-    nonempty(bug, found)
+    Ok(found)
 }
 
 /// A census of the crash images of all short sequences of operations; nothing if the scenario has no mini workload.

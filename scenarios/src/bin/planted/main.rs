@@ -1,6 +1,6 @@
 //! Do the oracles bite? Plants one bug at a time in a copy of the sources, builds it, and looks for it.
 //!
-//!     cargo run --release --bin planted [NAME..] [--how sweep|census|guided|all] [--seeds N] [--shrink]
+//!     cargo run --release --bin planted [NAME..] [--how sweep|errors|census|guided|all] [--seeds N] [--shrink]
 //!
 //! A bug is a patch in `tests/bugs/NAME.patch`, see [`bug`]. The sources that are built here never hold a bug: the patch is
 //! applied to a copy, see [`tree`], which keeps its build between runs. The patched binary is then asked in one or several
@@ -58,6 +58,8 @@ struct Args {
 enum How {
     /// Seeds from 0 on.
     Sweep,
+    /// Each call of a run without faults fails once.
+    Errors,
     /// All images that a crash can leave of short sequences of operations.
     Census,
     /// A search that keeps and mutates plans which reach something new.
@@ -107,6 +109,9 @@ fn look(args: &Args, bug: &Bug, tree: &Tree) -> Result<Vec<Found>, String> {
     if asked(How::Sweep) {
         let seeds = args.seeds.unwrap_or_else(|| bug.demand.seeds());
         found.push(find::sweep(&binary, bug, seeds)?);
+    }
+    if asked(How::Errors) {
+        found.push(find::errors(&binary, bug)?);
     }
     if asked(How::Census) {
         found.extend(find::census(&binary, bug, &limits)?);
