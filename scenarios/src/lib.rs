@@ -9,6 +9,7 @@ use cutwater_io::sim::disk::Personality;
 use cutwater_sim::faults::Devices;
 use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::Scenario;
+use cutwater_sim::shrink::Personalities;
 
 pub mod checkpoint;
 mod cluster;
@@ -43,6 +44,9 @@ fn class_of_object(path: &Path) -> &'static str {
         _ => "other",
     }
 }
+
+/// The knob that says which file system the disks have: every scenario has it, or its default.
+pub(crate) const PERSONALITIES: Personalities = ("posix_min", &[(0, "ext4"), (1, "posix_min")]);
 
 /// How the disks of a plan behave; every scenario has these knobs or their defaults.
 pub(crate) fn devices(plan: &Plan) -> Devices {

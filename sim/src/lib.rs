@@ -11,7 +11,13 @@
 //! elsewhere there is only [`refuse`].
 
 #[cfg(madsim)]
+pub mod capsule;
+#[cfg(madsim)]
 pub mod cli;
+#[cfg(madsim)]
+pub mod evidence;
+#[cfg(madsim)]
+pub mod explain;
 #[cfg(madsim)]
 pub mod faults;
 #[cfg(madsim)]
@@ -26,6 +32,8 @@ pub mod plan;
 pub mod runner;
 #[cfg(madsim)]
 pub mod scenario;
+#[cfg(madsim)]
+pub mod shrink;
 #[cfg(madsim)]
 pub mod strategy;
 #[cfg(madsim)]

@@ -1,7 +1,8 @@
-//! What a sweep leaves in a directory: `summary.json`, `junit.xml`, and `failures/<scenario>-<signature>/` with the plan and the story
-//! of the first run of each failure.
+//! What a sweep leaves in a directory: `summary.json`, `junit.xml`, and a capsule for each failure in
+//! `capsules/<scenario>-<signature>/`. Those of an earlier sweep into the same directory are removed.
 #![expect(clippy::disallowed_methods, reason = "results are written to the real disk")]
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,9 +10,10 @@ use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, Tes
 
 use super::Usage;
 use super::campaign::Campaign;
-use super::failure;
-use crate::plan::Plan;
-use crate::verdict::{Outcome, Report};
+use crate::capsule;
+
+/// The directory of the capsules.
+const CAPSULES: &str = "capsules";
 
 /// A directory that can be written to.
 pub(super) struct Out {
@@ -25,31 +27,28 @@ impl Out {
         std::fs::create_dir_all(dir)
             .and_then(|()| std::fs::write(&probe, []))
             .and_then(|()| std::fs::remove_file(&probe))
+            .and_then(|()| capsule::forget(&dir.join(CAPSULES)))
             .map_err(|e| Usage(format!("--out {}: {e}", dir.display())))?;
         Ok(Out { dir: dir.into() })
     }
 
-    /// Keeps a failure: the plan, and the story of the run that was recorded.
-    pub(super) fn failure(&self, plan: &Plan, report: &Report, recorded: &Outcome) -> io::Result<()> {
-        let dir =
-            self.dir.join("failures").join(format!("{}-{}", report.scenario, report.verdict.signature()));
-        std::fs::create_dir_all(&dir)?;
-        std::fs::write(dir.join("plan.json"), plan.to_json())?;
-        let story = format!("{}\n{}", failure::text(report), failure::story(recorded));
-        std::fs::write(dir.join("story.txt"), story)
+    /// Where capsules go.
+    pub(super) fn capsules(&self) -> PathBuf {
+        self.dir.join(CAPSULES)
     }
 
     /// Writes the results.
-    pub(super) fn results(&self, campaign: &Campaign) -> io::Result<()> {
+    pub(super) fn results(&self, campaign: &Campaign, texts: &BTreeMap<String, String>) -> io::Result<()> {
         let summary = serde_json::to_string_pretty(campaign).expect("a campaign is plain data");
         std::fs::write(self.dir.join("summary.json"), summary + "\n")?;
-        let junit = junit(campaign).to_string().map_err(io::Error::other)?;
+        let junit = junit(campaign, texts).to_string().map_err(io::Error::other)?;
         std::fs::write(self.dir.join("junit.xml"), junit)
     }
 }
 
-/// A suite for each scenario; in it a case for each way to fail, and one for all seeds that held.
-fn junit(campaign: &Campaign) -> Junit {
+/// A suite for each scenario; in it a case for each way to fail, and one for all seeds that held. `texts` are the failures
+/// by the names of their capsules.
+fn junit(campaign: &Campaign, texts: &BTreeMap<String, String>) -> Junit {
     let mut junit = Junit::new("cutwater");
     for (name, tally) in &campaign.scenarios {
         let mut suite = TestSuite::new(name.as_str());
@@ -57,11 +56,12 @@ fn junit(campaign: &Campaign) -> Junit {
             TestCase::new(format!("{} of {} seeds held", tally.held, tally.plans), TestCaseStatus::success());
         held.set_classname(name.as_str());
         suite.add_test_case(held);
-        for failure in campaign.failures.values().filter(|f| f.first.scenario == *name) {
+        for (key, failure) in campaign.failures.iter().filter(|(_, f)| f.first.scenario == *name) {
             let [oracle, property, ..] = failure.first.verdict.explain();
             let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
             status.set_message(format!("{oracle}: {property}"));
-            status.set_description(failure::text(&failure.first));
+            let text = texts.get(key).cloned().unwrap_or_else(|| capsule::plain(&failure.first, None));
+            status.set_description(text);
             suite.add_test_case(case(name, &failure.first.verdict.signature(), status));
         }
         for divergence in campaign.divergences.iter().filter(|d| d.scenario == *name) {

@@ -3,9 +3,10 @@
 //! Scenarios take turns, seed by seed, so that a sweep cut short by time or Ctrl-C has treated them alike. Some plans are
 //! run a second time in another process, and the digests compared.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cutwater_io::points::Point;
@@ -16,6 +17,7 @@ use super::campaign::{Campaign, Divergence};
 use super::out::Out;
 use super::table::{self, Paint};
 use super::{Registry, SweepArgs, Usage, failure};
+use crate::capsule::{self, Budget, Means};
 use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
 use crate::verdict::{Outcome, Report, Verdict};
@@ -23,12 +25,26 @@ use crate::verdict::{Outcome, Report, Verdict};
 /// How often a plan with two digests is run again, recorded, in the hope of seeing where its runs part.
 const RECORDED_PAIRS: usize = 3;
 
+/// How many failures of a sweep are shrunk and explained; the others are kept as they are.
+const CAPTURES_MAX: usize = 5;
+/// How long shrinking one of them may take; explaining it may take half as long again.
+const CAPTURE_TIME: Duration = Duration::from_secs(14);
+
 /// A line of `--json`.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum JsonLine<'a> {
     Plan(&'a Report),
     Divergence(&'a Divergence),
+    /// A failure, once the sweep is over.
+    Finding {
+        /// Scenario and signature.
+        name: &'a str,
+        /// Its capsule.
+        dir: &'a Path,
+        /// The failure on one screen.
+        text: &'a str,
+    },
     Summary(&'a Campaign),
 }
 
@@ -42,6 +58,8 @@ struct Sweep<'a> {
     /// First runs whose plans are to run, or are running, once more.
     twice: VecDeque<(&'a dyn Scenario, Report)>,
     again: Vec<Report>,
+    /// Failures as people read them, by the name of their capsule.
+    texts: BTreeMap<String, String>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a sweep is bounded in real time")]
@@ -54,16 +72,15 @@ pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage
     let scenarios: Vec<&dyn Scenario> = if args.scenarios.is_empty() {
         registry.scenarios.to_vec()
     } else {
-        args.scenarios.iter().map(|name| registry.scenario(name)).collect::<Result<_, _>>()?
+        // A scenario that is named twice is meant once.
+        let mut seen = BTreeSet::new();
+        let named = args.scenarios.iter().filter(|name| seen.insert(name.as_str()));
+        named.map(|name| registry.scenario(name)).collect::<Result<_, _>>()?
     };
     let seeds = seeds(&args.seeds)?;
     let (shard, shards) = args.shard.as_deref().map_or(Ok((0, 1)), parse_shard)?;
-    let time = args.time.as_deref().map(duration).transpose()?;
-    let jobs = match args.jobs {
-        Some(0) => return Err(Usage("--jobs 0: at least one plan must run at a time".into())),
-        Some(jobs) => jobs,
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
+    let time = args.time.as_deref().map(super::duration).transpose()?;
+    let jobs = super::jobs(args.jobs)?;
     let out = args.out.as_deref().map(Out::open).transpose()?;
     process::catch_interrupt();
 
@@ -84,12 +101,14 @@ pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage
         campaign: Campaign::default(),
         twice: VecDeque::new(),
         again: Vec::new(),
+        texts: BTreeMap::new(),
     };
     let start = real_now();
     let trouble = sweep.work(&mut items, jobs, start, time);
     sweep.campaign.elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let captured = if trouble.is_ok() { sweep.capture(jobs) } else { Ok(()) };
     let written = sweep.finish(registry);
-    match trouble.and(written) {
+    match trouble.and(captured).and(written) {
         Ok(()) => Ok(sweep.campaign.status()),
         Err(e) => Err(Usage(format!("the sweep could not go on, or leave its results: {e}"))),
     }
@@ -144,7 +163,7 @@ impl<'a> Sweep<'a> {
         }
         let is_new = self.campaign.add(report);
         if !report.verdict.held() {
-            self.failed(job, report, is_new)?;
+            self.failed(report, is_new);
         }
         let permille = self.args.check_determinism.min(1000);
         // Evenly spread, seed 0 among them: a short sweep checks a seed, too.
@@ -155,15 +174,40 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    fn failed(&mut self, job: &Job<'a>, report: &Report, is_new: bool) -> std::io::Result<()> {
+    /// Says so at once; what there is to say comes when the sweep is over.
+    fn failed(&self, report: &Report, is_new: bool) {
         if !self.args.json {
-            let text = if is_new { failure::text(report) } else { failure::again(report) };
-            self.print(&text);
+            self.print(&failure::brief(report, is_new));
         }
-        let Some(out) = self.out.as_ref().filter(|_| is_new) else { return Ok(()) };
-        let plan = job.scenario.generate(report.seed);
-        let recorded = Pool::run(Job { record: true, ..job.clone() }, self.limit)?;
-        out.failure(&plan, report, &recorded)
+    }
+
+    /// A capsule for each failure; the first few are looked into.
+    fn capture(&mut self, jobs: usize) -> std::io::Result<()> {
+        let root = self.out.as_ref().map_or_else(capsule::default_root, Out::capsules);
+        let failures: Vec<(String, Report, Vec<u64>)> = self
+            .campaign
+            .failures
+            .iter()
+            .map(|(name, failure)| (name.clone(), failure.first.clone(), failure.seeds.clone()))
+            .collect();
+        for (i, (name, report, seeds)) in failures.into_iter().enumerate() {
+            let scenario = self.scenarios.iter().find(|s| s.name() == report.scenario);
+            let scenario = *scenario.expect("only what was asked for was run");
+            let looks = i < CAPTURES_MAX && !self.args.no_shrink && !self.campaign.interrupted;
+            let budget = looks.then_some(Budget { time: CAPTURE_TIME, ..Budget::default() });
+            self.bar.set_message(format!("shrinking {name}"));
+            let means = Means { scenario, jobs, limit: self.limit, bar: ProgressBar::hidden() };
+            let plan = scenario.generate(report.seed);
+            let captured = capsule::capture(&means, &plan, &report, &seeds, budget, &root)?;
+            if self.args.json {
+                let (dir, text) = (&captured.dir, &captured.text);
+                self.print_json(&JsonLine::Finding { name: &name, dir, text });
+            } else {
+                self.print(&format!("\n{}", captured.text));
+            }
+            self.texts.insert(name, captured.text);
+        }
+        Ok(())
     }
 
     /// Two runs of one plan.
@@ -200,8 +244,11 @@ impl<'a> Sweep<'a> {
 
     fn finish(&mut self, registry: &Registry<'_>) -> std::io::Result<()> {
         self.bar.finish_and_clear();
+        if !self.texts.is_empty() && !self.args.json {
+            self.print("\n");
+        }
         self.campaign.judge(&self.scenarios);
-        let written = self.out.as_ref().map_or(Ok(()), |out| out.results(&self.campaign));
+        let written = self.out.as_ref().map_or(Ok(()), |out| out.results(&self.campaign, &self.texts));
         if self.args.json {
             self.print_json(&JsonLine::Summary(&self.campaign));
         } else {
@@ -289,20 +336,6 @@ fn parse_shard(text: &str) -> Result<(u64, u64), Usage> {
     if (1..=n).contains(&k) { Ok((k - 1, n)) } else { Err(bad()) }
 }
 
-/// `90s`, `10m`, `2h`.
-fn duration(text: &str) -> Result<Duration, Usage> {
-    let bad = || Usage(format!("--time {text}: not a duration such as 90s, 10m or 2h"));
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(bad()),
-    };
-    let number: u64 = number.parse().map_err(|_| bad())?;
-    Ok(Duration::from_secs(number.checked_mul(factor).ok_or_else(bad)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,9 +351,9 @@ mod tests {
         for bad in ["0/3", "4/3", "1", "a/b", "1/0"] {
             assert!(parse_shard(bad).is_err(), "{bad}");
         }
-        assert_eq!(duration("10m").unwrap(), Duration::from_secs(600));
+        assert_eq!(super::super::duration("10m").unwrap(), Duration::from_secs(600));
         for bad in ["", "10", "m", "10d", "99999999999999999999s", "1µ"] {
-            assert!(duration(bad).is_err(), "{bad}");
+            assert!(super::super::duration(bad).is_err(), "{bad}");
         }
     }
 }

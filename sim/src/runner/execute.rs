@@ -8,7 +8,7 @@ use cutwater_io::sim::Env;
 use madsim::runtime::Runtime;
 use madsim::time::TimeHandle;
 
-use super::pool::{Job, What};
+use super::pool::{Job, Redraw, What};
 use super::story;
 use crate::plan::Plan;
 use crate::scenario::{Scenario, Violation};
@@ -85,15 +85,14 @@ pub(crate) fn panic_verdict() -> Verdict {
 
 /// Runs `job`.
 pub fn execute(job: &Job<'_>) -> Outcome {
-    let plan = match &job.what {
-        What::Seed(seed) => job.scenario.generate(*seed),
-        What::Plan(plan) => (**plan).clone(),
+    let (plan, redraw) = match &job.what {
+        What::Seed(seed) => (job.scenario.generate(*seed), None),
+        What::Plan(plan) => ((**plan).clone(), None),
+        What::Redrawn(plan, redraw) => ((**plan).clone(), Some(*redraw)),
     };
     let vocabulary = job.scenario.vocabulary();
-    let bare = |verdict| Outcome {
-        report: Report { plan: plan.id(), ..Report::bare(job.scenario.name(), plan.seed, verdict) },
-        story: None,
-        labels: Default::default(),
+    let bare = |verdict| {
+        Outcome::bare(Report { plan: plan.id(), ..Report::bare(job.scenario.name(), plan.seed, verdict) })
     };
     if let Err(invalid) = plan.validate(&vocabulary) {
         return bare(Verdict::Invalid { reason: invalid.to_string() });
@@ -110,6 +109,9 @@ pub fn execute(job: &Job<'_>) -> Outcome {
             let devices = job.scenario.devices(&plan);
             let classify = job.scenario.classify();
             let world = World::new(plan.clone(), vocabulary, devices, classify, job.record);
+            if let Some(Redraw { after_ns, variant }) = redraw {
+                world.redraw(after_ns, variant);
+            }
             *set_up.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some((world.clone(), TimeHandle::current()));
             judge(job.scenario, &world).await
@@ -170,5 +172,6 @@ fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, r
         },
         story,
         labels: world.labels(),
+        evidence: record.then(|| world.evidence()),
     }
 }

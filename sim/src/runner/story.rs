@@ -3,6 +3,7 @@
 //! They are kept beside the trace, not in it: a recorded run must have the digest of one that was not. Each remembers how
 //! many events of the trace came before it, so that the two can be merged in order.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
@@ -10,6 +11,8 @@ use cutwater_io::sim::{Env, Event};
 use madsim::time::TimeHandle;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use super::process;
 
 static LOGGED: Mutex<Vec<(u64, Event)>> = Mutex::new(Vec::new());
 
@@ -76,4 +79,22 @@ pub(super) fn merge(trace: Vec<Event>) -> Vec<Event> {
 pub(super) fn event(time: &TimeHandle, node: u64, kind: &str, detail: String) -> Event {
     let at_ns = u64::try_from(time.elapsed().as_nanos()).unwrap_or(u64::MAX);
     Event { at_ns, node, kind: kind.into(), detail }
+}
+
+/// Keeps an event where it outlives this process: of a run that hangs or aborts there is nothing else.
+pub(super) fn keep(event: &Event) {
+    let mut line = serde_json::to_vec(event).expect("an event is plain data");
+    line.push(b'\n');
+    process::keep_trace(&line);
+}
+
+/// What a child that gave no report had kept: its events, and what its nodes are.
+pub(super) fn unfinished(trace: Option<&[u8]>) -> (Option<Vec<Event>>, BTreeMap<u64, String>) {
+    let lines = trace.map(|bytes| bytes.split(|byte| *byte == b'\n'));
+    // The first line may be cut off by the limit of what is kept, the last by the end of the process.
+    let events: Option<Vec<Event>> =
+        lines.map(|lines| lines.filter_map(|line| serde_json::from_slice(line).ok()).collect());
+    let created = events.iter().flatten().filter(|event| event.kind == "node.create");
+    let labels = created.map(|event| (event.node, event.detail.clone())).collect();
+    (events, labels)
 }

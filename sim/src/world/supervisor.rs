@@ -10,6 +10,7 @@ use madsim::task::spawn_local;
 use madsim::time::sleep;
 
 use super::{Active, Start, World};
+use crate::evidence::Struck;
 use crate::faults::FaultClass;
 use crate::faults::deliver;
 use crate::faults::injector::Order;
@@ -97,9 +98,10 @@ impl World {
     }
 
     async fn deliver(self, order: Order) {
-        if self.inner.faults.healed() {
+        if self.inner.faults.is_over(self.now_us()) {
             return;
         }
+        let id = order.fault.id;
         let class = order.fault.class();
         let node = match target(&order.fault.act) {
             Some(0) | None => order.passed_by,
@@ -110,10 +112,12 @@ impl World {
         match &act {
             Act::Crash { crash, .. } if alive => {
                 self.inner.faults.delivered(class, node);
+                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
                 self.inner.env.crash(node, crash.clone());
             }
             Act::Pause { for_us, .. } if alive => {
                 self.inner.faults.delivered(class, node);
+                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
                 self.note("fault.on", &format!("{act:?}"));
                 self.inner.handle.pause(node.to_string());
                 sleep(Duration::from_micros(*for_us)).await;
@@ -123,7 +127,10 @@ impl World {
             // A dead node can neither die nor pause.
             Act::Crash { .. } | Act::Pause { .. } => {}
             _ if !deliver::applies(&act) => {}
-            _ => self.switch(class, act).await,
+            _ => {
+                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
+                self.switch(class, act).await;
+            }
         }
     }
 

@@ -22,7 +22,7 @@ mod trace;
 
 pub use inject::*;
 pub use keyed::{Draw, Key};
-pub use trace::{Event, Trace};
+pub use trace::{Event, Trace, on_recorded};
 
 use crate::points::{Kind, Point};
 
@@ -74,6 +74,14 @@ struct State {
     crashes: Vec<(NodeId, Crash)>,
     on_crash: Option<std::task::Waker>,
     stale_calls: u64,
+    redraw: Option<Redraw>,
+}
+
+/// From some moment on, everything is drawn anew.
+#[derive(Clone, Copy, Debug)]
+struct Redraw {
+    after_ns: u64,
+    variant: u64,
 }
 
 #[derive(Default)]
@@ -98,6 +106,7 @@ impl Simulator for Env {
                 crashes: Vec::new(),
                 on_crash: None,
                 stale_calls: 0,
+                redraw: None,
             }),
             disks: disk::Disks::default(),
             net: net::Network::default(),
@@ -133,17 +142,24 @@ impl Env {
     /// Sets up the world of this run. To be called once, before any node is created.
     pub fn install(config: Config) -> Arc<Env> {
         let env = Env::current();
+        let key = config.key.of_devices();
         {
             let mut state = env.state();
-            state.key = config.key;
+            state.key = key;
             state.classify = config.classify;
             state.injector = config.injector;
             state.trace = Trace::new(config.record);
         }
-        env.disks.configure(config.key, config.disk);
-        env.net.configure(config.key, config.net);
-        env.objects.configure(config.key, config.objects);
+        env.disks.configure(key, config.disk);
+        env.net.configure(key, config.net);
+        env.objects.configure(key, config.objects);
         env
+    }
+
+    /// From the first event, call or passing at or after `after_ns` on, the devices draw and the executor orders tasks in
+    /// another way, a different one for each `variant` (from 1). Everything before is as the plan has it.
+    pub fn redraw(&self, after_ns: u64, variant: u64) {
+        self.state().redraw = Some(Redraw { after_ns, variant });
     }
 
     /// The world of the run that this task belongs to.
@@ -202,7 +218,9 @@ impl Env {
     /// Adds an event to the trace. `detail` is only called when the run is recorded.
     pub fn emit(&self, node: NodeId, kind: &str, payload: &[u8], detail: impl FnOnce() -> String) {
         let now = self.now_ns();
-        self.state().trace.add(now, node, kind, payload, detail);
+        let mut state = self.state();
+        state.redraw_if_due(now);
+        state.trace.add(now, node, kind, payload, detail);
     }
 
     /// Digest and number of events so far.
@@ -216,6 +234,11 @@ impl Env {
         self.state().trace.recorded().unwrap_or_default().to_vec()
     }
 
+    /// True if events are recorded.
+    pub fn is_recording(&self) -> bool {
+        self.state().trace.recorded().is_some()
+    }
+
     /// What a path or key is to the system under test.
     pub fn classify(&self, path: &Path) -> &'static str {
         (self.state().classify)(path)
@@ -223,18 +246,20 @@ impl Env {
 
     /// Asks the injector about a call into a device. To be called by devices, holding no lock.
     pub fn at_site(&self, name: &'static str, class: &'static str, target: &str) -> SiteAction {
-        let (node, at_us) = (Env::node(), self.now_ns() / 1000);
+        let (node, now) = (Env::node(), self.now_ns());
         let mut state = self.state();
+        state.redraw_if_due(now);
         let nth = state.sites.entry((node, name, class)).or_default();
         *nth += 1;
         let nth = *nth;
-        state.injector.at_site(&Site { name, node, class, target, nth, at_us })
+        state.injector.at_site(&Site { name, node, class, target, nth, at_us: now / 1000 })
     }
 
     fn at_point(&self, point: Point) -> PointAction {
         assert!(point.kind == Kind::Point, "{} is not a point", point.name);
         let (node, now) = (Env::node(), self.now_ns());
         let mut state = self.state();
+        state.redraw_if_due(now);
         *state.points.entry(point.name).or_default() += 1;
         let passings = &mut state.nodes.entry(node).or_default().passings;
         let nth = passings.entry(point.name).or_default();
@@ -306,5 +331,19 @@ impl Env {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn redraw_if_due(&mut self, now_ns: u64) {
+        if self.redraw.is_some_and(|redraw| redraw.after_ns <= now_ns) {
+            let variant = self.redraw.take().expect("it is there").variant;
+            keyed::redraw(variant);
+            // The executor draws from a stream: skipping some of it gives the rest another order.
+            let mut stream = madsim::rand::thread_rng();
+            for _ in 0..variant {
+                madsim::rand::RngCore::next_u64(&mut stream);
+            }
+        }
     }
 }

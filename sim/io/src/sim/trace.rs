@@ -4,6 +4,8 @@
 //! agree in it, in any process. Events are kept only when recording, for the story of a replay and for naming the first
 //! event in which two runs differ.
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
@@ -20,6 +22,16 @@ pub struct Event {
     pub kind: String,
     /// The rest, for people.
     pub detail: String,
+}
+
+/// Hears of every recorded event of this process; see [`on_recorded`].
+static LISTENER: OnceLock<fn(&Event)> = OnceLock::new();
+
+/// From now on `listener` hears of every event of this process that is recorded, as it happens: of a run that never comes to
+/// its end there is nothing else. The first one stays.
+pub fn on_recorded(listener: fn(&Event)) {
+    // Fails if there is one already.
+    let _ = LISTENER.set(listener);
 }
 
 /// The digest of the events so far, and the events if they are recorded.
@@ -54,7 +66,11 @@ impl Trace {
         self.digest = xxh3_128(&message);
         self.count += 1;
         if let Some(events) = &mut self.recorded {
-            events.push(Event { at_ns, node: node.0, kind: kind.into(), detail: detail() });
+            let event = Event { at_ns, node: node.0, kind: kind.into(), detail: detail() };
+            if let Some(listener) = LISTENER.get() {
+                listener(&event);
+            }
+            events.push(event);
         }
     }
 
