@@ -113,7 +113,7 @@ mod desk {
             };
             self.write(if self.flaw == Flaw::RecoverTwice { "/journal" } else { "/desk" }).await?;
             point!(CHANGED);
-            if self.flaw == Flaw::Paused && time::now().since(started) > PATIENCE {
+            if self.flaw == Flaw::Paused && started.elapsed() > PATIENCE {
                 // Takes itself for too late, and forgets to say so.
                 self.values.remove(&key);
                 self.values.extend(before.map(|before| (key, before)));

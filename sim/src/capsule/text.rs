@@ -191,7 +191,9 @@ fn fault_line(fault: &Fault, evidence: &Evidence) -> (u64, String) {
     let Some(struck) = evidence.struck.iter().find(|struck| struck.fault == fault.id) else {
         return (u64::MAX, format!("{what}  (never struck)"));
     };
-    let mut line = format!("{what}  on n{} at {}", struck.node, clock(struck.at_us));
+    let named = anchor(&fault.at).ends_with(&format!(" of n{}", struck.node));
+    let node = if named || struck.node == 0 { String::new() } else { format!("on n{} ", struck.node) };
+    let mut line = format!("{what}  {node}at {}", clock(struck.at_us));
     if !struck.target.is_empty() {
         let _ = write!(line, " ({})", struck.target);
     }

@@ -83,8 +83,8 @@ fn large() -> Plan {
         id,
         at_us: u64::from(id) * 2_000,
         actor: (id % 3) as u16,
-        verb: if id % 2 == 0 { "put" } else { "get" }.into(),
-        args: if id % 2 == 0 { vec![u64::from(id) % 100, 3_000] } else { vec![u64::from(id) % 100] },
+        verb: if id.is_multiple_of(2) { "put" } else { "get" }.into(),
+        args: if id.is_multiple_of(2) { vec![u64::from(id) % 100, 3_000] } else { vec![u64::from(id) % 100] },
     };
     Plan {
         version: VERSION,
