@@ -9,6 +9,7 @@ use cutwater_io::sim::disk::Personality;
 use cutwater_sim::faults::Devices;
 use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::Scenario;
+use cutwater_sim::shrink::Personalities;
 use cutwater_sim::vocabulary::Knob;
 
 pub mod checkpoint;
@@ -57,6 +58,10 @@ pub(crate) fn personality_knob() -> Knob {
         0..=Personality::ALL.len() as u64 - 1,
     )
 }
+
+/// The knob that says which file system the disks have, the strictest first: every scenario has it, or its default.
+pub(crate) const PERSONALITIES: Personalities =
+    ("personality", &[(3, "ext4"), (2, "xfs"), (1, "btrfs"), (0, "posix_min")]);
 
 /// How the disks of a plan behave; every scenario has these knobs or their defaults.
 pub(crate) fn devices(plan: &Plan) -> Devices {

@@ -33,6 +33,7 @@ use cutwater_io::{fs, time};
 use cutwater_sim::faults::{Devices, FaultClass};
 use cutwater_sim::plan::{Op, Plan};
 use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
+use cutwater_sim::shrink::Personalities;
 use cutwater_sim::vocabulary::{Knob, Role, Verb, Vocabulary};
 use cutwater_sim::world::{Ops, Start, World};
 use futures::future::LocalBoxFuture;
@@ -170,6 +171,10 @@ impl Scenario for StoreScenario {
                 .collect(),
             ..Demands::default()
         }
+    }
+
+    fn personalities(&self) -> Option<Personalities> {
+        Some(crate::PERSONALITIES)
     }
 
     fn classify(&self) -> fn(&Path) -> &'static str {

@@ -163,7 +163,7 @@ fn table(bytes: &[u8]) {
         for (i, candidate) in candidates.into_iter().enumerate() {
             let path = format!("/{i}.sst");
             let path = Path::new(&path);
-            let mut options = OpenOptions::new();
+            let options = OpenOptions::new();
             let file = options.create(true).truncate(true).write(true).open(path).await.expect("a new disk");
             file.write_all_at(&candidate, 0).await.expect("a new disk has room");
             let Ok(table) = Table::open(path, candidate.len() as u64).await else { continue };

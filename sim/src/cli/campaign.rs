@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cutwater_io::points::Kind;
 use serde::Serialize;
 
+use crate::capsule;
 use crate::faults::{FaultClass, Receipts, receipts};
 use crate::scenario::Scenario;
 use crate::search::coverage::{self, Matrix};
@@ -133,8 +134,7 @@ impl Campaign {
             return false;
         }
         tally.violated += 1;
-        let key = format!("{}-{}", report.scenario, report.verdict.signature());
-        let failure = self.failures.entry(key).or_insert_with(|| Failure {
+        let failure = self.failures.entry(Campaign::failure_name(report)).or_insert_with(|| Failure {
             first: report.clone(),
             seeds: Vec::new(),
             unnamed: 0,
@@ -154,12 +154,19 @@ impl Campaign {
         failure.plans() == 1
     }
 
+    /// What failures like that of `report` are called, and the directory of their capsule.
+    pub(super) fn failure_name(report: &Report) -> String {
+        format!("{}-{}", report.scenario, report.verdict.signature())
+    }
+
     /// Holds what was seen against what the scenarios have and, if it is a campaign that must, against what they demand.
     pub(super) fn judge(&mut self, scenarios: &[&dyn Scenario], demanding: bool) {
         for failure in self.failures.values_mut() {
             let [oracle, property, ..] = failure.first.verdict.explain();
             failure.title = format!("{oracle}: {property}");
-            failure.text = super::failure::text(&failure.first);
+            if failure.text.is_empty() {
+                failure.text = capsule::plain(&failure.first, None);
+            }
         }
         for scenario in scenarios {
             let demands = scenario.demands();

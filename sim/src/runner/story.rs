@@ -16,6 +16,8 @@ use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use super::process;
+
 static LOGGED: Mutex<Logged> = Mutex::new(Logged { events: Vec::new(), spans: BTreeMap::new(), begun: 0 });
 
 struct Logged {
@@ -37,7 +39,7 @@ fn logged() -> MutexGuard<'static, Logged> {
     LOGGED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep(event: Event) {
+fn log(event: Event) {
     let (_, before) = Env::current().digest();
     logged().events.push((before, event));
 }
@@ -58,7 +60,7 @@ impl<S: tracing::Subscriber> Layer<S> for Listener {
         let detail = format!("{}: {}{}", event.metadata().target(), text.message, text.fields);
         let mut told = self::event(&time, Env::node().0, &format!("log.{level}"), detail);
         told.facts = text.facts;
-        keep(told);
+        log(told);
     }
 
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, _: Context<'_, S>) {
@@ -73,14 +75,14 @@ impl<S: tracing::Subscriber> Layer<S> for Listener {
             logged.spans.insert(id.into_u64(), Open { node, number, name: name.clone() });
             number
         };
-        keep(phase(&time, node, "begins", number, name));
+        log(phase(&time, node, "begins", number, name));
     }
 
     fn on_close(&self, id: span::Id, _: Context<'_, S>) {
         let open = logged().spans.remove(&id.into_u64());
         // What is dropped after the end of the run has no time.
         if let (Some(open), Some(time)) = (open, TimeHandle::try_current()) {
-            keep(phase(&time, open.node, "ends", open.number, open.name));
+            log(phase(&time, open.node, "ends", open.number, open.name));
         }
     }
 }
@@ -139,4 +141,22 @@ pub(super) fn merge(trace: Vec<Event>) -> Vec<Event> {
 pub(super) fn event(time: &TimeHandle, node: u64, kind: &str, detail: String) -> Event {
     let at_ns = u64::try_from(time.elapsed().as_nanos()).unwrap_or(u64::MAX);
     Event { at_ns, node, kind: kind.into(), detail, facts: BTreeMap::new() }
+}
+
+/// Keeps an event where it outlives this process: of a run that hangs or aborts there is nothing else.
+pub(super) fn keep(event: &Event) {
+    let mut line = serde_json::to_vec(event).expect("an event is plain data");
+    line.push(b'\n');
+    process::keep_trace(&line);
+}
+
+/// What a child that gave no report had kept: its events, and what its nodes are.
+pub(super) fn unfinished(trace: Option<&[u8]>) -> (Option<Vec<Event>>, BTreeMap<u64, String>) {
+    let lines = trace.map(|bytes| bytes.split(|byte| *byte == b'\n'));
+    // The first line may be cut off by the limit of what is kept, the last by the end of the process.
+    let events: Option<Vec<Event>> =
+        lines.map(|lines| lines.filter_map(|line| serde_json::from_slice(line).ok()).collect());
+    let created = events.iter().flatten().filter(|event| event.kind == "node.create");
+    let labels = created.map(|event| (event.node, event.detail.clone())).collect();
+    (events, labels)
 }

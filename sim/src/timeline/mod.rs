@@ -39,11 +39,16 @@ pub fn write_html(plan: &Plan, outcome: &Outcome, path: &Path) -> io::Result<()>
     std::fs::write(path, html(plan, outcome))
 }
 
+/// A recorded run in the format that ui.perfetto.dev opens.
+pub fn perfetto(plan: &Plan, outcome: &Outcome) -> String {
+    perfetto::json(&model::build(plan, outcome))
+}
+
 /// Writes a recorded run in the format that ui.perfetto.dev opens.
 ///
 /// # Errors
 /// If the file cannot be written.
 #[expect(clippy::disallowed_methods, reason = "a trace is written to the real disk")]
 pub fn write_perfetto(plan: &Plan, outcome: &Outcome, path: &Path) -> io::Result<()> {
-    std::fs::write(path, perfetto::json(&model::build(plan, outcome)))
+    std::fs::write(path, perfetto(plan, outcome))
 }

@@ -23,6 +23,9 @@ pub struct CrashRecord {
     pub kept: Vec<MicroOp>,
     /// Pending operations that are gone, in the order of their issue.
     pub lost: Vec<MicroOp>,
+    /// Where the lost ones stood among what was not forced, in the order of issue: the numbers of
+    /// [`Survivors::Losing`].
+    pub losing: Vec<u16>,
     /// A path of each inode concerned, as processes saw it before.
     pub paths: BTreeMap<Ino, String>,
 }
@@ -42,6 +45,11 @@ impl CrashRecord {
     /// A line for each of `ops`.
     pub(super) fn told(&self, ops: &[MicroOp]) -> Vec<String> {
         ops.iter().map(|op| format!("{} (issued {} us)", self.describe(&op.op), op.issued_us)).collect()
+    }
+
+    /// The operations that were lost, and those that were kept, in words.
+    pub fn in_words(&self) -> [Vec<String>; 2] {
+        [&self.lost, &self.kept].map(|ops| ops.iter().map(|op| self.describe(&op.op)).collect())
     }
 
     fn describe(&self, op: &Op) -> String {
@@ -192,6 +200,12 @@ impl Disk {
         tree.settle();
         self.defects.settle(&tree, now_us);
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
+        let free = pending.ops.iter().zip(&set).filter(|(op, _)| !op.forced);
+        record.losing = free
+            .enumerate()
+            .filter(|(_, (_, survives))| !**survives)
+            .filter_map(|(position, _)| u16::try_from(position).ok())
+            .collect();
         for (op, survives) in pending.ops.into_iter().zip(set) {
             if survives { &mut record.kept } else { &mut record.lost }.push(op);
         }

@@ -56,11 +56,30 @@ struct State {
     key: Key,
     config: Config,
     nodes: BTreeMap<NodeId, NodeDisk>,
+    power_failures: Vec<PowerFailure>,
+}
+
+/// A power failure of a recorded run.
+#[derive(Clone, Debug)]
+pub struct PowerFailure {
+    /// Whose.
+    pub node: NodeId,
+    /// What became of what was pending.
+    pub record: CrashRecord,
+    /// What processes saw before.
+    pub before: Listing,
+    /// What was left.
+    pub after: Listing,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { key: Key::root(0), config: Config::default(), nodes: BTreeMap::new() }
+        State {
+            key: Key::root(0),
+            config: Config::default(),
+            nodes: BTreeMap::new(),
+            power_failures: Vec::new(),
+        }
     }
 }
 
@@ -99,7 +118,13 @@ impl Disks {
 
     pub(crate) fn power_fail(&self, env: &Env, node: NodeId, survivors: &Survivors) {
         let now_us = env.now_ns() / 1000;
+        let recording = env.is_recording();
+        let before = recording.then(|| self.listing(node));
         let record = self.state().node(node).disk.power_fail(survivors, now_us);
+        if let Some(before) = before {
+            let after = self.listing(node);
+            self.state().power_failures.push(PowerFailure { node, record: record.clone(), before, after });
+        }
         let mut payload = Vec::with_capacity(16 + record.lost.len() * 8);
         payload.extend_from_slice(&(record.kept.len() as u64).to_le_bytes());
         for op in &record.lost {
@@ -228,6 +253,11 @@ impl Disks {
     /// Repairs every defect of the disk of the node.
     pub fn lift_damage(&self, node: NodeId) {
         self.with_mut(node, Disk::lift_damage);
+    }
+
+    /// The power failures of a recorded run, in order.
+    pub fn power_failures(&self) -> Vec<PowerFailure> {
+        self.state().power_failures.clone()
     }
 
     /// Writes what processes of the node see below `prefix` into a real directory.
