@@ -43,8 +43,8 @@ use crate::oracle::job::JobOracle;
 const BUCKET: &str = "cluster";
 const URL: &str = "sim://cluster";
 const JOB: &str = "job";
-const RPC_PORT: u16 = 6123;
-const DATA_PORT: u16 = 6124;
+pub(crate) const RPC_PORT: u16 = 6123;
+pub(crate) const DATA_PORT: u16 = 6124;
 /// Virtual time in which a healed cluster must have read, checkpointed and committed everything.
 const FINISH_LIMIT: Duration = Duration::from_secs(180);
 /// Virtual time in which a finished cluster must have removed what nothing needs.
@@ -72,8 +72,12 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
-/// The faults that a cluster must survive.
-pub(crate) const FAULTS: &[FaultClass] = FaultClass::ALL;
+/// The faults that a cluster must survive: all but damage to what is on the medium, and lies.
+pub(crate) fn faults() -> Vec<FaultClass> {
+    let beyond =
+        |class: &FaultClass| FaultClass::DAMAGE.contains(class) || *class == FaultClass::BeyondBudget;
+    FaultClass::ALL.iter().copied().filter(|class| !beyond(class)).collect()
+}
 
 /// The points of a cluster: of the store only those that one without a log can pass.
 pub(crate) fn points() -> Vec<Point> {
@@ -97,7 +101,7 @@ pub(crate) fn roles() -> Vec<Role> {
 /// Settings of the job, the coordinator and the stores.
 pub(crate) fn knobs() -> Vec<Knob> {
     vec![
-        Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
+        crate::personality_knob(),
         Knob::new("query", "0: one keyed step, 1: two", 0, 0..=1),
         Knob::new("partitions", "partitions of the source", 3, 1..=6),
         Knob::new("events_per_partition", "records in each", 120, 1..=400),
@@ -193,8 +197,9 @@ impl Cluster {
             drop(self.world.client(&format!("client-{actor}"), async move {
                 let mut ops = cluster.world.ops(actor);
                 while let Some(op) = ops.next().await {
-                    if let Err(violation) = cluster.apply(&op).await {
-                        cluster.world.object(violation);
+                    match cluster.apply(&op).await {
+                        Ok(answer) => cluster.world.answered(&op, &answer),
+                        Err(violation) => cluster.world.object(violation),
                     }
                 }
             }));
@@ -239,33 +244,31 @@ impl Cluster {
         }
     }
 
-    async fn apply(&self, op: &Op) -> Result<(), Violation> {
+    /// Does `op`, and returns what its client was told.
+    async fn apply(&self, op: &Op) -> Result<String, Violation> {
         match op.verb.as_str() {
             "rescale" => {
                 let slots = self.world.knob("slots") * self.world.count("worker");
                 let parallelism = op.args[0].min(slots).min(self.world.knob("max_parallelism"));
                 let answer = self.client.rescale(u16::try_from(parallelism).expect("a small number")).await;
-                self.note(&answer);
+                Ok(told(&answer))
             }
             "checkpoint" => {
                 let answer = self.client.trigger_checkpoint().await;
-                self.note(&answer);
+                Ok(told(&answer))
             }
             "inspect" => {
                 let latest = self.oracle().state().and_then(|state| Some(state.latest()?.id));
-                if let Some(id) = latest {
-                    self.inspect(id).await?;
-                }
+                let Some(id) = latest else { return Ok("nothing to restore yet".into()) };
+                self.inspect(id).await?;
+                Ok(format!("checkpoint {id} restores"))
             }
-            "outage" => self.kill_all(op),
+            "outage" => {
+                self.kill_all(op);
+                Ok("every node is killed".into())
+            }
             other => unreachable!("{other} is not in the vocabulary"),
         }
-        Ok(())
-    }
-
-    fn note(&self, answer: &Result<(), impl std::fmt::Display>) {
-        let text = answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into());
-        self.world.note("client", &text);
     }
 
     /// The whole cluster loses power at once.
@@ -535,4 +538,8 @@ fn counts_at(job: &JobSpec, metadata: &CheckpointMetadata) -> BTreeMap<Vec<u8>, 
         }
     }
     counts
+}
+
+fn told(answer: &Result<(), impl std::fmt::Display>) -> String {
+    answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into())
 }

@@ -97,9 +97,7 @@ fn run(acts: Vec<(u64, Act)>) -> (Vec<Event>, BTreeMap<FaultClass, u64>) {
         ops: vec![],
         faults,
     };
-    let job = move || {
-        execute(&Job { scenario: &Ticking, what: What::Plan(Box::new(plan)), record: true, again: false })
-    };
+    let job = move || execute(&Job { record: true, ..Job::new(&Ticking, What::Plan(Box::new(plan))) });
     let outcome = std::thread::spawn(job).join().expect("a verdict, whatever happens");
     assert_eq!(outcome.report.verdict, Verdict::Held);
     let delivered = outcome.report.receipts.into_iter().map(|(class, r)| (class, r.delivered)).collect();

@@ -3,7 +3,7 @@
 
 use cutwater_io::points::Kind;
 use cutwater_io::sim::{
-    Crash, CrashKind, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors, ViewAfterFailure,
+    Crash, CrashKind, Damage, Draw, Errno, FsyncFail, SiteFault, Survivors, ViewAfterFailure,
 };
 
 use super::choose::{Choose, Source};
@@ -19,6 +19,17 @@ const STABLE_US_MIN: u64 = 50_000;
 const DRAWN_DRIFT_PPM_MAX: u64 = 100_000;
 /// The longest jump of a wall clock that is drawn, in microseconds: an hour, as of a machine with a wrong time zone.
 const JUMP_US_MAX: u64 = 3_600_000_000;
+/// How syncs fail: as file systems have it, none that lies. Those that take the whole file system along are rarer.
+const FSYNC_FAILURES: &[FsyncFail] = &[
+    FsyncFail::EXT4,
+    FsyncFail::XFS,
+    FsyncFail::BTRFS,
+    FsyncFail { view: ViewAfterFailure::RevertOld, ..FsyncFail::EXT4 },
+    FsyncFail::EXT4,
+    FsyncFail::XFS,
+    FsyncFail::BTRFS_READONLY,
+    FsyncFail::XFS_SHUTDOWN,
+];
 
 /// What faults are drawn for: the parts of a plan that they refer to.
 struct Frame<'a> {
@@ -31,13 +42,7 @@ struct Frame<'a> {
 
 /// Adds the faults of a plan that has some.
 pub(super) fn add(plan: &mut Plan, vocabulary: &Vocabulary, source: &mut Source<'_, '_>) {
-    let frame = Frame {
-        vocabulary,
-        points: vocabulary.points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
-        nodes: plan.node_count(vocabulary),
-        horizon_us: plan.horizon_us,
-        ops: plan.ops.iter().map(|op| op.id).collect(),
-    };
+    let frame = Frame::of(plan, vocabulary);
     if frame.nodes == 0 {
         return;
     }
@@ -47,6 +52,29 @@ pub(super) fn add(plan: &mut Plan, vocabulary: &Vocabulary, source: &mut Source<
             if let Some((at, act)) = source.choose(class.name(), &[1, i], |c| frame.fault(class, c)) {
                 plan.faults.push(Fault { id: plan.faults.len() as u32, at, act });
             }
+        }
+    }
+}
+
+/// One fault of `class` for `plan`, if its nodes can have one.
+pub(crate) fn one(
+    plan: &Plan,
+    vocabulary: &Vocabulary,
+    class: FaultClass,
+    draw: &mut Draw,
+) -> Option<(Anchor, Act)> {
+    let frame = Frame::of(plan, vocabulary);
+    if frame.nodes == 0 { None } else { frame.fault(class, draw) }
+}
+
+impl<'a> Frame<'a> {
+    fn of(plan: &Plan, vocabulary: &'a Vocabulary) -> Frame<'a> {
+        Frame {
+            vocabulary,
+            points: vocabulary.points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
+            nodes: plan.node_count(vocabulary),
+            horizon_us: plan.horizon_us,
+            ops: plan.ops.iter().map(|op| op.id).collect(),
         }
     }
 }
@@ -64,17 +92,41 @@ impl Frame<'_> {
                 Some(self.at_sites_of("disk.", fault, c))
             }
             F::DiskFull if c.chance(500) => Some(self.at_site(SiteFault::Fail(Errno::Enospc), c)),
-            F::DiskFull => Some(self.state(c, |node, for_us| Act::DiskFull { node, for_us })),
+            F::DiskFull => {
+                let late = c.chance(300);
+                Some(self.state(c, |node, for_us| Act::DiskFull { node, for_us, late }))
+            }
             F::FsyncFailure => {
-                let view = *c.pick(&[ViewAfterFailure::KeepNew, ViewAfterFailure::RevertOld]);
-                let meta = *c.pick(&[MetaAfterFailure::CommitSize, MetaAfterFailure::NoSize]);
-                Some(self.at_site(SiteFault::Fsync(FsyncFail { view, meta }), c))
+                let failure = *c.pick(FSYNC_FAILURES);
+                Some(self.at_site(SiteFault::Fsync(failure), c))
             }
             F::DiskSlow if c.chance(500) => {
                 let us = self.delay(c);
                 Some(self.at_sites_of("disk.", SiteFault::Delay(us), c))
             }
+            F::DiskSlow if c.chance(500) => {
+                let factor = c.log_between(10, 100) as u32;
+                Some(self.state(c, |node, for_us| Act::DiskSlow { node, factor, for_us }))
+            }
             F::DiskSlow => Some(self.state(c, |node, for_us| Act::DiskStall { node, for_us })),
+            F::ReadError if c.chance(500) => Some(self.at_site(SiteFault::Damage(Damage::Eio), c)),
+            F::ReadError => Some(self.rot(Damage::Eio, c)),
+            F::BitRot => {
+                let damage = Damage::BitRot { sectors: c.log_between(1, 8) as u16 };
+                Some(if c.chance(500) {
+                    self.at_site(SiteFault::Damage(damage), c)
+                } else {
+                    self.rot(damage, c)
+                })
+            }
+            F::LostWrite => {
+                let damage = *c.pick(&[Damage::LostWrite, Damage::Misdirect]);
+                Some(self.at_site(SiteFault::Damage(damage), c))
+            }
+            F::StaleRead => {
+                let damage = *c.pick(&[Damage::StaleRead, Damage::BitFlipOnce]);
+                Some(self.at_site(SiteFault::Damage(damage), c))
+            }
             F::Partition => self.partition(true, c),
             F::PartitionOneWay => self.partition(false, c),
             F::NetStall => self.pair(c, |a, b, for_us| Act::Stall { a, b, for_us }),
@@ -121,6 +173,7 @@ impl Frame<'_> {
             F::StoreOutage => Some(self.state(c, |_, for_us| Act::Outage { for_us })),
             F::StoreIsolation => Some(self.state(c, |node, for_us| Act::IsolateFromStore { node, for_us })),
             F::StoreAuth => Some(self.state(c, |node, for_us| Act::ExpireCredentials { node, for_us })),
+            F::BeyondBudget => None,
         }
     }
 
@@ -154,6 +207,17 @@ impl Frame<'_> {
         let passing = matches!(at, Anchor::Point { .. });
         let node = if passing && c.chance(500) { 0 } else { self.some_node(c) };
         (at, act(node, for_us))
+    }
+
+    /// Damage to something that lies on a disk.
+    fn rot(&self, damage: Damage, c: &mut dyn Choose) -> (Anchor, Act) {
+        let at = self.moment(c);
+        let passing = matches!(at, Anchor::Point { .. });
+        let node = if passing && c.chance(500) { 0 } else { self.some_node(c) };
+        let classes = &self.vocabulary.classes;
+        let any = classes.is_empty() || c.chance(500);
+        let class = if any { String::new() } else { (*c.pick(classes)).into() };
+        (at, Act::Rot { node, class, nth: c.between(1, 1000) as u32, damage })
     }
 
     fn partition(&self, both: bool, c: &mut dyn Choose) -> Option<(Anchor, Act)> {
@@ -208,11 +272,16 @@ impl Frame<'_> {
         (self.site(site, c), Act::Site(fault))
     }
 
+    /// A call: half of them the first after a point, the others counted.
     fn site(&self, site: &str, c: &mut dyn Choose) -> Anchor {
         let classes = &self.vocabulary.classes;
         // The network has addresses, not files: no class of the system's tells them apart.
         let any = classes.is_empty() || site.starts_with("net.") || c.chance(500);
         let class = if any { String::new() } else { (*c.pick(classes)).into() };
+        if !self.points.is_empty() && c.chance(500) {
+            let (point, node) = ((*c.pick(&self.points)).into(), self.any_node(c));
+            return Anchor::After { point, node, nth: c.log_between(1, 12) as u32, site: site.into(), class };
+        }
         let reach = if any { 200 } else { 40 };
         Anchor::Site { site: site.into(), class, node: self.any_node(c), nth: c.log_between(1, reach) as u32 }
     }
@@ -226,10 +295,11 @@ impl Frame<'_> {
         Anchor::Time { at_us: c.between(0, self.horizon_us) }
     }
 
+    /// Half of the moments are passings of points, a quarter operations, a quarter times.
     fn moment(&self, c: &mut dyn Choose) -> Anchor {
         match c.between(0, 3) {
-            1 if !self.points.is_empty() => self.at_point(c),
-            2 if !self.ops.is_empty() => Anchor::Op { op: *c.pick(&self.ops) },
+            1 if !self.ops.is_empty() => Anchor::Op { op: *c.pick(&self.ops) },
+            2.. if !self.points.is_empty() => self.at_point(c),
             _ => self.at_time(c),
         }
     }
@@ -259,7 +329,8 @@ impl Frame<'_> {
     }
 }
 
-fn survivors(c: &mut dyn Choose) -> Survivors {
+/// What survives a power failure.
+pub(crate) fn survivors(c: &mut dyn Choose) -> Survivors {
     match c.between(0, 5) {
         0 => Survivors::None,
         1 => Survivors::All,

@@ -1,6 +1,6 @@
 //! Faults as data: what each is tied to, and what happens there.
 
-use cutwater_io::sim::{Crash, SiteFault};
+use cutwater_io::sim::{Crash, Damage, SiteFault};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::FaultClass;
@@ -46,6 +46,19 @@ pub enum Anchor {
         /// The how many-th, from 1.
         nth: u32,
     },
+    /// The first call at a site after a passing of a point, made by the node that passed.
+    After {
+        /// The point's name.
+        point: String,
+        /// Whose passing.
+        node: u64,
+        /// The how many-th, from 1.
+        nth: u32,
+        /// Which call, as in `cutwater_io::sim::Site::name`.
+        site: String,
+        /// What its target is to the system under test; empty for any.
+        class: String,
+    },
     /// The moment at which an operation is issued.
     Op {
         /// Its id.
@@ -57,7 +70,7 @@ pub enum Anchor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Act {
-    /// To the call itself; only with [`Anchor::Site`].
+    /// To the call itself; only with [`Anchor::Site`] and [`Anchor::After`].
     Site(SiteFault),
     /// A node dies.
     Crash {
@@ -163,6 +176,9 @@ pub enum Act {
         node: u64,
         /// For how long.
         for_us: u64,
+        /// Writes are taken, and the syncs that would have to allocate fail.
+        #[serde(default)]
+        late: bool,
     },
     /// The disk answers nothing, and goes on afterwards.
     DiskStall {
@@ -170,6 +186,26 @@ pub enum Act {
         node: u64,
         /// For how long.
         for_us: u64,
+    },
+    /// Each call to the disk takes longer.
+    DiskSlow {
+        /// Whose.
+        node: u64,
+        /// How many times as long.
+        factor: u32,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Something that lies on a disk is damaged, whether anybody reads it or not.
+    Rot {
+        /// Whose disk.
+        node: u64,
+        /// What the file is to the system under test; empty for any.
+        class: String,
+        /// Tells choices of file and sector apart.
+        nth: u32,
+        /// How: [`Damage::Eio`] or [`Damage::BitRot`].
+        damage: Damage,
     },
     /// The object store answers nobody.
     Outage {
@@ -204,6 +240,7 @@ impl Act {
             Act::Site(_)
             | Act::Crash { .. }
             | Act::Reset { .. }
+            | Act::Rot { .. }
             | Act::HalfOpen { .. }
             | Act::ClockJump { .. } => 0,
             Act::Delay { us } => u64::from(*us),
@@ -216,6 +253,7 @@ impl Act {
             | Act::ClockDrift { for_us, .. }
             | Act::DiskFull { for_us, .. }
             | Act::DiskStall { for_us, .. }
+            | Act::DiskSlow { for_us, .. }
             | Act::Outage { for_us }
             | Act::ThrottleStore { for_us }
             | Act::IsolateFromStore { for_us, .. }
@@ -228,7 +266,7 @@ impl Fault {
     /// Its class.
     pub fn class(&self) -> FaultClass {
         let site = match &self.at {
-            Anchor::Site { site, .. } => site.as_str(),
+            Anchor::Site { site, .. } | Anchor::After { site, .. } => site.as_str(),
             _ => "",
         };
         FaultClass::of(site, &self.act)

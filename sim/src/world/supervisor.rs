@@ -82,6 +82,7 @@ impl World {
             *nth += 1;
             (*nth, died_of)
         };
+        self.inner.faults.started(node);
         self.inner.env.emit(node, "node.start", &nth.to_le_bytes(), || format!("start {nth}"));
         Start { node, index, nth, died_of }
     }
@@ -89,7 +90,7 @@ impl World {
     /// A node's process ends by itself; never returns.
     pub(super) async fn exited(&self, node: NodeId) {
         *self.state().exits.entry(node).or_default() += 1;
-        self.inner.env.emit(node, "node.exit", &[], || "the process ended by itself".into());
+        self.inner.env.emit(node, "node.exit", &[], || "the process ended by itself".to_string());
         self.inner
             .env
             .crash_here(Crash { kind: CrashKind::ProcessKill, down_us: RESTART_AFTER_EXIT_US })
@@ -100,7 +101,7 @@ impl World {
         if self.inner.faults.healed() {
             return;
         }
-        let class = order.fault.class();
+        let (id, class) = (order.fault.id, order.fault.class());
         let node = match target(&order.fault.act) {
             Some(0) | None => order.passed_by,
             Some(node) => NodeId(node),
@@ -114,15 +115,25 @@ impl World {
             }
             Act::Pause { for_us, .. } if alive => {
                 self.inner.faults.delivered(class, node);
-                self.note("fault.on", &format!("{act:?}"));
+                self.fault("fault.on", id, class, &act);
                 self.pause(node, *for_us).await;
-                self.note("fault.off", &format!("{act:?}"));
+                self.fault("fault.off", id, class, &act);
             }
             // A dead node can neither die nor pause.
             Act::Crash { .. } | Act::Pause { .. } => {}
             _ if !deliver::applies(&act) => {}
-            _ => self.switch(order.fault.id, class, act).await,
+            _ => self.switch(id, class, act).await,
         }
+    }
+
+    /// Tells that a state is switched on or off.
+    fn fault(&self, kind: &str, id: u32, class: FaultClass, act: &Act) {
+        self.note_with(kind, &format!("{act:?}"), |told| {
+            told.with("fault", u64::from(id))
+                .with("class", class.name())
+                .with("nodes", concerned(act).iter().map(ToString::to_string).collect::<Vec<_>>())
+                .with("for_us", act.duration_us())
+        });
     }
 
     /// Stops the process of `node` for a while. Of several pauses the last one to end lets it go on.
@@ -175,25 +186,26 @@ impl World {
     }
 
     /// Switches a state on, and off after its time.
-    async fn switch(&self, fault: u32, class: FaultClass, act: Act) {
+    async fn switch(&self, id: u32, class: FaultClass, act: Act) {
         let env = &self.inner.env;
         let for_us = act.duration_us();
         let before = deliver::bites(env, &act);
-        self.note("fault.on", &format!("{act:?}"));
+        let struck = self.struck_by(&act);
+        self.fault("fault.on", id, class, &act);
         if for_us == 0 {
             deliver::switch_on(env, &act, 0);
-            // A reset without a connection is none.
+            // A reset without a connection is none, and no file cannot rot.
             if let (None, Some(node)) = (before, target(&act)) {
                 self.inner.faults.delivered(class, NodeId(node));
             } else if deliver::bites(env, &act) > before {
-                self.inner.faults.switched_on(class);
+                self.inner.faults.switched_on(class, &struck);
                 self.inner.faults.observed(class);
             }
             return;
         }
         match target(&act) {
             Some(node) if before.is_none() => self.inner.faults.delivered(class, NodeId(node)),
-            _ => self.inner.faults.switched_on(class),
+            _ => self.inner.faults.switched_on(class, &struck),
         }
         let number = {
             let mut state = self.state();
@@ -205,15 +217,28 @@ impl World {
         };
         self.switch_on_active();
         match &act {
-            Act::Swizzle { nodes, .. } => self.swizzle(fault, nodes, for_us).await,
+            Act::Swizzle { nodes, .. } => self.swizzle(id, nodes, for_us).await,
             _ => sleep(Duration::from_micros(for_us)).await,
         }
         let Some(active) = self.state().active.remove(&number) else { return };
         self.settle(&active);
-        self.note("fault.off", &format!("{:?}", active.act));
+        self.fault("fault.off", id, class, &active.act);
         deliver::switch_off(env, &active.act, self.inner.disk_bytes);
         // What overlaps with it goes on.
         self.switch_on_active();
+    }
+
+    /// The nodes that a state strikes; what everybody shares strikes every node of a role.
+    fn struck_by(&self, act: &Act) -> Vec<NodeId> {
+        let nodes: Vec<u64> = match act {
+            Act::Partition { from, to, .. } => from.iter().chain(to).copied().collect(),
+            Act::Stall { a, b, .. } | Act::Reset { a, b } => vec![*a, *b],
+            _ => match target(act) {
+                Some(node) => vec![node],
+                None => (1..=self.inner.plan.node_count(&self.inner.vocabulary)).collect(),
+            },
+        };
+        nodes.into_iter().map(NodeId).collect()
     }
 
     /// Switches on whatever is active; of two on the same device the one that lasts longer has the last word.
@@ -273,12 +298,23 @@ fn target(act: &Act) -> Option<u64> {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
+        | Act::Rot { node, .. }
         | Act::SlowNode { node, .. }
         | Act::ClockDrift { node, .. }
         | Act::ClockJump { node, .. }
         | Act::ExpireCredentials { node, .. }
         | Act::IsolateFromStore { node, .. } => Some(*node),
         _ => None,
+    }
+}
+
+/// The nodes that `act` is about; none if it is about all.
+fn concerned(act: &Act) -> Vec<NodeId> {
+    match act {
+        Act::Partition { from, to, .. } => from.iter().chain(to).copied().map(NodeId).collect(),
+        Act::Stall { a, b, .. } | Act::Reset { a, b } => vec![NodeId(*a), NodeId(*b)],
+        _ => target(act).map(NodeId).into_iter().collect(),
     }
 }
 
@@ -294,6 +330,8 @@ fn resolve(mut act: Act, passed_by: NodeId) -> Act {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
+        | Act::Rot { node, .. }
         | Act::SlowNode { node, .. }
         | Act::ClockDrift { node, .. }
         | Act::ClockJump { node, .. }

@@ -24,7 +24,7 @@ mod trace;
 
 pub use inject::*;
 pub use keyed::{Draw, Key};
-pub use trace::{Event, Trace};
+pub use trace::{Event, Fact, Told, Trace};
 
 use crate::points::{Kind, Point};
 
@@ -72,6 +72,7 @@ struct State {
     key: Key,
     classify: fn(&Path) -> &'static str,
     injector: Box<dyn Injector>,
+    frame_namer: Option<net::FrameNamer>,
     trace: Trace,
     nodes: BTreeMap<NodeId, Node>,
     points: BTreeMap<&'static str, u64>,
@@ -98,6 +99,7 @@ impl Simulator for Env {
                 key: Key::root(0),
                 classify: |_| "other",
                 injector: Box::new(Quiet),
+                frame_namer: None,
                 trace: Trace::new(false),
                 nodes: BTreeMap::new(),
                 points: BTreeMap::new(),
@@ -214,10 +216,26 @@ impl Env {
         self.state().stale_calls
     }
 
-    /// Adds an event to the trace. `detail` is only called when the run is recorded.
-    pub fn emit(&self, node: NodeId, kind: &str, payload: &[u8], detail: impl FnOnce() -> String) {
+    /// Adds an event to the trace. `tell` is only called when the run is recorded; it must not call into the world.
+    pub fn emit<T: Into<Told>>(&self, node: NodeId, kind: &str, payload: &[u8], tell: impl FnOnce() -> T) {
         let now = self.now_ns();
-        self.state().trace.add(now, node, kind, payload, detail);
+        self.state().trace.add(now, node, kind, payload, tell);
+    }
+
+    /// True if the run is recorded. Decides what is told, never what happens.
+    pub fn is_recording(&self) -> bool {
+        self.state().trace.is_recording()
+    }
+
+    /// From now on a recorded frame is called what `namer` says.
+    pub fn name_frames(&self, namer: net::FrameNamer) {
+        self.state().frame_namer = Some(namer);
+    }
+
+    /// What names frames, if there is somebody to tell.
+    fn frame_namer(&self) -> Option<net::FrameNamer> {
+        let state = self.state();
+        state.frame_namer.filter(|_| state.trace.is_recording())
     }
 
     /// Digest and number of events so far.
@@ -229,6 +247,11 @@ impl Env {
     /// The recorded events so far.
     pub fn recorded(&self) -> Vec<Event> {
         self.state().trace.recorded().unwrap_or_default().to_vec()
+    }
+
+    /// What tells a path or key what it is to the system under test.
+    pub fn classifier(&self) -> fn(&Path) -> &'static str {
+        self.state().classify
     }
 
     /// What a path or key is to the system under test.
@@ -243,7 +266,17 @@ impl Env {
         let nth = state.sites.entry((node, name, class)).or_default();
         *nth += 1;
         let nth = *nth;
-        state.injector.at_site(&Site { name, node, class, target, nth, at_us })
+        let action = state.injector.at_site(&Site { name, node, class, target, nth, at_us });
+        if let SiteAction::Strike(fault) = &action {
+            let fault = format!("{fault:?}");
+            state.trace.add(self.now_ns(), node, "fault.strike", fault.as_bytes(), || {
+                Told::from(format!("{name} {target}: {fault}"))
+                    .with("place", name)
+                    .with("class", class)
+                    .with("nth", nth)
+            });
+        }
+        action
     }
 
     fn at_point(&self, point: Point) -> PointAction {
@@ -256,7 +289,25 @@ impl Env {
         *nth += 1;
         let nth = *nth;
         state.trace.add(now, node, "point", point.name.as_bytes(), || format!("{} #{nth}", point.name));
-        state.injector.at_point(&Passing { point: point.name, node, nth, at_us: now / 1000 })
+        let action = state.injector.at_point(&Passing { point: point.name, node, nth, at_us: now / 1000 });
+        if action != PointAction::Proceed {
+            let fault = format!("{action:?}");
+            state.trace.add(now, node, "fault.strike", fault.as_bytes(), || {
+                Told::from(format!("{} #{nth}: {fault}", point.name))
+                    .with("place", point.name)
+                    .with("nth", nth)
+            });
+        }
+        action
+    }
+
+    /// Calls into the devices so far, by their names.
+    pub fn calls(&self) -> BTreeMap<&'static str, u64> {
+        let mut calls = BTreeMap::new();
+        for ((_, name, _), n) in &self.state().sites {
+            *calls.entry(*name).or_default() += n;
+        }
+        calls
     }
 
     pub(crate) fn saw(&self, point: Point) {
@@ -284,7 +335,7 @@ impl Env {
         let fires = state.key.draw("buggify", &ids).chance(FIRES_PERMILLE);
         if fires {
             *state.sometimes.entry(site.name).or_default() += 1;
-            state.trace.add(now, node, "buggify", site.name.as_bytes(), || site.name.into());
+            state.trace.add(now, node, "buggify", site.name.as_bytes(), || site.name.to_string());
         }
         fires
     }
@@ -310,7 +361,13 @@ impl Env {
 
     /// Kills `node` the way `crash` says. Its restart is the supervisor's, see [`Env::next_crash`].
     pub fn crash(&self, node: NodeId, crash: Crash) {
-        self.emit(node, "crash", format!("{crash:?}").as_bytes(), || format!("{crash:?}"));
+        let what = format!("{crash:?}");
+        self.emit(node, "crash", what.as_bytes(), || {
+            let power = matches!(crash.kind, CrashKind::PowerFail(_));
+            Told::from(what.clone())
+                .with("crash", if power { "power_fail" } else { "process_kill" })
+                .with("down_us", u64::from(crash.down_us))
+        });
         if let CrashKind::PowerFail(survivors) = &crash.kind {
             self.disks.power_fail(self, node, survivors);
             self.net.machine_lost(node);

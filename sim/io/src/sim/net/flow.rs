@@ -165,7 +165,8 @@ impl Model {
 
     pub(super) fn event(&mut self, id: ConnId, end: End, kind: &'static str, frame: Option<Bytes>) {
         let conn = self.conn(id);
-        let event = NetEvent { node: conn.side(end).node, kind, label: conn.label, frame };
+        let (is_client, port) = (end == End::Client, conn.server.address.port());
+        let event = NetEvent { node: conn.side(end).node, kind, label: conn.label, is_client, port, frame };
         self.effects.events.push(event);
     }
 

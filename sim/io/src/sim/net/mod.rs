@@ -25,7 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Env, Key, NodeId};
+use super::{Env, Key, NodeId, Told};
 
 pub(in crate::sim) mod alarm;
 mod connection;
@@ -275,7 +275,22 @@ fn pairs<'a>(from: &'a [NodeId], to: &'a [NodeId]) -> impl Iterator<Item = (Node
     from.iter().flat_map(move |f| to.iter().filter(move |t| *t != f).map(move |t| (*f, *t)))
 }
 
+/// A frame of the system under test, on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// Where the server of its connection listens.
+    pub port: u16,
+    /// True if the client sent it.
+    pub to_server: bool,
+    /// Its content.
+    pub bytes: &'a [u8],
+}
+
+/// Says what a frame is, for people. It may be anything.
+pub type FrameNamer = fn(&Frame<'_>) -> Option<String>;
+
 fn tell(env: &Env, effects: Effects) {
+    let namer = if effects.events.is_empty() { None } else { env.frame_namer() };
     for event in effects.events {
         let frame = event.frame.as_deref().unwrap_or_default();
         let label = event.label;
@@ -285,7 +300,20 @@ fn tell(env: &Env, effects: Effects) {
             bytes.copy_from_slice(&part.to_le_bytes());
         }
         env.emit(event.node, event.kind, &payload, || {
-            format!("{}>{}#{} {} bytes", label.client, label.server, label.nth, frame.len())
+            let (client, server) = (label.client, label.server);
+            let to_server = event.is_client == (event.kind == "net.send");
+            let name = (event.frame.is_some())
+                .then(|| namer?(&Frame { port: event.port, to_server, bytes: frame }))
+                .flatten();
+            let shown = name.as_deref().unwrap_or_default();
+            let space = if shown.is_empty() { "" } else { " " };
+            let peer = if event.is_client { server } else { client };
+            Told::from(format!("{client}>{server}#{} {} bytes{space}{shown}", label.nth, frame.len()))
+                .with("connection", format!("{client}>{server}#{}", label.nth))
+                .with("peer", peer.0)
+                .with("bytes", frame.len() as u64)
+                .with("end", if event.is_client { "client" } else { "server" })
+                .with_some("message", name.clone())
         });
     }
     for waker in effects.wakers {

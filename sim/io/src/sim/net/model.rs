@@ -28,6 +28,10 @@ pub(super) struct NetEvent {
     pub(super) node: NodeId,
     pub(super) kind: &'static str,
     pub(super) label: Label,
+    /// At the client's end.
+    pub(super) is_client: bool,
+    /// Where the server listens.
+    pub(super) port: u16,
     pub(super) frame: Option<Bytes>,
 }
 

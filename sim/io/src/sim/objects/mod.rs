@@ -30,7 +30,7 @@ use bytes::Bytes;
 use madsim::time::TimeHandle;
 use object_store::path::Path;
 
-use super::{Env, Key, NodeId};
+use super::{Env, Key, NodeId, Told};
 
 mod bucket;
 mod requests;
@@ -269,7 +269,10 @@ impl Objects {
             payload.extend_from_slice(&done.content.to_le_bytes());
             env.emit(done.node, done.name, &payload, || {
                 let refused = if done.accepted { "" } else { " refused" };
-                format!("{}/{} {} bytes{refused}", done.bucket, done.target, done.len_bytes)
+                Told::from(format!("{}/{} {} bytes{refused}", done.bucket, done.target, done.len_bytes))
+                    .with("key", done.target.as_str())
+                    .with("bytes", done.len_bytes as u64)
+                    .with("answer", if done.accepted { "done" } else { "refused" })
             });
         }
         for event in &effects.changes {

@@ -78,8 +78,8 @@ impl SimStore {
                 SiteFault::Throttle => fate = Fate::Throttle,
                 SiteFault::Short => body = Body::Truncated,
                 SiteFault::StallBody => body = Body::Stalled,
-                // A fault of disks means nothing here.
-                SiteFault::Fsync(_) => {}
+                // Faults of disks mean nothing here.
+                SiteFault::Fsync(_) | SiteFault::Damage(_) => {}
             }
         }
         let drag_us = env.clocks().drag_us(node, CALL_US);
