@@ -120,17 +120,17 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("tolerable_failures", "checkpoints that may fail in a row", 3, 0..=10),
         Knob::new("retained", "completed checkpoints that are kept", 2, 1..=5),
         Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
-        Knob::new("lease_ms", "silence of a leader before a takeover, in milliseconds", 500, 100..=4000),
+        Knob::new(
+            "lease_ms",
+            "silence of a leader before a takeover, in milliseconds, beyond what pings of the slowest link take",
+            500,
+            100..=4000,
+        ),
         Knob::new("heartbeat_ms", "between two signs of life of a worker, in milliseconds", 200, 50..=1000),
         Knob::new("keep_versions", "versions of the register that are kept", KEEP_VERSIONS, 2..=32),
         Knob::new("sweep_ms", "from one sweep for orphans to the next, in milliseconds", 2000, 50..=20_000),
         Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
-        Knob::new(
-            "net_us",
-            "median latency between two machines, one way, in microseconds",
-            500,
-            50..=20_000,
-        ),
+        Knob::new("net_us", "median latency between two machines, one way, in microseconds", 500, 50..=5_000),
         Knob::new(
             "store_spacing_us",
             "the object store lets a prefix have one request per so many microseconds; 0: as many as come",
@@ -387,7 +387,7 @@ fn coordinator_config(
             retained: knob("retained"),
             max_concurrent: knob("max_concurrent"),
         },
-        lease: ms("lease_ms"),
+        lease: ms("lease_ms") + slowest_ping(world) * 4,
         heartbeat_timeout: ms("heartbeat_ms") * 5,
         slots_wait: Duration::from_millis(500),
         restart_delay: Duration::from_millis(100),
@@ -403,6 +403,14 @@ fn longest_backlog(world: &World) -> Duration {
     let records = world.knob("partitions") * world.knob("events_per_partition");
     Duration::from_millis(records * 3)
         * u32::try_from(512 / world.knob("write_buffer_bytes").min(512)).expect("at most 2")
+}
+
+/// How long a candidate may take to connect to a leader and to be answered, if their link is one of the slow ones: two round
+/// trips, each twice as long as usual. A candidate gives it a quarter of the lease; a shorter lease could never be kept, and
+/// the candidates would depose each other for ever.
+fn slowest_ping(world: &World) -> Duration {
+    let one_way_us = world.knob("net_us") * u64::from(crate::SLOW_LINK_FACTOR_MAX) * 2;
+    Duration::from_micros(4 * one_way_us)
 }
 
 fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> WorkerConfig {

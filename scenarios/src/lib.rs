@@ -24,6 +24,9 @@ pub mod targets;
 pub const ALL: &[&dyn Scenario] =
     &[&store::StoreScenario, &checkpoint::CheckpointScenario, &restore::RestoreScenario];
 
+/// How many times slower the slowest link between two machines is than the usual one, as long as nothing is broken.
+pub(crate) const SLOW_LINK_FACTOR_MAX: u32 = 10;
+
 /// What a path is to the engine: the classes that faults can be anchored to.
 pub(crate) fn classify(path: &Path) -> &'static str {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -74,6 +77,7 @@ pub(crate) fn devices(plan: &Plan) -> Devices {
     devices.disk.stale_tail = knob("stale_tail", 0) == 1;
     let small = |name, default: u32| u32::try_from(knob(name, default.into())).unwrap_or(u32::MAX);
     devices.net.latency_median_us = small("net_us", devices.net.latency_median_us);
+    devices.net.slow_link_factor_max = SLOW_LINK_FACTOR_MAX;
     devices.objects.prefix_spacing_us = small("store_spacing_us", devices.objects.prefix_spacing_us);
     devices.objects.page_keys =
         usize::try_from(knob("page_keys", devices.objects.page_keys as u64)).unwrap_or(usize::MAX);
