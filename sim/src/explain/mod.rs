@@ -52,6 +52,14 @@ pub struct Essential {
     pub dispensable: Vec<Item>,
 }
 
+impl Essential {
+    /// Says nothing of this item.
+    pub fn forget(&mut self, item: &Item) {
+        self.needed.retain(|other| other != item);
+        self.dispensable.retain(|other| other != item);
+    }
+}
+
 /// When the failure was decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decided {

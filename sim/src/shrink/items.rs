@@ -114,6 +114,68 @@ impl Search<'_> {
     }
 }
 
+/// Tries that are worth it for one operation: it may have made its fault's place be passed so many times.
+const PASSINGS_MAX: u32 = 4;
+/// With more operations it takes too long to try each together with how often a place is passed.
+const COUNTED_OPS_MAX: usize = 60;
+
+impl Search<'_> {
+    /// Takes out operations together with the passings that they account for: the n-th passing of a place is an earlier one
+    /// without them, so that neither can be made smaller alone.
+    pub(super) fn drop_ops_and_passings(&mut self) -> io::Result<()> {
+        let mut size = self.best.ops.len() / 2;
+        while size > 0 && self.best.ops.len() <= COUNTED_OPS_MAX {
+            let mut start = 0;
+            while start < self.best.ops.len() && !self.is_over() {
+                let end = (start + size).min(self.best.ops.len());
+                let candidates = self.with_fewer_passings(&without_ops(&self.best, start..end), end - start);
+                if self.first_alike(candidates)?.is_none() {
+                    start = end;
+                }
+            }
+            size /= 2;
+        }
+        Ok(())
+    }
+
+    /// The plan with each of its faults, and with all of them, at an earlier passing; `gone` operations were taken out of it.
+    fn with_fewer_passings(&self, plan: &Plan, gone: usize) -> Vec<Plan> {
+        let gone = gone as u32;
+        let steps = if gone == 1 { (1..=PASSINGS_MAX).collect() } else { vec![gone, 2 * gone, 3 * gone] };
+        let counted: Vec<usize> = (0..plan.faults.len())
+            .filter(|i| nth_mut(&mut plan.faults[*i].at.clone()).is_some_and(|nth| *nth > 1))
+            .collect();
+        let mut which: Vec<&[usize]> = counted.chunks(1).collect();
+        if counted.len() > 1 {
+            which.push(&counted);
+        }
+        let mut plans = Vec::new();
+        for positions in which {
+            for step in &steps {
+                let mut plan = plan.clone();
+                let moved = positions.iter().filter(|i| match nth_mut(&mut plan.faults[**i].at) {
+                    Some(nth) if *nth > *step => {
+                        *nth -= step;
+                        true
+                    }
+                    _ => false,
+                });
+                if moved.count() > 0 {
+                    plans.push(plan);
+                }
+            }
+        }
+        plans
+    }
+}
+
+fn nth_mut(anchor: &mut Anchor) -> Option<&mut u32> {
+    match anchor {
+        Anchor::Point { nth, .. } | Anchor::Site { nth, .. } => Some(nth),
+        Anchor::Time { .. } | Anchor::Op { .. } => None,
+    }
+}
+
 fn of(plan: &Plan, actor: u16) -> Vec<u32> {
     plan.ops.iter().filter(|op| op.actor == actor).map(|op| op.id).collect()
 }

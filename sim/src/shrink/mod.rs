@@ -44,7 +44,7 @@ const BATCH: usize = 8;
 /// Schedule seeds that are tried beside a candidate's own.
 const OTHER_SCHEDULES: usize = 2;
 /// More rounds than any plan was seen to need.
-const ROUNDS_MAX: usize = 12;
+const ROUNDS_MAX: usize = 20;
 
 /// What the passes need to know of a scenario.
 #[derive(Clone, Debug)]
@@ -154,6 +154,7 @@ impl Search<'_> {
             }
             self.drop_faults()?;
             self.drop_ops()?;
+            self.drop_ops_and_passings()?;
             self.merge_crashes()?;
             self.simplify_values()?;
             self.anchor_to_places()?;

@@ -142,8 +142,8 @@ fn values_stop_where_the_failure_needs_them() {
     });
     let plan = &shrunk.plan;
     assert_eq!((plan.ops.len(), plan.faults.len()), (1, 0));
-    assert!((1_000..2_000).contains(&plan.ops[0].args[1]), "{:?}", plan.ops[0].args);
-    assert!((200..400).contains(&plan.knobs["k"]), "{:?}", plan.knobs);
+    assert!(plan.ops[0].args[1] == 1_000, "{:?}", plan.ops[0].args);
+    assert!(plan.knobs["k"] == 200, "{:?}", plan.knobs);
     assert_eq!(plan.knobs["disk"], 2);
     assert_eq!(plan.topology, [("a".into(), 2)].into());
     assert_eq!(shrunk.fails_on, [("ext4", false), ("xfs", false), ("btrfs", true), ("posix_min", true)]);
@@ -216,4 +216,21 @@ fn nothing_is_left_that_could_be_taken_out_alone() {
     let shrunk = shrunk(&large(), |plan| when(fails(plan)));
     assert!(shrunk.is_minimal);
     assert_eq!((shrunk.plan.ops.len(), shrunk.plan.faults.len()), (3, 2));
+}
+
+#[test]
+fn operations_go_together_with_the_passings_that_they_account_for() {
+    let mut plan = large();
+    let at = Anchor::Point { point: "p".into(), node: 1, nth: 31 };
+    plan.ops.truncate(60);
+    plan.ops.retain(|op| op.verb == "put");
+    plan.faults = vec![Fault { id: 0, at, act: pause(0).act }];
+    // Each operation passes the point once; the fault strikes after the last.
+    let after_the_last = |plan: &Plan| match plan.faults.first().map(|fault| &fault.at) {
+        Some(Anchor::Point { nth, .. }) => !plan.ops.is_empty() && *nth as usize == plan.ops.len() + 1,
+        _ => false,
+    };
+    assert!(after_the_last(&plan));
+    let shrunk = shrunk(&plan, |plan| when(after_the_last(plan)));
+    assert_eq!((shrunk.plan.ops.len(), shrunk.plan.faults.len()), (1, 1), "{:?}", shrunk.plan);
 }

@@ -23,7 +23,7 @@ impl Search<'_> {
         self.names()
     }
 
-    /// Each knob to its default, else half of the way.
+    /// Each knob to its default, else as near to it as it will go.
     fn knobs(&mut self) -> io::Result<()> {
         let personality = self.subject.personalities.map(|(name, _)| name);
         let names: Vec<String> =
@@ -31,18 +31,30 @@ impl Search<'_> {
         self.each(&names, |plan, name| {
             plan.knobs.remove(name);
         })?;
-        let vocabulary = &self.subject.vocabulary;
-        self.each(&names, |plan, name| {
-            let default = vocabulary.knob(name).map(|knob| knob.default);
-            if let (Some(value), Some(default)) = (plan.knobs.get_mut(name), default) {
-                // Rounds towards the default, which it so reaches or leaves alone.
-                *value = if *value > default {
-                    default + (*value - default) / 2
-                } else {
-                    *value + (default - *value).div_ceil(2)
-                };
+        for name in names {
+            let default = self.subject.vocabulary.knob(&name).map(|knob| knob.default);
+            let (Some(&value), Some(default)) = (self.best.knobs.get(&name), default) else { continue };
+            self.nearest(default, value, |plan, value| {
+                plan.knobs.insert(name.clone(), value);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Moves a value that is known to fail towards one that is not, by bisection.
+    fn nearest(&mut self, to: u64, from: u64, set: impl Fn(&mut Plan, u64)) -> io::Result<()> {
+        let (mut holds, mut fails) = (to, from);
+        while holds.abs_diff(fails) > 1 && !self.is_over() {
+            let middle = holds.min(fails) + holds.abs_diff(fails) / 2;
+            let mut plan = self.best.clone();
+            set(&mut plan, middle);
+            if self.first_alike(vec![plan])?.is_some() {
+                fails = middle;
+            } else {
+                holds = middle;
             }
-        })
+        }
+        Ok(())
     }
 
     /// The distinct values of an argument to the smallest that there are: keys become the first keys.
@@ -62,20 +74,25 @@ impl Search<'_> {
     }
 
     fn arguments(&mut self) -> io::Result<()> {
-        let vocabulary = self.subject.vocabulary.clone();
         let places: Vec<(u32, usize)> =
             self.best.ops.iter().flat_map(|op| (0..op.args.len()).map(|i| (op.id, i))).collect();
         for (id, i) in places {
             let Some(op) = self.best.ops.iter().find(|op| op.id == id) else { continue };
-            let (low, value) =
-                (vocabulary.verb(&op.verb).map_or(0, |verb| *verb.args[i].range.start()), op.args[i]);
+            let arg = self.subject.vocabulary.verb(&op.verb).map(|verb| *verb.args[i].range.start());
+            let (low, value) = (arg.unwrap_or_default(), op.args[i]);
+            let set = |plan: &mut Plan, value: u64| {
+                plan.ops.iter_mut().filter(|op| op.id == id).for_each(|op| op.args[i] = value);
+            };
             let with = |value: u64| {
                 let mut plan = self.best.clone();
-                plan.ops.iter_mut().filter(|op| op.id == id).for_each(|op| op.args[i] = value);
+                set(&mut plan, value);
                 plan
             };
-            let candidates = below(value, low).into_iter().map(with).collect();
-            self.first_alike(candidates)?;
+            let smallest = [low, low.saturating_add(1)].into_iter().filter(|least| *least < value);
+            let candidates: Vec<Plan> = smallest.map(with).collect();
+            if !candidates.is_empty() && self.first_alike(candidates)?.is_none() {
+                self.nearest(low.saturating_add(1), value, set)?;
+            }
         }
         Ok(())
     }
@@ -102,20 +119,27 @@ impl Search<'_> {
 
     fn faults(&mut self) -> io::Result<()> {
         for position in 0..self.best.faults.len() {
-            let fault = &self.best.faults[position];
-            let mut candidates = Vec::new();
-            for at in simpler_anchors(&fault.at) {
-                candidates.push(self.with_fault(position, |fault| fault.at = at.clone()));
+            // Each step is tried again from where the one before has led.
+            loop {
+                let anchors = simpler_anchors(&self.best.faults[position].at);
+                let candidates =
+                    anchors.into_iter().map(|at| self.with_fault(position, |fault| fault.at = at.clone()));
+                if self.first_alike(candidates.collect())?.is_none() {
+                    break;
+                }
             }
-            self.first_alike(candidates)?;
             for shorter in [0, DOWN_US] {
                 let plan = self.with_fault(position, |fault| shorten(&mut fault.act, |_| shorter));
                 if self.first_alike(vec![plan])?.is_some() {
                     break;
                 }
             }
-            let plan = self.with_fault(position, |fault| shorten(&mut fault.act, |us| us / 2));
-            self.first_alike(vec![plan])?;
+            loop {
+                let plan = self.with_fault(position, |fault| shorten(&mut fault.act, |us| us / 2));
+                if self.first_alike(vec![plan])?.is_none() {
+                    break;
+                }
+            }
         }
         Ok(())
     }
