@@ -361,7 +361,7 @@ impl Reader {
     }
 
     fn strike(&mut self, event: &Event, position: Option<usize>) {
-        let fault = event.detail.rsplit_once(": ").map_or("", |(_, fault)| fault);
+        let fault = event.text("fault").unwrap_or_default();
         if fault.starts_with("Crash") {
             // The crash that follows is the mark; a crash after the call comes a little later.
             self.strike = Some((event.node, event.at_ns, event.detail.clone()));
