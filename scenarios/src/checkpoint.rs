@@ -99,7 +99,11 @@ impl Scenario for CheckpointScenario {
                 "stream.aligned_blocked",
                 "stream.sink.recommitted",
                 "state.upload.reused",
-            ],
+                "log.superseded",
+            ]
+            .into_iter()
+            .chain(cluster::points().into_iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name))
+            .collect(),
             ..Demands::default()
         }
     }

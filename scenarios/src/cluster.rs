@@ -16,7 +16,7 @@ use std::time::Duration;
 use cutwater_engine::checkpoint::assign::key_group_range;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
 use cutwater_engine::checkpoint::layout::Layout;
-use cutwater_engine::checkpoint::log::Status;
+use cutwater_engine::checkpoint::log::{KEEP_VERSIONS, Status};
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, KeyedSnapshot, SubtaskState};
 use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
@@ -72,9 +72,11 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
-/// The faults that a cluster must survive: all but damage to what is on the medium.
+/// The faults that a cluster must survive: all but damage to what is on the medium, and lies.
 pub(crate) fn faults() -> Vec<FaultClass> {
-    FaultClass::ALL.iter().copied().filter(|class| !FaultClass::DAMAGE.contains(class)).collect()
+    let beyond =
+        |class: &FaultClass| FaultClass::DAMAGE.contains(class) || *class == FaultClass::BeyondBudget;
+    FaultClass::ALL.iter().copied().filter(|class| !beyond(class)).collect()
 }
 
 /// The points of a cluster: of the store only those that one without a log can pass.
@@ -120,8 +122,22 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
         Knob::new("lease_ms", "silence of a leader before a takeover, in milliseconds", 500, 100..=4000),
         Knob::new("heartbeat_ms", "between two signs of life of a worker, in milliseconds", 200, 50..=1000),
+        Knob::new("keep_versions", "versions of the register that are kept", KEEP_VERSIONS, 2..=32),
         Knob::new("sweep_ms", "from one sweep for orphans to the next, in milliseconds", 2000, 50..=20_000),
         Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
+        Knob::new(
+            "net_us",
+            "median latency between two machines, one way, in microseconds",
+            500,
+            50..=20_000,
+        ),
+        Knob::new(
+            "store_spacing_us",
+            "the object store lets a prefix have one request per so many microseconds; 0: as many as come",
+            0,
+            0..=20_000,
+        ),
+        Knob::new("page_keys", "keys in a page of a listing", 1000, 1..=1000),
     ]
 }
 
@@ -140,7 +156,7 @@ impl Cluster {
         let job = job(world);
         let graph = queries::build(&job).expect("the knobs are within the query's ranges");
         let layout = Layout::new(JOB).expect("a plain name");
-        let oracle = Arc::new(Mutex::new(JobOracle::new(layout)));
+        let oracle = Arc::new(Mutex::new(JobOracle::new(layout, world.knob("keep_versions"))));
         watch(world, &oracle);
         let candidates: Vec<SocketAddr> = (0..world.count("coordinator"))
             .map(|i| world.address(world.node_id("coordinator", i), RPC_PORT))
@@ -377,6 +393,7 @@ fn coordinator_config(
         restart_delay: Duration::from_millis(100),
         deploy_timeout: Duration::from_secs(10),
         sweep_interval: ms("sweep_ms"),
+        keep_versions: world.knob("keep_versions"),
     }
 }
 

@@ -31,7 +31,7 @@ fn points() -> Vec<Point> {
             .any(|prefix| point.name.starts_with(prefix))
     };
     let mut points: Vec<Point> =
-        cluster::points().into_iter().filter(|p| p.kind == Kind::Sometimes || restoring(p)).collect();
+        cluster::points().into_iter().filter(|p| p.kind != Kind::Point || restoring(p)).collect();
     points.extend(cutwater_engine::checkpoint::points::ALL);
     points.sort();
     points.dedup();
@@ -93,7 +93,10 @@ impl Scenario for RestoreScenario {
                 "coordinator.scaled_down",
                 "state.rescaled",
                 "state.upload.reused",
-            ],
+            ]
+            .into_iter()
+            .chain(points.iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name))
+            .collect(),
             ..Demands::default()
         }
     }

@@ -128,7 +128,7 @@ pub struct Report {
     pub cpu_us: u64,
     /// How often each point was passed.
     pub points: BTreeMap<String, u64>,
-    /// How often each `sometimes!` held.
+    /// How often each `sometimes!` held, and each `buggify!` fired.
     pub sometimes: BTreeMap<String, u64>,
     /// Faults by class.
     pub receipts: Receipts,

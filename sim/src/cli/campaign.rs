@@ -78,6 +78,9 @@ pub(super) struct Failure {
     pub(super) seeds: Vec<u64>,
     /// How many plans that no seed names fail like it.
     pub(super) unnamed: u64,
+    /// The first in one line, and in one screen; written when the campaign is judged.
+    pub(super) title: String,
+    pub(super) text: String,
 }
 
 impl Failure {
@@ -135,6 +138,8 @@ impl Campaign {
             first: report.clone(),
             seeds: Vec::new(),
             unnamed: 0,
+            title: String::new(),
+            text: String::new(),
         });
         if !report.named_by_seed {
             failure.unnamed += 1;
@@ -149,8 +154,13 @@ impl Campaign {
         failure.plans() == 1
     }
 
-    /// Holds what was seen against what the scenarios demand.
-    pub(super) fn judge(&mut self, scenarios: &[&dyn Scenario]) {
+    /// Holds what was seen against what the scenarios have and, if it is a campaign that must, against what they demand.
+    pub(super) fn judge(&mut self, scenarios: &[&dyn Scenario], demanding: bool) {
+        for failure in self.failures.values_mut() {
+            let [oracle, property, ..] = failure.first.verdict.explain();
+            failure.title = format!("{oracle}: {property}");
+            failure.text = super::failure::text(&failure.first);
+        }
         for scenario in scenarios {
             let demands = scenario.demands();
             let Some(tally) = self.scenarios.get_mut(scenario.name()) else { continue };
@@ -158,7 +168,7 @@ impl Campaign {
             tally.unmet = unmet(&vocabulary, &tally.matrix);
             let seen = |name| tally.points.contains_key(name) || tally.sometimes.contains_key(name);
             tally.unseen = vocabulary.points.iter().map(|p| p.name).filter(|name| !seen(*name)).collect();
-            if demands.after_plans == 0 || tally.plans < demands.after_plans {
+            if !demanding || demands.after_plans == 0 || tally.plans < demands.after_plans {
                 continue;
             }
             let delivered = |class| tally.receipts.get(class).is_some_and(|r| r.delivered > 0);

@@ -7,8 +7,10 @@
 mod bench;
 mod campaign;
 mod corpus;
+mod errors;
 mod failure;
 mod fuzz;
+mod github;
 mod list;
 mod out;
 mod replay;
@@ -54,6 +56,8 @@ enum Verb {
     Sweep(SweepArgs),
     /// Look for failures until the time is over, and never stop at the first
     Fuzz(FuzzArgs),
+    /// Let each call site of a run fail once, in each way that it can
+    Errors(ErrorsArgs),
     /// The plans that a guided search has kept
     #[command(subcommand)]
     Corpus(CorpusVerb),
@@ -110,6 +114,15 @@ struct FuzzArgs {
     /// Begin with the plans kept here, and keep those that reach something new
     #[arg(long, value_name = "DIR")]
     corpus: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    campaign: CampaignArgs,
+}
+
+#[derive(Args)]
+struct ErrorsArgs {
+    /// SCENARIO:SEED, or SCENARIO for seed 0; the faults of its plan are left out
+    #[arg(value_name = "SCENARIO[:SEED]")]
+    what: String,
     #[command(flatten)]
     campaign: CampaignArgs,
 }
@@ -274,6 +287,10 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
         Some(Verb::Fuzz(args)) => {
             start_again_with_fixed_addresses();
             fuzz::run(&registry, &args)
+        }
+        Some(Verb::Errors(args)) => {
+            start_again_with_fixed_addresses();
+            errors::run(&registry, &args)
         }
         Some(Verb::Corpus(verb)) => {
             start_again_with_fixed_addresses();

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::campaign::{Campaign, Divergence};
 use super::out::Out;
 use super::table::{self, Paint};
-use super::{CampaignArgs, Registry, SweepArgs, Usage, failure};
+use super::{Annotate, CampaignArgs, Registry, SweepArgs, Usage, failure, github};
 use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
 use crate::verdict::{Outcome, Report, Verdict};
@@ -59,6 +59,10 @@ pub(super) trait Source<'a> {
     fn next(&mut self) -> Option<Job<'a>>;
     /// A plan has run.
     fn learn(&mut self, job: &Job<'a>, report: &Report) -> std::io::Result<()>;
+    /// True if the campaign is void without what the scenarios demand.
+    fn is_held_to_demands(&self) -> bool {
+        true
+    }
 }
 
 /// Seeds in turn, scenario by scenario.
@@ -125,7 +129,7 @@ pub(super) fn campaign<'a>(
     };
     let trouble = sweep.work(source, jobs, time);
     sweep.campaign.elapsed_ms = sweep.elapsed_ms();
-    let written = sweep.finish(registry);
+    let written = sweep.finish(registry, source.is_held_to_demands());
     match trouble.and(written) {
         Ok(()) => Ok(sweep.campaign.status()),
         Err(e) => Err(Usage(format!("the campaign could not go on, or leave its results: {e}"))),
@@ -249,10 +253,14 @@ impl<'a> Sweep<'a> {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn finish(&mut self, registry: &Registry<'_>) -> std::io::Result<()> {
+    fn finish(&mut self, registry: &Registry<'_>, demanding: bool) -> std::io::Result<()> {
         self.bar.finish_and_clear();
-        self.campaign.judge(&self.scenarios);
+        self.campaign.judge(&self.scenarios, demanding);
         let written = self.out.as_ref().map_or(Ok(()), |out| out.results(&self.campaign));
+        let written = written.and_then(|()| match self.args.annotate {
+            Some(Annotate::Github) => self.annotate(),
+            None => Ok(()),
+        });
         if self.args.json {
             self.print_json(&JsonLine::Summary(&self.campaign));
         } else {
@@ -265,6 +273,16 @@ impl<'a> Sweep<'a> {
             self.print(&table::text(&self.campaign, &points, self.args.matrix, paint));
         }
         written
+    }
+
+    fn annotate(&self) -> std::io::Result<()> {
+        let text = github::annotations(&self.campaign);
+        if self.args.json {
+            eprint!("{text}");
+        } else {
+            self.print(&text);
+        }
+        github::write_summary(&self.campaign)
     }
 
     fn print_json(&self, line: &JsonLine<'_>) {

@@ -134,6 +134,11 @@ impl<'a> Explorer<'a> {
         self.entries.last().map(|entry| &entry.plan)
     }
 
+    /// True if it learns from what plans reach.
+    pub fn is_guided(&self) -> bool {
+        self.strategy == Strategy::Guided
+    }
+
     /// How many different edges were taken so far.
     pub fn edges(&self) -> usize {
         self.hits.iter().filter(|hits| **hits > 0).count()

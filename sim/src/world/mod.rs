@@ -7,7 +7,7 @@
 //! clients. Node `n<k>` has the address `10.0.0.k`. Faults strike nodes of roles only; clients live outside of the system.
 //! A node whose process dies, or whose `init` returns, is started again by the supervisor.
 //!
-//! *Not modelled*: nodes that join later; clocks of a node that run fast or slow.
+//! *Not modelled*: nodes that join later.
 
 mod ops;
 mod supervisor;
@@ -65,6 +65,8 @@ struct State {
     died_of: BTreeMap<NodeId, CrashKind>,
     /// How often each node's process ended by itself.
     exits: BTreeMap<NodeId, u64>,
+    /// How many pauses hold a life of a node.
+    paused: BTreeMap<(NodeId, u64), u32>,
     /// States that are switched on.
     active: BTreeMap<u64, Active>,
     next_active: u64,
@@ -109,6 +111,9 @@ impl World {
         let key = Key::root(plan.key);
         let disk_bytes = devices.disk.capacity_bytes;
         let env = Env::install(devices.config(key, record, classify, Box::new(injector)));
+        env.arm(plan.buggify.iter().cloned());
+        let armed = plan.buggify.join(" ");
+        env.emit(NodeId(0), "buggify.armed", armed.as_bytes(), || armed.clone());
         let mut op_faults: BTreeMap<u32, Vec<Fault>> = BTreeMap::new();
         for fault in &plan.faults {
             if let crate::plan::Anchor::Op { op } = fault.at {

@@ -1,19 +1,21 @@
 //! The simulated world behind the seam: how a harness sets it up, drives it and reads what happened.
 //!
 //! There is one [`Env`] in a run, registered as a simulator of madsim, so that it hears of every node that is created or
-//! killed. It owns the devices ([`disk`], [`net`], [`objects`]), the injector of faults, the counters of points and the
-//! trace.
+//! killed. It owns the devices ([`clock`], [`disk`], [`net`], [`objects`]), the injector of faults, the counters of points
+//! and the trace.
 //!
 //! A killed process takes no further part: every handle belongs to an incarnation of its node, and a call from an earlier
 //! one (destructors run after a kill) has no effect, and is counted in [`Env::stale_calls`].
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use madsim::plugin::Simulator;
+use xxhash_rust::xxh3::xxh3_64;
 
+pub mod clock;
 pub mod disk;
 mod inject;
 mod keyed;
@@ -26,6 +28,9 @@ pub use keyed::{Draw, Key};
 pub use trace::{Event, Fact, Told, Trace};
 
 use crate::points::{Kind, Point};
+
+/// Of a thousand passings of an armed site of `buggify!`, how many fire.
+const FIRES_PERMILLE: u64 = 250;
 
 /// A simulated machine; 0 is the harness itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +64,7 @@ pub struct Config {
 pub struct Env {
     time: madsim::time::TimeHandle,
     state: Mutex<State>,
+    clocks: clock::Clocks,
     disks: disk::Disks,
     net: net::Network,
     objects: objects::Objects,
@@ -73,6 +79,8 @@ struct State {
     nodes: BTreeMap<NodeId, Node>,
     points: BTreeMap<&'static str, u64>,
     sometimes: BTreeMap<&'static str, u64>,
+    /// Sites of `buggify!` that may fire in this run.
+    armed: BTreeSet<String>,
     sites: BTreeMap<(NodeId, &'static str, &'static str), u64>,
     crashes: Vec<(NodeId, Crash)>,
     on_crash: Option<std::task::Waker>,
@@ -99,11 +107,13 @@ impl Simulator for Env {
                 nodes: BTreeMap::new(),
                 points: BTreeMap::new(),
                 sometimes: BTreeMap::new(),
+                armed: BTreeSet::new(),
                 sites: BTreeMap::new(),
                 crashes: Vec::new(),
                 on_crash: None,
                 stale_calls: 0,
             }),
+            clocks: clock::Clocks::default(),
             disks: disk::Disks::default(),
             net: net::Network::default(),
             objects: objects::Objects::default(),
@@ -173,6 +183,11 @@ impl Env {
     /// The node this task runs on.
     pub fn node() -> NodeId {
         number(madsim::plugin::node())
+    }
+
+    /// The clocks of the nodes.
+    pub fn clocks(&self) -> &clock::Clocks {
+        &self.clocks
     }
 
     /// The disks.
@@ -315,12 +330,37 @@ impl Env {
         *self.state().sometimes.entry(point.name).or_default() += 1;
     }
 
+    /// From now on only these sites of `buggify!` may fire; see [`crate::buggify!`]. In a new world none may.
+    pub fn arm(&self, sites: impl IntoIterator<Item = String>) {
+        self.state().armed = sites.into_iter().collect();
+    }
+
+    /// True if the site is armed and fires at this passing: each does at one in four, by a draw of its own.
+    pub(crate) fn fires(&self, site: Point) -> bool {
+        assert!(site.kind == Kind::Buggify, "{} is not a buggify", site.name);
+        let (node, now) = (Env::node(), self.now_ns());
+        let mut state = self.state();
+        if !state.armed.contains(site.name) {
+            return false;
+        }
+        let passings = &mut state.nodes.entry(node).or_default().passings;
+        let nth = passings.entry(site.name).or_default();
+        *nth += 1;
+        let ids = [xxh3_64(site.name.as_bytes()), node.0, *nth];
+        let fires = state.key.draw("buggify", &ids).chance(FIRES_PERMILLE);
+        if fires {
+            *state.sometimes.entry(site.name).or_default() += 1;
+            state.trace.add(now, node, "buggify", site.name.as_bytes(), || site.name.to_string());
+        }
+        fires
+    }
+
     /// How often each point was passed.
     pub fn points_passed(&self) -> BTreeMap<&'static str, u64> {
         self.state().points.clone()
     }
 
-    /// How often each `sometimes!` held.
+    /// How often each `sometimes!` held, and each `buggify!` fired.
     pub fn sometimes_seen(&self) -> BTreeMap<&'static str, u64> {
         self.state().sometimes.clone()
     }
