@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use cutwater_io::sim::{Event, Fact};
 use cutwater_sim::verdict::Outcome;
@@ -26,6 +26,8 @@ struct Browser {
     driver: Child,
     port: u16,
     session: String,
+    /// It may say more, and must not find its pipe closed.
+    _said: BufReader<ChildStdout>,
     _profile: tempfile::TempDir,
 }
 
@@ -38,14 +40,15 @@ impl Browser {
             eprintln!("skipped: there is no chromedriver here");
             return None;
         };
-        let said = BufReader::new(driver.stdout.take().unwrap());
+        let mut said = BufReader::new(driver.stdout.take().unwrap());
         let port = said
+            .by_ref()
             .lines()
             .map_while(Result::ok)
-            .find_map(|line| line.split("on port ").nth(1)?.trim_end_matches('.').parse().ok())
+            .find_map(|line| line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok())
             .expect("chromedriver says its port");
         let profile = tempfile::tempdir().unwrap();
-        let mut browser = Browser { driver, port, session: String::new(), _profile: profile };
+        let mut browser = Browser { driver, port, session: String::new(), _said: said, _profile: profile };
         let quiet = [
             "headless=new",
             "no-sandbox",

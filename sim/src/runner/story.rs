@@ -1,7 +1,6 @@
 //! What the system logs (its `tracing` events and spans down to DEBUG), for the story of a recorded run.
 //!
-//! A span is a phase of the system: a flush, a recovery. It is told as two events, with the facts `begins` and `ends`. A
-//! phase that is no span of one task (a checkpoint of a whole job) is logged by the system with fields of these names.
+//! A span is a phase of the system: a flush, a recovery. It is told as two events, with the facts `begins` and `ends`.
 //!
 //! They are kept beside the trace, not in it: a recorded run must have the digest of one that was not. Each remembers how
 //! many events of the trace came before it, so that the two can be merged in order.
@@ -58,9 +57,7 @@ impl<S: tracing::Subscriber> Layer<S> for Listener {
         event.record(&mut text);
         let level = event.metadata().level().as_str().to_lowercase();
         let detail = format!("{}: {}{}", event.metadata().target(), text.message, text.fields);
-        let mut told = self::event(&time, Env::node().0, &format!("log.{level}"), detail);
-        told.facts = text.facts;
-        log(told);
+        log(self::event(&time, Env::node().0, &format!("log.{level}"), detail));
     }
 
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, _: Context<'_, S>) {
@@ -98,7 +95,6 @@ fn phase(time: &TimeHandle, node: u64, what: &str, number: u64, name: String) ->
 struct Text {
     message: String,
     fields: String,
-    facts: BTreeMap<String, Fact>,
 }
 
 impl Visit for Text {
@@ -106,10 +102,6 @@ impl Visit for Text {
         // Writing to a string does not fail.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
-            name @ ("begins" | "ends") => {
-                self.facts.insert(name.into(), Fact::Text(format!("{value:?}")));
-                write!(self.fields, " {value:?}")
-            }
             name => write!(self.fields, " {name}={value:?}"),
         };
     }

@@ -171,7 +171,7 @@ impl Search<'_> {
 
 fn nth_mut(anchor: &mut Anchor) -> Option<&mut u32> {
     match anchor {
-        Anchor::Point { nth, .. } | Anchor::Site { nth, .. } => Some(nth),
+        Anchor::Point { nth, .. } | Anchor::Site { nth, .. } | Anchor::After { nth, .. } => Some(nth),
         Anchor::Time { .. } | Anchor::Op { .. } => None,
     }
 }

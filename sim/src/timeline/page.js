@@ -115,7 +115,7 @@ function layLanes(diskPx) {
     y += row.px;
     rows.push(row);
   };
-  if (D.faults.length) add({ id: "faults", label: "faults", kind: "faults" }, [["faults", faultRows() * 15]]);
+  if (D.faults.length) add({ id: "faults", label: "faults", kind: "faults" }, [["faults", FAULT_ROWS * FAULT_PX]]);
   for (const lane of D.lanes) {
     const node = lane.id[0] === "n" ? +lane.id.slice(1) : null, parts = [];
     if (lane.kind === "node") parts.push(["life", 12]);
@@ -148,22 +148,27 @@ function nameLanes() {
     }
   }
 }
-// Faults that overlap in time are drawn below each other.
-function faultRows() {
-  const ends = [];
+const FAULT_ROWS = Math.min(3, D.faults.length), FAULT_PX = 15;
+// Faults that would lie on each other in this window are drawn in different rows: [fault, row, left, right].
+function placeFaults() {
+  const ends = new Array(FAULT_ROWS).fill(-1e9), placed = [];
   for (const fault of D.faults) {
-    let row = ends.findIndex(end => end <= fault.from_ns);
-    if (row < 0) row = ends.length < 3 ? ends.length : 2;
-    ends[row] = Math.max(fault.to_ns, fault.from_ns + 1);
-    fault.row = row;
+    const a = x(fault.from_ns), b = x(fault.to_ns);
+    if (b < LABEL_PX - 6 || a > LABEL_PX + width + 6) continue;
+    let row = ends.findIndex(end => end <= a - 6);
+    if (row < 0) row = ends.indexOf(Math.min(...ends));
+    ends[row] = Math.max(b, a + 7);
+    placed.push([fault, row, a, b]);
   }
-  return Math.max(1, ends.length);
+  return placed;
 }
 const laneOf = node => rows.find(row => row.node === node);
 
 // ---- drawing ----
 let hovered = null;
 function draw() {
+  // What it was about is drawn anew.
+  el("tip").hidden = true;
   const lanes = el("lanes");
   width = Math.max(100, el("scroll").clientWidth - LABEL_PX);
   for (const node of [lanes, el("axis"), el("overview")]) node.replaceChildren();
@@ -338,27 +343,19 @@ const PARTS = {
     }
   },
   faults(g, row, at) {
-    const ends = [];
-    for (const fault of D.faults) {
-      const y = at.y + fault.row * 15, a = x(fault.from_ns), b = x(fault.to_ns);
+    const placed = placeFaults();
+    placed.forEach(([fault, line, a, b], i) => {
+      const y = at.y + line * FAULT_PX, lasts = b - a > 7, who = fault.nodes.map(n => `n${n}`).join(", ");
       const crash = fault.name === "power_fail" || fault.name === "process_kill" ? " crash" : "";
-      if (b < LABEL_PX - 6 || a > LABEL_PX + width + 6) continue;
-      const lasts = b - a > 7;
       const mark = lasts
         ? bar(g, fault.from_ns, fault.to_ns, y, 12, { class: "fault-span", rx: 3 })
         : svg(g, "path", { class: `fault${crash}`, d: `M${a} ${y}l6 6l-6 6l-6 -6z` });
       mark.dataset.fault = D.faults.indexOf(fault);
-      const who = fault.nodes.map(n => `n${n}`).join(", ");
       hit(mark, `${fault.name} ${who}\n${brief(fault.text, 300)}\n${clock(fault.from_ns)}${fault.to_ns > fault.from_ns ? ` for ${span(fault.to_ns - fault.from_ns)}` : ""}`, faultTarget(fault));
-      const next = D.faults.find(f => f.row === fault.row && x(f.from_ns) > a + 2);
-      const left = Math.max(lasts ? a + 4 : a + 9, LABEL_PX + 4), room = Math.min(next ? x(next.from_ns) - 8 : 1e9, LABEL_PX + width) - left;
-      const label = `${fault.name}${fault.nodes.length === 1 ? " " + who : ""}`;
-      if (room > 30 && !(ends[fault.row] > left)) {
-        const text = brief(label, Math.floor(room / 5.6));
-        svg(g, "text", { class: "fault-text", x: left, y: y + 10 }, text);
-        ends[fault.row] = left + text.length * 5.6;
-      }
-    }
+      const next = placed.slice(i + 1).find(other => other[1] === line), left = Math.max(a + (lasts ? 4 : 9), LABEL_PX + 4);
+      const room = Math.min(next ? next[2] - 9 : 1e9, LABEL_PX + width) - left;
+      if (room > 30) svg(g, "text", { class: "fault-text", x: left, y: y + 10 }, brief(`${fault.name}${fault.nodes.length === 1 ? " " + who : ""}`, Math.floor(room / 5.8)));
+    });
   },
 };
 const violationTarget = () => ({ item: D.violation, event: D.violation.event, t: D.violation.at_ns, title: `${D.head.oracle}: ${D.head.property}` });
@@ -381,7 +378,7 @@ function wanted() {
   const end = D.violation ? D.violation.at_ns : D.end_ns, since = state.messages === "last" ? end - SECOND_NS : 0;
   const until = state.messages === "last" ? end : Infinity, words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
   return D.messages.filter(m => m.from !== m.to && m.sent_ns >= since && m.sent_ns <= until
-    && (words.length ? words.every(w => m.name.toLowerCase().includes(w)) : m.name !== "Heartbeat"));
+    && words.every(w => w[0] === "-" && w.length > 1 ? !m.name.toLowerCase().includes(w.slice(1)) : m.name.toLowerCase().includes(w)));
 }
 function messages(clip) {
   const g = svg(clip, "g", { id: "arrows" }), seen = new Set(), labels = [];

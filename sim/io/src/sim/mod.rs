@@ -7,6 +7,7 @@
 //! A killed process takes no further part: every handle belongs to an incarnation of its node, and a call from an earlier
 //! one (destructors run after a kill) has no effect, and is counted in [`Env::stale_calls`].
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -61,6 +62,7 @@ pub struct Config {
 
 /// The world of one run.
 pub struct Env {
+    time: madsim::time::TimeHandle,
     state: Mutex<State>,
     clocks: clock::Clocks,
     disks: disk::Disks,
@@ -101,8 +103,9 @@ struct Node {
 }
 
 impl Simulator for Env {
-    fn new(_: &madsim::rand::GlobalRng, _: &madsim::time::TimeHandle, _: &madsim::Config) -> Self {
+    fn new(_: &madsim::rand::GlobalRng, time: &madsim::time::TimeHandle, _: &madsim::Config) -> Self {
         Env {
+            time: time.clone(),
             state: Mutex::new(State {
                 key: Key::root(0),
                 classify: |_| "other",
@@ -136,8 +139,19 @@ impl Simulator for Env {
 }
 
 fn number(id: madsim::task::NodeId) -> NodeId {
-    // madsim keeps the number private, and shows it.
-    NodeId(id.to_string().parse().expect("a madsim node id is shown as its number"))
+    thread_local! {
+        /// Those met so far: reading one takes longer than what most calls into a device do.
+        static READ: RefCell<Vec<(madsim::task::NodeId, NodeId)>> = const { RefCell::new(Vec::new()) };
+    }
+    READ.with_borrow_mut(|read| match read.iter().find(|(known, _)| *known == id) {
+        Some((_, number)) => *number,
+        None => {
+            // madsim keeps the number private, and shows it.
+            let number = NodeId(id.to_string().parse().expect("a madsim node id is shown as its number"));
+            read.push((id, number));
+            number
+        }
+    })
 }
 
 /// Passes a point; see [`crate::point!`].
@@ -209,7 +223,7 @@ impl Env {
 
     /// Virtual time since the start of the run, in nanoseconds.
     pub fn now_ns(&self) -> u64 {
-        u64::try_from(madsim::time::TimeHandle::current().elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.time.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// The root of all draws.
@@ -291,6 +305,7 @@ impl Env {
             state.trace.add(now, node, "fault.strike", fault.as_bytes(), || {
                 Told::from(format!("{name} {target}: {fault}"))
                     .with("place", name)
+                    .with("fault", fault.as_str())
                     .with("class", class)
                     .with("nth", nth)
             });
