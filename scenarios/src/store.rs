@@ -168,6 +168,7 @@ impl Scenario for StoreScenario {
                 .filter(|p| p.kind == Kind::Sometimes && p.name != "store.recovery.wal_hole")
                 .map(|p| p.name)
                 .collect(),
+            ..Demands::default()
         }
     }
 
@@ -439,7 +440,16 @@ impl Shared {
     async fn work(&self, store: &Store, actor: usize) -> Result<(), Exit> {
         let mut ops = self.actors[actor].lock().await;
         while let Some(op) = ops.next().await {
-            self.apply(store, actor, &op).await?;
+            let result = self.apply(store, actor, &op).await;
+            self.world.answered(
+                &op,
+                match result {
+                    Ok(()) => "done",
+                    Err(Exit::Failed) => "the process ends",
+                    Err(Exit::Violated(_)) => "wrong",
+                },
+            );
+            result?;
         }
         Ok(())
     }

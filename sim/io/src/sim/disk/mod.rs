@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Damage, Env, Key, NodeId, Survivors};
+use super::{Damage, Env, Key, NodeId, Survivors, Told};
 
 mod crash;
 mod damage;
@@ -106,7 +106,9 @@ impl Disks {
             payload.extend_from_slice(&op.id.0.to_le_bytes());
         }
         env.emit(node, "disk.power_fail", &payload, || {
-            format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story())
+            Told::from(format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story()))
+                .with("lost", record.told(&record.lost))
+                .with("kept", record.told(&record.kept))
         });
         self.state().node(node).last_crash = Some(record);
     }
