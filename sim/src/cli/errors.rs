@@ -22,7 +22,7 @@ pub(super) fn run(registry: &Registry<'_>, args: &ErrorsArgs) -> Result<u8, Usag
     let outcome = Pool::run(job, Duration::from_secs(args.campaign.limit))
         .map_err(|e| Usage(format!("cannot start a process: {e}")))?;
     if !outcome.report.verdict.held() {
-        println!("without any fault:\n{}", failure::text(&outcome.report));
+        eprintln!("cutwater: it fails without any fault:\n{}", failure::text(&outcome.report));
         return Ok(VIOLATED);
     }
     let reached = outcome.report.coverage.unwrap_or_default();
