@@ -22,7 +22,8 @@ pub(super) fn run(registry: &Registry<'_>, args: &ErrorsArgs) -> Result<u8, Usag
     let outcome = Pool::run(job, Duration::from_secs(args.campaign.limit))
         .map_err(|e| Usage(format!("cannot start a process: {e}")))?;
     if !outcome.report.verdict.held() {
-        println!("without any fault:\n{}", crate::capsule::plain(&outcome.report, None));
+        let text = crate::capsule::plain(&outcome.report, None);
+        eprintln!("cutwater: it fails without any fault:\n{text}");
         return Ok(VIOLATED);
     }
     let reached = outcome.report.coverage.unwrap_or_default();
