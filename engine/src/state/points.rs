@@ -14,5 +14,6 @@ cutwater_io::points! {
     sometimes BASE_NARROWED = "state.base_narrowed": "a confirmation came after the next snapshot had begun";
     sometimes UPLOAD_RETRIED = "state.blob.retried": "a failed request to the object store was repeated";
     sometimes UPLOAD_LANDED = "state.blob.landed": "a put that had answered with an error turned out to have been applied";
+    sometimes UPLOAD_DAMAGED = "state.upload.damaged": "a local file was not uploaded because it is not what was written";
     sometimes ABORTED_CLEANED = "state.upload.cleaned": "the uploads of an aborted checkpoint were deleted";
 }

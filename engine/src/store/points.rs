@@ -7,6 +7,7 @@ cutwater_io::points! {
     point FLUSH_TABLE_SYNCED = "store.flush.table_synced": "the table of a flush is durable, its name is not, no edit names it";
     point FLUSH_BEFORE_MANIFEST = "store.flush.before_manifest": "the table of a flush is durable with its name, no edit names it";
     point MANIFEST_APPENDED = "store.manifest.appended": "an edit is in the MANIFEST and not durable";
+    point MANIFEST_BEFORE_SEAL = "store.manifest.before_seal": "an edit is durable, its seal is not";
     point MANIFEST_SYNCED = "store.manifest.synced": "an edit is durable and not applied in memory";
     point MANIFEST_ROLLED = "store.manifest.rolled": "a new MANIFEST is durable with its name, CURRENT names the old one";
     point CURRENT_BEFORE_RENAME = "store.current.before_rename": "the new CURRENT is durable under its temporary name";
