@@ -60,7 +60,7 @@ impl Scenario for CheckpointScenario {
                 "shared",
                 "sink",
             ],
-            faults: cluster::FAULTS.to_vec(),
+            faults: cluster::faults(),
             horizon_us: 2_000_000..=12_000_000,
         }
     }
@@ -84,7 +84,7 @@ impl Scenario for CheckpointScenario {
         };
         Demands {
             after_plans: 1000,
-            delivered: cluster::FAULTS.to_vec(),
+            delivered: cluster::faults(),
             points: of(Kind::Point),
             sometimes: vec![
                 "coordinator.took_over",

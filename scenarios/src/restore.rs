@@ -73,7 +73,7 @@ impl Scenario for RestoreScenario {
                 "shared",
                 "sink",
             ],
-            faults: cluster::FAULTS.to_vec(),
+            faults: cluster::faults(),
             horizon_us: 3_000_000..=15_000_000,
         }
     }
@@ -86,7 +86,7 @@ impl Scenario for RestoreScenario {
         let points = points();
         Demands {
             after_plans: 1000,
-            delivered: cluster::FAULTS.to_vec(),
+            delivered: cluster::faults(),
             points: points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
             sometimes: vec![
                 "coordinator.scaled_up",

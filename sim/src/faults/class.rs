@@ -1,6 +1,6 @@
 //! The classes of faults, by which a swarm switches them on and off and a campaign counts what was delivered.
 
-use cutwater_io::sim::{CrashKind, Errno, SiteFault};
+use cutwater_io::sim::{CrashKind, Damage, Errno, SiteFault};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Act;
@@ -35,6 +35,10 @@ classes! {
     DiskFull = "disk_full": "the disk has no space left, for one call or for a while";
     FsyncFailure = "fsync_failure": "a sync fails, and the pages it should have written are clean afterwards";
     DiskSlow = "disk_slow": "a call to the disk takes long, or the disk answers nothing for a while";
+    ReadError = "read_error": "a sector of a file cannot be read until it is written anew";
+    BitRot = "bit_rot": "bits of a file are wrong in every read until they are written anew";
+    LostWrite = "lost_write": "a write that was acknowledged never gets to the medium, or gets to another place";
+    StaleRead = "stale_read": "one read gives a wrong bit, or what was there before";
     Partition = "partition": "two groups of nodes do not reach each other";
     PartitionOneWay = "partition_one_way": "one group of nodes does not reach another, which still reaches it";
     NetStall = "net_stall": "connections between two nodes stand still for a while";
@@ -50,6 +54,10 @@ classes! {
 }
 
 impl FaultClass {
+    /// Those that damage what is on the medium of a disk: a scenario has to say which copies may be damaged together.
+    pub const DAMAGE: &[FaultClass] =
+        &[FaultClass::ReadError, FaultClass::BitRot, FaultClass::LostWrite, FaultClass::StaleRead];
+
     /// The class of `act`, which is anchored at `site` (empty if at none).
     pub fn of(site: &str, act: &Act) -> FaultClass {
         match act {
@@ -62,6 +70,7 @@ impl FaultClass {
             Act::Reset { .. } => FaultClass::NetReset,
             Act::DiskFull { .. } => FaultClass::DiskFull,
             Act::DiskStall { .. } => FaultClass::DiskSlow,
+            Act::Rot { damage, .. } => FaultClass::of_damage(*damage),
             Act::Outage { .. } => FaultClass::StoreOutage,
             Act::ThrottleStore { .. } => FaultClass::StoreThrottle,
             Act::IsolateFromStore { .. } => FaultClass::StoreIsolation,
@@ -83,6 +92,16 @@ impl FaultClass {
             SiteFault::FailAfter => FaultClass::StoreFailAfter,
             SiteFault::LateLand(_) => FaultClass::StoreLateLanding,
             SiteFault::Throttle => FaultClass::StoreThrottle,
+            SiteFault::Damage(damage) => FaultClass::of_damage(*damage),
+        }
+    }
+
+    fn of_damage(damage: Damage) -> FaultClass {
+        match damage {
+            Damage::Eio => FaultClass::ReadError,
+            Damage::BitRot { .. } => FaultClass::BitRot,
+            Damage::LostWrite | Damage::Misdirect => FaultClass::LostWrite,
+            Damage::StaleRead | Damage::BitFlipOnce => FaultClass::StaleRead,
         }
     }
 

@@ -66,6 +66,9 @@ pub(crate) fn switch_on(env: &Env, act: &Act, until_us: u64) {
             env.disks().set_capacity(NodeId(*node), Some(used));
         }
         Act::DiskStall { node, .. } => env.disks().stall(NodeId(*node), until_us),
+        Act::Rot { node, class, nth, damage } => {
+            env.disks().damage_at_rest(env, NodeId(*node), class, *nth, *damage);
+        }
         Act::Outage { .. } => env.objects().outage(until_us),
         Act::ThrottleStore { .. } => env.objects().throttle(until_us),
         Act::IsolateFromStore { node, .. } => env.objects().isolate(NodeId(*node)),
@@ -105,6 +108,7 @@ pub(crate) fn bites(env: &Env, act: &Act) -> Option<u64> {
     match act {
         Act::Partition { .. } | Act::Stall { .. } => Some(env.net().counters().packets_held),
         Act::Reset { .. } => Some(env.net().counters().resets),
+        Act::Rot { node, .. } => Some(env.disks().with(NodeId(*node), |disk| disk.ledger().count() as u64)),
         Act::Outage { .. } | Act::ThrottleStore { .. } => Some(env.objects().counters().refused),
         Act::IsolateFromStore { .. } => Some(env.objects().counters().unreachable),
         _ => None,

@@ -3,7 +3,7 @@
 
 use cutwater_io::points::Kind;
 use cutwater_io::sim::{
-    Crash, CrashKind, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors, ViewAfterFailure,
+    Crash, CrashKind, Damage, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors, ViewAfterFailure,
 };
 
 use super::choose::{Choose, Source};
@@ -66,6 +66,24 @@ impl Frame<'_> {
                 Some(self.at_sites_of("disk.", SiteFault::Delay(us), c))
             }
             F::DiskSlow => Some(self.state(c, |node, for_us| Act::DiskStall { node, for_us })),
+            F::ReadError if c.chance(500) => Some(self.at_site(SiteFault::Damage(Damage::Eio), c)),
+            F::ReadError => Some(self.rot(Damage::Eio, c)),
+            F::BitRot => {
+                let damage = Damage::BitRot { sectors: c.log_between(1, 8) as u16 };
+                Some(if c.chance(500) {
+                    self.at_site(SiteFault::Damage(damage), c)
+                } else {
+                    self.rot(damage, c)
+                })
+            }
+            F::LostWrite => {
+                let damage = *c.pick(&[Damage::LostWrite, Damage::Misdirect]);
+                Some(self.at_site(SiteFault::Damage(damage), c))
+            }
+            F::StaleRead => {
+                let damage = *c.pick(&[Damage::StaleRead, Damage::BitFlipOnce]);
+                Some(self.at_site(SiteFault::Damage(damage), c))
+            }
             F::Partition => self.partition(true, c),
             F::PartitionOneWay => self.partition(false, c),
             F::NetStall => self.pair(c, |a, b, for_us| Act::Stall { a, b, for_us }),
@@ -120,6 +138,17 @@ impl Frame<'_> {
         let passing = matches!(at, Anchor::Point { .. });
         let node = if passing && c.chance(500) { 0 } else { self.some_node(c) };
         (at, act(node, for_us))
+    }
+
+    /// Damage to something that lies on a disk.
+    fn rot(&self, damage: Damage, c: &mut dyn Choose) -> (Anchor, Act) {
+        let at = self.moment(c);
+        let passing = matches!(at, Anchor::Point { .. });
+        let node = if passing && c.chance(500) { 0 } else { self.some_node(c) };
+        let classes = &self.vocabulary.classes;
+        let any = classes.is_empty() || c.chance(500);
+        let class = if any { String::new() } else { (*c.pick(classes)).into() };
+        (at, Act::Rot { node, class, nth: c.between(1, 1000) as u32, damage })
     }
 
     fn partition(&self, both: bool, c: &mut dyn Choose) -> Option<(Anchor, Act)> {

@@ -1,6 +1,6 @@
 //! Faults as data: what each is tied to, and what happens there.
 
-use cutwater_io::sim::{Crash, SiteFault};
+use cutwater_io::sim::{Crash, Damage, SiteFault};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::FaultClass;
@@ -119,6 +119,17 @@ pub enum Act {
         /// For how long.
         for_us: u64,
     },
+    /// Something that lies on a disk is damaged, whether anybody reads it or not.
+    Rot {
+        /// Whose disk.
+        node: u64,
+        /// What the file is to the system under test; empty for any.
+        class: String,
+        /// Tells choices of file and sector apart.
+        nth: u32,
+        /// How: [`Damage::Eio`] or [`Damage::BitRot`].
+        damage: Damage,
+    },
     /// The object store answers nobody.
     Outage {
         /// For how long.
@@ -142,7 +153,7 @@ impl Act {
     /// How long it lasts; 0 for what happens at once.
     pub fn duration_us(&self) -> u64 {
         match self {
-            Act::Site(_) | Act::Crash { .. } | Act::Reset { .. } => 0,
+            Act::Site(_) | Act::Crash { .. } | Act::Reset { .. } | Act::Rot { .. } => 0,
             Act::Delay { us } => u64::from(*us),
             Act::Pause { for_us, .. }
             | Act::Partition { for_us, .. }

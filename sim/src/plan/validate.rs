@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cutwater_io::sim::SiteFault;
+use cutwater_io::sim::{Damage, SiteFault};
 
 use super::{Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, ITEMS_MAX, Invalid, Plan, VERSION};
 use crate::faults::sites;
@@ -91,7 +91,7 @@ impl Plan {
             let at = format!("faults[{i}]");
             ensure!(ids.insert(fault.id), "{at}: the id {} is used twice", fault.id);
             self.validate_anchor(&at, &fault.at, vocabulary, &ops, nodes)?;
-            validate_act(&at, fault, nodes)?;
+            validate_act(&at, fault, vocabulary, nodes)?;
             let class = fault.class();
             ensure!(
                 vocabulary.faults.contains(&class),
@@ -140,7 +140,7 @@ impl Plan {
     }
 }
 
-fn validate_act(at: &str, fault: &Fault, nodes: u64) -> Result<(), Invalid> {
+fn validate_act(at: &str, fault: &Fault, vocabulary: &Vocabulary, nodes: u64) -> Result<(), Invalid> {
     let passing = matches!(fault.at, Anchor::Point { .. } | Anchor::Site { .. });
     let node_exists = |node: u64| {
         ensure!(node <= nodes, "{at}: there is no node {node}, only {nodes}");
@@ -162,6 +162,18 @@ fn validate_act(at: &str, fault: &Fault, nodes: u64) -> Result<(), Invalid> {
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
         | Act::IsolateFromStore { node, .. } => node_exists(*node)?,
+        Act::Rot { node, class, damage, .. } => {
+            node_exists(*node)?;
+            ensure!(
+                class.is_empty() || vocabulary.classes.contains(&class.as_str()),
+                "{at}: unknown class `{class}` (there are {})",
+                vocabulary.classes.join(", ")
+            );
+            ensure!(
+                matches!(damage, Damage::Eio | Damage::BitRot { .. }),
+                "{at}: {damage:?} cannot happen to what is at rest"
+            );
+        }
         Act::Partition { from, to, .. } => {
             ensure!(!from.is_empty() && !to.is_empty(), "{at}: a partition has two sides");
             for &node in from.iter().chain(to) {

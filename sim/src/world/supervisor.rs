@@ -135,7 +135,7 @@ impl World {
         self.note("fault.on", &format!("{act:?}"));
         if for_us == 0 {
             deliver::switch_on(env, &act, 0);
-            // A reset without a connection is none.
+            // A reset without a connection is none, and no file cannot rot.
             if deliver::bites(env, &act) > before {
                 self.inner.faults.switched_on(class);
                 self.inner.faults.observed(class);
@@ -219,6 +219,7 @@ fn target(act: &Act) -> Option<u64> {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::Rot { node, .. }
         | Act::IsolateFromStore { node, .. } => Some(*node),
         _ => None,
     }
@@ -236,6 +237,7 @@ fn resolve(mut act: Act, passed_by: NodeId) -> Act {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::Rot { node, .. }
         | Act::IsolateFromStore { node, .. } => put(node),
         Act::Partition { from, to, .. } => from.iter_mut().chain(to).for_each(put),
         Act::Stall { a, b, .. } | Act::Reset { a, b } => {

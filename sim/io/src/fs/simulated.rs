@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{DirEntry, Metadata, OpenOptions};
 use crate::sim::disk::{Disk, Fd, OpenMode, Pace, Sync};
-use crate::sim::{Crash, Env, FsyncFail, NodeId, SiteAction, SiteFault};
+use crate::sim::{Crash, Damage, Env, FsyncFail, NodeId, SiteAction, SiteFault};
 
 /// Of so many calls on names one may be throttled.
 const NAMES_BATCH: u64 = 64;
@@ -50,6 +50,7 @@ impl Drop for File {
 struct Struck {
     short: bool,
     fsync: Option<FsyncFail>,
+    damage: Option<Damage>,
     crash_after: Option<Crash>,
 }
 
@@ -99,6 +100,7 @@ impl Call {
             SiteFault::Fail(errno) => return Err(io::Error::from_raw_os_error(errno.raw())),
             SiteFault::Short => struck.short = true,
             SiteFault::Fsync(failure) => struck.fsync = Some(failure),
+            SiteFault::Damage(damage) => struck.damage = Some(damage),
             SiteFault::Delay(us) => self.sleep_us(us.into()).await,
             SiteFault::CrashBefore(crash) => self.env.crash_here(crash).await,
             SiteFault::CrashAfter(crash) => struck.crash_after = Some(crash),
@@ -202,9 +204,15 @@ impl Call {
         latency_us: u64,
     ) -> io::Result<()> {
         self.wait_us(latency_us).await;
-        let result = self.effect(|disk| match struck.fsync {
-            Some(failure) => Err(disk.fail_sync(sync, failure)),
-            None => disk.finish_sync(sync),
+        let class_of = self.env.classifier();
+        let result = self.effect(|disk| {
+            if let Some(damage) = struck.damage {
+                disk.damage_sync(sync, damage, class_of(Path::new(target)), class_of);
+            }
+            match struck.fsync {
+                Some(failure) => Err(disk.fail_sync(sync, failure)),
+                None => disk.finish_sync(sync),
+            }
         });
         self.record(target, [xxh3_64(target.as_bytes()), latency_us, 0], &result);
         self.end(struck).await;
@@ -246,7 +254,19 @@ impl File {
         let struck = call.ask(self.class, &self.path).await?;
         call.wait_us(self.pace.next_call_us()).await;
         let len = if struck.short { buf.len().div_ceil(2) } else { buf.len() };
-        let result = call.effect(|disk| disk.read_at(self.fd, &mut buf[..len], offset_bytes));
+        let (result, served) = call.effect(|disk| {
+            if let Some(damage) = struck.damage {
+                disk.damage_read(self.fd, offset_bytes, len, damage, self.class);
+            }
+            let before = disk.damage_served();
+            let result = disk.read_at(self.fd, &mut buf[..len], offset_bytes);
+            (result, disk.damage_served() - before)
+        });
+        if served > 0 {
+            call.env.emit(self.node, "disk.served_damage", &served.to_le_bytes(), || {
+                format!("{} at {offset_bytes}", self.path)
+            });
+        }
         let seen = result.as_ref().map_or(0, |n| xxh3_64(&buf[..*n]));
         call.record(&self.path, [self.fd.0, offset_bytes, seen], &result);
         call.end(&struck).await;
@@ -258,7 +278,15 @@ impl File {
         let struck = call.ask(self.class, &self.path).await?;
         call.wait_us(self.pace.next_call_us()).await;
         let buf = if struck.short { &buf[..buf.len().div_ceil(2)] } else { buf };
-        let result = call.effect(|disk| disk.write_at(self.fd, buf, offset_bytes));
+        let class_of = call.env.classifier();
+        let result = call.effect(|disk| {
+            let since = disk.log().next_id();
+            let result = disk.write_at(self.fd, buf, offset_bytes);
+            if let Some(damage) = struck.damage {
+                disk.damage_write(self.fd, since, damage, self.class, class_of);
+            }
+            result
+        });
         let written = result.as_ref().map_or(0, |n| xxh3_64(&buf[..*n]));
         call.record(&self.path, [self.fd.0, offset_bytes, written], &result);
         call.end(&struck).await;

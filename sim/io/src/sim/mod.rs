@@ -216,6 +216,11 @@ impl Env {
         self.state().trace.recorded().unwrap_or_default().to_vec()
     }
 
+    /// What tells a path or key what it is to the system under test.
+    pub fn classifier(&self) -> fn(&Path) -> &'static str {
+        self.state().classify
+    }
+
     /// What a path or key is to the system under test.
     pub fn classify(&self, path: &Path) -> &'static str {
         (self.state().classify)(path)

@@ -155,13 +155,20 @@ impl Disk {
         let pending = Pending::of(self);
         let set = survivors(&pending, choice, &key);
         let mut tree = self.dur.clone();
-        for (op, _) in pending.ops.iter().zip(&set).filter(|(_, survives)| **survives) {
-            op.op.apply(&mut tree);
+        self.now_us = now_us;
+        for (op, survives) in pending.ops.iter().zip(&set) {
+            if *survives {
+                self.defects.landing(op, &tree, now_us);
+                op.op.apply(&mut tree);
+            } else {
+                self.defects.lost(std::slice::from_ref(op), now_us);
+            }
         }
         if self.config.stale_tail {
             leave_stale_sectors(&mut tree, &pending, &set, &key);
         }
         tree.settle();
+        self.defects.settle(&tree, now_us);
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
         for (op, survives) in pending.ops.into_iter().zip(set) {
             if survives { &mut record.kept } else { &mut record.lost }.push(op);

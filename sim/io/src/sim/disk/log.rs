@@ -248,6 +248,11 @@ impl Log {
         self.of_file(NAMES, until)
     }
 
+    /// True if something of a sector is pending.
+    pub fn is_pending(&self, ino: Ino, sector: u64) -> bool {
+        self.last_of_sector.contains_key(&(ino, sector))
+    }
+
     /// The numbers that one operation waits for, as far as they are in the log.
     pub fn befores(&self, op: &MicroOp) -> Vec<OpId> {
         self.before_keys(&op.before).into_iter().map(|(_, id)| id).collect()
@@ -268,9 +273,14 @@ impl Log {
         keys
     }
 
-    /// Forces operations with all that must be there before them, and folds what can be folded into `medium`. Returns the
-    /// inodes that lost a name on the medium.
-    pub fn force(&mut self, keys: impl IntoIterator<Item = OpKey>, medium: &mut Tree) -> Vec<Ino> {
+    /// Forces operations with all that must be there before them, and folds what can be folded into `medium`; `landing` is
+    /// told of each just before. Returns the inodes that lost a name on the medium.
+    pub fn force(
+        &mut self,
+        keys: impl IntoIterator<Item = OpKey>,
+        medium: &mut Tree,
+        mut landing: impl FnMut(&MicroOp, &Tree),
+    ) -> Vec<Ino> {
         let mut todo: Vec<OpKey> = keys.into_iter().collect();
         let mut streams = BTreeSet::new();
         while let Some(key) = todo.pop() {
@@ -283,12 +293,17 @@ impl Log {
                 _ => {}
             }
         }
-        streams.into_iter().flat_map(|stream| self.fold(stream, medium)).collect()
+        streams.into_iter().flat_map(|stream| self.fold(stream, medium, &mut landing)).collect()
     }
 
     /// Forced names commute with every name that is not forced, because those of one name are forced in their order. Of a
     /// file only the first operations up to one that is not forced: a length does not commute with sectors.
-    fn fold(&mut self, stream: Ino, medium: &mut Tree) -> Vec<Ino> {
+    fn fold(
+        &mut self,
+        stream: Ino,
+        medium: &mut Tree,
+        landing: &mut impl FnMut(&MicroOp, &Tree),
+    ) -> Vec<Ino> {
         let range = (stream, OpId(0))..(stream, OpId(u64::MAX));
         let foldable: Vec<OpKey> = if stream == NAMES {
             self.ops.range(range).filter(|(_, op)| op.forced).map(|(key, _)| *key).collect()
@@ -298,6 +313,7 @@ impl Log {
         let mut displaced = Vec::new();
         for key in foldable {
             let op = self.remove(key).expect("just listed");
+            landing(&op, medium);
             displaced.extend(op.op.apply(medium));
         }
         displaced

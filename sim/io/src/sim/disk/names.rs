@@ -18,7 +18,7 @@ impl Disk {
         match self.resolve(path)? {
             Place::Entry { dir, name, ino: None, .. } => {
                 self.check_space_for_name()?;
-                let ino = self.new_ino();
+                let ino = self.new_ino(dir, &name);
                 self.issue(Op::Link { dir, name, ino, is_dir: true }, vec![]);
                 Ok(())
             }
@@ -166,6 +166,8 @@ impl Disk {
         if self.vol.inode(ino).is_none() && nameless(&self.dur) && !self.log.will_name(ino) {
             self.dur.free(ino);
             self.log.forget_file(ino);
+            self.labels.remove(&ino);
+            self.defects.forget(ino, self.now_us);
         }
     }
 }

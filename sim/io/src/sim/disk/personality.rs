@@ -38,6 +38,8 @@ pub struct Rules {
     pub names_before_size: bool,
     /// What is pending of a file reaches the medium before a rename that puts it in the place of another.
     pub contents_before_replace: bool,
+    /// Bytes that are not those that were written are an error, not data.
+    pub checksums: bool,
     /// The names that a sync of a file's metadata carries along.
     pub file_sync_names: NamesForced,
     /// The names that a sync of a directory forces.
@@ -64,6 +66,7 @@ impl Personality {
                 names_in_order: false,
                 names_before_size: false,
                 contents_before_replace: false,
+                checksums: false,
                 file_sync_names: NamesForced::None,
                 dir_sync_names: NamesForced::OfDir,
             },
@@ -72,6 +75,7 @@ impl Personality {
                 names_in_order: true,
                 names_before_size: true,
                 contents_before_replace: true,
+                checksums: false,
                 file_sync_names: NamesForced::All,
                 dir_sync_names: NamesForced::All,
             },

@@ -19,7 +19,7 @@ use super::file::Fd;
 use super::log::{MicroOp, Op, OpId, OpKey};
 use super::path::os;
 use super::personality::NamesForced;
-use super::tree::Ino;
+use super::tree::{Ino, Tree};
 use crate::sim::{FsyncFail, MetaAfterFailure, ViewAfterFailure};
 
 /// A sync under way.
@@ -35,6 +35,20 @@ pub struct Sync {
 enum Target {
     File(Fd, Ino),
     Dir(Ino),
+}
+
+impl Sync {
+    /// What is synced.
+    pub(super) fn ino(&self) -> Ino {
+        match self.target {
+            Target::File(_, ino) | Target::Dir(ino) => ino,
+        }
+    }
+
+    /// What was issued before this number is what the sync is about.
+    pub(super) fn until(&self) -> OpId {
+        self.until
+    }
 }
 
 impl Disk {
@@ -97,7 +111,9 @@ impl Disk {
 
     /// Forces pending operations with all that must be there before them.
     pub(super) fn force(&mut self, ops: impl IntoIterator<Item = OpKey>) {
-        for ino in self.log.force(ops, &mut self.dur) {
+        let (defects, now_us) = (&mut self.defects, self.now_us);
+        let landing = |op: &MicroOp, medium: &Tree| defects.landing(op, medium, now_us);
+        for ino in self.log.force(ops, &mut self.dur, landing) {
             self.free_on_medium(ino);
         }
     }
@@ -155,6 +171,7 @@ impl Disk {
             })
             .collect();
         self.log.lose(&lost);
+        self.defects.lost(&lost, self.now_us);
         if failure.view == ViewAfterFailure::RevertOld {
             self.reread(ino);
         }

@@ -91,6 +91,7 @@ async fn strike(owner: &Owner, site: &'static str, target: SocketAddr) -> io::Re
         // Faults of disks and of the object store mean nothing here.
         SiteFault::Short
         | SiteFault::Fsync(_)
+        | SiteFault::Damage(_)
         | SiteFault::FailBefore
         | SiteFault::FailAfter
         | SiteFault::LateLand(_)

@@ -73,8 +73,8 @@ impl SimStore {
                 SiteFault::Hang => fate = Fate::Hang,
                 SiteFault::Throttle => fate = Fate::Throttle,
                 SiteFault::Short => short = true,
-                // A fault of disks means nothing here.
-                SiteFault::Fsync(_) => {}
+                // Faults of disks mean nothing here.
+                SiteFault::Fsync(_) | SiteFault::Damage(_) => {}
             }
         }
         let now_ns = env.now_ns();
