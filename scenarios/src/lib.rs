@@ -12,13 +12,18 @@ use cutwater_sim::scenario::Scenario;
 
 pub mod checkpoint;
 mod cluster;
+pub mod damage;
 pub mod oracle;
 pub mod restore;
 pub mod store;
 
 /// Every scenario, in the order in which they are listed.
-pub const ALL: &[&dyn Scenario] =
-    &[&store::StoreScenario, &checkpoint::CheckpointScenario, &restore::RestoreScenario];
+pub const ALL: &[&dyn Scenario] = &[
+    &store::StoreScenario,
+    &damage::DamageScenario,
+    &checkpoint::CheckpointScenario,
+    &restore::RestoreScenario,
+];
 
 /// What a path is to the engine: the classes that faults can be anchored to.
 pub(crate) fn classify(path: &Path) -> &'static str {

@@ -145,6 +145,7 @@ fn replay(path: &Path, bytes: &[u8], num_levels: usize) -> Result<Recovered, Err
                 break;
             }
             Err(LogEnd::Damaged(damage)) if reader.intact_record_after(damage.record_offset_bytes) => {
+                sometimes!(points::MANIFEST_REFUSED, true);
                 return Err(Error::corruption(
                     path,
                     damage.offset_bytes,

@@ -395,6 +395,7 @@ fn refuse_if_durable(missing: &Path, at: u64, witness: &Path, mark: Option<Mark>
     match mark {
         None => Ok(()),
         Some(_) => {
+            sometimes!(points::WAL_REFUSED, true);
             let what = format!("what was there was durable, as {} says", witness.display());
             Err(Error::corruption(missing, at, what))
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cutwater_io::fs::File;
+use cutwater_io::sometimes;
 
 use super::block::{Block, BlockIter};
 use super::filter::{FILTER_NAME, Filter};
@@ -21,6 +22,7 @@ use crate::store::coding::{Cursor, Malformed, unzigzag};
 use crate::store::error::{Error, IoContext};
 use crate::store::iter::Entry;
 use crate::store::key::{InternalKey, Tag, compare, split};
+use crate::store::points;
 use crate::store::version::FileMeta;
 
 /// An open table.
@@ -164,7 +166,9 @@ impl Table {
         let len = usize::try_from(handle.len_bytes).map_err(|_| bad("a block is said to be too long"))?;
         let mut bytes = vec![0; len + TRAILER_BYTES];
         self.file.read_exact_at(&mut bytes, handle.offset_bytes).await.during("read", &self.path)?;
-        let len = self.check(handle, check_trailer(&bytes, self.footer.checksum))?;
+        let checked = check_trailer(&bytes, self.footer.checksum);
+        sometimes!(points::BLOCK_REFUSED, checked.is_err());
+        let len = self.check(handle, checked)?;
         bytes.truncate(len);
         Ok(bytes.into())
     }
