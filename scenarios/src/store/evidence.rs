@@ -68,8 +68,9 @@ impl Served {
             Error::Background { source, .. } => self.explains(source),
             Error::Io { .. } => !self.damage.is_empty(),
             Error::Corruption { file, .. } => match crate::classify(file) {
-                class @ ("manifest" | "current") => {
-                    self.of(&["manifest", "current"]).next().is_some() || self.of(&[class]).next().is_some()
+                // CURRENT and IDENTITY were written under other names, of another class.
+                "manifest" | "current" | "other" => {
+                    self.of(&["manifest", "current", "other"]).next().is_some()
                 }
                 "table" => {
                     let name = file.file_name();

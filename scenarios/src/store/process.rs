@@ -11,7 +11,7 @@ use cutwater_sim::world::{Ops, Start, World};
 
 use super::content::{list, same, scan};
 use super::evidence::Evidence;
-use crate::oracle::batches::{Batches, Content};
+use crate::oracle::batches::{Batches, Content, Readable};
 
 /// Where the store is.
 pub(super) const DB: &str = "/db";
@@ -217,7 +217,8 @@ impl Shared {
         let served = Evidence::now(&self.world, start.node);
         let content = match found {
             Err(Exit::Damaged) => {
-                self.judge_readable(store, power_failed).await?;
+                let readable = self.survey(store).await?;
+                self.judge_readable(&readable, power_failed)?;
                 return Err(Exit::Damaged);
             }
             other => other?,
@@ -242,12 +243,11 @@ impl Shared {
     }
 
     /// Judges what can be read of a store in which something cannot.
-    pub(super) async fn judge_readable(&self, store: &Store, power_failed: bool) -> Result<(), Exit> {
-        let readable = self.survey(store).await?;
+    pub(super) fn judge_readable(&self, readable: &Readable, power_failed: bool) -> Result<(), Exit> {
         let state = self.state();
         let damage = Evidence::now(&self.world, state.started.node()).since(&state.judged);
         let forgiven = damage.syncs_forgiven(power_failed);
-        match state.batches.judge_readable(&readable, forgiven) {
+        match state.batches.judge_readable(readable, forgiven) {
             Err(_) if damage.is_beyond_budget() => Ok(()),
             judged => judged.map_err(Exit::Violated),
         }

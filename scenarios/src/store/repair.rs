@@ -95,12 +95,20 @@ impl Shared {
     /// What can be read of the store without opening every table first is right.
     async fn salvage(&self) -> Result<(), Exit> {
         let options = Options { paranoid_checks: false, create_if_missing: false, ..self.options() };
-        let store = match self.tolerate("open to salvage", Store::open(DB, options).await) {
-            Err(Exit::Damaged) => return Ok(()),
-            other => other?,
-        };
         // Whether power failed before is not known here any more; what may be missing was judged when it was found.
-        let judged = self.judge_readable(&store, true).await;
+        let power_failed = true;
+        let store = match Store::open(DB, options).await {
+            Err(Error::NotFound { .. }) => {
+                let keys = (0..self.actors.len()).flat_map(|actor| (0..KEYS).map(move |n| key(actor, n)));
+                return self.judge_readable(&keys.map(|key| (key, None)).collect(), power_failed);
+            }
+            opened => match self.tolerate("open to salvage", opened) {
+                Err(Exit::Damaged) => return Ok(()),
+                other => other?,
+            },
+        };
+        let readable = self.survey(&store).await?;
+        let judged = self.judge_readable(&readable, power_failed);
         // It may well fail: it is to be replaced.
         let _ = store.close().await;
         judged
