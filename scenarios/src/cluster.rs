@@ -72,9 +72,11 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
-/// The faults that a cluster must survive: all but damage to what is on the medium.
+/// The faults that a cluster must survive: all but damage to what is on the medium, and lies.
 pub(crate) fn faults() -> Vec<FaultClass> {
-    FaultClass::ALL.iter().copied().filter(|class| !FaultClass::DAMAGE.contains(class)).collect()
+    let beyond =
+        |class: &FaultClass| FaultClass::DAMAGE.contains(class) || *class == FaultClass::BeyondBudget;
+    FaultClass::ALL.iter().copied().filter(|class| !beyond(class)).collect()
 }
 
 /// The points of a cluster: of the store only those that one without a log can pass.
@@ -99,7 +101,7 @@ pub(crate) fn roles() -> Vec<Role> {
 /// Settings of the job, the coordinator and the stores.
 pub(crate) fn knobs() -> Vec<Knob> {
     vec![
-        Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
+        crate::personality_knob(),
         Knob::new("query", "0: one keyed step, 1: two", 0, 0..=1),
         Knob::new("partitions", "partitions of the source", 3, 1..=6),
         Knob::new("events_per_partition", "records in each", 120, 1..=400),

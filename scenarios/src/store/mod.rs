@@ -81,7 +81,7 @@ impl Scenario for StoreScenario {
                 Verb::new("reopen", "close the store and open it again"),
             ],
             knobs: vec![
-                Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
+                crate::personality_knob(),
                 Knob::new("small_sectors", "1: the disk writes 512 bytes atomically, 0: 4096", 0, 0..=1),
                 Knob::new(
                     "sync_us",

@@ -242,6 +242,17 @@ fn what_is_removed_or_cut_off_is_not_damaged_any_more() {
     assert!(!disk.damage_at_rest("", 1, Damage::Eio, class_of), "nothing is there to be damaged");
 }
 
+#[test]
+fn a_file_system_with_checksums_gives_errors_rather_than_wrong_bytes() {
+    for damage in [ROT, Damage::BitFlipOnce] {
+        let mut disk = disk_on(Personality::Btrfs, 0);
+        let fd = durable(&mut disk, "/f", &[A]);
+        assert!(disk.damage_read(fd, 0, 512, damage, "other"));
+        assert_eq!(read(&mut disk, fd), Err(libc::EIO), "{damage:?}");
+        assert_eq!(read(&mut disk, fd).is_ok(), damage == Damage::BitFlipOnce, "{damage:?}");
+    }
+}
+
 /// Which sector is struck does not depend on what else there is, unless that is struck itself.
 #[test]
 fn another_file_does_not_move_the_choice() {

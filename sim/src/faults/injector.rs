@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn states_are_handed_on_and_nothing_strikes_after_heal() {
-        let full = Act::DiskFull { node: 0, for_us: 5 };
+        let full = Act::DiskFull { node: 0, for_us: 5, late: false };
         let (mut i, shared, mut orders) =
             injector(vec![(at_point(1, 1), full.clone()), (at_point(1, 2), full), (at_site("", 1, 1), EIO)]);
         assert_eq!(pass(&mut i, 1, 1), PointAction::Proceed);

@@ -219,6 +219,7 @@ fn target(act: &Act) -> Option<u64> {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
         | Act::Rot { node, .. }
         | Act::IsolateFromStore { node, .. } => Some(*node),
         _ => None,
@@ -237,6 +238,7 @@ fn resolve(mut act: Act, passed_by: NodeId) -> Act {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
         | Act::Rot { node, .. }
         | Act::IsolateFromStore { node, .. } => put(node),
         Act::Partition { from, to, .. } => from.iter_mut().chain(to).for_each(put),

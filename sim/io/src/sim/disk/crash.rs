@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 use super::Disk;
 use super::log::{MicroOp, Op, OpId};
+use super::sync::Health;
 use super::tree::{Ino, Listing, Tree};
 use crate::sim::{Key, Survivors};
 
@@ -47,7 +48,7 @@ impl CrashRecord {
                 format!("zeros of {} sector {sector} from byte {from_byte}", path(ino))
             }
             Op::Link { dir, name, .. } => format!("name {}/{name}", path(dir)),
-            Op::Unlink { dir, name } => format!("removal of {}/{name}", path(dir)),
+            Op::Unlink { dir, name, .. } => format!("removal of {}/{name}", path(dir)),
             Op::Rename { from_dir, from, to_dir, to, .. } => {
                 format!("rename {}/{from} -> {}/{to}", path(from_dir), path(to_dir))
             }
@@ -59,6 +60,8 @@ impl CrashRecord {
 struct Pending {
     ops: Vec<MicroOp>,
     before: Vec<Vec<usize>>,
+    /// What draws know them by.
+    idents: Vec<[u64; 3]>,
 }
 
 impl Pending {
@@ -68,7 +71,17 @@ impl Pending {
         let before = (ops.iter())
             .map(|op| disk.log.befores(op).into_iter().map(|id| position[&id]).collect())
             .collect();
-        Pending { ops, before }
+        let idents = disk.idents(&ops);
+        Pending { ops, before, idents }
+    }
+
+    /// One of `free` by a number: the least by a hash of each by itself, so that others come and go without moving it.
+    fn pick(&self, free: &[usize], which: u16, key: &Key) -> usize {
+        let hash = |i: &usize| {
+            let [place, what, count] = self.idents[*i];
+            key.hash("disk.survivor", &[which.into(), place, what, count])
+        };
+        free.iter().copied().min_by_key(hash).expect("there is one")
     }
 
     /// The forced operations: closed, because forcing closes.
@@ -114,11 +127,11 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
         }
         Survivors::AllBut(which) => {
             set.fill(true);
-            set[free[usize::from(*which) % free.len()]] = false;
+            set[pending.pick(&free, *which, key)] = false;
             pending.close_by_removing(&mut set);
         }
         Survivors::Only(which) => {
-            set[free[usize::from(*which) % free.len()]] = true;
+            set[pending.pick(&free, *which, key)] = true;
             pending.close_by_adding(&mut set);
         }
         Survivors::Losing(lost) => {
@@ -131,10 +144,10 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
             pending.close_by_removing(&mut set);
         }
         Survivors::Each { permille, key: name } => {
-            let mut draw = key.draw("disk.survivors", &[u64::from(*name)]);
-            let by_adding = draw.chance(500);
+            let key = key.child("disk.survivors", &[u64::from(*name)]);
+            let by_adding = key.chance("by_adding", &[], 500);
             for i in free {
-                set[i] = draw.chance(u64::from(*permille));
+                set[i] = key.chance("op", &pending.idents[i], u64::from(*permille));
             }
             if by_adding {
                 pending.close_by_adding(&mut set);
@@ -150,8 +163,7 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
 impl Disk {
     /// The power fails: of what is pending, `choice` decides; open files and locks are gone; what was in memory is gone.
     pub fn power_fail(&mut self, choice: &Survivors, now_us: u64) -> CrashRecord {
-        self.crashes += 1;
-        let key = self.key.child("disk.crash", &[self.crashes]);
+        let key = self.key;
         let pending = Pending::of(self);
         let set = survivors(&pending, choice, &key);
         let mut tree = self.dur.clone();
@@ -179,6 +191,13 @@ impl Disk {
         self.fds.clear();
         self.locks.clear();
         self.sync_errors.clear();
+        self.owed_errors.clear();
+        self.health = Health::Working;
+        let gone: Vec<Ino> =
+            self.labels.keys().copied().filter(|ino| self.vol.inode(*ino).is_none()).collect();
+        for ino in gone {
+            self.labels.remove(&ino);
+        }
         record
     }
 
@@ -196,13 +215,13 @@ impl Disk {
 
 /// A length that reached the medium without its sectors uncovers what was there before, rather than zeros.
 fn leave_stale_sectors(tree: &mut Tree, pending: &Pending, set: &[bool], key: &Key) {
-    for (op, _) in pending.ops.iter().zip(set).filter(|(_, survives)| !**survives) {
+    for (i, op) in pending.ops.iter().enumerate().filter(|(i, _)| !set[*i]) {
         let Op::Data { ino, sector, .. } = op.op else { continue };
         let offset = sector * u64::from(tree.sector_bytes());
         let uncovered = tree.len_bytes(ino).is_some_and(|len| offset < len);
         if uncovered && tree.sector(ino, sector).is_none() {
             let mut stale = vec![0; tree.sector_bytes() as usize];
-            key.draw("disk.stale", &[ino.0, sector]).fill(&mut stale);
+            key.draw("disk.stale", &pending.idents[i]).fill(&mut stale);
             tree.put_sector(ino, sector, stale.into());
         }
     }

@@ -37,6 +37,7 @@ pub use crash::{CrashRecord, States, enumerate_states};
 pub use damage::{DamageKind, Damaged};
 pub use file::{Fd, OpenFile, OpenMode};
 pub use latency::Pace;
+pub(crate) use latency::slowed_us;
 pub use log::{Before, Log, MicroOp, Op, OpId, OpKey};
 pub use model::{Config, Disk};
 pub use personality::{NamesForced, Personality, Rules};
@@ -67,10 +68,18 @@ impl Default for State {
 struct NodeDisk {
     disk: Disk,
     stall_until_us: u64,
+    slow: Slow,
     /// A process ended here, and none was seen since.
     may_be_down: bool,
     last_crash: Option<CrashRecord>,
     names_calls: u64,
+}
+
+/// A phase in which everything takes longer.
+#[derive(Clone, Copy, Debug)]
+struct Slow {
+    factor: u64,
+    until_us: u64,
 }
 
 impl Disks {
@@ -129,14 +138,42 @@ impl Disks {
         slot.disk.process_kill();
     }
 
-    /// Sets the size of the disk; `None` for no limit.
+    /// Sets the size of the disk; `None` for no limit. Writes miss the space, not syncs.
     pub fn set_capacity(&self, node: NodeId, bytes: Option<u64>) {
-        self.with_mut(node, |disk| disk.set_capacity(bytes));
+        self.with_mut(node, |disk| {
+            disk.set_capacity(bytes);
+            disk.set_late_enospc(false);
+        });
     }
 
     /// The disk answers no call before that moment, in microseconds of virtual time.
     pub fn stall(&self, node: NodeId, until_us: u64) {
         self.state().node(node).stall_until_us = until_us;
+    }
+
+    /// Each call takes `factor` times as long until that moment, in microseconds of virtual time.
+    pub fn slow(&self, node: NodeId, factor: u32, until_us: u64) {
+        self.state().node(node).slow = Slow { factor: factor.max(1).into(), until_us };
+    }
+
+    /// How much longer calls take now.
+    pub(crate) fn slowness(&self, node: NodeId, now_us: u64) -> u64 {
+        let slow = self.state().node(node).slow;
+        if now_us < slow.until_us { slow.factor } else { 1 }
+    }
+
+    /// The disk takes no more data: writes fail, or, if `late`, the syncs that would have to allocate.
+    pub fn fill(&self, node: NodeId, late: bool) {
+        self.with_mut(node, |disk| {
+            let used = if late { disk.used_on_medium_bytes() } else { disk.used_bytes() };
+            disk.set_capacity(Some(used));
+            disk.set_late_enospc(late);
+        });
+    }
+
+    /// False if the file system of the node has given up, and waits for the machine to be started anew.
+    pub fn works(&self, node: NodeId) -> bool {
+        self.with(node, Disk::works)
     }
 
     pub(crate) fn stalled_until_us(&self, node: NodeId) -> u64 {
@@ -240,6 +277,7 @@ impl State {
         self.nodes.entry(node).or_insert_with(|| NodeDisk {
             disk: Disk::new(key.child("disk", &[node.0]), config.clone()),
             stall_until_us: 0,
+            slow: Slow { factor: 1, until_us: 0 },
             may_be_down: false,
             last_crash: None,
             names_calls: 0,
