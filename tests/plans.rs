@@ -1,10 +1,35 @@
 //! Plans of the shipped scenarios: whatever they are made from, they are valid and survive being written down.
 #![cfg(madsim)]
 
+use cutwater_io::sim::Key;
 use cutwater_scenarios::ALL;
 use cutwater_sim::Plan;
+use cutwater_sim::search::coverage::{Calls, Coverage, Passings};
+use cutwater_sim::search::mutate::{Material, mutant};
 use cutwater_sim::strategy::plans;
 use proptest::prelude::*;
+
+fn passings() -> impl Strategy<Value = Vec<Passings>> {
+    let point = prop::sample::select(vec!["store.wal.before_sync", "log.after_append", "no.such.point"]);
+    let passing = (point, 1..8u64, 0..50u32);
+    prop::collection::vec(
+        passing.prop_map(|(point, node, count)| Passings { point: point.into(), node, count }),
+        0..4,
+    )
+}
+
+fn calls() -> impl Strategy<Value = Vec<Calls>> {
+    let site = prop::sample::select(vec!["disk.write", "disk.sync", "net.send", "objects.put"]);
+    let class = prop::sample::select(vec!["wal", "table", "none of ours"]);
+    let call = (site, class, 1..8u64, 0..50u32);
+    let made = |(site, class, node, count): (&str, &str, _, _)| Calls {
+        site: site.into(),
+        class: class.into(),
+        node,
+        count,
+    };
+    prop::collection::vec(call.prop_map(made), 0..4)
+}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -16,6 +41,25 @@ proptest! {
         for plan in [from_bytes, scenario.generate(seed)] {
             prop_assert_eq!(plan.validate(&scenario.vocabulary()).map_err(|e| e.to_string()), Ok(()));
             prop_assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn a_mutant_is_a_plan(which in 0..ALL.len(), seeds: [u64; 2], master: u64, passings in passings(), calls in calls()) {
+        let scenario = ALL[which];
+        let vocabulary = scenario.vocabulary();
+        let [mut plan, other] = seeds.map(|seed| scenario.generate(seed));
+        // Nodes beyond those of the plan were not there to pass or to call.
+        let nodes = plan.node_count(&vocabulary);
+        let mut reached = Coverage { passings, calls, ..Coverage::default() };
+        reached.passings.retain(|passings| passings.node <= nodes);
+        reached.calls.retain(|calls| calls.node <= nodes);
+        for generation in 0..40 {
+            let material = Material { vocabulary: &vocabulary, reached: &reached, other: &other };
+            let child = mutant(&plan, &material, &mut Key::root(master).draw("test", &[generation]));
+            prop_assert_eq!(child.validate(&vocabulary).map_err(|e| e.to_string()), Ok(()));
+            prop_assert_ne!(&child, &plan);
+            plan = child;
         }
     }
 

@@ -99,12 +99,22 @@ impl Scenario for CheckpointScenario {
                 "stream.aligned_blocked",
                 "stream.sink.recommitted",
                 "state.upload.reused",
-            ],
+                "state.upload.damaged",
+                "log.superseded",
+            ]
+            .into_iter()
+            .chain(cluster::points().into_iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name))
+            .collect(),
+            ..Demands::default()
         }
     }
 
     fn classify(&self) -> fn(&Path) -> &'static str {
         crate::classify
+    }
+
+    fn name_frames(&self) -> cutwater_io::sim::net::FrameNamer {
+        crate::frames::name_frame
     }
 
     fn devices(&self, plan: &Plan) -> Devices {

@@ -9,14 +9,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cutwater_engine::checkpoint::assign::key_group_range;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
 use cutwater_engine::checkpoint::layout::Layout;
-use cutwater_engine::checkpoint::log::Status;
+use cutwater_engine::checkpoint::log::{KEEP_VERSIONS, Status};
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, KeyedSnapshot, SubtaskState};
 use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
@@ -29,10 +29,12 @@ use cutwater_engine::stream::graph::VertexKind;
 use cutwater_engine::stream::queries::{self, bid_counts};
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::points::{Kind, Point};
+use cutwater_io::sim::disk::Spared;
 use cutwater_io::sim::objects::ObjectChange;
 use cutwater_io::sim::{Crash, CrashKind, NodeId, Survivors};
 use cutwater_io::{objects, time};
 use cutwater_sim::faults::FaultClass;
+use cutwater_sim::faults::atlas::{Atlas, Chunk};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::{OracleInfo, Violation};
 use cutwater_sim::vocabulary::{Knob, Role};
@@ -43,8 +45,8 @@ use crate::oracle::job::JobOracle;
 const BUCKET: &str = "cluster";
 const URL: &str = "sim://cluster";
 const JOB: &str = "job";
-const RPC_PORT: u16 = 6123;
-const DATA_PORT: u16 = 6124;
+pub(crate) const RPC_PORT: u16 = 6123;
+pub(crate) const DATA_PORT: u16 = 6124;
 /// Virtual time in which a healed cluster must have read, checkpointed and committed everything.
 const FINISH_LIMIT: Duration = Duration::from_secs(180);
 /// Virtual time in which a finished cluster must have removed what nothing needs.
@@ -72,11 +74,29 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
-/// The faults that a cluster must survive: all but damage to what is on the medium, and lies.
+/// The faults that a cluster must survive: all but lies. What is damaged on the disk of a worker can be had again, from the
+/// object store and from the input.
 pub(crate) fn faults() -> Vec<FaultClass> {
-    let beyond =
-        |class: &FaultClass| FaultClass::DAMAGE.contains(class) || *class == FaultClass::BeyondBudget;
-    FaultClass::ALL.iter().copied().filter(|class| !beyond(class)).collect()
+    FaultClass::ALL.iter().copied().filter(|class| *class != FaultClass::BeyondBudget).collect()
+}
+
+/// Of each file of a worker's store one copy stays whole, by the [`Atlas`]: its own or that of the object store. As the
+/// object store is never damaged, only those files can be that are spared there.
+fn spare_one_copy(world: &World) {
+    const HERE: u64 = 1;
+    const IN_THE_STORE: u64 = 2;
+    let atlas = Atlas::new(world.key(), 900);
+    for index in 0..world.count("worker") {
+        let (atlas, node) = (atlas.clone(), world.node_id("worker", index));
+        let is_spared = move |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let digits: String = name.chars().filter(char::is_ascii_digit).collect();
+            let number = digits.parse().unwrap_or(0);
+            let chunk = Chunk { class: crate::classify(path), of: node.0, number };
+            !atlas.may_damage(chunk, &[HERE, IN_THE_STORE], HERE)
+        };
+        world.env().disks().spare(node, Spared::new(is_spared));
+    }
 }
 
 /// The points of a cluster: of the store only those that one without a log can pass.
@@ -122,8 +142,22 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
         Knob::new("lease_ms", "silence of a leader before a takeover, in milliseconds", 500, 100..=4000),
         Knob::new("heartbeat_ms", "between two signs of life of a worker, in milliseconds", 200, 50..=1000),
+        Knob::new("keep_versions", "versions of the register that are kept", KEEP_VERSIONS, 2..=32),
         Knob::new("sweep_ms", "from one sweep for orphans to the next, in milliseconds", 2000, 50..=20_000),
         Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
+        Knob::new(
+            "net_us",
+            "median latency between two machines, one way, in microseconds",
+            500,
+            50..=20_000,
+        ),
+        Knob::new(
+            "store_spacing_us",
+            "the object store lets a prefix have one request per so many microseconds; 0: as many as come",
+            0,
+            0..=20_000,
+        ),
+        Knob::new("page_keys", "keys in a page of a listing", 1000, 1..=1000),
     ]
 }
 
@@ -142,8 +176,9 @@ impl Cluster {
         let job = job(world);
         let graph = queries::build(&job).expect("the knobs are within the query's ranges");
         let layout = Layout::new(JOB).expect("a plain name");
-        let oracle = Arc::new(Mutex::new(JobOracle::new(layout)));
+        let oracle = Arc::new(Mutex::new(JobOracle::new(layout, world.knob("keep_versions"))));
         watch(world, &oracle);
+        spare_one_copy(world);
         let candidates: Vec<SocketAddr> = (0..world.count("coordinator"))
             .map(|i| world.address(world.node_id("coordinator", i), RPC_PORT))
             .collect();
@@ -183,8 +218,9 @@ impl Cluster {
             drop(self.world.client(&format!("client-{actor}"), async move {
                 let mut ops = cluster.world.ops(actor);
                 while let Some(op) = ops.next().await {
-                    if let Err(violation) = cluster.apply(&op).await {
-                        cluster.world.object(violation);
+                    match cluster.apply(&op).await {
+                        Ok(answer) => cluster.world.answered(&op, &answer),
+                        Err(violation) => cluster.world.object(violation),
                     }
                 }
             }));
@@ -229,33 +265,31 @@ impl Cluster {
         }
     }
 
-    async fn apply(&self, op: &Op) -> Result<(), Violation> {
+    /// Does `op`, and returns what its client was told.
+    async fn apply(&self, op: &Op) -> Result<String, Violation> {
         match op.verb.as_str() {
             "rescale" => {
                 let slots = self.world.knob("slots") * self.world.count("worker");
                 let parallelism = op.args[0].min(slots).min(self.world.knob("max_parallelism"));
                 let answer = self.client.rescale(u16::try_from(parallelism).expect("a small number")).await;
-                self.note(&answer);
+                Ok(told(&answer))
             }
             "checkpoint" => {
                 let answer = self.client.trigger_checkpoint().await;
-                self.note(&answer);
+                Ok(told(&answer))
             }
             "inspect" => {
                 let latest = self.oracle().state().and_then(|state| Some(state.latest()?.id));
-                if let Some(id) = latest {
-                    self.inspect(id).await?;
-                }
+                let Some(id) = latest else { return Ok("nothing to restore yet".into()) };
+                self.inspect(id).await?;
+                Ok(format!("checkpoint {id} restores"))
             }
-            "outage" => self.kill_all(op),
+            "outage" => {
+                self.kill_all(op);
+                Ok("every node is killed".into())
+            }
             other => unreachable!("{other} is not in the vocabulary"),
         }
-        Ok(())
-    }
-
-    fn note(&self, answer: &Result<(), impl std::fmt::Display>) {
-        let text = answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into());
-        self.world.note("client", &text);
     }
 
     /// The whole cluster loses power at once.
@@ -380,6 +414,7 @@ fn coordinator_config(
         restart_delay: Duration::from_millis(100),
         deploy_timeout: Duration::from_secs(10),
         sweep_interval: ms("sweep_ms"),
+        keep_versions: world.knob("keep_versions"),
     }
 }
 
@@ -516,4 +551,8 @@ fn counts_at(job: &JobSpec, metadata: &CheckpointMetadata) -> BTreeMap<Vec<u8>, 
         }
     }
     counts
+}
+
+fn told(answer: &Result<(), impl std::fmt::Display>) -> String {
+    answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into())
 }

@@ -89,6 +89,7 @@ impl Scenario for DamageScenario {
             delivered: self.vocabulary().faults,
             points: points::ALL.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
             sometimes: points::OF_DAMAGE.iter().map(|point| point.name).collect(),
+            ..Demands::default()
         }
     }
 

@@ -14,9 +14,11 @@ use cutwater_sim::vocabulary::Knob;
 pub mod checkpoint;
 mod cluster;
 pub mod damage;
+mod frames;
 pub mod oracle;
 pub mod restore;
 pub mod store;
+pub mod targets;
 
 /// Every scenario, in the order in which they are listed.
 pub const ALL: &[&dyn Scenario] = &[
@@ -70,5 +72,10 @@ pub(crate) fn devices(plan: &Plan) -> Devices {
     devices.disk.sector_bytes = if knob("small_sectors", 0) == 1 { 512 } else { 4096 };
     devices.disk.sync_latency_us_median = knob("sync_us", devices.disk.sync_latency_us_median);
     devices.disk.stale_tail = knob("stale_tail", 0) == 1;
+    let small = |name, default: u32| u32::try_from(knob(name, default.into())).unwrap_or(u32::MAX);
+    devices.net.latency_median_us = small("net_us", devices.net.latency_median_us);
+    devices.objects.prefix_spacing_us = small("store_spacing_us", devices.objects.prefix_spacing_us);
+    devices.objects.page_keys =
+        usize::try_from(knob("page_keys", devices.objects.page_keys as u64)).unwrap_or(usize::MAX);
     devices
 }

@@ -31,7 +31,7 @@ fn points() -> Vec<Point> {
             .any(|prefix| point.name.starts_with(prefix))
     };
     let mut points: Vec<Point> =
-        cluster::points().into_iter().filter(|p| p.kind == Kind::Sometimes || restoring(p)).collect();
+        cluster::points().into_iter().filter(|p| p.kind != Kind::Point || restoring(p)).collect();
     points.extend(cutwater_engine::checkpoint::points::ALL);
     points.sort();
     points.dedup();
@@ -93,12 +93,20 @@ impl Scenario for RestoreScenario {
                 "coordinator.scaled_down",
                 "state.rescaled",
                 "state.upload.reused",
-            ],
+            ]
+            .into_iter()
+            .chain(points.iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name))
+            .collect(),
+            ..Demands::default()
         }
     }
 
     fn classify(&self) -> fn(&Path) -> &'static str {
         crate::classify
+    }
+
+    fn name_frames(&self) -> cutwater_io::sim::net::FrameNamer {
+        crate::frames::name_frame
     }
 
     fn devices(&self, plan: &Plan) -> Devices {

@@ -58,6 +58,7 @@ impl Uploaded {
 ///
 /// # Errors
 /// If a local file cannot be read, is not what was written, or the object store goes on failing: there is no checkpoint.
+#[tracing::instrument(name = "upload", level = "debug", skip_all)]
 pub async fn upload(
     blobs: &Blobs,
     names: &dyn Names,

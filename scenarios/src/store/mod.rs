@@ -165,6 +165,7 @@ impl Scenario for StoreScenario {
                 .filter(|p| !cutwater_engine::store::points::OF_DAMAGE.contains(p))
                 .map(|p| p.name)
                 .collect(),
+            ..Demands::default()
         }
     }
 

@@ -20,7 +20,17 @@ impl Shared {
     pub(super) async fn work(&self, store: &Store, actor: usize) -> Result<(), Exit> {
         let mut ops = self.actors[actor].lock().await;
         while let Some(op) = ops.next().await {
-            self.apply(store, actor, &op).await?;
+            let result = self.apply(store, actor, &op).await;
+            self.world.answered(
+                &op,
+                match result {
+                    Ok(()) => "done",
+                    Err(Exit::Failed) => "the process ends",
+                    Err(Exit::Damaged) => "refused as damaged",
+                    Err(Exit::Violated(_)) => "wrong",
+                },
+            );
+            result?;
         }
         Ok(())
     }

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cutwater_io::points::Kind;
 use serde::Serialize;
 
-use crate::faults::{Receipts, receipts};
+use crate::faults::{FaultClass, Receipts, receipts};
 use crate::scenario::Scenario;
-use crate::verdict::Report;
+use crate::search::coverage::{self, Matrix};
+use crate::verdict::{Report, Work};
+use crate::vocabulary::Vocabulary;
 
 /// Sums over the runs of one scenario.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -21,8 +24,51 @@ pub(super) struct Tally {
     pub(super) receipts: Receipts,
     pub(super) points: BTreeMap<String, u64>,
     pub(super) sometimes: BTreeMap<String, u64>,
+    /// How often a fault of each class met each point.
+    pub(super) matrix: Matrix,
+    /// Cells of the matrix that the scenario has and that stayed empty: the points that a class never met.
+    pub(super) unmet: BTreeMap<FaultClass, Vec<&'static str>>,
+    /// Points and `sometimes!` of the scenario that this campaign never saw.
+    pub(super) unseen: Vec<&'static str>,
     /// What the scenario demands and this campaign never saw.
     pub(super) void: Vec<String>,
+    /// What the devices had to do.
+    pub(super) work: Work,
+}
+
+/// How many plans ended in each stretch of real time.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Pace {
+    /// Length of a stretch.
+    pub(super) every_ms: u64,
+    /// By stretch; the last one goes on.
+    pub(super) plans: Vec<u64>,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { every_ms: 1_000, plans: Vec::new() }
+    }
+}
+
+impl Pace {
+    /// The most stretches; a campaign that lasts longer has longer ones.
+    const STRETCHES_MAX: usize = 300;
+
+    /// A plan ended at this time since the start.
+    pub(super) fn ended(&mut self, at_ms: u64) {
+        let mut stretch = at_ms / self.every_ms;
+        while stretch >= Self::STRETCHES_MAX as u64 {
+            self.plans = self.plans.chunks(2).map(|pair| pair.iter().sum()).collect();
+            self.every_ms *= 2;
+            stretch = at_ms / self.every_ms;
+        }
+        let stretch = usize::try_from(stretch).expect("below the most");
+        if self.plans.len() <= stretch {
+            self.plans.resize(stretch + 1, 0);
+        }
+        self.plans[stretch] += 1;
+    }
 }
 
 /// Failures that look alike.
@@ -30,6 +76,18 @@ pub(super) struct Tally {
 pub(super) struct Failure {
     pub(super) first: Report,
     pub(super) seeds: Vec<u64>,
+    /// How many plans that no seed names fail like it.
+    pub(super) unnamed: u64,
+    /// The first in one line, and in one screen; written when the campaign is judged.
+    pub(super) title: String,
+    pub(super) text: String,
+}
+
+impl Failure {
+    /// How many plans failed like this.
+    pub(super) fn plans(&self) -> u64 {
+        self.seeds.len() as u64 + self.unnamed
+    }
 }
 
 /// A plan that was run twice with two results.
@@ -47,6 +105,7 @@ pub(super) struct Divergence {
 pub(super) struct Campaign {
     pub(super) elapsed_ms: u64,
     pub(super) interrupted: bool,
+    pub(super) pace: Pace,
     pub(super) scenarios: BTreeMap<String, Tally>,
     /// By scenario and signature.
     pub(super) failures: BTreeMap<String, Failure>,
@@ -64,32 +123,52 @@ impl Campaign {
         tally.virtual_us += report.virtual_us;
         tally.cpu_us += report.cpu_us;
         tally.stale_calls += report.stale_calls;
+        tally.work += report.work;
         receipts::add(&mut tally.receipts, &report.receipts);
         sum(&mut tally.points, &report.points);
         sum(&mut tally.sometimes, &report.sometimes);
+        coverage::add(&mut tally.matrix, &report.matrix);
         if report.verdict.held() {
             tally.held += 1;
             return false;
         }
         tally.violated += 1;
         let key = format!("{}-{}", report.scenario, report.verdict.signature());
-        let failure =
-            self.failures.entry(key).or_insert_with(|| Failure { first: report.clone(), seeds: Vec::new() });
+        let failure = self.failures.entry(key).or_insert_with(|| Failure {
+            first: report.clone(),
+            seeds: Vec::new(),
+            unnamed: 0,
+            title: String::new(),
+            text: String::new(),
+        });
+        if !report.named_by_seed {
+            failure.unnamed += 1;
+            return failure.plans() == 1;
+        }
         // Plans end in any order; the table names the smallest seed.
-        if report.seed < failure.first.seed {
+        if !failure.first.named_by_seed || report.seed < failure.first.seed {
             failure.first = report.clone();
         }
         let at = failure.seeds.partition_point(|seed| *seed < report.seed);
         failure.seeds.insert(at, report.seed);
-        failure.seeds.len() == 1
+        failure.plans() == 1
     }
 
-    /// Holds what was seen against what the scenarios demand.
-    pub(super) fn judge(&mut self, scenarios: &[&dyn Scenario]) {
+    /// Holds what was seen against what the scenarios have and, if it is a campaign that must, against what they demand.
+    pub(super) fn judge(&mut self, scenarios: &[&dyn Scenario], demanding: bool) {
+        for failure in self.failures.values_mut() {
+            let [oracle, property, ..] = failure.first.verdict.explain();
+            failure.title = format!("{oracle}: {property}");
+            failure.text = super::failure::text(&failure.first);
+        }
         for scenario in scenarios {
             let demands = scenario.demands();
             let Some(tally) = self.scenarios.get_mut(scenario.name()) else { continue };
-            if demands.after_plans == 0 || tally.plans < demands.after_plans {
+            let vocabulary = scenario.vocabulary();
+            tally.unmet = unmet(&vocabulary, &tally.matrix);
+            let seen = |name| tally.points.contains_key(name) || tally.sometimes.contains_key(name);
+            tally.unseen = vocabulary.points.iter().map(|p| p.name).filter(|name| !seen(*name)).collect();
+            if !demanding || demands.after_plans == 0 || tally.plans < demands.after_plans {
                 continue;
             }
             let delivered = |class| tally.receipts.get(class).is_some_and(|r| r.delivered > 0);
@@ -115,6 +194,14 @@ impl Campaign {
                     .iter()
                     .filter(|s| unseen(&tally.sometimes, s))
                     .map(|s| format!("{s} never held")),
+            );
+            let met = |class, point| tally.matrix.get(class).is_some_and(|row| row.contains_key(point));
+            void.extend(
+                demands
+                    .cells
+                    .iter()
+                    .filter(|(class, point)| !met(class, *point))
+                    .map(|(class, point)| format!("{} never met {point}", class.name())),
             );
             tally.void = void;
         }
@@ -153,8 +240,31 @@ impl Campaign {
     }
 }
 
+fn unmet(vocabulary: &Vocabulary, matrix: &Matrix) -> BTreeMap<FaultClass, Vec<&'static str>> {
+    let points = || vocabulary.points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name);
+    let of = |class: &FaultClass| {
+        let row = matrix.get(class);
+        points().filter(|point| row.is_none_or(|row| !row.contains_key(*point))).collect::<Vec<_>>()
+    };
+    let rows = vocabulary.faults.iter().map(|class| (*class, of(class)));
+    rows.filter(|(_, points)| !points.is_empty()).collect()
+}
+
 fn sum(total: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
     for (name, n) in more {
         *total.entry(name.clone()).or_default() += n;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_campaign_is_told_in_longer_stretches() {
+        let mut pace = Pace::default();
+        (0..1_000).for_each(|s| pace.ended(s * 1_000 + 999));
+        assert_eq!(pace.every_ms, 4_000);
+        assert_eq!(pace.plans, vec![4; 250]);
     }
 }

@@ -1,5 +1,5 @@
-//! What a sweep leaves in a directory: `summary.json`, `junit.xml`, and `failures/<scenario>-<signature>/` with the plan and the story
-//! of the first run of each failure.
+//! What a sweep leaves in a directory: `report.html`, `summary.json`, `junit.xml`, and `failures/<scenario>-<signature>/` with
+//! the plan, the story and the pictures of the first run of each failure.
 #![expect(clippy::disallowed_methods, reason = "results are written to the real disk")]
 
 use std::io;
@@ -9,8 +9,9 @@ use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, Tes
 
 use super::Usage;
 use super::campaign::Campaign;
-use super::failure;
+use super::{failure, report};
 use crate::plan::Plan;
+use crate::timeline;
 use crate::verdict::{Outcome, Report};
 
 /// A directory that can be written to.
@@ -36,15 +37,29 @@ impl Out {
         std::fs::create_dir_all(&dir)?;
         std::fs::write(dir.join("plan.json"), plan.to_json())?;
         let story = format!("{}\n{}", failure::text(report), failure::story(recorded));
-        std::fs::write(dir.join("story.txt"), story)
+        std::fs::write(dir.join("story.txt"), story)?;
+        timeline::write_html(plan, recorded, &dir.join("timeline.html"))?;
+        timeline::write_perfetto(plan, recorded, &dir.join("trace.perfetto.json"))
     }
 
     /// Writes the results.
     pub(super) fn results(&self, campaign: &Campaign) -> io::Result<()> {
         let summary = serde_json::to_string_pretty(campaign).expect("a campaign is plain data");
         std::fs::write(self.dir.join("summary.json"), summary + "\n")?;
+        let files = campaign.failures.keys().map(|key| (key.clone(), self.files(key))).collect();
+        std::fs::write(self.dir.join("report.html"), report::html(campaign, &files))?;
         let junit = junit(campaign).to_string().map_err(io::Error::other)?;
         std::fs::write(self.dir.join("junit.xml"), junit)
+    }
+
+    /// What was kept of a failure.
+    fn files(&self, key: &str) -> Vec<String> {
+        let dir = self.dir.join("failures").join(key);
+        // A directory that is not there holds nothing.
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut files: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+        files.sort();
+        files
     }
 }
 

@@ -43,14 +43,22 @@ classes! {
     PartitionOneWay = "partition_one_way": "one group of nodes does not reach another, which still reaches it";
     NetStall = "net_stall": "connections between two nodes stand still for a while";
     NetReset = "net_reset": "a connection breaks";
+    SlowLink = "slow_link": "everything between two nodes takes many times as long for a while";
+    Swizzle = "swizzle": "nodes are cut off one after the other, and come back in another order";
+    HalfOpen = "half_open": "one end forgets its connections, the other believes in them";
     ConnectHang = "connect_hang": "a connect never returns";
     Pause = "pause": "a node, or one task at a point, does not run for a while";
+    SlowNode = "slow_node": "calls and timers of a node take many times as long for a while";
+    ClockDrift = "clock_drift": "the clocks of a node run fast or slow for a while";
+    ClockJump = "clock_jump": "the wall clock of a node jumps forward or back";
     StoreFailBefore = "store_fail_before": "a request to the object store fails and has no effect";
     StoreFailAfter = "store_fail_after": "a request to the object store is applied, and its answer is lost";
     StoreLateLanding = "store_late_landing": "a request to the object store that failed is applied later";
     StoreThrottle = "store_throttle": "the object store says slow down, or is slow";
+    StoreBody = "store_body": "the body of an answer of the object store breaks off or stands still";
     StoreOutage = "store_outage": "the object store answers nobody for a while";
     StoreIsolation = "store_isolation": "one node does not reach the object store for a while";
+    StoreAuth = "store_auth": "the object store refuses one node, whose credentials have expired";
     BeyondBudget = "beyond_budget": "a lie of the disk that no engine can survive; only in plans made by hand";
 }
 
@@ -69,18 +77,27 @@ impl FaultClass {
             Act::Partition { both: false, .. } => FaultClass::PartitionOneWay,
             Act::Stall { .. } => FaultClass::NetStall,
             Act::Reset { .. } => FaultClass::NetReset,
+            Act::SlowLink { .. } => FaultClass::SlowLink,
+            Act::Swizzle { .. } => FaultClass::Swizzle,
+            Act::HalfOpen { .. } => FaultClass::HalfOpen,
+            Act::SlowNode { .. } => FaultClass::SlowNode,
+            Act::ClockDrift { .. } => FaultClass::ClockDrift,
+            Act::ClockJump { .. } => FaultClass::ClockJump,
             Act::DiskFull { .. } => FaultClass::DiskFull,
             Act::DiskStall { .. } | Act::DiskSlow { .. } => FaultClass::DiskSlow,
             Act::Rot { damage, .. } => FaultClass::of_damage(*damage),
             Act::Outage { .. } => FaultClass::StoreOutage,
             Act::ThrottleStore { .. } => FaultClass::StoreThrottle,
             Act::IsolateFromStore { .. } => FaultClass::StoreIsolation,
+            Act::ExpireCredentials { .. } => FaultClass::StoreAuth,
         }
     }
 
     fn of_site(site: &str, fault: &SiteFault) -> FaultClass {
         match fault {
             SiteFault::Fail(Errno::Enospc) => FaultClass::DiskFull,
+            SiteFault::Short if site.starts_with("objects.") => FaultClass::StoreBody,
+            SiteFault::StallBody => FaultClass::StoreBody,
             SiteFault::Fail(Errno::Eio | Errno::Eintr) | SiteFault::Short => FaultClass::DiskError,
             SiteFault::Fsync(failure) if failure.lies() => FaultClass::BeyondBudget,
             SiteFault::Fsync(_) => FaultClass::FsyncFailure,

@@ -8,11 +8,11 @@ use cutwater_io::sim::Env;
 use madsim::runtime::Runtime;
 use madsim::time::TimeHandle;
 
-use super::pool::{Job, What};
+use super::pool::Job;
 use super::story;
 use crate::plan::Plan;
 use crate::scenario::{Scenario, Violation};
-use crate::verdict::{Outcome, Report, Verdict};
+use crate::verdict::{Outcome, Report, Verdict, Work};
 use crate::world::World;
 
 /// How much virtual time a run may take beyond its horizon before it is judged to have no end: an hour.
@@ -85,13 +85,14 @@ pub(crate) fn panic_verdict() -> Verdict {
 
 /// Runs `job`.
 pub fn execute(job: &Job<'_>) -> Outcome {
-    let plan = match &job.what {
-        What::Seed(seed) => job.scenario.generate(*seed),
-        What::Plan(plan) => (**plan).clone(),
-    };
+    let (plan, named_by_seed) = (job.plan(), job.named_by_seed());
     let vocabulary = job.scenario.vocabulary();
     let bare = |verdict| Outcome {
-        report: Report { plan: plan.id(), ..Report::bare(job.scenario.name(), plan.seed, verdict) },
+        report: Report {
+            plan: plan.id(),
+            named_by_seed,
+            ..Report::bare(job.scenario.name(), plan.seed, verdict)
+        },
         story: None,
         labels: Default::default(),
     };
@@ -110,6 +111,7 @@ pub fn execute(job: &Job<'_>) -> Outcome {
             let devices = job.scenario.devices(&plan);
             let classify = job.scenario.classify();
             let world = World::new(plan.clone(), vocabulary, devices, classify, job.record);
+            world.env().name_frames(job.scenario.name_frames());
             *set_up.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some((world.clone(), TimeHandle::current()));
             judge(job.scenario, &world).await
@@ -118,7 +120,12 @@ pub fn execute(job: &Job<'_>) -> Outcome {
     let verdict = ended.unwrap_or_else(|_| panic_verdict());
     let set_up = set_up.into_inner().unwrap_or_else(PoisonError::into_inner);
     let outcome = match set_up {
-        Some((world, time)) => outcome_of(&world, &time, &plan, verdict, job.record),
+        Some((world, time)) => {
+            let mut outcome = outcome_of(&world, &time, &plan, verdict, job.record);
+            outcome.report.named_by_seed = named_by_seed;
+            outcome.report.coverage = job.edges.then(|| world.coverage());
+            outcome
+        }
         None => bare(verdict),
     };
     // The process is about to end; dropping what still runs would only run its destructors.
@@ -133,6 +140,15 @@ async fn judge(scenario: &dyn Scenario, world: &World) -> Verdict {
     }
     world.end().await;
     world.violation().map_or(Verdict::Held, Verdict::Violated)
+}
+
+/// What the devices had to do.
+fn work(env: &Env) -> Work {
+    Work {
+        disk_calls: env.calls().iter().filter(|(name, _)| name.starts_with("disk.")).map(|(_, n)| n).sum(),
+        frames: env.net().counters().frames_sent,
+        object_requests: env.objects().counters().requests,
+    }
 }
 
 fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, record: bool) -> Outcome {
@@ -166,7 +182,11 @@ fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, r
             points: owned(env.points_passed()),
             sometimes: owned(env.sometimes_seen()),
             receipts: world.receipts(),
+            matrix: world.matrix(),
+            named_by_seed: true,
+            coverage: None,
             stale_calls: env.stale_calls(),
+            work: work(env),
         },
         story,
         labels: world.labels(),

@@ -120,6 +120,14 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// CPU time of this process so far, in microseconds.
+pub(crate) fn cpu_us() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of the right type.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
+}
+
 /// Asks that processes started from here on have the same addresses every time; false if the system refuses.
 pub(crate) fn fix_addresses() -> bool {
     // SAFETY: plain system calls; 0xffffffff only asks.

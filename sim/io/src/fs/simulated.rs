@@ -14,10 +14,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{DirEntry, Metadata, OpenOptions};
 use crate::sim::disk::{Disk, Fd, OpenMode, Pace, Sync, slowed_us};
-use crate::sim::{Crash, Damage, Env, Errno, FsyncFail, NodeId, SiteAction, SiteFault};
+use crate::sim::{Crash, Damage, Env, Errno, FsyncFail, NodeId, SiteAction, SiteFault, Told};
 
 /// Of so many calls on names one may be throttled.
 const NAMES_BATCH: u64 = 64;
+/// How often a call that is stalled looks whether it still is, in microseconds.
+const STALL_SLICE_US: u64 = 20_000;
 
 pub(super) struct File {
     env: Weak<Env>,
@@ -62,6 +64,7 @@ struct Call {
     node: NodeId,
     incarnation: u64,
     name: &'static str,
+    since_ns: u64,
 }
 
 impl Call {
@@ -75,12 +78,13 @@ impl Call {
             }
             env.disks().seen_running(node);
         }
-        Call { incarnation: env.incarnation(node), env, node, name }
+        Call { incarnation: env.incarnation(node), since_ns: env.now_ns(), env, node, name }
     }
 
     async fn on_file(file: &File, name: &'static str) -> Call {
         let Some(env) = file.env.upgrade() else { std::future::pending().await };
-        let call = Call { env, node: file.node, incarnation: file.incarnation, name };
+        let since_ns = env.now_ns();
+        let call = Call { env, node: file.node, incarnation: file.incarnation, name, since_ns };
         call.check_alive().await;
         call
     }
@@ -95,9 +99,6 @@ impl Call {
     async fn ask(&self, class: &'static str, target: &str) -> io::Result<Struck> {
         let mut struck = Struck::default();
         let SiteAction::Strike(fault) = self.env.at_site(self.name, class, target) else { return Ok(struck) };
-        self.env.emit(self.node, "disk.fault", format!("{fault:?}").as_bytes(), || {
-            format!("{} {target}: {fault:?}", self.name)
-        });
         match fault {
             SiteFault::Fail(Errno::Enospc) if self.name == "disk.sync" => struck.no_space = true,
             SiteFault::Fail(errno) => return Err(io::Error::from_raw_os_error(errno.raw())),
@@ -113,6 +114,7 @@ impl Call {
             | SiteFault::FailBefore
             | SiteFault::FailAfter
             | SiteFault::LateLand(_)
+            | SiteFault::StallBody
             | SiteFault::Throttle => {}
         }
         Ok(struck)
@@ -129,14 +131,16 @@ impl Call {
     /// Lets `us` pass, and as long as the disk stalls. Nothing happens in between from here to the effect of the call.
     async fn wait_us(&self, us: u64) {
         let slowness = self.env.disks().slowness(self.node, self.env.now_ns() / 1000);
-        self.sleep_us(slowed_us(us, slowness)).await;
+        let us = slowed_us(us, slowness);
+        self.sleep_us(us + self.env.clocks().drag_us(self.node, us)).await;
         loop {
             let stalled_until_us = self.env.disks().stalled_until_us(self.node);
             let now_us = self.env.now_ns() / 1000;
             if now_us >= stalled_until_us {
                 break;
             }
-            self.sleep_us(stalled_until_us - now_us).await;
+            // In slices: a stall may be cut short.
+            self.sleep_us((stalled_until_us - now_us).min(STALL_SLICE_US)).await;
         }
         self.check_alive().await;
     }
@@ -171,9 +175,18 @@ impl Call {
             slot.copy_from_slice(&value.to_le_bytes());
         }
         bytes[24..].copy_from_slice(&outcome.to_le_bytes());
-        self.env.emit(self.node, self.name, &bytes, || match result {
-            Ok(_) => format!("{target} {payload:?}"),
-            Err(e) => format!("{target} {payload:?}: {e}"),
+        let at_risk = self.env.is_recording().then(|| self.env.disks().with(self.node, Disk::at_risk) as u64);
+        let took_us = (self.env.now_ns() - self.since_ns) / 1000;
+        self.env.emit(self.node, self.name, &bytes, || {
+            let detail = match result {
+                Ok(_) => format!("{target} {payload:?}"),
+                Err(e) => format!("{target} {payload:?}: {e}"),
+            };
+            Told::from(detail)
+                .with("path", target)
+                .with("took_us", took_us)
+                .with_some("at_risk", at_risk)
+                .with_some("error", result.as_ref().err().map(ToString::to_string))
         });
     }
 

@@ -47,7 +47,8 @@ pub enum SiteFault {
     /// The call fails with this error and does nothing; but a sync of a file that fails with `ENOSPC` has found no space
     /// for what was written, and loses some of it.
     Fail(Errno),
-    /// A read or write transfers only part; a write that then fails with `ENOSPC` is [`SiteFault::Fail`].
+    /// A read or write transfers only part; a write that then fails with `ENOSPC` is [`SiteFault::Fail`]. The body of an
+    /// answer of the object store breaks off half way.
     Short,
     /// The sync fails the way [`FsyncFail`] says.
     Fsync(FsyncFail),
@@ -68,6 +69,8 @@ pub enum SiteFault {
     /// The caller is told of a failure at once; the request is applied this many microseconds later, whatever happened
     /// in between.
     LateLand(u32),
+    /// The body of an answer of the object store stands still half way, until the client's patience is over.
+    StallBody,
     /// The object store answers "slow down".
     Throttle,
     /// One of the sectors that are read or written is damaged; which one is drawn.

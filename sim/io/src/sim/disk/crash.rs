@@ -32,11 +32,16 @@ impl CrashRecord {
     pub fn story(&self) -> String {
         let mut story = String::new();
         for (what, ops) in [("lost", &self.lost), ("kept", &self.kept)] {
-            for op in ops {
-                let _ = writeln!(story, "{what} {} (issued {} us)", self.describe(&op.op), op.issued_us);
+            for op in self.told(ops) {
+                let _ = writeln!(story, "{what} {op}");
             }
         }
         story
+    }
+
+    /// A line for each of `ops`.
+    pub(super) fn told(&self, ops: &[MicroOp]) -> Vec<String> {
+        ops.iter().map(|op| format!("{} (issued {} us)", self.describe(&op.op), op.issued_us)).collect()
     }
 
     fn describe(&self, op: &Op) -> String {
@@ -161,6 +166,11 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
 }
 
 impl Disk {
+    /// How many operations a power failure could take now.
+    pub fn at_risk(&self) -> usize {
+        self.log.in_order().iter().filter(|op| !op.forced).count()
+    }
+
     /// The power fails: of what is pending, `choice` decides; open files and locks are gone; what was in memory is gone.
     pub fn power_fail(&mut self, choice: &Survivors, now_us: u64) -> CrashRecord {
         let key = self.key;

@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Damage, Env, Key, NodeId, Survivors};
+use super::{Damage, Env, Key, NodeId, Survivors, Told};
 
 mod crash;
 mod damage;
@@ -34,7 +34,7 @@ mod tree;
 mod writeback;
 
 pub use crash::{CrashRecord, States, enumerate_states};
-pub use damage::{DamageKind, Damaged};
+pub use damage::{DamageKind, Damaged, Spared};
 pub use file::{Fd, OpenFile, OpenMode};
 pub use latency::Pace;
 pub(crate) use latency::slowed_us;
@@ -106,7 +106,9 @@ impl Disks {
             payload.extend_from_slice(&op.id.0.to_le_bytes());
         }
         env.emit(node, "disk.power_fail", &payload, || {
-            format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story())
+            Told::from(format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story()))
+                .with("lost", record.told(&record.lost))
+                .with("kept", record.told(&record.kept))
         });
         self.state().node(node).last_crash = Some(record);
     }
@@ -203,6 +205,11 @@ impl Disks {
     /// What was damaged on the disk of the node, in the order in which it happened.
     pub fn ledger(&self, node: NodeId) -> Vec<Damaged> {
         self.with(node, |disk| disk.ledger().cloned().collect())
+    }
+
+    /// From now on these files of the node are not damaged.
+    pub fn spare(&self, node: NodeId, spared: Spared) {
+        self.with_mut(node, |disk| disk.spare(spared));
     }
 
     /// How often processes of the node were given damaged bytes, or errors in their place.

@@ -95,6 +95,7 @@ async fn strike(owner: &Owner, site: &'static str, target: SocketAddr) -> io::Re
         | SiteFault::FailBefore
         | SiteFault::FailAfter
         | SiteFault::LateLand(_)
+        | SiteFault::StallBody
         | SiteFault::Throttle => {}
     }
     Ok(Struck::Proceed)
