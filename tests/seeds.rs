@@ -13,6 +13,11 @@ fn store() {
 }
 
 #[test]
+fn damage() {
+    check("damage", 100);
+}
+
+#[test]
 fn checkpoint() {
     check("checkpoint", 100);
 }
