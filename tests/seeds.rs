@@ -18,6 +18,11 @@ fn store() {
 }
 
 #[test]
+fn damage() {
+    check("damage", 100);
+}
+
+#[test]
 fn checkpoint() {
     check("checkpoint", 100);
 }

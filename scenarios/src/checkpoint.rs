@@ -100,6 +100,7 @@ impl Scenario for CheckpointScenario {
                 "stream.aligned_blocked",
                 "stream.sink.recommitted",
                 "state.upload.reused",
+                "state.upload.damaged",
                 "log.superseded",
             ]
             .into_iter()

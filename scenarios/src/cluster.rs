@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -29,10 +29,12 @@ use cutwater_engine::stream::graph::VertexKind;
 use cutwater_engine::stream::queries::{self, bid_counts};
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::points::{Kind, Point};
+use cutwater_io::sim::disk::Spared;
 use cutwater_io::sim::objects::ObjectChange;
 use cutwater_io::sim::{Crash, CrashKind, NodeId, Survivors};
 use cutwater_io::{objects, time};
 use cutwater_sim::faults::FaultClass;
+use cutwater_sim::faults::atlas::{Atlas, Chunk};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::{OracleInfo, Violation};
 use cutwater_sim::vocabulary::{Knob, Role};
@@ -72,11 +74,29 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
-/// The faults that a cluster must survive: all but damage to what is on the medium, and lies.
+/// The faults that a cluster must survive: all but lies. What is damaged on the disk of a worker can be had again, from the
+/// object store and from the input.
 pub(crate) fn faults() -> Vec<FaultClass> {
-    let beyond =
-        |class: &FaultClass| FaultClass::DAMAGE.contains(class) || *class == FaultClass::BeyondBudget;
-    FaultClass::ALL.iter().copied().filter(|class| !beyond(class)).collect()
+    FaultClass::ALL.iter().copied().filter(|class| *class != FaultClass::BeyondBudget).collect()
+}
+
+/// Of each file of a worker's store one copy stays whole, by the [`Atlas`]: its own or that of the object store. As the
+/// object store is never damaged, only those files can be that are spared there.
+fn spare_one_copy(world: &World) {
+    const HERE: u64 = 1;
+    const IN_THE_STORE: u64 = 2;
+    let atlas = Atlas::new(world.key(), 900);
+    for index in 0..world.count("worker") {
+        let (atlas, node) = (atlas.clone(), world.node_id("worker", index));
+        let is_spared = move |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let digits: String = name.chars().filter(char::is_ascii_digit).collect();
+            let number = digits.parse().unwrap_or(0);
+            let chunk = Chunk { class: crate::classify(path), of: node.0, number };
+            !atlas.may_damage(chunk, &[HERE, IN_THE_STORE], HERE)
+        };
+        world.env().disks().spare(node, Spared::new(is_spared));
+    }
 }
 
 /// The points of a cluster: of the store only those that one without a log can pass.
@@ -158,6 +178,7 @@ impl Cluster {
         let layout = Layout::new(JOB).expect("a plain name");
         let oracle = Arc::new(Mutex::new(JobOracle::new(layout, world.knob("keep_versions"))));
         watch(world, &oracle);
+        spare_one_copy(world);
         let candidates: Vec<SocketAddr> = (0..world.count("coordinator"))
             .map(|i| world.address(world.node_id("coordinator", i), RPC_PORT))
             .collect();

@@ -14,6 +14,7 @@ use cutwater_sim::vocabulary::Knob;
 
 pub mod checkpoint;
 mod cluster;
+pub mod damage;
 mod frames;
 pub mod oracle;
 pub mod restore;
@@ -21,8 +22,12 @@ pub mod store;
 pub mod targets;
 
 /// Every scenario, in the order in which they are listed.
-pub const ALL: &[&dyn Scenario] =
-    &[&store::StoreScenario, &checkpoint::CheckpointScenario, &restore::RestoreScenario];
+pub const ALL: &[&dyn Scenario] = &[
+    &store::StoreScenario,
+    &damage::DamageScenario,
+    &checkpoint::CheckpointScenario,
+    &restore::RestoreScenario,
+];
 
 /// How many times slower the slowest link between two machines is than the usual one, as long as nothing is broken.
 pub(crate) const SLOW_LINK_FACTOR_MAX: u32 = 10;

@@ -34,7 +34,7 @@ mod tree;
 mod writeback;
 
 pub use crash::{CrashRecord, States, enumerate_states};
-pub use damage::{DamageKind, Damaged};
+pub use damage::{DamageKind, Damaged, Spared};
 pub use file::{Fd, OpenFile, OpenMode};
 pub use latency::Pace;
 pub(crate) use latency::slowed_us;
@@ -230,6 +230,11 @@ impl Disks {
     /// What was damaged on the disk of the node, in the order in which it happened.
     pub fn ledger(&self, node: NodeId) -> Vec<Damaged> {
         self.with(node, |disk| disk.ledger().cloned().collect())
+    }
+
+    /// From now on these files of the node are not damaged.
+    pub fn spare(&self, node: NodeId, spared: Spared) {
+        self.with_mut(node, |disk| disk.spare(spared));
     }
 
     /// How often processes of the node were given damaged bytes, or errors in their place.

@@ -9,7 +9,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::damage::Defects;
+use super::damage::{Defects, Spared};
 use super::file::{Fd, OpenFile};
 use super::log::{Before, Log, MicroOp, Op, OpId};
 use super::personality::{Personality, Rules};
@@ -65,6 +65,7 @@ pub struct Disk {
     /// Names of inodes that do not depend on how many were made before, for keyed draws.
     pub(super) labels: OrdMap<Ino, u64>,
     pub(super) defects: Defects,
+    pub(super) spared: Spared,
     pub(super) locks: OrdMap<Ino, Fd>,
     pub(super) sync_errors: OrdMap<Ino, SyncErrors>,
     /// What the next sync of an inode fails with, whoever calls it.
@@ -99,6 +100,7 @@ impl Disk {
             fds: OrdMap::new(),
             labels: OrdMap::new(),
             defects: Defects::default(),
+            spared: Spared::default(),
             locks: OrdMap::new(),
             sync_errors: OrdMap::new(),
             owed_errors: OrdMap::new(),
