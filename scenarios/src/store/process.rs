@@ -134,7 +134,7 @@ impl Shared {
             return std::future::pending().await;
         }
         match self.live(start).await {
-            Ok(()) | Err(Exit::Failed) => {}
+            Ok(()) | Err(Exit::Failed) => self.state().refused = 0,
             Err(Exit::Damaged) => self.state().refused += 1,
             Err(Exit::Violated(violation)) => {
                 self.world.object(violation);
@@ -150,7 +150,6 @@ impl Shared {
         }
         let store = self.tolerate("open", Store::open(DB, self.options()).await)?;
         self.judge_recovery(&store, start).await?;
-        self.state().refused = 0;
         self.judge_checkpoints().await?;
         let last = *self.stage.borrow() == Stage::Last;
         if last {
