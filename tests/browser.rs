@@ -266,7 +266,7 @@ fn a_timeline_shows_a_run_and_answers() {
     assert_laid_out(&browser.boxes(".label"), "lane");
     assert_laid_out(&browser.boxes("header, nav, #chart, #side"), "part");
     assert_laid_out(&browser.boxes("nav > *:not(.gap):not(:empty)"), "tool");
-    assert_laid_out(&browser.boxes("#violation"), "violation");
+    assert_laid_out(&browser.boxes(".violation-flag"), "violation");
     assert_eq!(browser.text("#what"), "durability: an acknowledged value is there");
     for class in
         [".up", ".down", ".phase", ".risk", ".sync", ".loss", ".message", ".request", ".op", ".fault-span"]
