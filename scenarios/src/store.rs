@@ -30,14 +30,16 @@ use std::time::Duration;
 
 use cutwater_engine::store::{Error, Options, Store, WriteBatch, WriteOptions};
 use cutwater_io::{fs, time};
+use cutwater_sim::census::mini::{Letter, MiniWorkload};
 use cutwater_sim::faults::{Devices, FaultClass};
 use cutwater_sim::plan::{Op, Plan};
 use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
 use cutwater_sim::vocabulary::{Knob, Role, Verb, Vocabulary};
 use cutwater_sim::world::{Ops, Start, World};
 use futures::future::LocalBoxFuture;
+use xxhash_rust::xxh3::Xxh3;
 
-use crate::oracle::batches::{Batch, Batches, Content};
+use crate::oracle::batches::{Batch, Batches, Content, digest};
 
 /// See the module.
 pub struct StoreScenario;
@@ -171,6 +173,28 @@ impl Scenario for StoreScenario {
         }
     }
 
+    fn mini(&self) -> Option<MiniWorkload> {
+        let put = |key, sync| Letter::new("put", &[key, 40, sync]).of_key(key as u8);
+        Some(MiniWorkload {
+            letters: vec![
+                put(0, 0),
+                put(1, 0),
+                put(0, 3),
+                put(1, 3),
+                Letter::new("delete", &[0, 0]).of_key(0),
+                Letter::new("flush", &[]),
+                Letter::new("compact", &[]),
+                Letter::new("sync_wal", &[]),
+                Letter::new("checkpoint", &[]),
+                Letter::new("reopen", &[]),
+            ],
+            // Two tables in level 0 are enough for a compaction, and two edits for a new MANIFEST.
+            knobs: [("level0_trigger", 2), ("max_manifest_bytes", 256)].into(),
+            gap_us: 1_000,
+            rest_us: 200_000,
+        })
+    }
+
     fn classify(&self) -> fn(&Path) -> &'static str {
         crate::classify
     }
@@ -287,8 +311,9 @@ impl Shared {
 
     async fn live(&self, start: Start) -> Result<(), Exit> {
         let store = self.tolerate("open", Store::open(DB, self.options()).await)?;
-        self.judge_recovery(&store, start).await?;
+        self.judge_recovery(&store, &start).await?;
         self.judge_checkpoints().await?;
+        self.world.recovered(start.node);
         let last = *self.stage.borrow() == Stage::Last;
         if last {
             return self.last_checks(store).await;
@@ -341,7 +366,7 @@ impl Shared {
     }
 
     /// Compares what recovery found with what was written, and goes on from there.
-    async fn judge_recovery(&self, store: &Store, start: Start) -> Result<(), Exit> {
+    async fn judge_recovery(&self, store: &Store, start: &Start) -> Result<(), Exit> {
         let content = self.tolerate("scan after open", scan(store, .., None).await)?;
         let power_failed = self
             .world
@@ -356,8 +381,23 @@ impl Shared {
         state.judged_us = self.world.now_us();
         let summary = state.batches.recover(&content, keeps_all).map_err(Exit::Violated)?;
         drop(state);
+        self.owe();
         self.world.note("recovered", &summary);
         Ok(())
+    }
+
+    /// Tells a census what the store owes now.
+    fn owe(&self) {
+        self.world.env().owed().is("store", || {
+            let state = self.state();
+            let mut hash = Xxh3::new();
+            hash.update(&state.batches.digest().to_le_bytes());
+            for taken in &state.checkpoints {
+                hash.update(taken.dir.as_os_str().as_encoded_bytes());
+                hash.update(&digest(&taken.content).to_le_bytes());
+            }
+            hash.digest()
+        });
     }
 
     /// How many faults have struck so far that lose what was written and not synced, without a power failure.
@@ -482,6 +522,7 @@ impl Shared {
                 let acknowledged = self.state().batches.acknowledged();
                 self.tolerate("flush", store.flush().await)?;
                 self.state().batches.durable(acknowledged);
+                self.owe();
                 Ok(())
             }
             "compact" => self.tolerate("compact", store.compact_all().await),
@@ -489,6 +530,7 @@ impl Shared {
                 let acknowledged = self.state().batches.acknowledged();
                 self.tolerate("sync", store.sync_wal().await)?;
                 self.state().batches.durable(acknowledged);
+                self.owe();
                 Ok(())
             }
             "checkpoint" => self.take_checkpoint(store, op).await,
@@ -522,6 +564,8 @@ impl Shared {
         if sync {
             state.batches.durable(sequence);
         }
+        drop(state);
+        self.owe();
         Ok(())
     }
 
@@ -557,6 +601,7 @@ impl Shared {
             let surplus = state.checkpoints.len().saturating_sub(CHECKPOINTS_KEPT);
             state.checkpoints.drain(..surplus).collect()
         };
+        self.owe();
         for taken in old {
             // What cannot be removed stays; it is not looked at again.
             let _ = fs::remove_dir_all(&taken.dir).await;

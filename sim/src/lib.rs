@@ -11,6 +11,8 @@
 //! elsewhere there is only [`refuse`].
 
 #[cfg(madsim)]
+pub mod census;
+#[cfg(madsim)]
 pub mod cli;
 #[cfg(madsim)]
 pub mod faults;

@@ -1,10 +1,11 @@
-//! The command line: sweep, replay, list, plan.
+//! The command line: sweep, replay, census, list, plan.
 //!
 //! Exit status: 0 everything held; 1 something did not; 2 bad usage or input (one line: what and where, nothing written);
 //! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice gave two digests. Of several,
 //! non-determinism outranks a violation, and that a void campaign: each makes the next worth less.
 
 mod campaign;
+mod census;
 mod failure;
 mod list;
 mod out;
@@ -49,6 +50,8 @@ enum Verb {
     Sweep(SweepArgs),
     /// Run one plan again: the same verdict, the same digest
     Replay(ReplayArgs),
+    /// Recover from every image that a crash can leave, at every call to the disk
+    Census(census::CensusArgs),
     /// Show scenarios, fault classes, points and oracles
     List {
         /// As JSON
@@ -165,6 +168,10 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
         Some(Verb::Replay(args)) => {
             start_again_with_fixed_addresses();
             replay::run(&registry, &args)
+        }
+        Some(Verb::Census(args)) => {
+            start_again_with_fixed_addresses();
+            census::run(&registry, &args)
         }
         Some(Verb::List { json }) => Ok(list::run(&registry, json)),
         Some(Verb::Plan { seed }) => registry.seed(&seed).map(|(scenario, seed)| {

@@ -10,6 +10,7 @@ use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, Tes
 use super::Usage;
 use super::campaign::Campaign;
 use super::failure;
+use crate::census::drive::Census;
 use crate::plan::Plan;
 use crate::verdict::{Outcome, Report};
 
@@ -39,6 +40,17 @@ impl Out {
         std::fs::write(dir.join("story.txt"), story)
     }
 
+    /// Writes a census, and the plans of what failed.
+    pub(super) fn census(&self, census: &Census) -> io::Result<()> {
+        for broken in &census.violations {
+            let path = self.dir.join(census_plan(&broken.signature));
+            std::fs::create_dir_all(path.parent().expect("it lies in a directory"))?;
+            std::fs::write(path, broken.plan.to_json())?;
+        }
+        let text = serde_json::to_string_pretty(census).expect("a census is plain data");
+        std::fs::write(self.dir.join("census.json"), text + "\n")
+    }
+
     /// Writes the results.
     pub(super) fn results(&self, campaign: &Campaign) -> io::Result<()> {
         let summary = serde_json::to_string_pretty(campaign).expect("a campaign is plain data");
@@ -46,6 +58,11 @@ impl Out {
         let junit = junit(campaign).to_string().map_err(io::Error::other)?;
         std::fs::write(self.dir.join("junit.xml"), junit)
     }
+}
+
+/// Where in the directory the plan of a failure of a census is.
+pub(super) fn census_plan(signature: &str) -> String {
+    format!("failures/census-{signature}/plan.json")
 }
 
 /// A suite for each scenario; in it a case for each way to fail, and one for all seeds that held.

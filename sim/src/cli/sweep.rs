@@ -290,7 +290,7 @@ fn parse_shard(text: &str) -> Result<(u64, u64), Usage> {
 }
 
 /// `90s`, `10m`, `2h`.
-fn duration(text: &str) -> Result<Duration, Usage> {
+pub(super) fn duration(text: &str) -> Result<Duration, Usage> {
     let bad = || Usage(format!("--time {text}: not a duration such as 90s, 10m or 2h"));
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
     let factor = match unit {

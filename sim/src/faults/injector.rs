@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Poll, Waker};
 
 use cutwater_io::sim::{Crash, Injector, NodeId, Passing, PointAction, Site, SiteAction, SiteFault};
 use futures::channel::mpsc::UnboundedSender;
 
 use super::{FaultClass, Receipts};
+use crate::census::{Census, Passed};
 use crate::plan::{Act, Anchor, Fault, Plan};
 
 /// A state to be delivered, and the node at which its anchor was passed (0 for none).
@@ -28,15 +30,27 @@ struct State {
     receipts: Receipts,
     /// Struck, and not yet seen to have been noticed.
     unobserved: BTreeMap<NodeId, Vec<FaultClass>>,
+    passed: Passed,
+    census: Option<Census>,
+    /// Waits for the horizon.
+    on_cut: Option<Waker>,
 }
 
 impl Shared {
-    pub(crate) fn new(plan: &Plan) -> Shared {
+    pub(crate) fn new(plan: &Plan, census: Option<Census>) -> Shared {
         let mut receipts = Receipts::new();
         for fault in &plan.faults {
             receipts.entry(fault.class()).or_default().armed += 1;
         }
-        Shared(Arc::new(Mutex::new(State { healed: false, receipts, unobserved: BTreeMap::new() })))
+        let state = State {
+            healed: false,
+            receipts,
+            unobserved: BTreeMap::new(),
+            passed: Passed::default(),
+            census,
+            on_cut: None,
+        };
+        Shared(Arc::new(Mutex::new(state)))
     }
 
     /// From now on nothing strikes.
@@ -44,8 +58,64 @@ impl Shared {
         self.state().healed = true;
     }
 
+    /// True if nothing of the plan strikes any more.
     pub(crate) fn healed(&self) -> bool {
-        self.state().healed
+        let state = self.state();
+        state.healed || state.passed.cut_us.is_some()
+    }
+
+    /// `fault` of the plan strikes, or is switched on.
+    pub(crate) fn struck(&self, fault: &Fault) {
+        self.state().passed.struck.push(fault.clone());
+    }
+
+    /// An operation of the plan is issued.
+    pub(crate) fn issued(&self, op: u32) {
+        self.state().passed.issued.insert(op);
+    }
+
+    /// In a branch of a census, the end of its safety phase in microseconds: no operation is issued any more.
+    pub(crate) fn cut_us(&self) -> Option<u64> {
+        self.state().passed.cut_us
+    }
+
+    /// Waits until this is a branch of a census, or another one than it was.
+    pub(crate) async fn next_cut(&self) {
+        let before = self.cut_us();
+        std::future::poll_fn(|cx| {
+            let mut state = self.state();
+            if state.passed.cut_us != before {
+                return Poll::Ready(());
+            }
+            state.on_cut = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// `node` is at a boundary of a census, if one is taken. Returns the crash to make here, if from here on this is one of
+    /// its branches.
+    pub(crate) fn boundary(&self, node: NodeId, at: impl FnOnce() -> Anchor, at_us: u64) -> Option<Crash> {
+        let mut state = self.state();
+        let State { census, passed, receipts, unobserved, on_cut, .. } = &mut *state;
+        let fault = census.as_mut()?.boundary(node, &at(), at_us, passed)?;
+        passed.cut_us = Some(Census::cut_us(at_us));
+        receipts.entry(fault.class()).or_default().delivered += 1;
+        unobserved.entry(node).or_default().push(fault.class());
+        on_cut.take().into_iter().for_each(Waker::wake);
+        let Act::Crash { crash, .. } = fault.act.clone() else { unreachable!("a census crashes") };
+        passed.struck.push(fault);
+        Some(crash)
+    }
+
+    /// Calls `with` with the census that is taken, if one is.
+    pub(crate) fn census<T>(&self, with: impl FnOnce(&mut Census) -> T) -> Option<T> {
+        self.state().census.as_mut().map(with)
+    }
+
+    /// Ends the census: takes it out.
+    pub(crate) fn end_census(&self) -> Option<Census> {
+        self.state().census.take()
     }
 
     pub(crate) fn receipts(&self) -> Receipts {
@@ -158,12 +228,26 @@ impl Place {
 impl Injector for PlanInjector {
     fn at_site(&mut self, site: &Site<'_>) -> SiteAction {
         self.shared.acts(site.node);
-        if site.node.0 == 0 || site.node.0 > self.nodes || self.shared.healed() {
+        if site.node.0 == 0 || site.node.0 > self.nodes {
             return SiteAction::Proceed;
         }
         let calls = self.calls.entry((site.name, site.node)).or_default();
         *calls = calls.saturating_add(1);
         let calls = *calls;
+        if site.name.starts_with("disk.") {
+            let here = || Anchor::Site {
+                site: site.name.into(),
+                class: String::new(),
+                node: site.node.0,
+                nth: calls,
+            };
+            if let Some(crash) = self.shared.boundary(site.node, here, site.at_us) {
+                return SiteAction::Strike(SiteFault::CrashBefore(crash));
+            }
+        }
+        if self.shared.healed() {
+            return SiteAction::Proceed;
+        }
         let Some(classes) = self.sites.get_mut(site.name) else { return SiteAction::Proceed };
         let of_class = classes
             .get_mut(site.class)
@@ -178,6 +262,7 @@ impl Injector for PlanInjector {
         match action {
             Some(what) => {
                 self.shared.delivered(fault.class(), site.node);
+                self.shared.struck(&fault);
                 SiteAction::Strike(what)
             }
             None => SiteAction::Proceed,
@@ -187,11 +272,19 @@ impl Injector for PlanInjector {
     fn at_point(&mut self, passing: &Passing) -> PointAction {
         let node = passing.node;
         self.shared.acts(node);
-        if node.0 == 0 || node.0 > self.nodes || self.shared.healed() {
+        if node.0 == 0 || node.0 > self.nodes {
+            return PointAction::Proceed;
+        }
+        let nth = u32::try_from(passing.nth).unwrap_or(u32::MAX);
+        let here = || Anchor::Point { point: passing.point.into(), node: node.0, nth };
+        if let Some(crash) = self.shared.boundary(node, here, passing.at_us) {
+            return PointAction::Crash(crash);
+        }
+        if self.shared.healed() {
             return PointAction::Proceed;
         }
         let Some(place) = self.points.get_mut(passing.point) else { return PointAction::Proceed };
-        let Some(fault) = place.strikes(node, u32::try_from(passing.nth).unwrap_or(u32::MAX)) else {
+        let Some(fault) = place.strikes(node, nth) else {
             return PointAction::Proceed;
         };
         let action = match &fault.act {
@@ -201,6 +294,7 @@ impl Injector for PlanInjector {
         match action {
             Some(action) => {
                 self.shared.delivered(fault.class(), node);
+                self.shared.struck(&fault);
                 action
             }
             None => PointAction::Proceed,
@@ -231,7 +325,7 @@ mod tests {
             ops: vec![],
             faults,
         };
-        let shared = Shared::new(&plan);
+        let shared = Shared::new(&plan, None);
         let (orders, received) = mpsc::unbounded();
         (PlanInjector::new(&plan, 3, shared.clone(), orders), shared, received)
     }

@@ -18,8 +18,8 @@ pub(crate) struct Child {
     pid: libc::pid_t,
     /// Its report.
     pub(crate) report: PipeReader,
-    /// What it wrote to stdout and stderr, kept in memory.
-    said: OwnedFd,
+    /// What it wrote to stdout and stderr, kept in memory; a branch has that of its parent.
+    said: Option<OwnedFd>,
 }
 
 /// How a child ended.
@@ -37,26 +37,61 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 
 /// Forks. The process must have one thread.
 pub(crate) fn fork() -> io::Result<Forked> {
-    let (report, send) = io::pipe()?;
     // SAFETY: the name is a C string; a new descriptor belongs to nobody else.
     let said = unsafe {
         let fd = check(libc::memfd_create(c"cutwater".as_ptr(), libc::MFD_CLOEXEC))?;
         OwnedFd::from_raw_fd(fd)
     };
-    // SAFETY: this process has a single thread, so the child starts with every lock free.
+    let fd = said.as_raw_fd();
+    let forked = branch()?;
+    match forked {
+        Forked::Parent(mut child) => {
+            child.said = Some(said);
+            Ok(Forked::Parent(child))
+        }
+        Forked::Child(send) => {
+            // SAFETY: plain system calls on descriptors of this process. A child leaves Ctrl-C to its parent, and keeps what
+            // it says from the terminal.
+            unsafe {
+                libc::signal(libc::SIGINT, libc::SIG_IGN);
+                libc::dup2(fd, 1);
+                libc::dup2(fd, 2);
+            }
+            Ok(Forked::Child(send))
+        }
+    }
+}
+
+/// Forks in the middle of a simulation: the child is a copy of the run, and goes on on its own. To be called by the thread
+/// that runs the simulation; any other may only wait for it.
+pub(crate) fn branch() -> io::Result<Forked> {
+    let (report, send) = io::pipe()?;
+    // SAFETY: this thread is the only one of its process that runs, so that the child starts with every lock free but those
+    // of this thread, which goes on in the child.
     let pid = check(unsafe { libc::fork() })?;
     if pid > 0 {
-        return Ok(Forked::Parent(Child { pid, report, said }));
+        return Ok(Forked::Parent(Child { pid, report, said: None }));
     }
-    // SAFETY: plain system calls on descriptors of this process. A child outlives its parent by nothing, leaves Ctrl-C to
-    // it, and keeps what it says from the terminal.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        libc::dup2(said.as_raw_fd(), 1);
-        libc::dup2(said.as_raw_fd(), 2);
-    }
+    // SAFETY: a plain system call. A child outlives its parent by nothing.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     Ok(Forked::Child(send))
+}
+
+/// This process ends by [`ALARM`] unless this is called again within so many seconds of real time.
+pub(crate) fn alarm(seconds: u32) {
+    // SAFETY: a plain system call; the signal ends the process.
+    unsafe { libc::alarm(seconds) };
+}
+
+/// The signal of [`alarm`].
+pub(crate) const ALARM: i32 = libc::SIGALRM;
+
+/// Real time in milliseconds, from the kernel itself: inside of a simulation the C library tells virtual time.
+pub(crate) fn real_ms() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of the right type.
+    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 impl Child {
@@ -87,7 +122,8 @@ impl Child {
 
     /// The last of what it said, at most `max_bytes`.
     pub(crate) fn said(&self, max_bytes: usize) -> String {
-        let fd = self.said.as_raw_fd();
+        let Some(said) = &self.said else { return String::new() };
+        let fd = said.as_raw_fd();
         // SAFETY: a plain system call on our own descriptor.
         let end = unsafe { libc::lseek(fd, 0, libc::SEEK_END) };
         let from = end.saturating_sub(max_bytes as libc::off_t).max(0);

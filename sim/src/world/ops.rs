@@ -21,14 +21,18 @@ impl Ops {
         Ops { world, left: left.into() }
     }
 
-    /// The next operation, once its time has come. Faults that are anchored to it strike as it is returned.
+    /// The next operation, once its time has come; none is left in a branch of a census. Faults that are anchored to it strike as it is returned.
     ///
     /// # Cancel safety
     /// Dropping the future takes no operation: a process that dies while it waits leaves it to the next one.
     pub async fn next(&mut self) -> Option<Op> {
         let at_us = self.left.front()?.at_us;
         self.world.until(at_us).await;
+        if self.world.inner.faults.cut_us().is_some() {
+            return None;
+        }
         let op = self.left.pop_front()?;
+        self.world.inner.faults.issued(op.id);
         self.world.note("op", &format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args));
         for fault in self.world.inner.op_faults.get(&op.id).into_iter().flatten() {
             let order = Order { fault: fault.clone(), passed_by: NodeId(0) };

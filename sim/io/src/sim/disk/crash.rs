@@ -56,13 +56,13 @@ impl CrashRecord {
 }
 
 /// The pending operations with their edges as positions.
-struct Pending {
-    ops: Vec<MicroOp>,
-    before: Vec<Vec<usize>>,
+pub(super) struct Pending {
+    pub(super) ops: Vec<MicroOp>,
+    pub(super) before: Vec<Vec<usize>>,
 }
 
 impl Pending {
-    fn of(disk: &Disk) -> Pending {
+    pub(super) fn of(disk: &Disk) -> Pending {
         let ops = disk.log.in_order();
         let position: BTreeMap<OpId, usize> = ops.iter().enumerate().map(|(i, op)| (op.id, i)).collect();
         let before = (ops.iter())
@@ -72,12 +72,12 @@ impl Pending {
     }
 
     /// The forced operations: closed, because forcing closes.
-    fn forced(&self) -> Vec<bool> {
+    pub(super) fn forced(&self) -> Vec<bool> {
         self.ops.iter().map(|op| op.forced).collect()
     }
 
     /// Adds what must be there before what is there.
-    fn close_by_adding(&self, set: &mut [bool]) {
+    pub(super) fn close_by_adding(&self, set: &mut [bool]) {
         for i in (0..self.ops.len()).rev() {
             if set[i] {
                 self.before[i].iter().for_each(|b| set[*b] = true);
@@ -86,7 +86,7 @@ impl Pending {
     }
 
     /// Takes out what misses something that must be there before it.
-    fn close_by_removing(&self, set: &mut [bool]) {
+    pub(super) fn close_by_removing(&self, set: &mut [bool]) {
         for i in 0..self.ops.len() {
             set[i] &= self.before[i].iter().all(|b| set[*b]);
         }
@@ -151,17 +151,10 @@ impl Disk {
     /// The power fails: of what is pending, `choice` decides; open files and locks are gone; what was in memory is gone.
     pub fn power_fail(&mut self, choice: &Survivors, now_us: u64) -> CrashRecord {
         self.crashes += 1;
-        let key = self.key.child("disk.crash", &[self.crashes]);
+        let key = self.key_of_crash(self.crashes);
         let pending = Pending::of(self);
         let set = survivors(&pending, choice, &key);
-        let mut tree = self.dur.clone();
-        for (op, _) in pending.ops.iter().zip(&set).filter(|(_, survives)| **survives) {
-            op.op.apply(&mut tree);
-        }
-        if self.config.stale_tail {
-            leave_stale_sectors(&mut tree, &pending, &set, &key);
-        }
-        tree.settle();
+        let tree = self.left_by(&pending, &set, &key);
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
         for (op, survives) in pending.ops.into_iter().zip(set) {
             if survives { &mut record.kept } else { &mut record.lost }.push(op);
@@ -173,6 +166,24 @@ impl Disk {
         self.locks.clear();
         self.sync_errors.clear();
         record
+    }
+
+    /// The key of the draws of the `nth` power failure of the disk, from 1.
+    pub(super) fn key_of_crash(&self, nth: u64) -> Key {
+        self.key.child("disk.crash", &[nth])
+    }
+
+    /// What a mount finds if of what is pending `set` survives.
+    pub(super) fn left_by(&self, pending: &Pending, set: &[bool], key: &Key) -> Tree {
+        let mut tree = self.dur.clone();
+        for (op, _) in pending.ops.iter().zip(set).filter(|(_, survives)| **survives) {
+            op.op.apply(&mut tree);
+        }
+        if self.config.stale_tail {
+            leave_stale_sectors(&mut tree, pending, set, key);
+        }
+        tree.settle();
+        tree
     }
 
     fn paths_of(&self, pending: &Pending) -> BTreeMap<Ino, String> {

@@ -21,6 +21,7 @@ use super::{Env, Key, NodeId, Survivors};
 mod crash;
 mod export;
 mod file;
+mod images;
 mod latency;
 mod log;
 mod model;
@@ -34,6 +35,7 @@ mod writeback;
 
 pub use crash::{CrashRecord, States, enumerate_states};
 pub use file::{Fd, OpenFile, OpenMode};
+pub use images::{Image, Images};
 pub use latency::Pace;
 pub use log::{Before, Log, MicroOp, Op, OpId, OpKey};
 pub use model::{Config, Disk};
