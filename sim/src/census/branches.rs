@@ -124,7 +124,8 @@ impl Census {
             self.taken.tally.distinct += 1;
             if self.settings.until_ms.is_some_and(|until| process::real_ms() >= until) {
                 self.taken.tally.left_out += 1;
-                continue;
+                self.looking = false;
+                return None;
             }
             let crash = Crash { kind: candidate.kind, down_us: DOWN_US };
             let id = passed.struck.iter().map(|fault| fault.id + 1).max().unwrap_or(0);

@@ -79,7 +79,7 @@ pub struct Tally {
     pub recovered: u64,
     /// Of these, branches inside of a recovery.
     pub inside_recovery: u64,
-    /// Images that were not recovered for want of time.
+    /// Runs of which no more images were looked at for want of time.
     pub left_out: u64,
 }
 
@@ -192,6 +192,8 @@ impl Seen {
 pub(crate) struct Taken {
     /// How it ended.
     pub(crate) verdict: Verdict,
+    /// The digest of the run; empty of a branch.
+    pub(crate) digest: String,
     /// What was looked at from it.
     pub(crate) tally: Tally,
     /// What was found from it.
@@ -205,7 +207,14 @@ pub(crate) struct Taken {
 impl Taken {
     /// Nothing but the end of a run.
     fn of(verdict: Verdict) -> Taken {
-        Taken { verdict, tally: Tally::default(), findings: Findings::new(), seen: Vec::new(), trouble: None }
+        Taken {
+            verdict,
+            digest: String::new(),
+            tally: Tally::default(),
+            findings: Findings::new(),
+            seen: Vec::new(),
+            trouble: None,
+        }
     }
 }
 

@@ -32,8 +32,8 @@ struct State {
     unobserved: BTreeMap<NodeId, Vec<FaultClass>>,
     passed: Passed,
     census: Option<Census>,
-    /// Waits for the horizon.
-    on_cut: Option<Waker>,
+    /// Tasks that wait for an operation or the horizon.
+    on_cut: Vec<Waker>,
 }
 
 impl Shared {
@@ -48,7 +48,7 @@ impl Shared {
             unobserved: BTreeMap::new(),
             passed: Passed::default(),
             census,
-            on_cut: None,
+            on_cut: Vec::new(),
         };
         Shared(Arc::new(Mutex::new(state)))
     }
@@ -87,7 +87,8 @@ impl Shared {
             if state.passed.cut_us != before {
                 return Poll::Ready(());
             }
-            state.on_cut = Some(cx.waker().clone());
+            state.on_cut.retain(|waker| !waker.will_wake(cx.waker()));
+            state.on_cut.push(cx.waker().clone());
             Poll::Pending
         })
         .await;
@@ -102,7 +103,7 @@ impl Shared {
         passed.cut_us = Some(Census::cut_us(at_us));
         receipts.entry(fault.class()).or_default().delivered += 1;
         unobserved.entry(node).or_default().push(fault.class());
-        on_cut.take().into_iter().for_each(Waker::wake);
+        on_cut.drain(..).for_each(Waker::wake);
         let Act::Crash { crash, .. } = fault.act.clone() else { unreachable!("a census crashes") };
         passed.struck.push(fault);
         Some(crash)

@@ -27,12 +27,17 @@ impl Ops {
     /// Dropping the future takes no operation: a process that dies while it waits leaves it to the next one.
     pub async fn next(&mut self) -> Option<Op> {
         let at_us = self.left.front()?.at_us;
-        self.world.until(at_us).await;
-        if self.world.inner.faults.cut_us().is_some() {
+        let faults = &self.world.inner.faults;
+        if faults.cut_us().is_none() {
+            let moved = std::pin::pin!(faults.next_cut());
+            let due = std::pin::pin!(self.world.until(at_us));
+            futures::future::select(due, moved).await;
+        }
+        if faults.cut_us().is_some() {
             return None;
         }
         let op = self.left.pop_front()?;
-        self.world.inner.faults.issued(op.id);
+        faults.issued(op.id);
         self.world.note("op", &format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args));
         for fault in self.world.inner.op_faults.get(&op.id).into_iter().flatten() {
             let order = Order { fault: fault.clone(), passed_by: NodeId(0) };
