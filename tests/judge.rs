@@ -116,7 +116,7 @@ impl Scenario for Observed {
 fn images(seed: u64) -> Vec<Image> {
     let run = move || {
         let observed = Observed::default();
-        let job = Job { scenario: &observed, what: What::Seed(seed), record: false, again: false };
+        let job = Job::new(&observed, What::Seed(seed));
         let verdict = execute(&job).report.verdict;
         assert_eq!(verdict, Verdict::Held, "store:{seed}");
         observed.images.into_inner().unwrap()

@@ -60,7 +60,7 @@ impl Scenario for CheckpointScenario {
                 "shared",
                 "sink",
             ],
-            faults: cluster::FAULTS.to_vec(),
+            faults: cluster::faults(),
             horizon_us: 2_000_000..=12_000_000,
         }
     }
@@ -84,7 +84,7 @@ impl Scenario for CheckpointScenario {
         };
         Demands {
             after_plans: 1000,
-            delivered: cluster::FAULTS.to_vec(),
+            delivered: cluster::faults(),
             points: of(Kind::Point),
             sometimes: vec![
                 "coordinator.took_over",
@@ -99,12 +99,21 @@ impl Scenario for CheckpointScenario {
                 "stream.aligned_blocked",
                 "stream.sink.recommitted",
                 "state.upload.reused",
-            ],
+                "log.superseded",
+            ]
+            .into_iter()
+            .chain(cluster::points().into_iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name))
+            .collect(),
+            ..Demands::default()
         }
     }
 
     fn classify(&self) -> fn(&Path) -> &'static str {
         crate::classify
+    }
+
+    fn name_frames(&self) -> cutwater_io::sim::net::FrameNamer {
+        crate::frames::name_frame
     }
 
     fn devices(&self, plan: &Plan) -> Devices {

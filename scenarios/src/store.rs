@@ -87,7 +87,7 @@ impl Scenario for StoreScenario {
                 Verb::new("reopen", "close the store and open it again"),
             ],
             knobs: vec![
-                Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
+                crate::personality_knob(),
                 Knob::new("small_sectors", "1: the disk writes 512 bytes atomically, 0: 4096", 0, 0..=1),
                 Knob::new(
                     "sync_us",
@@ -170,6 +170,7 @@ impl Scenario for StoreScenario {
                 .filter(|p| p.kind == Kind::Sometimes && p.name != "store.recovery.wal_hole")
                 .map(|p| p.name)
                 .collect(),
+            ..Demands::default()
         }
     }
 
@@ -479,7 +480,16 @@ impl Shared {
     async fn work(&self, store: &Store, actor: usize) -> Result<(), Exit> {
         let mut ops = self.actors[actor].lock().await;
         while let Some(op) = ops.next().await {
-            self.apply(store, actor, &op).await?;
+            let result = self.apply(store, actor, &op).await;
+            self.world.answered(
+                &op,
+                match result {
+                    Ok(()) => "done",
+                    Err(Exit::Failed) => "the process ends",
+                    Err(Exit::Violated(_)) => "wrong",
+                },
+            );
+            result?;
         }
         Ok(())
     }

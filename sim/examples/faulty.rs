@@ -92,7 +92,12 @@ mod faulty {
         }
         fn demands(&self) -> Demands {
             let points = if self.way == Way::Blind { vec!["faulty.never"] } else { vec!["faulty.tick"] };
-            Demands { after_plans: 20, delivered: vec![FaultClass::ProcessKill], points, sometimes: vec![] }
+            Demands {
+                after_plans: 20,
+                delivered: vec![FaultClass::ProcessKill],
+                points,
+                ..Demands::default()
+            }
         }
         fn run<'a>(&'a self, world: &'a World) -> LocalBoxFuture<'a, Result<(), Violation>> {
             run(self.way, world).boxed_local()

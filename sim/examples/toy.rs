@@ -229,6 +229,7 @@ mod scenario {
                 delivered: self.vocabulary().faults,
                 points: vec![server::APPENDED.name, server::SYNCED.name],
                 sometimes: vec![server::RECOVERED.name, server::TORN_TAIL.name],
+                ..Demands::default()
             }
         }
         fn classify(&self) -> fn(&Path) -> &'static str {

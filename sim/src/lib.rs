@@ -21,6 +21,8 @@ pub mod generate;
 #[cfg(madsim)]
 pub mod history;
 #[cfg(madsim)]
+mod html;
+#[cfg(madsim)]
 pub mod oracle;
 #[cfg(madsim)]
 pub mod plan;
@@ -29,9 +31,13 @@ pub mod runner;
 #[cfg(madsim)]
 pub mod scenario;
 #[cfg(madsim)]
+pub mod search;
+#[cfg(madsim)]
 pub mod strategy;
 #[cfg(madsim)]
 pub mod testing;
+#[cfg(madsim)]
+pub mod timeline;
 #[cfg(madsim)]
 pub mod verdict;
 #[cfg(madsim)]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use cutwater_io::sim::net::FrameNamer;
 use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -35,6 +36,10 @@ pub trait Scenario: Sync {
     /// What a path or key is to the system under test; one of [`Vocabulary::classes`], or `other`.
     fn classify(&self) -> fn(&Path) -> &'static str {
         |_| "other"
+    }
+    /// What a frame on the network is called in a story.
+    fn name_frames(&self) -> FrameNamer {
+        |_| None
     }
     /// How the devices of this plan behave when nothing is broken.
     fn devices(&self, plan: &Plan) -> Devices {
@@ -72,6 +77,8 @@ pub struct Demands {
     pub points: Vec<&'static str>,
     /// `sometimes!` that must have held.
     pub sometimes: Vec<&'static str>,
+    /// Cells of the matrix: a fault of the class must have met the point.
+    pub cells: Vec<(FaultClass, &'static str)>,
 }
 
 /// What did not hold.

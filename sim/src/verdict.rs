@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::faults::Receipts;
 use crate::scenario::{Violation, signature};
+use crate::search::coverage::{Coverage, Matrix};
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,12 +128,41 @@ pub struct Report {
     pub cpu_us: u64,
     /// How often each point was passed.
     pub points: BTreeMap<String, u64>,
-    /// How often each `sometimes!` held.
+    /// How often each `sometimes!` held, and each `buggify!` fired.
     pub sometimes: BTreeMap<String, u64>,
     /// Faults by class.
     pub receipts: Receipts,
+    /// How often a fault of each class met each point.
+    pub matrix: Matrix,
+    /// True if the seed alone names the plan; otherwise only the plan itself does.
+    pub named_by_seed: bool,
+    /// What else was reached, if the job asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
     /// Calls from processes that were dead, which had no effect.
     pub stale_calls: u64,
+    /// What the devices had to do.
+    #[serde(default)]
+    pub work: Work,
+}
+
+/// What the devices of a run had to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Calls to disks.
+    pub disk_calls: u64,
+    /// Frames sent over the network.
+    pub frames: u64,
+    /// Requests to the object store.
+    pub object_requests: u64,
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, more: Work) {
+        self.disk_calls += more.disk_calls;
+        self.frames += more.frames;
+        self.object_requests += more.object_requests;
+    }
 }
 
 impl Report {
@@ -150,7 +180,11 @@ impl Report {
             points: BTreeMap::new(),
             sometimes: BTreeMap::new(),
             receipts: Receipts::new(),
+            matrix: Matrix::new(),
+            named_by_seed: true,
+            coverage: None,
             stale_calls: 0,
+            work: Work::default(),
         }
     }
 }

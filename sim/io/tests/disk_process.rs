@@ -221,7 +221,7 @@ fn faults_at_sites_reach_the_caller() {
         run(Box::new(Strike { name, nth: 1, fault }), move |env| async move {
             node().spawn(async { write_log(true).await.map(drop) }).await.unwrap().unwrap();
             assert_eq!(content(&env, "/db/1.log").unwrap(), b"written", "{name}");
-            assert!(env.recorded().iter().any(|e| e.kind == "disk.fault"));
+            assert!(env.recorded().iter().any(|e| e.kind == "fault.strike"));
         });
     }
 }

@@ -78,7 +78,7 @@ struct Candidate {
 
 impl Census {
     pub(crate) fn new(settings: Settings, seen: Seen, plan: &Plan, vocabulary: &Vocabulary) -> Census {
-        let recovery = serde_json::to_vec(&(&plan.scenario, &plan.topology, &plan.knobs));
+        let recovery = serde_json::to_vec(&(&plan.scenario, &plan.topology, &plan.knobs, &plan.buggify));
         let has = |class| vocabulary.faults.contains(&class);
         Census {
             key: xxh3_64(&recovery.expect("numbers by name")),
@@ -216,15 +216,19 @@ impl Census {
             xxh3_64(&bytes)
         };
         let mut candidates = Vec::new();
+        // What else struck may have left its mark beside the tree; and a kill after a power failure loses what one alone does
+        // not.
+        let crash = |class| matches!(class, FaultClass::ProcessKill | FaultClass::PowerFail);
+        let struck: Vec<FaultClass> = passed.struck.iter().map(Fault::class).collect();
+        let others: Vec<FaultClass> = struck.iter().copied().filter(|class| !crash(*class)).collect();
         if self.kinds.1 {
-            // A kill keeps everything, unless an earlier fault has already taken something.
-            let before: Vec<&str> = passed.struck.iter().map(|fault| fault.class().name()).collect();
-            let key = key(&format!("kill after {before:?}"), seen_by_processes);
+            let key = key(&format!("kill {struck:?}"), seen_by_processes);
             candidates.push(Candidate { kind: CrashKind::ProcessKill, key });
         }
         if self.kinds.0 {
+            let power = format!("power {others:?}");
             candidates.extend(images.images.into_iter().map(|image| Candidate {
-                key: key("power", image.hash),
+                key: key(&power, image.hash),
                 kind: CrashKind::PowerFail(image.survivors),
             }));
         }

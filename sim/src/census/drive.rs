@@ -94,7 +94,7 @@ pub fn run(
             driver.take(ending, settings.limit_s);
             progress(&driver.census);
         }
-        let job = Job { scenario, what: What::Plan(Box::new(plan.clone())), record: false, again: false };
+        let job = Job::new(scenario, What::Plan(Box::new(plan.clone())));
         match process::fork()? {
             Forked::Child(report) => be_golden(&job, settings, driver.seen, report),
             Forked::Parent(child) => window.push(plan, child),
@@ -158,8 +158,7 @@ impl Driver {
             let mut plans = finding.cut.plans(&base);
             let mut reproduced = None;
             for (i, plan) in plans.iter().enumerate() {
-                let what = What::Plan(Box::new(plan.clone()));
-                let job = Job { scenario, what, record: false, again: false };
+                let job = Job::new(scenario, What::Plan(Box::new(plan.clone())));
                 let outcome = Pool::run(job, Duration::from_secs(limit_s.into()))?;
                 if outcome.report.verdict.signature() == signature {
                     reproduced = Some(i);

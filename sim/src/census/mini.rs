@@ -103,6 +103,7 @@ impl MiniWorkload {
             horizon_us: word.len() as u64 * self.gap_us + self.rest_us,
             topology: vocabulary.roles.iter().map(|role| (role.name.into(), *role.count.start())).collect(),
             knobs: self.knobs.iter().map(|(name, value)| ((*name).into(), *value)).collect(),
+            buggify: Vec::new(),
             ops: ops.collect(),
             faults: Vec::new(),
         }

@@ -246,6 +246,7 @@ mod tests {
             horizon_us: 100,
             topology: BTreeMap::new(),
             knobs: BTreeMap::new(),
+            buggify: vec![],
             ops: vec![op(0, 5, 0), op(1, 6, 1), op(2, 50, 0), op(3, 60, 0), op(4, 7, 1)],
             faults: vec![],
         };

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cutwater_io::points::Kind;
 use serde::Serialize;
 
-use crate::faults::{Receipts, receipts};
+use crate::faults::{FaultClass, Receipts, receipts};
 use crate::scenario::Scenario;
+use crate::search::coverage::{self, Matrix};
 use crate::verdict::Report;
+use crate::vocabulary::Vocabulary;
 
 /// Sums over the runs of one scenario.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -21,6 +24,10 @@ pub(super) struct Tally {
     pub(super) receipts: Receipts,
     pub(super) points: BTreeMap<String, u64>,
     pub(super) sometimes: BTreeMap<String, u64>,
+    /// How often a fault of each class met each point.
+    pub(super) matrix: Matrix,
+    /// Cells of the matrix that the scenario has and that stayed empty: the points that a class never met.
+    pub(super) unmet: BTreeMap<FaultClass, Vec<&'static str>>,
     /// What the scenario demands and this campaign never saw.
     pub(super) void: Vec<String>,
 }
@@ -30,6 +37,15 @@ pub(super) struct Tally {
 pub(super) struct Failure {
     pub(super) first: Report,
     pub(super) seeds: Vec<u64>,
+    /// How many plans that no seed names fail like it.
+    pub(super) unnamed: u64,
+}
+
+impl Failure {
+    /// How many plans failed like this.
+    pub(super) fn plans(&self) -> u64 {
+        self.seeds.len() as u64 + self.unnamed
+    }
 }
 
 /// A plan that was run twice with two results.
@@ -67,21 +83,29 @@ impl Campaign {
         receipts::add(&mut tally.receipts, &report.receipts);
         sum(&mut tally.points, &report.points);
         sum(&mut tally.sometimes, &report.sometimes);
+        coverage::add(&mut tally.matrix, &report.matrix);
         if report.verdict.held() {
             tally.held += 1;
             return false;
         }
         tally.violated += 1;
         let key = format!("{}-{}", report.scenario, report.verdict.signature());
-        let failure =
-            self.failures.entry(key).or_insert_with(|| Failure { first: report.clone(), seeds: Vec::new() });
+        let failure = self.failures.entry(key).or_insert_with(|| Failure {
+            first: report.clone(),
+            seeds: Vec::new(),
+            unnamed: 0,
+        });
+        if !report.named_by_seed {
+            failure.unnamed += 1;
+            return failure.plans() == 1;
+        }
         // Plans end in any order; the table names the smallest seed.
-        if report.seed < failure.first.seed {
+        if !failure.first.named_by_seed || report.seed < failure.first.seed {
             failure.first = report.clone();
         }
         let at = failure.seeds.partition_point(|seed| *seed < report.seed);
         failure.seeds.insert(at, report.seed);
-        failure.seeds.len() == 1
+        failure.plans() == 1
     }
 
     /// Holds what was seen against what the scenarios demand.
@@ -89,6 +113,7 @@ impl Campaign {
         for scenario in scenarios {
             let demands = scenario.demands();
             let Some(tally) = self.scenarios.get_mut(scenario.name()) else { continue };
+            tally.unmet = unmet(&scenario.vocabulary(), &tally.matrix);
             if demands.after_plans == 0 || tally.plans < demands.after_plans {
                 continue;
             }
@@ -115,6 +140,14 @@ impl Campaign {
                     .iter()
                     .filter(|s| unseen(&tally.sometimes, s))
                     .map(|s| format!("{s} never held")),
+            );
+            let met = |class, point| tally.matrix.get(class).is_some_and(|row| row.contains_key(point));
+            void.extend(
+                demands
+                    .cells
+                    .iter()
+                    .filter(|(class, point)| !met(class, *point))
+                    .map(|(class, point)| format!("{} never met {point}", class.name())),
             );
             tally.void = void;
         }
@@ -151,6 +184,16 @@ impl Campaign {
             super::HELD
         }
     }
+}
+
+fn unmet(vocabulary: &Vocabulary, matrix: &Matrix) -> BTreeMap<FaultClass, Vec<&'static str>> {
+    let points = || vocabulary.points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name);
+    let of = |class: &FaultClass| {
+        let row = matrix.get(class);
+        points().filter(|point| row.is_none_or(|row| !row.contains_key(*point))).collect::<Vec<_>>()
+    };
+    let rows = vocabulary.faults.iter().map(|class| (*class, of(class)));
+    rows.filter(|(_, points)| !points.is_empty()).collect()
 }
 
 fn sum(total: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
+use cutwater_io::sim::disk::Personality;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -159,15 +160,13 @@ fn mini(
 
 /// The plan on this file system.
 fn on_file_system(mut plan: Plan, scenario: &dyn Scenario, personality: &str) -> Result<Plan, Usage> {
-    let weakest = match personality {
-        "posix_min" => 1,
-        "ext4_ordered" => 0,
-        other => {
-            return Err(Usage(format!("--personality {other}: there are posix_min, ext4_ordered")));
-        }
+    let known = |p: &Personality| p.name() == personality;
+    let Some(number) = Personality::ALL.iter().position(known) else {
+        let names: Vec<&str> = Personality::ALL.iter().map(|p| p.name()).collect();
+        return Err(Usage(format!("--personality {personality}: there are {}", names.join(", "))));
     };
-    if scenario.vocabulary().knob("posix_min").is_some() {
-        plan.knobs.insert("posix_min".into(), weakest);
+    if scenario.vocabulary().knob("personality").is_some() {
+        plan.knobs.insert("personality".into(), number as u64);
     }
     Ok(plan)
 }

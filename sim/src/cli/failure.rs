@@ -32,8 +32,16 @@ pub(super) fn text(report: &Report) -> String {
         short(&report.digest),
         short(&report.plan)
     );
-    let _ = writeln!(text, "  replay    {replay}");
-    let _ = writeln!(text, "  test      {test}");
+    if report.named_by_seed {
+        let _ = writeln!(text, "  replay    {replay}");
+        let _ = writeln!(text, "  test      {test}");
+    } else {
+        let dir = format!("failures/{}-{}", report.scenario, report.verdict.signature());
+        let _ = writeln!(
+            text,
+            "  replay    cargo cutwater replay OUT/{dir}/plan.json --trace   (OUT: see --out)"
+        );
+    }
     text
 }
 
@@ -125,6 +133,7 @@ mod tests {
             node: 2,
             kind: "disk.sync".into(),
             detail: detail.into(),
+            facts: BTreeMap::new(),
         };
         assert_eq!(line(&event("/wal")), "00:00:01.234567  n2   disk.sync      /wal");
         assert_eq!(line(&event(&"é".repeat(500))).chars().count(), STORY_WIDTH);

@@ -6,7 +6,9 @@
 
 mod campaign;
 mod census;
+mod corpus;
 mod failure;
+mod fuzz;
 mod list;
 mod out;
 mod replay;
@@ -21,6 +23,7 @@ use cutwater_io::points::Point;
 
 use crate::runner::process;
 use crate::scenario::Scenario;
+use crate::search::explorer::Strategy;
 
 /// Everything held.
 const HELD: u8 = 0;
@@ -48,6 +51,11 @@ struct Line {
 enum Verb {
     /// Run many seeds (without any command: 1000 of each scenario, for at most 50 seconds)
     Sweep(SweepArgs),
+    /// Look for failures until the time is over, and never stop at the first
+    Fuzz(FuzzArgs),
+    /// The plans that a guided search has kept
+    #[command(subcommand)]
+    Corpus(CorpusVerb),
     /// Run one plan again: the same verdict, the same digest
     Replay(ReplayArgs),
     /// Recover from every image that a crash can leave, at every call to the disk
@@ -77,16 +85,69 @@ struct SweepArgs {
     /// Start no more plans after this long (90s, 10m, 2h)
     #[arg(long, value_name = "DURATION")]
     time: Option<String>,
-    /// How many plans at once; as many as there are processors if not given
-    #[arg(long, value_name = "J")]
-    jobs: Option<usize>,
     /// Only the k-th of n parts of the seeds
     #[arg(long, value_name = "k/n")]
     shard: Option<String>,
+    #[command(flatten)]
+    campaign: CampaignArgs,
+}
+
+#[derive(Args)]
+struct FuzzArgs {
+    /// Which scenarios; all if none is named
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// For how long (90s, 10m, 2h)
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    time: String,
+    /// The master seed; the date (20260131) if not given
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// How plans are chosen
+    #[arg(long, default_value = "fresh")]
+    strategy: Strategy,
+    /// Begin with the plans kept here, and keep those that reach something new
+    #[arg(long, value_name = "DIR")]
+    corpus: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    campaign: CampaignArgs,
+}
+
+#[derive(Subcommand)]
+enum CorpusVerb {
+    /// Show the plans
+    List {
+        /// The corpus
+        dir: std::path::PathBuf,
+    },
+    /// Add those plans of other corpora that reach something new
+    Merge {
+        /// The corpus
+        dir: std::path::PathBuf,
+        /// Others
+        #[arg(required = true)]
+        from: Vec<std::path::PathBuf>,
+    },
+    /// Remove plans that reach nothing that others do not
+    Min {
+        /// The corpus
+        dir: std::path::PathBuf,
+    },
+}
+
+/// What a sweep and a fuzz have in common.
+#[derive(Args, Clone)]
+struct CampaignArgs {
+    /// How many plans at once; as many as there are processors if not given
+    #[arg(long, value_name = "J")]
+    jobs: Option<usize>,
+    /// Run each plan under this many schedules
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    schedules: u64,
     /// JSON lines on stdout: one per plan, then a summary
     #[arg(long)]
     json: bool,
-    /// Write summary.json, junit.xml and failures/ here
+    /// Write summary.json, junit.xml and failures/ here (a fuzz: target/cutwater/fuzz if not given)
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
     /// Of a thousand plans, how many are run twice to compare digests
@@ -95,6 +156,19 @@ struct SweepArgs {
     /// Kill a plan that takes longer than this many seconds of real time
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     limit: u64,
+    /// Name every cell of the matrix (fault class x point) that stayed empty
+    #[arg(long)]
+    matrix: bool,
+    /// Tell a CI system of failures, in its own words
+    #[arg(long, value_name = "SYSTEM")]
+    annotate: Option<Annotate>,
+}
+
+/// A CI system.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Annotate {
+    /// Annotations, and a summary of the step
+    Github,
 }
 
 #[derive(Args)]
@@ -105,6 +179,12 @@ struct ReplayArgs {
     /// Tell what happened, with virtual times
     #[arg(long)]
     trace: bool,
+    /// Write what happened as a page that opens in a browser
+    #[arg(long, value_name = "FILE")]
+    html: Option<std::path::PathBuf>,
+    /// Write what happened for ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    perfetto: Option<std::path::PathBuf>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -132,6 +212,14 @@ impl<'a> Registry<'a> {
             .find(|s| s.name() == name)
             .copied()
             .ok_or_else(|| Usage(format!("unknown scenario `{name}` (there are {})", names.join(", "))))
+    }
+
+    /// Those named, or all if none is.
+    fn scenarios(&self, names: &[String]) -> Result<Vec<&'a dyn Scenario>, Usage> {
+        if names.is_empty() {
+            return Ok(self.scenarios.to_vec());
+        }
+        names.iter().map(|name| self.scenario(name)).collect()
     }
 
     /// What `SCENARIO:SEED` names.
@@ -164,6 +252,14 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
         Some(Verb::Sweep(args)) => {
             start_again_with_fixed_addresses();
             sweep::run(&registry, &args)
+        }
+        Some(Verb::Fuzz(args)) => {
+            start_again_with_fixed_addresses();
+            fuzz::run(&registry, &args)
+        }
+        Some(Verb::Corpus(verb)) => {
+            start_again_with_fixed_addresses();
+            corpus::run(&registry, &verb)
         }
         Some(Verb::Replay(args)) => {
             start_again_with_fixed_addresses();
@@ -214,6 +310,8 @@ pub(crate) fn lines_to_copy(scenario: &str, seed: u64) -> [String; 2] {
         format!("MADSIM_TEST_SEED={seed} cargo test --test seeds {scenario} -- --exact"),
     ]
 }
+
+pub(crate) use replay::read as read_plan_file;
 
 /// A failure as people read it.
 pub(crate) fn failure_text(report: &crate::Report) -> String {

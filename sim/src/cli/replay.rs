@@ -1,11 +1,13 @@
 //! `cutwater replay`: one plan again.
 
 use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{HELD, Registry, ReplayArgs, USAGE, Usage, VIOLATED, clock, failure};
 use crate::plan::Plan;
 use crate::runner::{Job, Pool, What};
+use crate::timeline;
 use crate::verdict::{Outcome, Verdict};
 
 /// The longest plan file that is read, in bytes.
@@ -13,8 +15,16 @@ const PLAN_BYTES_MAX: u64 = 64 << 20;
 
 pub(super) fn run(registry: &Registry<'_>, args: &ReplayArgs) -> Result<u8, Usage> {
     let job = job(registry, args)?;
-    let outcome = Pool::run(job, Duration::from_secs(args.limit))
+    let plan = match &job.what {
+        What::Seed(seed) => job.scenario.generate(*seed),
+        What::Plan(plan) => (**plan).clone(),
+    };
+    let mut outcome = Pool::run(job, Duration::from_secs(args.limit))
         .map_err(|e| Usage(format!("cannot start a process: {e}")))?;
+    draw(args, &plan, &outcome)?;
+    if !args.trace {
+        outcome.story = None;
+    }
     if args.json {
         println!("{}", serde_json::to_string(&outcome).expect("an outcome is plain data"));
     } else {
@@ -27,23 +37,36 @@ pub(super) fn run(registry: &Registry<'_>, args: &ReplayArgs) -> Result<u8, Usag
     })
 }
 
+/// Writes the pictures that were asked for.
+fn draw(args: &ReplayArgs, plan: &Plan, outcome: &Outcome) -> Result<(), Usage> {
+    let failed = |path: &Path, e| Usage(format!("{}: {e}", path.display()));
+    if let Some(path) = &args.html {
+        timeline::write_html(plan, outcome, path).map_err(|e| failed(path, e))?;
+    }
+    if let Some(path) = &args.perfetto {
+        timeline::write_perfetto(plan, outcome, path).map_err(|e| failed(path, e))?;
+    }
+    Ok(())
+}
+
 fn job<'a>(registry: &Registry<'a>, args: &ReplayArgs) -> Result<Job<'a>, Usage> {
     // What looks like a file is one: a scenario's name has neither slash nor dot.
+    let record = args.trace || args.html.is_some() || args.perfetto.is_some();
     let is_path = args.what.contains(['/', '.']) || !args.what.contains(':');
     if !is_path {
         let (scenario, seed) = registry.seed(&args.what)?;
-        return Ok(Job { scenario, what: What::Seed(seed), record: args.trace, again: false });
+        return Ok(Job { record, ..Job::new(scenario, What::Seed(seed)) });
     }
     let path = &args.what;
-    let text = read(path).map_err(|e| Usage(format!("{path}: {e}")))?;
+    let text = read(Path::new(path)).map_err(|e| Usage(format!("{path}: {e}")))?;
     let plan = Plan::from_json(&text).map_err(|e| Usage(format!("{path}: {e}")))?;
     let scenario = registry.scenario(&plan.scenario).map_err(|e| Usage(format!("{path}: {e}")))?;
     plan.validate(&scenario.vocabulary()).map_err(|e| Usage(format!("{path}: {e}")))?;
-    Ok(Job { scenario, what: What::Plan(Box::new(plan)), record: args.trace, again: false })
+    Ok(Job { record, ..Job::new(scenario, What::Plan(Box::new(plan))) })
 }
 
 #[expect(clippy::disallowed_types, reason = "a plan file lies on the real disk")]
-fn read(path: &str) -> std::io::Result<String> {
+pub(crate) fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let read = std::fs::File::open(path)?.take(PLAN_BYTES_MAX + 1).read_to_string(&mut text)?;
     if read as u64 > PLAN_BYTES_MAX {

@@ -9,13 +9,14 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use cutwater_io::points::Point;
+use cutwater_io::sim::Key;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::campaign::{Campaign, Divergence};
 use super::out::Out;
 use super::table::{self, Paint};
-use super::{Registry, SweepArgs, Usage, failure};
+use super::{CampaignArgs, Registry, SweepArgs, Usage, failure};
 use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
 use crate::verdict::{Outcome, Report, Verdict};
@@ -33,15 +34,17 @@ enum JsonLine<'a> {
 }
 
 struct Sweep<'a> {
-    args: &'a SweepArgs,
+    args: &'a CampaignArgs,
     scenarios: Vec<&'a dyn Scenario>,
     limit: Duration,
     out: Option<Out>,
     bar: ProgressBar,
     campaign: Campaign,
     /// First runs whose plans are to run, or are running, once more.
-    twice: VecDeque<(&'a dyn Scenario, Report)>,
-    again: Vec<Report>,
+    twice: VecDeque<(Job<'a>, Report)>,
+    again: Vec<(Job<'a>, Report)>,
+    /// The last plan under other schedules.
+    schedules: VecDeque<Job<'a>>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a sweep is bounded in real time")]
@@ -49,16 +52,57 @@ fn real_now() -> Instant {
     Instant::now()
 }
 
+/// Where the plans of a campaign come from.
+pub(super) trait Source<'a> {
+    /// The next plan to run; `None` if there are no more.
+    fn next(&mut self) -> Option<Job<'a>>;
+    /// A plan has run.
+    fn learn(&mut self, job: &Job<'a>, report: &Report) -> std::io::Result<()>;
+}
+
+/// Seeds in turn, scenario by scenario.
+struct Seeds<I>(I);
+
+impl<'a, I: Iterator<Item = (&'a dyn Scenario, u64)>> Source<'a> for Seeds<I> {
+    fn next(&mut self) -> Option<Job<'a>> {
+        self.0.next().map(|(scenario, seed)| Job::new(scenario, What::Seed(seed)))
+    }
+    fn learn(&mut self, _: &Job<'a>, _: &Report) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Runs the sweep, and returns the exit status.
 pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage> {
-    let scenarios: Vec<&dyn Scenario> = if args.scenarios.is_empty() {
-        registry.scenarios.to_vec()
-    } else {
-        args.scenarios.iter().map(|name| registry.scenario(name)).collect::<Result<_, _>>()?
-    };
+    let scenarios = registry.scenarios(&args.scenarios)?;
     let seeds = seeds(&args.seeds)?;
     let (shard, shards) = args.shard.as_deref().map_or(Ok((0, 1)), parse_shard)?;
     let time = args.time.as_deref().map(duration).transpose()?;
+    if args.campaign.schedules > 1 && args.campaign.out.is_none() {
+        return Err(Usage("--schedules: no seed names these plans, so name a directory with --out".into()));
+    }
+
+    // The first seed that leaves `shard` when divided by `shards`; the sum may be beyond 64 bits.
+    let ahead = (u128::from(shard) + u128::from(shards - seeds.start % shards)) % u128::from(shards);
+    let first = seeds.start.saturating_add(u64::try_from(ahead).expect("a remainder is below its divisor"));
+    let total = seeds.end.saturating_sub(first).div_ceil(shards).saturating_mul(scenarios.len() as u64);
+    let stride = usize::try_from(shards).unwrap_or(usize::MAX);
+    let items = (first..seeds.end)
+        .step_by(stride)
+        .flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
+    let total = total.saturating_mul(args.campaign.schedules);
+    campaign(registry, scenarios.clone(), &args.campaign, &mut Seeds(items), Some(total), time)
+}
+
+/// Runs what `source` gives until it has no more or the time is over, and returns the exit status.
+pub(super) fn campaign<'a>(
+    registry: &Registry<'a>,
+    scenarios: Vec<&'a dyn Scenario>,
+    args: &'a CampaignArgs,
+    source: &mut dyn Source<'a>,
+    total: Option<u64>,
+    time: Option<Duration>,
+) -> Result<u8, Usage> {
     let jobs = match args.jobs {
         Some(0) => return Err(Usage("--jobs 0: at least one plan must run at a time".into())),
         Some(jobs) => jobs,
@@ -66,39 +110,31 @@ pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage
     };
     let out = args.out.as_deref().map(Out::open).transpose()?;
     process::catch_interrupt();
-
-    // The first seed that leaves `shard` when divided by `shards`; the sum may be beyond 64 bits.
-    let ahead = (u128::from(shard) + u128::from(shards - seeds.start % shards)) % u128::from(shards);
-    let first = seeds.start.saturating_add(u64::try_from(ahead).expect("a remainder is below its divisor"));
-    let total = seeds.end.saturating_sub(first).div_ceil(shards).saturating_mul(scenarios.len() as u64);
-    let stride = usize::try_from(shards).unwrap_or(usize::MAX);
-    let mut items = (first..seeds.end)
-        .step_by(stride)
-        .flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
     let mut sweep = Sweep {
         args,
-        scenarios: scenarios.clone(),
+        scenarios,
         limit: Duration::from_secs(args.limit),
         out,
         bar: bar(total, args.json),
         campaign: Campaign::default(),
+        schedules: VecDeque::new(),
         twice: VecDeque::new(),
         again: Vec::new(),
     };
     let start = real_now();
-    let trouble = sweep.work(&mut items, jobs, start, time);
+    let trouble = sweep.work(source, jobs, start, time);
     sweep.campaign.elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let written = sweep.finish(registry);
     match trouble.and(written) {
         Ok(()) => Ok(sweep.campaign.status()),
-        Err(e) => Err(Usage(format!("the sweep could not go on, or leave its results: {e}"))),
+        Err(e) => Err(Usage(format!("the campaign could not go on, or leave its results: {e}"))),
     }
 }
 
 impl<'a> Sweep<'a> {
     fn work(
         &mut self,
-        items: &mut dyn Iterator<Item = (&'a dyn Scenario, u64)>,
+        source: &mut dyn Source<'a>,
         jobs: usize,
         start: Instant,
         time: Option<Duration>,
@@ -107,11 +143,16 @@ impl<'a> Sweep<'a> {
         loop {
             let over = time.is_some_and(|time| start.elapsed() >= time);
             while pool.has_room() {
-                if let Some((scenario, first)) = self.twice.pop_front() {
-                    pool.start(Job { scenario, what: What::Seed(first.seed), record: false, again: true })?;
-                    self.again.push(first);
-                } else if let Some((scenario, seed)) = items.next().filter(|_| !over) {
-                    pool.start(Job { scenario, what: What::Seed(seed), record: false, again: false })?;
+                if let Some((job, first)) = self.twice.pop_front() {
+                    pool.start(Job { again: true, ..job.clone() })?;
+                    self.again.push((job, first));
+                } else if over {
+                    break;
+                } else if let Some(job) = self.schedules.pop_front() {
+                    pool.start(job)?;
+                } else if let Some(job) = source.next() {
+                    self.schedules.extend((1..self.args.schedules).map(|k| scheduled(&job, k)));
+                    pool.start(job)?;
                 } else {
                     break;
                 }
@@ -120,7 +161,10 @@ impl<'a> Sweep<'a> {
                 return Ok(());
             }
             if let Some((job, outcome)) = pool.next(Duration::from_millis(100))? {
-                self.ended(&job, &outcome)?;
+                if !job.again {
+                    source.learn(&job, &outcome.report)?;
+                }
+                self.ended(&job, outcome)?;
             }
             if process::interrupted() {
                 self.campaign.interrupted = true;
@@ -129,28 +173,31 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    fn ended(&mut self, job: &Job<'a>, outcome: &Outcome) -> std::io::Result<()> {
-        let report = &outcome.report;
+    fn ended(&mut self, job: &Job<'a>, outcome: Outcome) -> std::io::Result<()> {
+        let mut report = outcome.report;
         if job.again {
-            let same = |first: &Report| first.scenario == report.scenario && first.seed == report.seed;
-            let i = self.again.iter().position(same).expect("a second run follows a first");
-            let first = self.again.swap_remove(i);
+            let same = |first: &Job<'_>| first.scenario.name() == report.scenario && first.what == job.what;
+            let i =
+                self.again.iter().position(|(first, _)| same(first)).expect("a second run follows a first");
+            let (_, first) = self.again.swap_remove(i);
             self.campaign.run_twice += 1;
-            return self.compare(job, &first, report);
+            return self.compare(job, &first, &report);
         }
+        // It was for the search alone.
+        report.coverage = None;
         self.bar.inc(1);
         if self.args.json {
-            self.print_json(&JsonLine::Plan(report));
+            self.print_json(&JsonLine::Plan(&report));
         }
-        let is_new = self.campaign.add(report);
+        let is_new = self.campaign.add(&report);
         if !report.verdict.held() {
-            self.failed(job, report, is_new)?;
+            self.failed(job, &report, is_new)?;
         }
         let permille = self.args.check_determinism.min(1000);
         // Evenly spread, seed 0 among them: a short sweep checks a seed, too.
         let drawn = report.seed % 1000 * permille % 1000 < permille;
         if drawn && !matches!(report.verdict, Verdict::Hung { .. }) {
-            self.twice.push_back((job.scenario, report.clone()));
+            self.twice.push_back((job.clone(), report));
         }
         Ok(())
     }
@@ -161,9 +208,8 @@ impl<'a> Sweep<'a> {
             self.print(&text);
         }
         let Some(out) = self.out.as_ref().filter(|_| is_new) else { return Ok(()) };
-        let plan = job.scenario.generate(report.seed);
         let recorded = Pool::run(Job { record: true, ..job.clone() }, self.limit)?;
-        out.failure(&plan, report, &recorded)
+        out.failure(&job.plan(), report, &recorded)
     }
 
     /// Two runs of one plan.
@@ -211,7 +257,7 @@ impl<'a> Sweep<'a> {
                 self.scenarios.iter().flat_map(|s| s.vocabulary().points).map(|p| p.name).collect();
             let points: Vec<Point> =
                 registry.points.iter().filter(|p| reachable.contains(p.name)).copied().collect();
-            self.print(&table::text(&self.campaign, &points, paint));
+            self.print(&table::text(&self.campaign, &points, self.args.matrix, paint));
         }
         written
     }
@@ -261,10 +307,22 @@ fn colour() -> bool {
     std::io::stdout().is_terminal() && std::env::var("NO_COLOR").map_or(true, |v| v.is_empty())
 }
 
-fn bar(total: u64, json: bool) -> ProgressBar {
+/// The job of the same plan under its k-th other schedule.
+fn scheduled<'a>(job: &Job<'a>, k: u64) -> Job<'a> {
+    let mut plan = job.plan();
+    plan.schedule_seed = Key::root(plan.schedule_seed).draw("schedule", &[k]).u64();
+    Job { what: What::Plan(Box::new(plan)), ..job.clone() }
+}
+
+fn bar(total: Option<u64>, json: bool) -> ProgressBar {
     if json || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
+    let Some(total) = total else {
+        let style = ProgressStyle::with_template("{spinner} {pos} plans  {per_sec}  {elapsed}")
+            .expect("the template is well formed");
+        return ProgressBar::no_length().with_style(style);
+    };
     let style =
         ProgressStyle::with_template("{bar:40} {pos}/{len} plans  {per_sec}  {elapsed} of about {duration}")
             .expect("the template is well formed");

@@ -1,6 +1,6 @@
 //! The table at the end of a sweep.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use cutwater_io::points::{Kind, Point};
@@ -9,6 +9,8 @@ use super::campaign::Campaign;
 
 /// How many missing names are shown before the rest is only counted.
 const NAMES_MAX: usize = 40;
+/// How many of the emptiest rows and columns of the matrix are named.
+const EMPTIEST: usize = 3;
 
 /// Colours, or none.
 #[derive(Clone, Copy)]
@@ -35,11 +37,12 @@ impl Paint {
 }
 
 /// The whole table.
-pub(super) fn text(campaign: &Campaign, points: &[Point], paint: Paint) -> String {
+pub(super) fn text(campaign: &Campaign, points: &[Point], whole_matrix: bool, paint: Paint) -> String {
     let mut text = String::new();
     scenarios(&mut text, campaign, paint);
     faults(&mut text, campaign, paint);
     coverage(&mut text, campaign, points, paint);
+    matrix(&mut text, campaign, whole_matrix, paint);
     ending(&mut text, campaign, paint);
     text
 }
@@ -83,6 +86,7 @@ fn coverage(text: &mut String, campaign: &Campaign, points: &[Point], paint: Pai
     let kinds = [
         ("points passed", Kind::Point, campaign.seen(|t| &t.points)),
         ("sometimes held", Kind::Sometimes, campaign.seen(|t| &t.sometimes)),
+        ("buggify fired", Kind::Buggify, campaign.seen(|t| &t.sometimes)),
     ];
     for (title, kind, seen) in kinds {
         let all: BTreeSet<&str> = points.iter().filter(|p| p.kind == kind).map(|p| p.name).collect();
@@ -99,6 +103,40 @@ fn coverage(text: &mut String, campaign: &Campaign, points: &[Point], paint: Pai
         }
         text.push('\n');
     }
+}
+
+/// How many cells of fault class x point were filled, and where most are empty; all the empty ones if asked for.
+fn matrix(text: &mut String, campaign: &Campaign, whole: bool, paint: Paint) {
+    for (name, tally) in &campaign.scenarios {
+        let met: usize = tally.matrix.values().map(BTreeMap::len).sum();
+        let unmet: usize = tally.unmet.values().map(Vec::len).sum();
+        if met + unmet == 0 {
+            continue;
+        }
+        let _ = write!(text, "{name}: faults met points in {met} of {} cells", met + unmet);
+        let mut by_point: BTreeMap<&str, usize> = BTreeMap::new();
+        for point in tally.unmet.values().flatten() {
+            *by_point.entry(point).or_default() += 1;
+        }
+        let by_class = tally.unmet.iter().map(|(class, points)| (class.name(), points.len())).collect();
+        for (title, rows) in
+            [("classes", emptiest(by_class)), ("points", emptiest(by_point.into_iter().collect()))]
+        {
+            if !rows.is_empty() {
+                let _ = write!(text, "; emptiest {title}: {}", rows.join(", "));
+            }
+        }
+        text.push('\n');
+        for (class, points) in tally.unmet.iter().filter(|_| whole) {
+            let _ = writeln!(text, "  {:<22} never met {}", class.name(), paint.bad(&points.join(", ")));
+        }
+    }
+}
+
+/// The few rows with the most empty cells.
+fn emptiest(mut rows: Vec<(&str, usize)>) -> Vec<String> {
+    rows.sort_by_key(|(_, empty)| std::cmp::Reverse(*empty));
+    rows.iter().take(EMPTIEST).map(|(name, empty)| format!("{name} ({empty})")).collect()
 }
 
 fn ending(text: &mut String, campaign: &Campaign, paint: Paint) {
@@ -119,11 +157,11 @@ fn ending(text: &mut String, campaign: &Campaign, paint: Paint) {
         let report = &failure.first;
         let [oracle, property, ..] = report.verdict.explain();
         let row = format!(
-            "{} {}: {oracle}: {property}: {} seeds, first {}",
+            "{} {}: {oracle}: {property}: {} plans, first {}",
             report.verdict.signature(),
             report.scenario,
-            failure.seeds.len(),
-            report.seed
+            failure.plans(),
+            if report.named_by_seed { report.seed.to_string() } else { format!("plan {}", report.plan) }
         );
         let _ = writeln!(text, "{}", paint.bad(&row));
     }

@@ -13,6 +13,7 @@ use futures::channel::mpsc::UnboundedSender;
 use super::{FaultClass, Receipts};
 use crate::census::{Census, Passed};
 use crate::plan::{Act, Anchor, Fault, Plan};
+use crate::search::coverage::Gather;
 
 /// A state to be delivered, and the node at which its anchor was passed (0 for none).
 #[derive(Clone, Debug)]
@@ -34,6 +35,14 @@ struct State {
     census: Option<Census>,
     /// Tasks that wait for an operation or the horizon.
     on_cut: Vec<Waker>,
+    reached: Gather,
+}
+
+impl State {
+    /// Nothing of the plan strikes any more: the world is healed, or this is a branch of a census.
+    fn still(&self) -> bool {
+        self.healed || self.passed.cut_us.is_some()
+    }
 }
 
 impl Shared {
@@ -46,6 +55,7 @@ impl Shared {
             healed: false,
             receipts,
             unobserved: BTreeMap::new(),
+            reached: Gather::default(),
             passed: Passed::default(),
             census,
             on_cut: Vec::new(),
@@ -60,8 +70,7 @@ impl Shared {
 
     /// True if nothing of the plan strikes any more.
     pub(crate) fn healed(&self) -> bool {
-        let state = self.state();
-        state.healed || state.passed.cut_us.is_some()
+        self.state().still()
     }
 
     /// `fault` of the plan strikes, or is switched on.
@@ -128,11 +137,44 @@ impl Shared {
         let mut state = self.state();
         state.receipts.entry(class).or_default().delivered += 1;
         state.unobserved.entry(node).or_default().push(class);
+        state.reached.struck(node, class);
     }
 
-    /// A state of `class` was switched on; whether it is noticed, a device will tell.
-    pub(crate) fn switched_on(&self, class: FaultClass) {
-        self.state().receipts.entry(class).or_default().delivered += 1;
+    /// A state of `class` was switched on for `nodes`; whether it is noticed, a device will tell.
+    pub(crate) fn switched_on(&self, class: FaultClass, nodes: &[NodeId]) {
+        let mut state = self.state();
+        state.receipts.entry(class).or_default().delivered += 1;
+        for &node in nodes {
+            state.reached.struck(node, class);
+        }
+    }
+
+    /// A process of `node` starts.
+    pub(crate) fn started(&self, node: NodeId) {
+        self.state().reached.started(node);
+    }
+
+    /// What the run has reached so far.
+    pub(crate) fn reached<T>(&self, ask: impl FnOnce(&Gather) -> T) -> T {
+        ask(&self.state().reached)
+    }
+
+    /// A node of a role passes `point`; false if no fault strikes any more.
+    fn passes(&self, node: NodeId, point: &'static str) -> bool {
+        let mut state = self.state();
+        let open = !state.still();
+        state.reached.passed(node, point, open);
+        open
+    }
+
+    /// A node of a role makes a call; false if no fault strikes any more.
+    fn calls(&self, site: &Site<'_>) -> bool {
+        let mut state = self.state();
+        let open = !state.still();
+        if open {
+            state.reached.called(site.node, site.name, site.class);
+        }
+        open
     }
 
     /// A state of `class` was noticed.
@@ -171,6 +213,10 @@ pub(crate) struct PlanInjector {
     nodes: u64,
     points: BTreeMap<String, Place>,
     sites: BTreeMap<String, BTreeMap<String, Place>>,
+    /// Faults that wait for a passing, and then for a call.
+    after: BTreeMap<String, Place>,
+    /// Those whose passing has come, and the node that passed.
+    awaiting: Vec<(NodeId, Fault)>,
     /// Calls by (site, node), over all classes of targets.
     calls: BTreeMap<(&'static str, NodeId), u32>,
 }
@@ -184,6 +230,7 @@ impl PlanInjector {
     ) -> PlanInjector {
         let mut points: BTreeMap<String, Place> = BTreeMap::new();
         let mut sites: BTreeMap<String, BTreeMap<String, Place>> = BTreeMap::new();
+        let mut after: BTreeMap<String, Place> = BTreeMap::new();
         for fault in &plan.faults {
             let (place, node, nth) = match &fault.at {
                 Anchor::Point { point, node, nth } => (points.entry(point.clone()).or_default(), node, nth),
@@ -191,11 +238,44 @@ impl PlanInjector {
                     let classes = sites.entry(site.clone()).or_default();
                     (classes.entry(class.clone()).or_default(), node, nth)
                 }
+                Anchor::After { point, node, nth, .. } => {
+                    (after.entry(point.clone()).or_default(), node, nth)
+                }
                 Anchor::Time { .. } | Anchor::Op { .. } => continue,
             };
             place.faults.push((*node, *nth, fault.clone()));
         }
-        PlanInjector { shared, orders, nodes, points, sites, calls: BTreeMap::new() }
+        PlanInjector {
+            shared,
+            orders,
+            nodes,
+            points,
+            sites,
+            after,
+            awaiting: Vec::new(),
+            calls: BTreeMap::new(),
+        }
+    }
+
+    /// The fault that strikes at this call because of how many there were.
+    fn counted(&mut self, site: &Site<'_>, calls: u32) -> Option<Fault> {
+        let classes = self.sites.get_mut(site.name)?;
+        let of_class = classes
+            .get_mut(site.class)
+            .filter(|_| !site.class.is_empty())
+            .and_then(|place| place.strikes(site.node, u32::try_from(site.nth).unwrap_or(u32::MAX)));
+        let of_any = classes.get_mut("").and_then(|place| place.strikes(site.node, calls));
+        of_class.or(of_any)
+    }
+
+    /// The fault that strikes at this call because its node has passed a point.
+    fn awaited(&mut self, site: &Site<'_>) -> Option<Fault> {
+        let i = self.awaiting.iter().position(|(node, fault)| {
+            *node == site.node
+                && matches!(&fault.at, Anchor::After { site: name, class, .. }
+                    if name == site.name && (class.is_empty() || class == site.class))
+        })?;
+        Some(self.awaiting.remove(i).1)
     }
 
     fn order(&self, fault: Fault, node: NodeId) {
@@ -246,16 +326,12 @@ impl Injector for PlanInjector {
                 return SiteAction::Strike(SiteFault::CrashBefore(crash));
             }
         }
-        if self.shared.healed() {
+        if !self.shared.calls(site) {
             return SiteAction::Proceed;
         }
-        let Some(classes) = self.sites.get_mut(site.name) else { return SiteAction::Proceed };
-        let of_class = classes
-            .get_mut(site.class)
-            .filter(|_| !site.class.is_empty())
-            .and_then(|place| place.strikes(site.node, u32::try_from(site.nth).unwrap_or(u32::MAX)));
-        let of_any = classes.get_mut("").and_then(|place| place.strikes(site.node, calls));
-        let Some(fault) = of_class.or(of_any) else { return SiteAction::Proceed };
+        let Some(fault) = self.counted(site, calls).or_else(|| self.awaited(site)) else {
+            return SiteAction::Proceed;
+        };
         let action = match &fault.act {
             Act::Site(what) => Some(what.clone()),
             _ => self.crash_of(&fault, site.node).map(SiteFault::CrashBefore),
@@ -281,13 +357,14 @@ impl Injector for PlanInjector {
         if let Some(crash) = self.shared.boundary(node, here, passing.at_us) {
             return PointAction::Crash(crash);
         }
-        if self.shared.healed() {
+        if !self.shared.passes(node, passing.point) {
             return PointAction::Proceed;
         }
+        if let Some(fault) = self.after.get_mut(passing.point).and_then(|place| place.strikes(node, nth)) {
+            self.awaiting.push((node, fault));
+        }
         let Some(place) = self.points.get_mut(passing.point) else { return PointAction::Proceed };
-        let Some(fault) = place.strikes(node, nth) else {
-            return PointAction::Proceed;
-        };
+        let Some(fault) = place.strikes(node, nth) else { return PointAction::Proceed };
         let action = match &fault.act {
             Act::Delay { us } => Some(PointAction::Delay(*us)),
             _ => self.crash_of(&fault, node).map(PointAction::Crash),
@@ -323,6 +400,7 @@ mod tests {
             horizon_us: 1,
             topology: BTreeMap::new(),
             knobs: BTreeMap::new(),
+            buggify: vec![],
             ops: vec![],
             faults,
         };
@@ -375,6 +453,29 @@ mod tests {
         assert_eq!(pass(&mut i, 1, 2), PointAction::Crash(crash.clone()));
         assert_eq!(pass(&mut i, 2, 2), PointAction::Proceed);
         assert_eq!(pass(&mut i, 2, 3), PointAction::Crash(crash));
+    }
+
+    #[test]
+    fn after_a_point_the_first_call_of_the_node_that_passed_is_struck() {
+        let after = |class: &str, nth| Anchor::After {
+            point: "p".into(),
+            node: 0,
+            nth,
+            site: "disk.write".into(),
+            class: class.into(),
+        };
+        let (mut i, shared, _orders) = injector(vec![(after("wal", 2), EIO), (after("", 3), EIO)]);
+        pass(&mut i, 1, 1);
+        assert!(!write(&mut i, 1, "wal", 1), "it waits for the second passing");
+        pass(&mut i, 2, 1);
+        assert!(!write(&mut i, 1, "wal", 2), "another node passed");
+        assert!(!write(&mut i, 2, "table", 1), "another class");
+        assert!(write(&mut i, 2, "wal", 1));
+        assert!(!write(&mut i, 2, "wal", 2), "it strikes once");
+        pass(&mut i, 1, 2);
+        assert!(write(&mut i, 1, "table", 1), "of whatever class");
+        let matrix = shared.reached(Gather::matrix);
+        assert_eq!(matrix[&FaultClass::DiskError], [("p".into(), 2)].into());
     }
 
     #[test]

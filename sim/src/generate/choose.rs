@@ -6,7 +6,7 @@ use arbitrary::Unstructured;
 use cutwater_io::sim::{Draw, Key};
 
 /// A source of choices. The lower end is the simplest choice.
-pub(super) trait Choose {
+pub(crate) trait Choose {
     /// A value in `low..=high`, each as likely.
     fn between(&mut self, low: u64, high: u64) -> u64;
     /// A value in `low..=high`, its logarithm uniform.

@@ -1,6 +1,6 @@
 //! Faults as data: what each is tied to, and what happens there.
 
-use cutwater_io::sim::{Crash, SiteFault};
+use cutwater_io::sim::{Crash, Damage, SiteFault};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::FaultClass;
@@ -46,6 +46,19 @@ pub enum Anchor {
         /// The how many-th, from 1.
         nth: u32,
     },
+    /// The first call at a site after a passing of a point, made by the node that passed.
+    After {
+        /// The point's name.
+        point: String,
+        /// Whose passing.
+        node: u64,
+        /// The how many-th, from 1.
+        nth: u32,
+        /// Which call, as in `cutwater_io::sim::Site::name`.
+        site: String,
+        /// What its target is to the system under test; empty for any.
+        class: String,
+    },
     /// The moment at which an operation is issued.
     Op {
         /// Its id.
@@ -57,7 +70,7 @@ pub enum Anchor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Act {
-    /// To the call itself; only with [`Anchor::Site`].
+    /// To the call itself; only with [`Anchor::Site`] and [`Anchor::After`].
     Site(SiteFault),
     /// A node dies.
     Crash {
@@ -105,6 +118,58 @@ pub enum Act {
         /// The other.
         b: u64,
     },
+    /// Everything between two nodes takes `factor` times as long.
+    SlowLink {
+        /// One node.
+        a: u64,
+        /// The other.
+        b: u64,
+        /// How many times, from 2.
+        factor: u32,
+        /// For how long.
+        for_us: u64,
+    },
+    /// In the first half of the time the nodes are cut off from all others, one after the other in this order; in the second
+    /// half they come back, in an order of its own (FoundationDB's swizzled clogging).
+    Swizzle {
+        /// Which, each once.
+        nodes: Vec<u64>,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Connections between two nodes become half-open: the process of `forgets` finds them reset, that of `believes` hears of
+    /// it only when something that it sends arrives.
+    HalfOpen {
+        /// The node that believes in them.
+        believes: u64,
+        /// The node that has forgotten them.
+        forgets: u64,
+    },
+    /// Calls and timers of the node take `factor` times as long.
+    SlowNode {
+        /// Which.
+        node: u64,
+        /// How many times, from 2.
+        factor: u32,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The clocks of the node run fast (above zero) or slow.
+    ClockDrift {
+        /// Whose.
+        node: u64,
+        /// By how many parts per million.
+        ppm: i32,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The wall clock of the node jumps.
+    ClockJump {
+        /// Whose.
+        node: u64,
+        /// How far, in microseconds; back if below zero.
+        us: i64,
+    },
     /// The disk takes no more data.
     DiskFull {
         /// Whose.
@@ -118,6 +183,17 @@ pub enum Act {
         node: u64,
         /// For how long.
         for_us: u64,
+    },
+    /// Something that lies on a disk is damaged, whether anybody reads it or not.
+    Rot {
+        /// Whose disk.
+        node: u64,
+        /// What the file is to the system under test; empty for any.
+        class: String,
+        /// Tells choices of file and sector apart.
+        nth: u32,
+        /// How: [`Damage::Eio`] or [`Damage::BitRot`].
+        damage: Damage,
     },
     /// The object store answers nobody.
     Outage {
@@ -136,22 +212,39 @@ pub enum Act {
         /// For how long.
         for_us: u64,
     },
+    /// The object store refuses the requests of one node.
+    ExpireCredentials {
+        /// Whose.
+        node: u64,
+        /// For how long.
+        for_us: u64,
+    },
 }
 
 impl Act {
     /// How long it lasts; 0 for what happens at once.
     pub fn duration_us(&self) -> u64 {
         match self {
-            Act::Site(_) | Act::Crash { .. } | Act::Reset { .. } => 0,
+            Act::Site(_)
+            | Act::Crash { .. }
+            | Act::Reset { .. }
+            | Act::Rot { .. }
+            | Act::HalfOpen { .. }
+            | Act::ClockJump { .. } => 0,
             Act::Delay { us } => u64::from(*us),
             Act::Pause { for_us, .. }
             | Act::Partition { for_us, .. }
             | Act::Stall { for_us, .. }
+            | Act::SlowLink { for_us, .. }
+            | Act::Swizzle { for_us, .. }
+            | Act::SlowNode { for_us, .. }
+            | Act::ClockDrift { for_us, .. }
             | Act::DiskFull { for_us, .. }
             | Act::DiskStall { for_us, .. }
             | Act::Outage { for_us }
             | Act::ThrottleStore { for_us }
-            | Act::IsolateFromStore { for_us, .. } => *for_us,
+            | Act::IsolateFromStore { for_us, .. }
+            | Act::ExpireCredentials { for_us, .. } => *for_us,
         }
     }
 }
@@ -160,7 +253,7 @@ impl Fault {
     /// Its class.
     pub fn class(&self) -> FaultClass {
         let site = match &self.at {
-            Anchor::Site { site, .. } => site.as_str(),
+            Anchor::Site { site, .. } | Anchor::After { site, .. } => site.as_str(),
             _ => "",
         };
         FaultClass::of(site, &self.act)

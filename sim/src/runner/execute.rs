@@ -8,12 +8,12 @@ use cutwater_io::sim::Env;
 use madsim::runtime::Runtime;
 use madsim::time::TimeHandle;
 
-use super::pool::{Job, What};
+use super::pool::Job;
 use super::story;
 use crate::census::{self, Census};
 use crate::plan::Plan;
 use crate::scenario::{Scenario, Violation};
-use crate::verdict::{Outcome, Report, Verdict};
+use crate::verdict::{Outcome, Report, Verdict, Work};
 use crate::world::World;
 
 /// How much virtual time a run may take beyond its horizon before it is judged to have no end: an hour.
@@ -94,13 +94,14 @@ pub(crate) fn execute_with(
     job: &Job<'_>,
     census: Option<(census::Settings, census::Seen)>,
 ) -> (Outcome, Option<census::Taken>) {
-    let plan = match &job.what {
-        What::Seed(seed) => job.scenario.generate(*seed),
-        What::Plan(plan) => (**plan).clone(),
-    };
+    let (plan, named_by_seed) = (job.plan(), job.named_by_seed());
     let vocabulary = job.scenario.vocabulary();
     let bare = |verdict| Outcome {
-        report: Report { plan: plan.id(), ..Report::bare(job.scenario.name(), plan.seed, verdict) },
+        report: Report {
+            plan: plan.id(),
+            named_by_seed,
+            ..Report::bare(job.scenario.name(), plan.seed, verdict)
+        },
         story: None,
         labels: Default::default(),
     };
@@ -120,6 +121,7 @@ pub(crate) fn execute_with(
             let classify = job.scenario.classify();
             let census = census.map(|(settings, seen)| Census::new(settings, seen, &plan, &vocabulary));
             let world = World::new(plan.clone(), vocabulary, devices, classify, job.record, census);
+            world.env().name_frames(job.scenario.name_frames());
             *set_up.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some((world.clone(), TimeHandle::current()));
             judge(job.scenario, &world).await
@@ -130,7 +132,12 @@ pub(crate) fn execute_with(
     let census = set_up.as_ref().and_then(|(world, _)| world.end_census());
     let taken = census.map(|census| census.finish(&verdict));
     let outcome = match set_up {
-        Some((world, time)) => outcome_of(&world, &time, &plan, verdict, job.record),
+        Some((world, time)) => {
+            let mut outcome = outcome_of(&world, &time, &plan, verdict, job.record);
+            outcome.report.named_by_seed = named_by_seed;
+            outcome.report.coverage = job.edges.then(|| world.coverage());
+            outcome
+        }
         None => bare(verdict),
     };
     // The process is about to end; dropping what still runs would only run its destructors.
@@ -145,6 +152,15 @@ async fn judge(scenario: &dyn Scenario, world: &World) -> Verdict {
     }
     world.end().await;
     world.violation().map_or(Verdict::Held, Verdict::Violated)
+}
+
+/// What the devices had to do.
+fn work(env: &Env) -> Work {
+    Work {
+        disk_calls: env.calls().iter().filter(|(name, _)| name.starts_with("disk.")).map(|(_, n)| n).sum(),
+        frames: env.net().counters().frames_sent,
+        object_requests: env.objects().counters().requests,
+    }
 }
 
 fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, record: bool) -> Outcome {
@@ -178,7 +194,11 @@ fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, r
             points: owned(env.points_passed()),
             sometimes: owned(env.sometimes_seen()),
             receipts: world.receipts(),
+            matrix: world.matrix(),
+            named_by_seed: true,
+            coverage: None,
             stale_calls: env.stale_calls(),
+            work: work(env),
         },
         story,
         labels: world.labels(),

@@ -1,5 +1,6 @@
 //! Children, up to so many at once: their pipes, their ends, the watchdog.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -27,10 +28,12 @@ pub struct Job<'a> {
     pub record: bool,
     /// A second run of the same plan; nothing but a mark for the caller.
     pub again: bool,
+    /// Report what a search wants to know, see [`Report::coverage`].
+    pub edges: bool,
 }
 
 /// Which plan.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// The one that a seed names.
     Seed(u64),
@@ -38,7 +41,28 @@ pub enum What {
     Plan(Box<Plan>),
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// A first run, of which only the report is kept.
+    pub fn new(scenario: &'a dyn Scenario, what: What) -> Job<'a> {
+        Job { scenario, what, record: false, again: false, edges: false }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> Plan {
+        match &self.what {
+            What::Seed(seed) => self.scenario.generate(*seed),
+            What::Plan(plan) => (**plan).clone(),
+        }
+    }
+
+    /// True if the seed alone names the plan.
+    pub fn named_by_seed(&self) -> bool {
+        match &self.what {
+            What::Seed(_) => true,
+            What::Plan(plan) => **plan == self.scenario.generate(plan.seed),
+        }
+    }
+
     /// The seed that names the plan, or that it was drawn from.
     pub fn seed(&self) -> u64 {
         match &self.what {
@@ -138,6 +162,32 @@ impl<'a> Pool<'a> {
             }
         }
     }
+
+    /// Runs all of `jobs`, as many at once as there are processors, and returns their reports in the same order.
+    ///
+    /// # Errors
+    /// See [`Pool::start`] and [`Pool::next`].
+    pub fn run_all(jobs: VecDeque<Job<'a>>, limit: Duration) -> io::Result<Vec<Report>> {
+        let mut pool = Pool::new(std::thread::available_parallelism().map_or(1, usize::from), limit);
+        let mut reports: Vec<Option<Report>> = vec![None; jobs.len()];
+        let mut jobs: VecDeque<(usize, Job<'a>)> = jobs.into_iter().enumerate().collect();
+        let mut started: Vec<(usize, Job<'a>)> = Vec::new();
+        while !jobs.is_empty() || !pool.is_idle() {
+            while pool.has_room()
+                && let Some((i, job)) = jobs.pop_front()
+            {
+                pool.start(job.clone())?;
+                started.push((i, job));
+            }
+            if let Some((job, outcome)) = pool.next(Duration::from_millis(100))? {
+                let same =
+                    |other: &Job<'_>| other.what == job.what && other.scenario.name() == job.scenario.name();
+                let at = started.iter().position(|(_, other)| same(other)).expect("what ends was started");
+                reports[started.swap_remove(at).0] = Some(outcome.report);
+            }
+        }
+        Ok(reports.into_iter().flatten().collect())
+    }
 }
 
 impl Drop for Pool<'_> {
@@ -174,11 +224,14 @@ impl<'a> Running<'a> {
             } else {
                 Verdict::Aborted { signal: ended.signal, stderr: self.child.said(STDERR_BYTES) }
             };
-            Outcome {
-                report: Report::bare(self.job.scenario.name(), self.job.seed(), verdict),
-                story: None,
-                labels: Default::default(),
-            }
+            let bare = Report::bare(self.job.scenario.name(), self.job.seed(), verdict);
+            let report = match &self.job.what {
+                What::Seed(_) => bare,
+                What::Plan(plan) => {
+                    Report { plan: plan.id(), named_by_seed: self.job.named_by_seed(), ..bare }
+                }
+            };
+            Outcome { report, story: None, labels: Default::default() }
         });
         outcome.report.cpu_us = ended.cpu_us;
         (self.job, outcome)

@@ -38,7 +38,12 @@ impl Ops {
         }
         let op = self.left.pop_front()?;
         faults.issued(op.id);
-        self.world.note("op", &format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args));
+        let text = format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args);
+        self.world.note_with("op", &text, |told| {
+            told.with("op", u64::from(op.id))
+                .with("actor", u64::from(op.actor))
+                .with("verb", op.verb.as_str())
+        });
         for fault in self.world.inner.op_faults.get(&op.id).into_iter().flatten() {
             let order = Order { fault: fault.clone(), passed_by: NodeId(0) };
             // The receiver lives as long as the run.

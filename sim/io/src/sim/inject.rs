@@ -46,7 +46,8 @@ pub struct Passing {
 pub enum SiteFault {
     /// The call fails with this error and does nothing.
     Fail(Errno),
-    /// A read or write transfers only part; a write that then fails with `ENOSPC` is [`SiteFault::Fail`].
+    /// A read or write transfers only part; a write that then fails with `ENOSPC` is [`SiteFault::Fail`]. The body of an
+    /// answer of the object store breaks off half way.
     Short,
     /// The sync fails the way [`FsyncFail`] says.
     Fsync(FsyncFail),
@@ -67,8 +68,34 @@ pub enum SiteFault {
     /// The caller is told of a failure at once; the request is applied this many microseconds later, whatever happened
     /// in between.
     LateLand(u32),
+    /// The body of an answer of the object store stands still half way, until the client's patience is over.
+    StallBody,
     /// The object store answers "slow down".
     Throttle,
+    /// One of the sectors that are read or written is damaged; which one is drawn.
+    Damage(Damage),
+}
+
+/// Damage to sectors of a disk. It lasts, over crashes and restarts, until the sector is overwritten or its file is gone,
+/// unless it says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum Damage {
+    /// Reads of the sector fail. At `disk.read`, or at rest.
+    Eio,
+    /// A bit of the sector is wrong, and one in each following one: always the same. At `disk.read`, or at rest.
+    BitRot {
+        /// How many sectors; 0 counts as 1.
+        sectors: u16,
+    },
+    /// A bit is wrong, in this read only. At `disk.read`.
+    BitFlipOnce,
+    /// The write is acknowledged and never gets to the medium. At `disk.write` or `disk.sync`.
+    LostWrite,
+    /// The write gets to another sector of a file of the same class instead. At `disk.write` or `disk.sync`.
+    Misdirect,
+    /// One read gives what was there before: this one (at `disk.read`), or the first after the sector was written (at
+    /// `disk.write` or `disk.sync`).
+    StaleRead,
 }
 
 /// Errors of a disk.

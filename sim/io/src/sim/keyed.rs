@@ -36,6 +36,17 @@ impl Key {
         Key(key)
     }
 
+    /// A number for one decision, where a whole [`Draw`] would be too much: for choices about each of many things.
+    pub fn hash(&self, purpose: &str, ids: &[u64]) -> u64 {
+        let child = self.child(purpose, ids).0;
+        u64::from_le_bytes(*child.first_chunk().expect("a key is longer"))
+    }
+
+    /// True in `permille` of 1,000 cases.
+    pub fn chance(&self, purpose: &str, ids: &[u64], permille: u64) -> bool {
+        self.hash(purpose, ids) % 1000 < permille
+    }
+
     /// The draw for one decision.
     pub fn draw(&self, purpose: &str, ids: &[u64]) -> Draw {
         Draw(ChaCha8Rng::from_seed(self.child(purpose, ids).0))

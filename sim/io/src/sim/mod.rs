@@ -1,18 +1,20 @@
 //! The simulated world behind the seam: how a harness sets it up, drives it and reads what happened.
 //!
 //! There is one [`Env`] in a run, registered as a simulator of madsim, so that it hears of every node that is created or
-//! killed. It owns the devices ([`disk`], [`net`], [`objects`]), the injector of faults, the counters of points and the
-//! trace.
+//! killed. It owns the devices ([`clock`], [`disk`], [`net`], [`objects`]), the injector of faults, the counters of points
+//! and the trace.
 //!
 //! A killed process takes no further part: every handle belongs to an incarnation of its node, and a call from an earlier
 //! one (destructors run after a kill) has no effect, and is counted in [`Env::stale_calls`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use madsim::plugin::Simulator;
+use xxhash_rust::xxh3::xxh3_64;
 
+pub mod clock;
 pub mod disk;
 mod inject;
 mod keyed;
@@ -24,9 +26,12 @@ mod trace;
 pub use inject::*;
 pub use keyed::{Draw, Key};
 pub use owed::Owed;
-pub use trace::{Event, Trace};
+pub use trace::{Event, Fact, Told, Trace};
 
 use crate::points::{Kind, Point};
+
+/// Of a thousand passings of an armed site of `buggify!`, how many fire.
+const FIRES_PERMILLE: u64 = 250;
 
 /// A simulated machine; 0 is the harness itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +64,7 @@ pub struct Config {
 /// The world of one run.
 pub struct Env {
     state: Mutex<State>,
+    clocks: clock::Clocks,
     disks: disk::Disks,
     net: net::Network,
     objects: objects::Objects,
@@ -69,10 +75,13 @@ struct State {
     key: Key,
     classify: fn(&Path) -> &'static str,
     injector: Box<dyn Injector>,
+    frame_namer: Option<net::FrameNamer>,
     trace: Trace,
     nodes: BTreeMap<NodeId, Node>,
     points: BTreeMap<&'static str, u64>,
     sometimes: BTreeMap<&'static str, u64>,
+    /// Sites of `buggify!` that may fire in this run.
+    armed: BTreeSet<String>,
     sites: BTreeMap<(NodeId, &'static str, &'static str), u64>,
     crashes: Vec<(NodeId, Crash)>,
     on_crash: Option<std::task::Waker>,
@@ -93,15 +102,18 @@ impl Simulator for Env {
                 key: Key::root(0),
                 classify: |_| "other",
                 injector: Box::new(Quiet),
+                frame_namer: None,
                 trace: Trace::new(false),
                 nodes: BTreeMap::new(),
                 points: BTreeMap::new(),
                 sometimes: BTreeMap::new(),
+                armed: BTreeSet::new(),
                 sites: BTreeMap::new(),
                 crashes: Vec::new(),
                 on_crash: None,
                 stale_calls: 0,
             }),
+            clocks: clock::Clocks::default(),
             disks: disk::Disks::default(),
             net: net::Network::default(),
             objects: objects::Objects::default(),
@@ -163,6 +175,11 @@ impl Env {
         number(madsim::plugin::node())
     }
 
+    /// The clocks of the nodes.
+    pub fn clocks(&self) -> &clock::Clocks {
+        &self.clocks
+    }
+
     /// The disks.
     pub fn disks(&self) -> &disk::Disks {
         &self.disks
@@ -208,10 +225,26 @@ impl Env {
         self.state().stale_calls
     }
 
-    /// Adds an event to the trace. `detail` is only called when the run is recorded.
-    pub fn emit(&self, node: NodeId, kind: &str, payload: &[u8], detail: impl FnOnce() -> String) {
+    /// Adds an event to the trace. `tell` is only called when the run is recorded; it must not call into the world.
+    pub fn emit<T: Into<Told>>(&self, node: NodeId, kind: &str, payload: &[u8], tell: impl FnOnce() -> T) {
         let now = self.now_ns();
-        self.state().trace.add(now, node, kind, payload, detail);
+        self.state().trace.add(now, node, kind, payload, tell);
+    }
+
+    /// True if the run is recorded. Decides what is told, never what happens.
+    pub fn is_recording(&self) -> bool {
+        self.state().trace.is_recording()
+    }
+
+    /// From now on a recorded frame is called what `namer` says.
+    pub fn name_frames(&self, namer: net::FrameNamer) {
+        self.state().frame_namer = Some(namer);
+    }
+
+    /// What names frames, if there is somebody to tell.
+    fn frame_namer(&self) -> Option<net::FrameNamer> {
+        let state = self.state();
+        state.frame_namer.filter(|_| state.trace.is_recording())
     }
 
     /// Digest and number of events so far.
@@ -223,6 +256,11 @@ impl Env {
     /// The recorded events so far.
     pub fn recorded(&self) -> Vec<Event> {
         self.state().trace.recorded().unwrap_or_default().to_vec()
+    }
+
+    /// What tells a path or key what it is to the system under test.
+    pub fn classifier(&self) -> fn(&Path) -> &'static str {
+        self.state().classify
     }
 
     /// What a path or key is to the system under test.
@@ -237,7 +275,17 @@ impl Env {
         let nth = state.sites.entry((node, name, class)).or_default();
         *nth += 1;
         let nth = *nth;
-        state.injector.at_site(&Site { name, node, class, target, nth, at_us })
+        let action = state.injector.at_site(&Site { name, node, class, target, nth, at_us });
+        if let SiteAction::Strike(fault) = &action {
+            let fault = format!("{fault:?}");
+            state.trace.add(self.now_ns(), node, "fault.strike", fault.as_bytes(), || {
+                Told::from(format!("{name} {target}: {fault}"))
+                    .with("place", name)
+                    .with("class", class)
+                    .with("nth", nth)
+            });
+        }
+        action
     }
 
     fn at_point(&self, point: Point) -> PointAction {
@@ -250,7 +298,25 @@ impl Env {
         *nth += 1;
         let nth = *nth;
         state.trace.add(now, node, "point", point.name.as_bytes(), || format!("{} #{nth}", point.name));
-        state.injector.at_point(&Passing { point: point.name, node, nth, at_us: now / 1000 })
+        let action = state.injector.at_point(&Passing { point: point.name, node, nth, at_us: now / 1000 });
+        if action != PointAction::Proceed {
+            let fault = format!("{action:?}");
+            state.trace.add(now, node, "fault.strike", fault.as_bytes(), || {
+                Told::from(format!("{} #{nth}: {fault}", point.name))
+                    .with("place", point.name)
+                    .with("nth", nth)
+            });
+        }
+        action
+    }
+
+    /// Calls into the devices so far, by their names.
+    pub fn calls(&self) -> BTreeMap<&'static str, u64> {
+        let mut calls = BTreeMap::new();
+        for ((_, name, _), n) in &self.state().sites {
+            *calls.entry(*name).or_default() += n;
+        }
+        calls
     }
 
     pub(crate) fn saw(&self, point: Point) {
@@ -258,12 +324,37 @@ impl Env {
         *self.state().sometimes.entry(point.name).or_default() += 1;
     }
 
+    /// From now on only these sites of `buggify!` may fire; see [`crate::buggify!`]. In a new world none may.
+    pub fn arm(&self, sites: impl IntoIterator<Item = String>) {
+        self.state().armed = sites.into_iter().collect();
+    }
+
+    /// True if the site is armed and fires at this passing: each does at one in four, by a draw of its own.
+    pub(crate) fn fires(&self, site: Point) -> bool {
+        assert!(site.kind == Kind::Buggify, "{} is not a buggify", site.name);
+        let (node, now) = (Env::node(), self.now_ns());
+        let mut state = self.state();
+        if !state.armed.contains(site.name) {
+            return false;
+        }
+        let passings = &mut state.nodes.entry(node).or_default().passings;
+        let nth = passings.entry(site.name).or_default();
+        *nth += 1;
+        let ids = [xxh3_64(site.name.as_bytes()), node.0, *nth];
+        let fires = state.key.draw("buggify", &ids).chance(FIRES_PERMILLE);
+        if fires {
+            *state.sometimes.entry(site.name).or_default() += 1;
+            state.trace.add(now, node, "buggify", site.name.as_bytes(), || site.name.to_string());
+        }
+        fires
+    }
+
     /// How often each point was passed.
     pub fn points_passed(&self) -> BTreeMap<&'static str, u64> {
         self.state().points.clone()
     }
 
-    /// How often each `sometimes!` held.
+    /// How often each `sometimes!` held, and each `buggify!` fired.
     pub fn sometimes_seen(&self) -> BTreeMap<&'static str, u64> {
         self.state().sometimes.clone()
     }
@@ -279,7 +370,13 @@ impl Env {
 
     /// Kills `node` the way `crash` says. Its restart is the supervisor's, see [`Env::next_crash`].
     pub fn crash(&self, node: NodeId, crash: Crash) {
-        self.emit(node, "crash", format!("{crash:?}").as_bytes(), || format!("{crash:?}"));
+        let what = format!("{crash:?}");
+        self.emit(node, "crash", what.as_bytes(), || {
+            let power = matches!(crash.kind, CrashKind::PowerFail(_));
+            Told::from(what.clone())
+                .with("crash", if power { "power_fail" } else { "process_kill" })
+                .with("down_us", u64::from(crash.down_us))
+        });
         if let CrashKind::PowerFail(survivors) = &crash.kind {
             self.disks.power_fail(self, node, survivors);
             self.net.machine_lost(node);

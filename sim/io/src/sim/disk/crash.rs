@@ -31,11 +31,16 @@ impl CrashRecord {
     pub fn story(&self) -> String {
         let mut story = String::new();
         for (what, ops) in [("lost", &self.lost), ("kept", &self.kept)] {
-            for op in ops {
-                let _ = writeln!(story, "{what} {} (issued {} us)", self.describe(&op.op), op.issued_us);
+            for op in self.told(ops) {
+                let _ = writeln!(story, "{what} {op}");
             }
         }
         story
+    }
+
+    /// A line for each of `ops`.
+    pub(super) fn told(&self, ops: &[MicroOp]) -> Vec<String> {
+        ops.iter().map(|op| format!("{} (issued {} us)", self.describe(&op.op), op.issued_us)).collect()
     }
 
     fn describe(&self, op: &Op) -> String {
@@ -47,7 +52,7 @@ impl CrashRecord {
                 format!("zeros of {} sector {sector} from byte {from_byte}", path(ino))
             }
             Op::Link { dir, name, .. } => format!("name {}/{name}", path(dir)),
-            Op::Unlink { dir, name } => format!("removal of {}/{name}", path(dir)),
+            Op::Unlink { dir, name, .. } => format!("removal of {}/{name}", path(dir)),
             Op::Rename { from_dir, from, to_dir, to, .. } => {
                 format!("rename {}/{from} -> {}/{to}", path(from_dir), path(to_dir))
             }
@@ -148,13 +153,27 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
 }
 
 impl Disk {
+    /// How many operations a power failure could take now.
+    pub fn at_risk(&self) -> usize {
+        self.log.in_order().iter().filter(|op| !op.forced).count()
+    }
+
     /// The power fails: of what is pending, `choice` decides; open files and locks are gone; what was in memory is gone.
     pub fn power_fail(&mut self, choice: &Survivors, now_us: u64) -> CrashRecord {
         self.crashes += 1;
         let key = self.key_of_crash(self.crashes);
         let pending = Pending::of(self);
         let set = survivors(&pending, choice, &key);
-        let tree = self.left_by(&pending, &set, &key);
+        self.now_us = now_us;
+        let defects = &mut self.defects;
+        let tree = left_by(&self.dur, self.config.stale_tail, &pending, &set, &key, |op, tree, survives| {
+            if survives {
+                defects.landing(op, tree, now_us);
+            } else {
+                defects.lost(std::slice::from_ref(op), now_us);
+            }
+        });
+        self.defects.settle(&tree, now_us);
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
         for (op, survives) in pending.ops.into_iter().zip(set) {
             if survives { &mut record.kept } else { &mut record.lost }.push(op);
@@ -173,19 +192,6 @@ impl Disk {
         self.key.child("disk.crash", &[nth])
     }
 
-    /// What a mount finds if of what is pending `set` survives.
-    pub(super) fn left_by(&self, pending: &Pending, set: &[bool], key: &Key) -> Tree {
-        let mut tree = self.dur.clone();
-        for (op, _) in pending.ops.iter().zip(set).filter(|(_, survives)| **survives) {
-            op.op.apply(&mut tree);
-        }
-        if self.config.stale_tail {
-            leave_stale_sectors(&mut tree, pending, set, key);
-        }
-        tree.settle();
-        tree
-    }
-
     fn paths_of(&self, pending: &Pending) -> BTreeMap<Ino, String> {
         let mut paths = BTreeMap::new();
         if !pending.ops.is_empty() {
@@ -196,6 +202,30 @@ impl Disk {
         }
         paths
     }
+}
+
+/// What a mount finds if of what is pending on `medium` the operations in `set` survive. `each` is told of every operation
+/// in turn, with the tree as it is before it and whether it survives.
+pub(super) fn left_by(
+    medium: &Tree,
+    stale_tail: bool,
+    pending: &Pending,
+    set: &[bool],
+    key: &Key,
+    mut each: impl FnMut(&MicroOp, &Tree, bool),
+) -> Tree {
+    let mut tree = medium.clone();
+    for (op, survives) in pending.ops.iter().zip(set) {
+        each(op, &tree, *survives);
+        if *survives {
+            op.op.apply(&mut tree);
+        }
+    }
+    if stale_tail {
+        leave_stale_sectors(&mut tree, pending, set, key);
+    }
+    tree.settle();
+    tree
 }
 
 /// A length that reached the medium without its sectors uncovers what was there before, rather than zeros.

@@ -71,7 +71,7 @@ impl Disk {
                     return Err(os(libc::ENOENT));
                 }
                 self.check_space_for_name()?;
-                let ino = self.new_ino();
+                let ino = self.new_ino(dir, &name);
                 self.issue(Op::Link { dir, name, ino, is_dir: false }, vec![]);
                 ino
             }
@@ -104,11 +104,11 @@ impl Disk {
         self.fds.get(&fd).ok_or_else(|| os(libc::EBADF))
     }
 
-    /// pread(2).
+    /// pread(2). Gives what is before a sector that cannot be read, and fails if there is nothing.
     ///
     /// # Errors
-    /// `EBADF`, `EISDIR`.
-    pub fn read_at(&self, fd: Fd, buf: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
+    /// `EBADF`, `EISDIR`, `EIO` for a damaged sector.
+    pub fn read_at(&mut self, fd: Fd, buf: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
         let file = self.open_file(fd)?;
         if !file.read {
             return Err(os(libc::EBADF));
@@ -119,14 +119,22 @@ impl Disk {
         if self.is_dir(file.ino) {
             return Err(os(libc::EISDIR));
         }
-        let len_bytes = self.vol.len_bytes(file.ino).expect("an open file has an inode");
+        let ino = file.ino;
+        let len_bytes = self.vol.len_bytes(ino).expect("an open file has an inode");
         let there = usize::try_from(len_bytes.saturating_sub(offset_bytes)).unwrap_or(usize::MAX);
         let n = there.min(buf.len());
         for piece in pieces(self.sector_bytes(), offset_bytes, n) {
             let target = &mut buf[piece.at..piece.at + piece.len];
-            match self.vol.sector(file.ino, piece.sector) {
+            match self.vol.sector(ino, piece.sector) {
                 Some(content) => target.copy_from_slice(&content[piece.from..piece.from + piece.len]),
                 None => target.fill(0),
+            }
+            if self.defects.any() && !self.log.is_pending(ino, piece.sector) {
+                let (at, checksums) = ((ino, piece.sector), self.rules.checksums);
+                match self.defects.serve(at, piece.from, target, checksums, self.now_us) {
+                    Err(_) if piece.at > 0 => return Ok(piece.at),
+                    served => served?,
+                }
             }
         }
         Ok(n)
@@ -233,16 +241,16 @@ impl Disk {
 }
 
 /// A part of a transfer that lies in one sector.
-struct Piece {
-    sector: u64,
+pub(super) struct Piece {
+    pub(super) sector: u64,
     /// First byte in the sector.
-    from: usize,
+    pub(super) from: usize,
     /// First byte in the buffer.
-    at: usize,
-    len: usize,
+    pub(super) at: usize,
+    pub(super) len: usize,
 }
 
-fn pieces(sector_bytes: u32, offset_bytes: u64, len: usize) -> impl Iterator<Item = Piece> {
+pub(super) fn pieces(sector_bytes: u32, offset_bytes: u64, len: usize) -> impl Iterator<Item = Piece> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let position = offset_bytes + at as u64;

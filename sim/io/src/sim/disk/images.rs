@@ -8,7 +8,7 @@
 //! Each image comes with a hash of what is seen in it, so that those that cannot be told apart need to be looked at once.
 
 use super::Disk;
-use super::crash::Pending;
+use super::crash::{Pending, left_by};
 use super::tree::Tree;
 use crate::sim::{Draw, Survivors};
 
@@ -62,7 +62,8 @@ impl Disk {
     }
 
     fn left_by_next_crash(&self, pending: &Pending, set: &[bool]) -> Tree {
-        self.left_by(pending, set, &self.key_of_crash(self.crashes + 1))
+        let key = self.key_of_crash(self.crashes + 1);
+        left_by(&self.dur, self.config.stale_tail, pending, set, &key, |_, _, _| {})
     }
 }
 

@@ -7,7 +7,7 @@
 //! A process that ends loses its open files and locks, nothing else. A machine whose power fails loses what was not
 //! forced, as far as [`Survivors`] and the order that the file system keeps say so.
 //!
-//! Not modelled here yet: faults of reads (bit rot, misdirection), file systems beyond the two [`Personality`]s.
+//! What is damaged on a medium is told by its ledger, see [`Damaged`].
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,9 +16,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Env, Key, NodeId, Survivors};
+use super::{Damage, Env, Key, NodeId, Survivors, Told};
 
 mod crash;
+mod damage;
 mod export;
 mod file;
 mod images;
@@ -34,6 +35,7 @@ mod tree;
 mod writeback;
 
 pub use crash::{CrashRecord, States, enumerate_states};
+pub use damage::{DamageKind, Damaged};
 pub use file::{Fd, OpenFile, OpenMode};
 pub use images::{Image, Images};
 pub use latency::Pace;
@@ -97,7 +99,9 @@ impl Disks {
             payload.extend_from_slice(&op.id.0.to_le_bytes());
         }
         env.emit(node, "disk.power_fail", &payload, || {
-            format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story())
+            Told::from(format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story()))
+                .with("lost", record.told(&record.lost))
+                .with("kept", record.told(&record.kept))
         });
         self.state().node(node).last_crash = Some(record);
     }
@@ -161,6 +165,34 @@ impl Disks {
     /// What the last power failure of the node took.
     pub fn last_crash(&self, node: NodeId) -> Option<CrashRecord> {
         self.state().node(node).last_crash.clone()
+    }
+
+    /// What was damaged on the disk of the node, in the order in which it happened.
+    pub fn ledger(&self, node: NodeId) -> Vec<Damaged> {
+        self.with(node, |disk| disk.ledger().cloned().collect())
+    }
+
+    /// How often processes of the node were given damaged bytes, or errors in their place.
+    pub fn damage_served(&self, node: NodeId) -> u64 {
+        self.with(node, Disk::damage_served)
+    }
+
+    /// Damages something that lies on the disk of the node, see [`Disk::damage_at_rest`].
+    pub fn damage_at_rest(&self, env: &Env, node: NodeId, class: &str, nth: u32, damage: Damage) -> bool {
+        let (now_us, class_of) = (env.now_ns() / 1000, env.classifier());
+        let struck = self.with_mut(node, |disk| {
+            disk.tick(now_us);
+            disk.damage_at_rest(class, nth, damage, class_of).then(|| disk.ledger().last().cloned())
+        });
+        if let Some(Some(damaged)) = &struck {
+            env.emit(node, "disk.fault", format!("{damaged:?}").as_bytes(), || damaged.to_string());
+        }
+        struck.is_some()
+    }
+
+    /// Repairs every defect of the disk of the node.
+    pub fn lift_damage(&self, node: NodeId) {
+        self.with_mut(node, Disk::lift_damage);
     }
 
     /// Writes what processes of the node see below `prefix` into a real directory.

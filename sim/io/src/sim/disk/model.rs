@@ -5,7 +5,9 @@
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::damage::Defects;
 use super::file::{Fd, OpenFile};
 use super::log::{Before, Log, Op, OpId};
 use super::personality::{Personality, Rules};
@@ -57,6 +59,9 @@ pub struct Disk {
     pub(super) dur: Tree,
     pub(super) log: Log,
     pub(super) fds: OrdMap<Fd, OpenFile>,
+    /// Names of inodes that do not depend on how many were made before, for keyed draws.
+    pub(super) labels: OrdMap<Ino, u64>,
+    pub(super) defects: Defects,
     pub(super) locks: OrdMap<Ino, Fd>,
     /// How many syncs of an inode have failed.
     pub(super) sync_errors: OrdMap<Ino, u64>,
@@ -87,6 +92,8 @@ impl Disk {
             dur: empty,
             log: Log::default(),
             fds: OrdMap::new(),
+            labels: OrdMap::new(),
+            defects: Defects::default(),
             locks: OrdMap::new(),
             sync_errors: OrdMap::new(),
             now_us: 0,
@@ -139,9 +146,18 @@ impl Disk {
         assert!(self.fds.is_empty() && self.locks.is_empty());
     }
 
-    pub(super) fn new_ino(&mut self) -> Ino {
+    /// A new inode, to be called `name` in `dir`.
+    pub(super) fn new_ino(&mut self, dir: Ino, name: &str) -> Ino {
         self.next_ino += 1;
-        Ino(self.next_ino)
+        let ino = Ino(self.next_ino);
+        self.labels.insert(ino, xxh3_64_with_seed(name.as_bytes(), self.label(dir)));
+        ino
+    }
+
+    /// What keyed draws know an inode by: the path it was made at. Two that were made at one path one after the other
+    /// share it.
+    pub(super) fn label(&self, ino: Ino) -> u64 {
+        self.labels.get(&ino).copied().unwrap_or(0)
     }
 
     /// Does `op` to what processes see, and adds it to what is pending.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::Disk;
-use super::log::{Before, Op};
+use super::log::{Before, MicroOp, Op};
 use super::path::{Place, os};
 use super::tree::{Ino, Name, Tree};
 use crate::fs::{DirEntry, Metadata};
@@ -18,7 +18,7 @@ impl Disk {
         match self.resolve(path)? {
             Place::Entry { dir, name, ino: None, .. } => {
                 self.check_space_for_name()?;
-                let ino = self.new_ino();
+                let ino = self.new_ino(dir, &name);
                 self.issue(Op::Link { dir, name, ino, is_dir: true }, vec![]);
                 Ok(())
             }
@@ -39,7 +39,7 @@ impl Disk {
                 if !entries.is_empty() {
                     return Err(os(libc::ENOTEMPTY));
                 }
-                self.unlink(dir, name);
+                self.unlink(dir, name, ino);
                 Ok(())
             }
         }
@@ -54,15 +54,18 @@ impl Disk {
             Place::Dir(_) => Err(os(libc::EISDIR)),
             Place::Entry { ino: None, .. } => Err(os(libc::ENOENT)),
             Place::Entry { ino: Some(ino), .. } if self.is_dir(ino) => Err(os(libc::EISDIR)),
-            Place::Entry { dir, name, .. } => {
-                self.unlink(dir, name);
+            Place::Entry { dir, name, ino: Some(ino), .. } => {
+                self.unlink(dir, name, ino);
                 Ok(())
             }
         }
     }
 
-    fn unlink(&mut self, dir: Ino, name: Name) {
-        self.issue(Op::Unlink { dir, name }, vec![]);
+    fn unlink(&mut self, dir: Ino, name: Name, ino: Ino) {
+        let id = self.issue(Op::Unlink { dir, name, ino }, vec![]);
+        if self.rules.unlink_is_durable {
+            self.force(self.log.get_name(id).map(MicroOp::key));
+        }
     }
 
     /// link(2).
@@ -121,7 +124,7 @@ impl Disk {
         }
         if self.config.split_cross_dir_rename && from_dir != to_dir && !is_dir {
             let link = self.issue(Op::Link { dir: to_dir, name: to, ino, is_dir }, before);
-            self.issue(Op::Unlink { dir: from_dir, name: from }, vec![Before::Name(link)]);
+            self.issue(Op::Unlink { dir: from_dir, name: from, ino }, vec![Before::Name(link)]);
         } else {
             self.issue(Op::Rename { from_dir, from, to_dir, to, ino, is_dir }, before);
         }
@@ -166,6 +169,8 @@ impl Disk {
         if self.vol.inode(ino).is_none() && nameless(&self.dur) && !self.log.will_name(ino) {
             self.dur.free(ino);
             self.log.forget_file(ino);
+            self.labels.remove(&ino);
+            self.defects.forget(ino, self.now_us);
         }
     }
 }

@@ -19,7 +19,7 @@ use super::file::Fd;
 use super::log::{MicroOp, Op, OpId, OpKey};
 use super::path::os;
 use super::personality::NamesForced;
-use super::tree::Ino;
+use super::tree::{Ino, Tree};
 use crate::sim::{FsyncFail, MetaAfterFailure, ViewAfterFailure};
 
 /// A sync under way.
@@ -35,6 +35,20 @@ pub struct Sync {
 enum Target {
     File(Fd, Ino),
     Dir(Ino),
+}
+
+impl Sync {
+    /// What is synced.
+    pub(super) fn ino(&self) -> Ino {
+        match self.target {
+            Target::File(_, ino) | Target::Dir(ino) => ino,
+        }
+    }
+
+    /// What was issued before this number is what the sync is about.
+    pub(super) fn until(&self) -> OpId {
+        self.until
+    }
 }
 
 impl Disk {
@@ -87,17 +101,31 @@ impl Disk {
     }
 
     fn names_of(&self, sync: &Sync) -> impl Iterator<Item = &MicroOp> {
-        let (names, target) = (sync.names, sync.target);
-        self.log.names(sync.until).filter(move |op| match (names, target) {
-            (NamesForced::All, _) => true,
-            (NamesForced::OfDir, Target::Dir(dir)) => op.op.touches_dir(dir),
-            (NamesForced::OfDir | NamesForced::None, _) => false,
-        })
+        let target = sync.target;
+        let is_own = move |op: &&MicroOp| match target {
+            Target::File(_, ino) => op.op.target() == Some(ino),
+            Target::Dir(dir) => op.op.touches_dir(dir),
+        };
+        let concerns = move |op: &&MicroOp| {
+            is_own(op)
+                || matches!((&op.op, target), (Op::Unlink { ino, .. }, Target::File(_, own)) if *ino == own)
+        };
+        let end = match sync.names {
+            NamesForced::None => OpId(0),
+            NamesForced::Own | NamesForced::All => sync.until,
+            NamesForced::UpToOwn => {
+                self.log.names(sync.until).filter(concerns).last().map_or(OpId(0), |op| OpId(op.id.0 + 1))
+            }
+        };
+        let all = sync.names != NamesForced::Own;
+        self.log.names(end).filter(move |op| all || is_own(op))
     }
 
     /// Forces pending operations with all that must be there before them.
     pub(super) fn force(&mut self, ops: impl IntoIterator<Item = OpKey>) {
-        for ino in self.log.force(ops, &mut self.dur) {
+        let (defects, now_us) = (&mut self.defects, self.now_us);
+        let landing = |op: &MicroOp, medium: &Tree| defects.landing(op, medium, now_us);
+        for ino in self.log.force(ops, &mut self.dur, landing) {
             self.free_on_medium(ino);
         }
     }
@@ -155,6 +183,7 @@ impl Disk {
             })
             .collect();
         self.log.lose(&lost);
+        self.defects.lost(&lost, self.now_us);
         if failure.view == ViewAfterFailure::RevertOld {
             self.reread(ino);
         }

@@ -160,6 +160,15 @@ impl Tree {
         }
     }
 
+    /// The numbers of the allocated sectors of a file.
+    pub fn sector_numbers(&self, ino: Ino) -> impl Iterator<Item = u64> {
+        let sectors = match &self.inodes[&ino].body {
+            Body::File { sectors, .. } => Some(sectors),
+            Body::Dir { .. } => None,
+        };
+        sectors.into_iter().flat_map(|sectors| sectors.keys().copied())
+    }
+
     /// Makes `name` in `dir` lead to `ino`, and returns what it led to before.
     pub fn set_entry(&mut self, dir: Ino, name: &Name, ino: Ino, is_dir: bool) -> Option<Ino> {
         let inode =
