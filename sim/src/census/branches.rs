@@ -1,7 +1,7 @@
 //! Inside of a run: boundaries, the images there, a fork for each that is new, and what comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{PipeWriter, Write};
+use std::io::{self, PipeWriter, Write};
 
 use cutwater_io::sim::{Crash, CrashKind, Env, Key, NodeId};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -319,6 +319,9 @@ impl Census {
 }
 
 /// While a run waits for its branches, its own watchdog is at rest.
-fn wind_up(limit_s: u32) -> impl FnMut() {
-    move || process::alarm(limit_s)
+fn wind_up(limit_s: u32) -> impl FnMut() -> io::Result<()> {
+    move || {
+        process::alarm(limit_s);
+        Ok(())
+    }
 }

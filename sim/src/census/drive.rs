@@ -84,25 +84,12 @@ pub fn run(
     let _ = process::keep_code_mapped();
     let mut driver = Driver { census: Census::default(), found: BTreeMap::new(), seen: Seen::default() };
     let mut window = Window::new(WINDOW.max(jobs), jobs);
-    let over = || process::interrupted() || settings.until_ms.is_some_and(|ms| process::real_ms() >= ms);
-    for plan in plans {
-        if over() {
+    match driver.go_through(scenario, plans, settings, &mut window, progress) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             driver.census.cut_short = true;
-            break;
+            window.kill();
         }
-        while let Some(ending) = window.before_next(&mut || {})? {
-            driver.take(ending, settings.limit_s);
-            progress(&driver.census);
-        }
-        let job = Job::new(scenario, What::Plan(Box::new(plan.clone())));
-        match process::fork()? {
-            Forked::Child(report) => be_golden(&job, settings, driver.seen, report),
-            Forked::Parent(child) => window.push(plan, child),
-        }
-    }
-    while let Some(ending) = window.take_first(&mut || {})? {
-        driver.take(ending, settings.limit_s);
-        progress(&driver.census);
+        result => result?,
     }
     driver.finish(scenario, settings.limit_s, start_ms)
 }
@@ -115,7 +102,42 @@ struct Driver {
     seen: Seen,
 }
 
+/// Ctrl-C ends a wait.
+fn unless_interrupted() -> io::Result<()> {
+    if process::interrupted() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+}
+
 impl Driver {
+    fn go_through(
+        &mut self,
+        scenario: &dyn Scenario,
+        plans: &mut dyn Iterator<Item = Plan>,
+        settings: &Settings,
+        window: &mut Window<Plan>,
+        progress: &mut dyn FnMut(&Census),
+    ) -> io::Result<()> {
+        for plan in plans {
+            if settings.until_ms.is_some_and(|ms| process::real_ms() >= ms) {
+                self.census.cut_short = true;
+                break;
+            }
+            while let Some(ending) = window.before_next(&mut unless_interrupted)? {
+                self.take(ending, settings.limit_s);
+                progress(&self.census);
+            }
+            let job = Job::new(scenario, What::Plan(Box::new(plan.clone())));
+            match process::fork()? {
+                Forked::Child(report) => be_golden(&job, settings, std::mem::take(&mut self.seen), report),
+                Forked::Parent(child) => window.push(plan, child),
+            }
+        }
+        while let Some(ending) = window.take_first(&mut unless_interrupted)? {
+            self.take(ending, settings.limit_s);
+            progress(&self.census);
+        }
+        Ok(())
+    }
+
     fn take(&mut self, ending: Ending<Plan>, limit_s: u32) {
         let plan = ending.what;
         self.census.plans += 1;

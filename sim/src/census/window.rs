@@ -12,6 +12,9 @@ use crate::runner::process::{self, Child, Ended};
 /// How long one wait lasts at most, in milliseconds; then the watchdog is wound up again.
 const WAIT_MS: i32 = 500;
 
+/// What is called now and then while children run; an error ends the wait.
+pub(super) type Waiting<'a> = dyn FnMut() -> io::Result<()> + 'a;
+
 /// A child that has ended.
 pub(super) struct Ending<T> {
     /// What it was started for.
@@ -44,7 +47,7 @@ impl<T> Window<T> {
 
     /// The next result that is to be taken before another child may start; `None` once one may. `waiting` is called now and
     /// then.
-    pub(super) fn before_next(&mut self, waiting: &mut dyn FnMut()) -> io::Result<Option<Ending<T>>> {
+    pub(super) fn before_next(&mut self, waiting: &mut Waiting<'_>) -> io::Result<Option<Ending<T>>> {
         if self.places.len() >= self.width {
             return self.take_first(waiting);
         }
@@ -55,7 +58,7 @@ impl<T> Window<T> {
     }
 
     /// The next result when no other child will start.
-    pub(super) fn take_first(&mut self, waiting: &mut dyn FnMut()) -> io::Result<Option<Ending<T>>> {
+    pub(super) fn take_first(&mut self, waiting: &mut Waiting<'_>) -> io::Result<Option<Ending<T>>> {
         while self.places.front().is_some_and(|place| place.ended.is_none()) {
             self.wait(waiting)?;
         }
@@ -77,8 +80,8 @@ impl<T> Window<T> {
         }
     }
 
-    fn wait(&mut self, waiting: &mut dyn FnMut()) -> io::Result<()> {
-        waiting();
+    fn wait(&mut self, waiting: &mut Waiting<'_>) -> io::Result<()> {
+        waiting()?;
         let mut running: Vec<&mut Place<T>> =
             self.places.iter_mut().filter(|place| place.ended.is_none()).collect();
         let reports: Vec<&io::PipeReader> = running.iter().map(|place| &place.child.report).collect();
