@@ -266,7 +266,8 @@ impl World {
         }
         let at_us = self.inner.plan.horizon_us;
         (1..=self.inner.plan.node_count(&self.inner.vocabulary)).map(NodeId).any(|node| {
-            let alive = !self.inner.handle.is_exit(node.to_string());
+            let created = self.state().labels.contains_key(&node);
+            let alive = created && !self.inner.handle.is_exit(node.to_string());
             let boundary = || self.inner.faults.boundary(node, || Anchor::Time { at_us }, at_us);
             let crash = alive.then(boundary).flatten();
             crash.map(|crash| self.inner.env.crash(node, crash)).is_some()
