@@ -460,6 +460,8 @@ fn store_options(write_buffer_bytes: u64) -> Options {
 fn watch(world: &World, oracle: &Arc<Mutex<JobOracle>>) {
     let (world_of_watch, oracle) = (world.clone(), oracle.clone());
     world.env().objects().observe(Box::new(move |event| {
+        // What is in the object store is what a job goes on from: a crash is another one after each change there.
+        world_of_watch.env().owed().more("objects", event.key.as_bytes());
         let mut oracle = oracle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let judged = match &event.change {
             ObjectChange::Put(bytes) => oracle.put(&event.key, bytes),

@@ -96,6 +96,7 @@ impl<C: Debug, R: Debug> History<C, R> {
         entry.answered_us = Some(now_us());
         let actor = entry.actor;
         drop(entries);
+        Env::current().owed().more("history", text.as_bytes());
         emit(kind, id, actor, &text);
     }
 

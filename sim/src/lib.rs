@@ -13,6 +13,8 @@
 #[cfg(madsim)]
 pub mod capsule;
 #[cfg(madsim)]
+pub mod census;
+#[cfg(madsim)]
 pub mod cli;
 #[cfg(madsim)]
 pub mod evidence;

@@ -7,6 +7,7 @@ use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::census::mini::MiniWorkload;
 use crate::faults::FaultClass;
 use crate::faults::deliver::Devices;
 use crate::generate;
@@ -50,6 +51,10 @@ pub trait Scenario: Sync {
     fn devices(&self, plan: &Plan) -> Devices {
         let _ = plan;
         Devices::default()
+    }
+    /// What a census of all short sequences of operations is made of, if it makes sense.
+    fn mini(&self) -> Option<MiniWorkload> {
+        None
     }
     /// Runs the plan of `world`: sets up nodes, drives clients, calls [`World::heal`], and judges.
     ///

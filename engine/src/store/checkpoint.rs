@@ -92,6 +92,7 @@ async fn fill(
 ) -> Result<Vec<CheckpointFile>, Error> {
     fs::create_dir(target).await.during("create", target)?;
     let mut files = Vec::new();
+    point!(points::CHECKPOINT_BEFORE_LINKS);
     for (_, file) in version.files() {
         let kind = FileKind::Table(file.number);
         let original = kind.path(&shared.site.dir);

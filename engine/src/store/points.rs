@@ -21,6 +21,7 @@ cutwater_io::points! {
     point RECOVERY_TABLE_WRITTEN = "store.recovery.table_written": "recovery wrote a table from the logs, no edit names it";
     point RECOVERY_BEFORE_CURRENT = "store.recovery.before_current": "recovery has all tables durable, CURRENT names the old MANIFEST";
     point RECOVERY_AFTER_CURRENT = "store.recovery.after_current": "recovery switched CURRENT, old logs and orphans still exist";
+    point CHECKPOINT_BEFORE_LINKS = "store.checkpoint.before_links": "a checkpoint knows its tables, none is linked";
     point CHECKPOINT_LINKED = "store.checkpoint.linked": "the tables of a checkpoint are linked, it has no CURRENT";
     point CHECKPOINT_BEFORE_RENAME = "store.checkpoint.before_rename": "a checkpoint is complete under its temporary name";
     point CHECKPOINT_AFTER_RENAME = "store.checkpoint.after_rename": "a checkpoint has its name, which is not durable";

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cutwater_sim::scenario::Violation;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Keys and values.
 pub type Content = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -160,6 +161,26 @@ impl Batches {
     /// The highest sequence number that was acknowledged in this life of the process.
     pub fn acknowledged(&self) -> u64 {
         self.writers.values().flat_map(Writer::acknowledged).max().unwrap_or(0)
+    }
+
+    /// A digest of what a recovery is held against. A batch that waits for its answer is not in it: it only ever permits
+    /// more.
+    pub fn digest(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        hash.update(&self.durable().to_le_bytes());
+        for (actor, writer) in &self.writers {
+            hash.update(&(*actor as u64).to_le_bytes());
+            hash.update(&digest(&writer.base).to_le_bytes());
+            for batch in &writer.batches {
+                let Some(sequence) = batch.sequence else { continue };
+                hash.update(&sequence.to_le_bytes());
+                for (key, value) in &batch.changes {
+                    hash.update(&xxh3_64(key).to_le_bytes());
+                    hash.update(&value.as_deref().map_or(0, xxh3_64).to_le_bytes());
+                }
+            }
+        }
+        hash.digest()
     }
 
     /// What a writer must read: its acknowledged writes.
@@ -344,6 +365,16 @@ fn never_written(key: &[u8], value: &[u8]) -> Violation {
         .of("key")
         .expected(format!("{} = something that was written", show(Some(key))))
         .found(show(Some(value)))
+}
+
+/// A digest of keys and values.
+pub fn digest(content: &Content) -> u64 {
+    let mut hash = Xxh3::new();
+    for (key, value) in content {
+        hash.update(&xxh3_64(key).to_le_bytes());
+        hash.update(&xxh3_64(value).to_le_bytes());
+    }
+    hash.digest()
 }
 
 /// The keys of one writer.

@@ -31,6 +31,7 @@ mod repair;
 
 use std::path::Path;
 
+use cutwater_sim::census::mini::{Letter, MiniWorkload};
 use cutwater_sim::faults::{Devices, FaultClass};
 use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
@@ -74,6 +75,8 @@ impl Scenario for StoreScenario {
                 Verb::new("get", "read one key").arg("key", 0..=23),
                 Verb::new("scan", "read a range").arg("key", 0..=23).arg("count", 1..=24),
                 Verb::new("snapshot", "hold a snapshot for a while, then scan it")
+                    .arg("hold_us", 0..=400_000),
+                Verb::new("slow_scan", "scan a snapshot, and stop for a while after its first key")
                     .arg("hold_us", 0..=400_000),
                 Verb::new("flush", "flush the memtable"),
                 Verb::new("compact", "compact everything"),
@@ -171,6 +174,28 @@ impl Scenario for StoreScenario {
                 .collect(),
             ..Demands::default()
         }
+    }
+
+    fn mini(&self) -> Option<MiniWorkload> {
+        let put = |key, sync| Letter::new("put", &[key, 40, sync]).of_key(key as u8);
+        Some(MiniWorkload {
+            letters: vec![
+                put(0, 0),
+                put(1, 0),
+                put(0, 3),
+                put(1, 3),
+                Letter::new("delete", &[0, 0]).of_key(0),
+                Letter::new("flush", &[]),
+                Letter::new("compact", &[]),
+                Letter::new("sync_wal", &[]),
+                Letter::new("checkpoint", &[]),
+                Letter::new("reopen", &[]),
+            ],
+            // Two tables in level 0 are enough for a compaction, and two edits for a new MANIFEST.
+            knobs: [("level0_trigger", 2), ("max_manifest_bytes", 256)].into(),
+            gap_us: 1_000,
+            rest_us: 200_000,
+        })
     }
 
     fn personalities(&self) -> Option<Personalities> {

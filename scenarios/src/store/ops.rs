@@ -10,6 +10,7 @@ use cutwater_sim::scenario::Violation;
 
 use super::content::{KEYS, key, own, same, same_value, scan, value};
 use super::process::{Exit, Shared, Taken};
+use super::repair::copy;
 use crate::oracle::batches::{Batch, Content};
 
 /// A checkpoint is looked at again after each crash; more than a few would only cost time.
@@ -71,10 +72,12 @@ impl Shared {
                 same("model", "a scan returns what was written", &expected, &found).map_err(Exit::from)
             }
             "snapshot" => self.hold_snapshot(store, args[0]).await,
+            "slow_scan" => self.scan_slowly(store, args[0]).await,
             "flush" => {
                 let acknowledged = self.state().batches.acknowledged();
                 self.tolerate("flush", store.flush().await)?;
                 self.state().batches.flushed(acknowledged);
+                self.owe();
                 Ok(())
             }
             "compact" => self.tolerate("compact", store.compact_all().await),
@@ -82,6 +85,7 @@ impl Shared {
                 let acknowledged = self.state().batches.acknowledged();
                 self.tolerate("sync", store.sync_wal().await)?;
                 self.state().batches.synced(acknowledged, self.world.now_us());
+                self.owe();
                 Ok(())
             }
             "checkpoint" => self.take_checkpoint(store, op).await,
@@ -117,6 +121,8 @@ impl Shared {
         if sync {
             state.batches.synced(sequence, self.world.now_us());
         }
+        drop(state);
+        self.owe();
         Ok(())
     }
 
@@ -128,8 +134,24 @@ impl Shared {
         self.state().batches.judge_cut("model", &found, snapshot.sequence()).map_err(Exit::Violated)
     }
 
-    /// Takes a checkpoint, and opens it at once. Other writers go on meanwhile: what it holds of theirs is judged as after a
-    /// crash.
+    /// Scans a snapshot and stops for a while after the first key, while other writers go on, flush and compact: files that
+    /// the scan has yet to read must not go away under it.
+    async fn scan_slowly(&self, store: &Store, hold_us: u64) -> Result<(), Exit> {
+        let snapshot = store.snapshot();
+        let mut iter = store.iter(.., Some(&snapshot));
+        let mut found = Content::new();
+        while let Some((key, value)) = self.tolerate("slow scan", iter.next().await)? {
+            if found.is_empty() {
+                time::sleep(Duration::from_micros(hold_us)).await;
+            }
+            found.insert(key, value);
+        }
+        self.state().batches.judge_cut("model", &found, snapshot.sequence()).map_err(Exit::Violated)
+    }
+
+    /// Takes a checkpoint, and judges what is in it. Other writers go on meanwhile: what it holds of theirs is judged as after
+    /// a crash. Opening a store writes to it, and would mend what a checkpoint forgot to make durable: so one in two is not
+    /// opened itself before the next crash, only a copy of it.
     async fn take_checkpoint(&self, store: &Store, op: &Op) -> Result<(), Exit> {
         let dir = PathBuf::from(format!("/checkpoint-{}", op.id));
         let before = self.state().batches.acknowledged();
@@ -142,9 +164,18 @@ impl Shared {
                 .into());
         }
         let options = Options { create_if_missing: false, ..self.options() };
-        let copy = self.tolerate("open checkpoint", Store::open(&dir, options).await)?;
-        let content = self.tolerate("scan checkpoint", scan(&copy, .., None).await)?;
-        self.tolerate("close checkpoint", copy.close().await)?;
+        let probe = PathBuf::from(format!("/probe-{}", op.id));
+        let opened = if op.id % 2 == 0 {
+            &dir
+        } else {
+            self.tolerate("copy checkpoint", copy(&files, &dir, &probe).await)?;
+            &probe
+        };
+        let store = self.tolerate("open checkpoint", Store::open(opened, options).await)?;
+        let content = self.tolerate("scan checkpoint", scan(&store, .., None).await)?;
+        self.tolerate("close checkpoint", store.close().await)?;
+        // What cannot be removed stays; it is not looked at again.
+        let _ = fs::remove_dir_all(&probe).await;
         let old: Vec<Taken> = {
             let mut state = self.state();
             state.batches.judge_cut("checkpoint", &content, files.sequence).map_err(Exit::Violated)?;
@@ -152,6 +183,7 @@ impl Shared {
             let surplus = state.checkpoints.len().saturating_sub(CHECKPOINTS_KEPT);
             state.checkpoints.drain(..surplus).collect()
         };
+        self.owe();
         for taken in old {
             // What cannot be removed stays; it is not looked at again.
             let _ = fs::remove_dir_all(&taken.dir).await;

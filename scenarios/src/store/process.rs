@@ -8,10 +8,11 @@ use cutwater_engine::store::{Error, Options, Store};
 use cutwater_sim::faults::FaultClass;
 use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::{Ops, Start, World};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::content::{list, same, scan};
 use super::evidence::Evidence;
-use crate::oracle::batches::{Batches, Content, Readable};
+use crate::oracle::batches::{Batches, Content, Readable, digest};
 
 /// Where the store is.
 pub(super) const DB: &str = "/db";
@@ -149,8 +150,9 @@ impl Shared {
             return self.replace().await;
         }
         let store = self.tolerate("open", Store::open(DB, self.options()).await)?;
-        self.judge_recovery(&store, start).await?;
+        self.judge_recovery(&store, &start).await?;
         self.judge_checkpoints().await?;
+        self.world.recovered(start.node);
         let last = *self.stage.borrow() == Stage::Last;
         if last {
             return self.last_checks(store).await;
@@ -204,7 +206,7 @@ impl Shared {
     }
 
     /// Compares what recovery found with what was written, and goes on from there.
-    async fn judge_recovery(&self, store: &Store, start: Start) -> Result<(), Exit> {
+    async fn judge_recovery(&self, store: &Store, start: &Start) -> Result<(), Exit> {
         let found = self.tolerate("scan after open", scan(store, .., None).await);
         let power_failed = self
             .world
@@ -237,8 +239,23 @@ impl Shared {
             judged => judged?,
         };
         drop(state);
+        self.owe();
         self.world.note("recovered", &summary);
         Ok(())
+    }
+
+    /// Tells a census what the store owes now.
+    pub(super) fn owe(&self) {
+        self.world.env().owed().is("store", || {
+            let state = self.state();
+            let mut hash = Xxh3::new();
+            hash.update(&state.batches.digest().to_le_bytes());
+            for taken in &state.checkpoints {
+                hash.update(taken.dir.as_os_str().as_encoded_bytes());
+                hash.update(&digest(&taken.content).to_le_bytes());
+            }
+            hash.digest()
+        });
     }
 
     /// Judges what can be read of a store in which something cannot.
@@ -346,6 +363,10 @@ fn honest(during: &str, error: &Error) -> Option<Violation> {
         error if error.is_corruption() => "no corruption is reported where no durable byte was damaged",
         Error::Unsupported { .. } | Error::InvalidOption { .. } | Error::InvalidRequest(_) => {
             "the store does not refuse what it wrote itself"
+        }
+        // No fault takes a name away that was durable.
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            "a file that the store names is there"
         }
         Error::Locked { .. } => "the lock of a process ends with it",
         _ => return None,

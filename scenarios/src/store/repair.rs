@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cutwater_engine::store::{Error, Options, Store, WriteBatch, WriteOptions};
+use cutwater_engine::store::{CheckpointFiles, Error, Options, Store, WriteBatch, WriteOptions};
 use cutwater_io::fs::{self, File};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
@@ -140,17 +140,7 @@ impl Shared {
             (PathBuf::from(format!("/links-{}", op.id)), PathBuf::from(format!("/backup-{}", op.id)));
         let before = self.state().batches.acknowledged();
         let files = self.tolerate("checkpoint", store.checkpoint(&links).await)?;
-        self.tolerate("back up", io("create", &dir, fs::create_dir(&dir).await))?;
-        for file in &files.files {
-            let (from, to) = (links.join(&file.name), dir.join(&file.name));
-            let content = self.tolerate("back up", io("read", &from, fs::read(&from).await))?;
-            if file.crc32c.is_some_and(|expected| expected != crc32c::crc32c(&content)) {
-                let what = "it is not what was written".to_owned();
-                return self
-                    .tolerate("back up", Err(Error::Corruption { file: from, offset_bytes: 0, what }));
-            }
-            self.tolerate("back up", io("write", &to, write(&to, &content).await))?;
-        }
+        self.tolerate("back up", copy(&files, &links, &dir).await)?;
         self.tolerate("back up", io("sync", &dir, fs::sync_dir(&dir).await))?;
         self.tolerate("back up", io("sync", Path::new("/"), fs::sync_dir("/").await))?;
         let _ = fs::remove_dir_all(&links).await;
@@ -170,6 +160,21 @@ impl Shared {
         state.backups.push(Taken { dir, content });
         Ok(())
     }
+}
+
+/// Copies the files of a checkpoint to a new directory, and checks that they are what was written.
+pub(super) async fn copy(files: &CheckpointFiles, from: &Path, to: &Path) -> Result<(), Error> {
+    io("create", to, fs::create_dir(to).await)?;
+    for file in &files.files {
+        let (from, to) = (from.join(&file.name), to.join(&file.name));
+        let content = io("read", &from, fs::read(&from).await)?;
+        if file.crc32c.is_some_and(|expected| expected != crc32c::crc32c(&content)) {
+            let what = "it is not what was written".to_owned();
+            return Err(Error::Corruption { file: from, offset_bytes: 0, what });
+        }
+        io("write", &to, write(&to, &content).await)?;
+    }
+    Ok(())
 }
 
 async fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {

@@ -202,6 +202,30 @@ proptest! {
         }
     }
 
+    /// What a census goes through: all that may be left if it is little, else a part of it; and each choice leaves what it
+    /// says.
+    #[test]
+    fn the_images_of_a_census_are_the_states_a_crash_may_leave(
+        steps in prop::collection::vec(step(), 0..40), personality in personality(), all_up_to in 1..200usize, sample in 1..9usize,
+    ) {
+        let mut before = disk(personality, 0);
+        run(&mut before, &steps);
+        let states = enumerate_states(&before);
+        let found = before.images(all_up_to, sample, &mut Key::root(5).draw("census", &[]));
+        prop_assert_eq!(found.all, states.sets <= all_up_to as u64);
+        if found.all {
+            prop_assert_eq!((found.sets, found.images.len()), (states.sets, states.trees.len()));
+        } else {
+            prop_assert!(found.images.len() <= sample && found.sets <= states.sets);
+        }
+        for image in &found.images {
+            let mut after = before.clone();
+            after.power_fail(&image.survivors, 0);
+            prop_assert_eq!(after.volatile().hash(), image.hash, "{:?}", image.survivors);
+            prop_assert!(states.trees.contains(&after.listing()));
+        }
+    }
+
     /// Over all states of one trace: many listings, many inode numbers, and each way to have zeros.
     #[test]
     fn the_hash_of_a_tree_is_that_of_what_is_seen(steps in prop::collection::vec(step(), 0..40)) {

@@ -1,4 +1,4 @@
-//! The command line: sweep, replay, shrink, explain, regress, list, plan.
+//! The command line: sweep, fuzz, census, errors, replay, shrink, explain, regress, corpus, bench, list, plan.
 //!
 //! Exit status: 0 everything held; 1 something did not; 2 bad usage or input (one line: what and where, nothing written);
 //! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice gave two digests. Of several,
@@ -6,6 +6,7 @@
 
 mod bench;
 mod campaign;
+mod census;
 mod corpus;
 mod errors;
 mod explain;
@@ -75,6 +76,8 @@ enum Verb {
     /// Keep failures as tests, and run those that are kept
     #[command(subcommand)]
     Regress(RegressVerb),
+    /// Recover from every image that a crash can leave, at every call to the disk
+    Census(census::CensusArgs),
     /// Show scenarios, fault classes, points and oracles
     List {
         /// As JSON
@@ -400,6 +403,10 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
         Some(Verb::Regress(verb)) => {
             start_again_with_fixed_addresses();
             regress::run(&registry, &verb)
+        }
+        Some(Verb::Census(args)) => {
+            start_again_with_fixed_addresses();
+            census::run(&registry, &args)
         }
         Some(Verb::List { json }) => Ok(list::run(&registry, json)),
         Some(Verb::Plan { seed }) => registry.seed(&seed).map(|(scenario, seed)| {

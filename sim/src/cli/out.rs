@@ -11,6 +11,7 @@ use super::Usage;
 use super::campaign::Campaign;
 use super::report;
 use crate::capsule;
+use crate::census::drive::Census;
 
 /// The directory of the capsules.
 const CAPSULES: &str = "capsules";
@@ -37,6 +38,17 @@ impl Out {
         self.dir.join(CAPSULES)
     }
 
+    /// Writes a census, and the plans of what failed.
+    pub(super) fn census(&self, census: &Census) -> io::Result<()> {
+        for broken in &census.violations {
+            let path = self.dir.join(census_plan(&broken.signature));
+            std::fs::create_dir_all(path.parent().expect("it lies in a directory"))?;
+            std::fs::write(path, broken.plan.to_json())?;
+        }
+        let text = serde_json::to_string_pretty(census).expect("a census is plain data");
+        std::fs::write(self.dir.join("census.json"), text + "\n")
+    }
+
     /// Writes the results.
     pub(super) fn results(&self, campaign: &Campaign) -> io::Result<()> {
         let summary = serde_json::to_string_pretty(campaign).expect("a campaign is plain data");
@@ -56,6 +68,11 @@ impl Out {
         files.sort();
         files
     }
+}
+
+/// Where in the directory the plan of a failure of a census is.
+pub(super) fn census_plan(signature: &str) -> String {
+    format!("failures/census-{signature}/plan.json")
 }
 
 /// A suite for each scenario; in it a case for each way to fail, and one for all seeds that held.

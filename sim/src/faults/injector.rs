@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Poll, Waker};
 
 use cutwater_io::sim::{Crash, Injector, NodeId, Passing, PointAction, Site, SiteAction, SiteFault};
 use futures::channel::mpsc::UnboundedSender;
 
 use super::{FaultClass, Receipts};
+use crate::census::{Census, Passed};
 use crate::evidence::{Near, Struck};
 use crate::plan::{Act, Anchor, Fault, Plan};
 use crate::search::coverage::Gather;
@@ -30,6 +32,10 @@ struct State {
     receipts: Receipts,
     /// Struck, and not yet seen to have been noticed.
     unobserved: BTreeMap<NodeId, Vec<FaultClass>>,
+    passed: Passed,
+    census: Option<Census>,
+    /// Tasks that wait for an operation or the horizon.
+    on_cut: Vec<Waker>,
     reached: Gather,
     /// No fault strikes at or after this virtual time, in microseconds.
     over_us: u64,
@@ -38,8 +44,15 @@ struct State {
     near: Vec<Near>,
 }
 
+impl State {
+    /// Nothing of the plan strikes any more: the world is healed, or this is a branch of a census.
+    fn still(&self) -> bool {
+        self.healed || self.passed.cut_us.is_some()
+    }
+}
+
 impl Shared {
-    pub(crate) fn new(plan: &Plan) -> Shared {
+    pub(crate) fn new(plan: &Plan, census: Option<Census>) -> Shared {
         let mut receipts = Receipts::new();
         for fault in &plan.faults {
             receipts.entry(fault.class()).or_default().armed += 1;
@@ -49,6 +62,9 @@ impl Shared {
             receipts,
             unobserved: BTreeMap::new(),
             reached: Gather::default(),
+            passed: Passed::default(),
+            census,
+            on_cut: Vec::new(),
             over_us: u64::MAX,
             struck: Vec::new(),
             near: Vec::new(),
@@ -63,7 +79,7 @@ impl Shared {
     /// True if no fault strikes any more.
     pub(crate) fn is_over(&self, now_us: u64) -> bool {
         let state = self.state();
-        state.healed || now_us >= state.over_us
+        state.still() || now_us >= state.over_us
     }
 
     /// From now on it is noted what nodes do around the faults that are anchored to times.
@@ -91,6 +107,61 @@ impl Shared {
     /// From now on nothing strikes.
     pub(crate) fn heal(&self) {
         self.state().healed = true;
+    }
+
+    /// `fault` of the plan strikes, or is switched on.
+    pub(crate) fn struck(&self, fault: &Fault) {
+        self.state().passed.struck.push(fault.clone());
+    }
+
+    /// An operation of the plan is issued.
+    pub(crate) fn issued(&self, op: u32) {
+        self.state().passed.issued.insert(op);
+    }
+
+    /// In a branch of a census, the end of its safety phase in microseconds: no operation is issued any more.
+    pub(crate) fn cut_us(&self) -> Option<u64> {
+        self.state().passed.cut_us
+    }
+
+    /// Waits until this is a branch of a census, or another one than it was.
+    pub(crate) async fn next_cut(&self) {
+        let before = self.cut_us();
+        std::future::poll_fn(|cx| {
+            let mut state = self.state();
+            if state.passed.cut_us != before {
+                return Poll::Ready(());
+            }
+            state.on_cut.retain(|waker| !waker.will_wake(cx.waker()));
+            state.on_cut.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// `node` is at a boundary of a census, if one is taken. Returns the crash to make here, if from here on this is one of
+    /// its branches.
+    pub(crate) fn boundary(&self, node: NodeId, at: impl FnOnce() -> Anchor, at_us: u64) -> Option<Crash> {
+        let mut state = self.state();
+        let State { census, passed, receipts, unobserved, on_cut, .. } = &mut *state;
+        let fault = census.as_mut()?.boundary(node, &at(), at_us, passed)?;
+        passed.cut_us = Some(Census::cut_us(at_us));
+        receipts.entry(fault.class()).or_default().delivered += 1;
+        unobserved.entry(node).or_default().push(fault.class());
+        on_cut.drain(..).for_each(Waker::wake);
+        let Act::Crash { crash, .. } = fault.act.clone() else { unreachable!("a census crashes") };
+        passed.struck.push(fault);
+        Some(crash)
+    }
+
+    /// Calls `with` with the census that is taken, if one is.
+    pub(crate) fn census<T>(&self, with: impl FnOnce(&mut Census) -> T) -> Option<T> {
+        self.state().census.as_mut().map(with)
+    }
+
+    /// Ends the census: takes it out.
+    pub(crate) fn end_census(&self) -> Option<Census> {
+        self.state().census.take()
     }
 
     pub(crate) fn receipts(&self) -> Receipts {
@@ -127,7 +198,7 @@ impl Shared {
     /// A node of a role passes `point`; false if no fault strikes any more.
     fn passes(&self, node: NodeId, point: &'static str) -> bool {
         let mut state = self.state();
-        let open = !state.healed;
+        let open = !state.still();
         state.reached.passed(node, point, open);
         open
     }
@@ -135,10 +206,11 @@ impl Shared {
     /// A node of a role makes a call; false if no fault strikes any more.
     fn calls(&self, site: &Site<'_>) -> bool {
         let mut state = self.state();
-        if !state.healed {
+        let open = !state.still();
+        if open {
             state.reached.called(site.node, site.name, site.class);
         }
-        !state.healed
+        open
     }
 
     /// A state of `class` was noticed.
@@ -273,8 +345,7 @@ impl Place {
 impl Injector for PlanInjector {
     fn at_site(&mut self, site: &Site<'_>) -> SiteAction {
         self.shared.acts(site.node);
-        let over = self.shared.is_over(site.at_us);
-        if site.node.0 == 0 || site.node.0 > self.nodes || !self.shared.calls(site) || over {
+        if site.node.0 == 0 || site.node.0 > self.nodes {
             return SiteAction::Proceed;
         }
         let place = || Anchor::Site {
@@ -287,6 +358,20 @@ impl Injector for PlanInjector {
         let calls = self.calls.entry((site.name, site.node)).or_default();
         *calls = calls.saturating_add(1);
         let calls = *calls;
+        if site.name.starts_with("disk.") {
+            let here = || Anchor::Site {
+                site: site.name.into(),
+                class: String::new(),
+                node: site.node.0,
+                nth: calls,
+            };
+            if let Some(crash) = self.shared.boundary(site.node, here, site.at_us) {
+                return SiteAction::Strike(SiteFault::CrashBefore(crash));
+            }
+        }
+        if !self.shared.calls(site) {
+            return SiteAction::Proceed;
+        }
         let Some(fault) = self.counted(site, calls).or_else(|| self.awaited(site)) else {
             return SiteAction::Proceed;
         };
@@ -299,6 +384,7 @@ impl Injector for PlanInjector {
                 self.shared.delivered(fault.class(), site.node);
                 let struck = Struck::new(fault.id, site.node, site.at_us);
                 self.shared.strikes(struck.at(place()).on(site.target));
+                self.shared.struck(&fault);
                 SiteAction::Strike(what)
             }
             None => SiteAction::Proceed,
@@ -308,14 +394,17 @@ impl Injector for PlanInjector {
     fn at_point(&mut self, passing: &Passing) -> PointAction {
         let node = passing.node;
         self.shared.acts(node);
-        if node.0 == 0 || node.0 > self.nodes || !self.shared.passes(node, passing.point) {
-            return PointAction::Proceed;
-        }
-        if self.shared.is_over(passing.at_us) {
+        if node.0 == 0 || node.0 > self.nodes {
             return PointAction::Proceed;
         }
         let nth = u32::try_from(passing.nth).unwrap_or(u32::MAX);
         let here = || Anchor::Point { point: passing.point.into(), node: node.0, nth };
+        if let Some(crash) = self.shared.boundary(node, here, passing.at_us) {
+            return PointAction::Crash(crash);
+        }
+        if !self.shared.passes(node, passing.point) || self.shared.is_over(passing.at_us) {
+            return PointAction::Proceed;
+        }
         self.shared.does(node, passing.at_us, here);
         if let Some(fault) = self.after.get_mut(passing.point).and_then(|place| place.strikes(node, nth)) {
             self.awaiting.push((node, fault));
@@ -330,6 +419,7 @@ impl Injector for PlanInjector {
             Some(action) => {
                 self.shared.delivered(fault.class(), node);
                 self.shared.strikes(Struck::new(fault.id, node, passing.at_us).at(here()));
+                self.shared.struck(&fault);
                 action
             }
             None => PointAction::Proceed,
@@ -361,7 +451,7 @@ mod tests {
             ops: vec![],
             faults,
         };
-        let shared = Shared::new(&plan);
+        let shared = Shared::new(&plan, None);
         let (orders, received) = mpsc::unbounded();
         (PlanInjector::new(&plan, 3, shared.clone(), orders), shared, received)
     }

@@ -10,6 +10,7 @@ use madsim::time::TimeHandle;
 
 use super::pool::{Job, Redraw, What};
 use super::story;
+use crate::census::{self, Census};
 use crate::plan::Plan;
 use crate::scenario::{Scenario, Violation};
 use crate::verdict::{Outcome, Report, Verdict, Work};
@@ -85,6 +86,14 @@ pub(crate) fn panic_verdict() -> Verdict {
 
 /// Runs `job`.
 pub fn execute(job: &Job<'_>) -> Outcome {
+    execute_with(job, None).0
+}
+
+/// Runs `job`, and takes a census of it: images that are in `Seen` are not looked at. A branch of the run ends in here.
+pub(crate) fn execute_with(
+    job: &Job<'_>,
+    census: Option<(census::Settings, census::Seen)>,
+) -> (Outcome, Option<census::Taken>) {
     let (plan, named_by_seed) = (job.plan(), job.named_by_seed());
     let redraw = match &job.what {
         What::Redrawn(_, redraw) => Some(*redraw),
@@ -96,7 +105,7 @@ pub fn execute(job: &Job<'_>) -> Outcome {
         Outcome::bare(Report { plan: plan.id(), named_by_seed, ..bare })
     };
     if let Err(invalid) = plan.validate(&vocabulary) {
-        return bare(Verdict::Invalid { reason: invalid.to_string() });
+        return (bare(Verdict::Invalid { reason: invalid.to_string() }), None);
     }
     if job.record {
         story::listen();
@@ -109,7 +118,8 @@ pub fn execute(job: &Job<'_>) -> Outcome {
         runtime.block_on(async {
             let devices = job.scenario.devices(&plan);
             let classify = job.scenario.classify();
-            let world = World::new(plan.clone(), vocabulary, devices, classify, job.record);
+            let census = census.map(|(settings, seen)| Census::new(settings, seen, &plan, &vocabulary));
+            let world = World::new(plan.clone(), vocabulary, devices, classify, job.record, census);
             world.env().name_frames(job.scenario.name_frames());
             if let Some(Redraw { after_ns, variant }) = redraw {
                 world.redraw(after_ns, variant);
@@ -121,6 +131,8 @@ pub fn execute(job: &Job<'_>) -> Outcome {
     }));
     let verdict = ended.unwrap_or_else(|_| panic_verdict());
     let set_up = set_up.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let census = set_up.as_ref().and_then(|(world, _)| world.end_census());
+    let taken = census.map(|census| census.finish(&verdict));
     let outcome = match set_up {
         Some((world, time)) => {
             let mut outcome = outcome_of(&world, &time, &plan, verdict, job.record);
@@ -132,7 +144,7 @@ pub fn execute(job: &Job<'_>) -> Outcome {
     };
     // The process is about to end; dropping what still runs would only run its destructors.
     std::mem::forget(runtime);
-    outcome
+    (outcome, taken)
 }
 
 async fn judge(scenario: &dyn Scenario, world: &World) -> Verdict {

@@ -258,13 +258,7 @@ fn be_child(job: &Job<'_>, mut report: io::PipeWriter) -> ! {
     if job.record {
         cutwater_io::sim::on_recorded(story::keep);
     }
-    let outcome = std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || execute(job))
-            .expect("a thread for the simulation")
-            .join()
-    });
+    let outcome = on_fresh_thread(|| execute(job));
     // A panic outside of the simulation is one of the harness: it is reported all the same.
     let outcome = outcome.unwrap_or_else(|_| {
         Outcome::bare(Report::bare(job.scenario.name(), job.seed(), execute::panic_verdict()))
@@ -272,4 +266,15 @@ fn be_child(job: &Job<'_>, mut report: io::PipeWriter) -> ! {
     let bytes = serde_json::to_vec(&outcome).expect("a report is plain data");
     let sent = report.write_all(&bytes);
     process::exit_now(i32::from(sent.is_err()))
+}
+
+/// Runs `simulation` on a thread of its own, with a deep stack.
+pub(crate) fn on_fresh_thread<T: Send>(simulation: impl FnOnce() -> T + Send) -> std::thread::Result<T> {
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, simulation)
+            .expect("a thread for the simulation")
+            .join()
+    })
 }

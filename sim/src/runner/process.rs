@@ -18,8 +18,8 @@ pub(crate) struct Child {
     pid: libc::pid_t,
     /// Its report.
     pub(crate) report: PipeReader,
-    /// What it wrote to stdout and stderr, kept in memory.
-    said: OwnedFd,
+    /// What it wrote to stdout and stderr, kept in memory; a branch has that of its parent.
+    said: Option<OwnedFd>,
     /// Its trace so far, if it is recorded, kept in memory.
     trace: Option<OwnedFd>,
 }
@@ -67,27 +67,25 @@ static TRACE: AtomicI32 = AtomicI32::new(-1);
 
 /// Forks. The process must have one thread. The trace of a child that is `recorded` outlives it, see [`keep_trace`].
 pub(crate) fn fork(recorded: bool) -> io::Result<Forked> {
-    let (report, send) = io::pipe()?;
     let said = in_memory()?;
     let trace = recorded.then(in_memory).transpose()?;
-    // SAFETY: this process has a single thread, so the child starts with every lock free.
-    let pid = check(unsafe { libc::fork() })?;
-    if pid > 0 {
-        return Ok(Forked::Parent(Child { pid, report, said, trace }));
+    match branch()? {
+        Forked::Parent(child) => Ok(Forked::Parent(Child { said: Some(said), trace, ..child })),
+        Forked::Child(send) => {
+            // SAFETY: plain system calls on descriptors of this process. A child leaves Ctrl-C to its parent, and keeps what
+            // it says from the terminal.
+            unsafe {
+                libc::signal(libc::SIGINT, libc::SIG_IGN);
+                libc::dup2(said.as_raw_fd(), 1);
+                libc::dup2(said.as_raw_fd(), 2);
+            }
+            if let Some(trace) = trace {
+                // It stays open for the rest of this process.
+                TRACE.store(trace.into_raw_fd(), Ordering::Relaxed);
+            }
+            Ok(Forked::Child(send))
+        }
     }
-    // SAFETY: plain system calls on descriptors of this process. A child outlives its parent by nothing, leaves Ctrl-C to
-    // it, and keeps what it says from the terminal.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        libc::dup2(said.as_raw_fd(), 1);
-        libc::dup2(said.as_raw_fd(), 2);
-    }
-    if let Some(trace) = trace {
-        // It stays open for the rest of this process.
-        TRACE.store(trace.into_raw_fd(), Ordering::Relaxed);
-    }
-    Ok(Forked::Child(send))
 }
 
 /// Adds to the trace of this child, which is readable however the child ends.
@@ -97,6 +95,63 @@ pub(crate) fn keep_trace(bytes: &[u8]) {
         // SAFETY: the pointer and the length are those of a live buffer. Memory that runs out costs a part of a story.
         unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
     }
+}
+
+/// Forks in the middle of a simulation: the child is a copy of the run, and goes on on its own. To be called by the thread
+/// that runs the simulation; any other may only wait for it.
+pub(crate) fn branch() -> io::Result<Forked> {
+    let (report, send) = io::pipe()?;
+    // SAFETY: this thread is the only one of its process that runs, so that the child starts with every lock free but those
+    // of this thread, which goes on in the child.
+    let pid = check(unsafe { libc::fork() })?;
+    if pid > 0 {
+        return Ok(Forked::Parent(Child { pid, report, said: None, trace: None }));
+    }
+    // SAFETY: a plain system call. A child outlives its parent by nothing.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    Ok(Forked::Child(send))
+}
+
+/// Makes branches cheaper. A fork copies the page tables of memory that the process has written to, and leaves those of its
+/// code out: every child would fault each page of code in again, which takes about a fifth of the life of a short one. So
+/// one byte of each mapped file is written, as it is; from then on the kernel copies its page tables like those of data.
+///
+/// # Errors
+/// The kernel does not let a process write to its own code through `/proc`; then branches are slower, nothing else.
+#[expect(clippy::disallowed_types, reason = "the memory of this process is no part of a simulation")]
+pub(crate) fn keep_code_mapped() -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let memory = std::fs::File::options().read(true).write(true).open("/proc/self/mem")?;
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+        // `from-to rwxp offset device inode path`: private and not writable, of a file.
+        let mut fields = line.split_whitespace();
+        let (Some(range), Some(mode), Some(path)) = (fields.next(), fields.next(), fields.nth(3)) else {
+            continue;
+        };
+        let from = range.split('-').next().and_then(|from| u64::from_str_radix(from, 16).ok());
+        let Some(from) = from.filter(|_| mode.starts_with("r-") && path.starts_with('/')) else { continue };
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, from)?;
+        memory.write_all_at(&byte, from)?;
+    }
+    Ok(())
+}
+
+/// This process ends by [`ALARM`] unless this is called again within so many seconds of real time.
+pub(crate) fn alarm(seconds: u32) {
+    // SAFETY: a plain system call; the signal ends the process.
+    unsafe { libc::alarm(seconds) };
+}
+
+/// The signal of [`alarm`].
+pub(crate) const ALARM: i32 = libc::SIGALRM;
+
+/// Real time in milliseconds, from the kernel itself: inside of a simulation the C library tells virtual time.
+pub(crate) fn real_ms() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of the right type.
+    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 impl Child {
@@ -127,7 +182,8 @@ impl Child {
 
     /// The last of what it said, at most `max_bytes`.
     pub(crate) fn said(&self, max_bytes: usize) -> String {
-        String::from_utf8_lossy(&tail(&self.said, max_bytes)).trim().to_string()
+        let Some(said) = &self.said else { return String::new() };
+        String::from_utf8_lossy(&tail(said, max_bytes)).trim().to_string()
     }
 
     /// The last of its trace, if it was recorded: what it gave to [`keep_trace`], at most `TRACE_BYTES`.

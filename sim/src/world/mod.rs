@@ -26,6 +26,7 @@ use madsim::runtime::Handle;
 
 pub use ops::Ops;
 
+use crate::census::Census;
 use crate::evidence::Evidence;
 use crate::faults::deliver::{self, Devices};
 use crate::faults::injector::{Order, PlanInjector, Shared};
@@ -104,8 +105,10 @@ impl World {
         devices: Devices,
         classify: fn(&Path) -> &'static str,
         record: bool,
+        census: Option<Census>,
     ) -> World {
-        let faults = Shared::new(&plan);
+        let is_census = census.is_some();
+        let faults = Shared::new(&plan, census);
         if record {
             faults.watch(&plan);
         }
@@ -115,6 +118,9 @@ impl World {
         let key = Key::root(plan.key);
         let disk_bytes = devices.disk.capacity_bytes;
         let env = Env::install(devices.config(key, record, classify, Box::new(injector)));
+        if is_census {
+            env.owed().keep();
+        }
         env.arm(plan.buggify.iter().cloned());
         let armed = plan.buggify.join(" ");
         env.emit(NodeId(0), "buggify.armed", armed.as_bytes(), || armed.clone());
@@ -285,7 +291,17 @@ impl World {
 
     /// Waits for the end of the plan's horizon.
     pub async fn until_horizon(&self) {
-        self.until(self.inner.plan.horizon_us).await;
+        loop {
+            // A branch of a census has a horizon of its own.
+            let horizon_us = self.inner.faults.cut_us().unwrap_or(self.inner.plan.horizon_us);
+            if self.now_us() < horizon_us {
+                let moved = std::pin::pin!(self.inner.faults.next_cut());
+                let reached = std::pin::pin!(self.until(horizon_us));
+                futures::future::select(moved, reached).await;
+            } else if !self.is_branch_from_here() {
+                return;
+            }
+        }
     }
 
     /// Waits until this many microseconds after the start.
@@ -299,6 +315,12 @@ impl World {
     /// Virtual time since the start, in microseconds.
     pub fn now_us(&self) -> u64 {
         self.inner.env.now_ns() / 1000
+    }
+
+    /// The process of `node` has recovered from whatever it died of: what it does from here on is ordinary work. A census
+    /// looks for crashes inside of recoveries up to here.
+    pub fn recovered(&self, node: NodeId) {
+        self.inner.faults.census(|census| census.recovered(node));
     }
 
     /// How often the process of `node` has ended by itself (its `init` returned).
@@ -364,6 +386,10 @@ impl World {
         let (struck, near) = self.inner.faults.evidence();
         let power_failures = self.inner.env.disks().power_failures().into_iter().map(Into::into).collect();
         Evidence { struck, near, power_failures }
+    }
+
+    pub(crate) fn end_census(&self) -> Option<Census> {
+        self.inner.faults.end_census()
     }
 
     pub(crate) fn receipts(&self) -> Receipts {

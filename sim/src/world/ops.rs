@@ -21,14 +21,23 @@ impl Ops {
         Ops { world, left: left.into() }
     }
 
-    /// The next operation, once its time has come. Faults that are anchored to it strike as it is returned.
+    /// The next operation, once its time has come; none is left in a branch of a census. Faults that are anchored to it strike as it is returned.
     ///
     /// # Cancel safety
     /// Dropping the future takes no operation: a process that dies while it waits leaves it to the next one.
     pub async fn next(&mut self) -> Option<Op> {
         let at_us = self.left.front()?.at_us;
-        self.world.until(at_us).await;
+        let faults = &self.world.inner.faults;
+        if faults.cut_us().is_none() {
+            let moved = std::pin::pin!(faults.next_cut());
+            let due = std::pin::pin!(self.world.until(at_us));
+            futures::future::select(due, moved).await;
+        }
+        if faults.cut_us().is_some() {
+            return None;
+        }
         let op = self.left.pop_front()?;
+        faults.issued(op.id);
         let text = format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args);
         self.world.note_with("op", &text, |told| {
             told.with("op", u64::from(op.id))

@@ -102,6 +102,7 @@ impl World {
         if self.inner.faults.is_over(self.now_us()) {
             return;
         }
+        self.inner.faults.struck(&order.fault);
         let (id, class) = (order.fault.id, order.fault.class());
         let node = match target(&order.fault.act) {
             Some(0) | None => order.passed_by,
@@ -262,6 +263,21 @@ impl World {
         if active.before.is_some() && deliver::bites(&self.inner.env, &active.act) > active.before {
             self.inner.faults.observed(active.class);
         }
+    }
+
+    /// The last boundary of a census: the horizon. True if from here on this is a branch, in which a node has just died.
+    pub(super) fn is_branch_from_here(&self) -> bool {
+        if self.inner.faults.census(|census| census.is_golden()) != Some(true) {
+            return false;
+        }
+        let at_us = self.inner.plan.horizon_us;
+        (1..=self.inner.plan.node_count(&self.inner.vocabulary)).map(NodeId).any(|node| {
+            let created = self.state().labels.contains_key(&node);
+            let alive = created && !self.inner.handle.is_exit(node.to_string());
+            let boundary = || self.inner.faults.boundary(node, || Anchor::Time { at_us }, at_us);
+            let crash = alive.then(boundary).flatten();
+            crash.map(|crash| self.inner.env.crash(node, crash)).is_some()
+        })
     }
 
     /// Ends the safety phase: no fault strikes any more, partitions are healed, disks and the object store work, and all

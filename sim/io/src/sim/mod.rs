@@ -21,10 +21,12 @@ mod inject;
 mod keyed;
 pub mod net;
 pub mod objects;
+mod owed;
 mod trace;
 
 pub use inject::*;
 pub use keyed::{Draw, Key};
+pub use owed::Owed;
 pub use trace::{Event, Fact, Told, Trace, on_recorded};
 
 use crate::points::{Kind, Point};
@@ -68,6 +70,7 @@ pub struct Env {
     disks: disk::Disks,
     net: net::Network,
     objects: objects::Objects,
+    owed: Owed,
 }
 
 struct State {
@@ -126,6 +129,7 @@ impl Simulator for Env {
             disks: disk::Disks::default(),
             net: net::Network::default(),
             objects: objects::Objects::default(),
+            owed: Owed::default(),
         }
     }
 
@@ -219,6 +223,11 @@ impl Env {
     /// The object store.
     pub fn objects(&self) -> &objects::Objects {
         &self.objects
+    }
+
+    /// What the system owes its clients.
+    pub fn owed(&self) -> &Owed {
+        &self.owed
     }
 
     /// Virtual time since the start of the run, in nanoseconds.

@@ -70,15 +70,15 @@ impl CrashRecord {
 }
 
 /// The pending operations with their edges as positions.
-struct Pending {
-    ops: Vec<MicroOp>,
-    before: Vec<Vec<usize>>,
+pub(super) struct Pending {
+    pub(super) ops: Vec<MicroOp>,
+    pub(super) before: Vec<Vec<usize>>,
     /// What draws know them by.
     idents: Vec<[u64; 3]>,
 }
 
 impl Pending {
-    fn of(disk: &Disk) -> Pending {
+    pub(super) fn of(disk: &Disk) -> Pending {
         let ops = disk.log.in_order();
         let position: BTreeMap<OpId, usize> = ops.iter().enumerate().map(|(i, op)| (op.id, i)).collect();
         let before = (ops.iter())
@@ -98,12 +98,12 @@ impl Pending {
     }
 
     /// The forced operations: closed, because forcing closes.
-    fn forced(&self) -> Vec<bool> {
+    pub(super) fn forced(&self) -> Vec<bool> {
         self.ops.iter().map(|op| op.forced).collect()
     }
 
     /// Adds what must be there before what is there.
-    fn close_by_adding(&self, set: &mut [bool]) {
+    pub(super) fn close_by_adding(&self, set: &mut [bool]) {
         for i in (0..self.ops.len()).rev() {
             if set[i] {
                 self.before[i].iter().for_each(|b| set[*b] = true);
@@ -112,7 +112,7 @@ impl Pending {
     }
 
     /// Takes out what misses something that must be there before it.
-    fn close_by_removing(&self, set: &mut [bool]) {
+    pub(super) fn close_by_removing(&self, set: &mut [bool]) {
         for i in 0..self.ops.len() {
             set[i] &= self.before[i].iter().all(|b| set[*b]);
         }
@@ -181,23 +181,19 @@ impl Disk {
 
     /// The power fails: of what is pending, `choice` decides; open files and locks are gone; what was in memory is gone.
     pub fn power_fail(&mut self, choice: &Survivors, now_us: u64) -> CrashRecord {
+        self.losses += 1;
         let key = self.key;
         let pending = Pending::of(self);
         let set = survivors(&pending, choice, &key);
-        let mut tree = self.dur.clone();
         self.now_us = now_us;
-        for (op, survives) in pending.ops.iter().zip(&set) {
-            if *survives {
-                self.defects.landing(op, &tree, now_us);
-                op.op.apply(&mut tree);
+        let defects = &mut self.defects;
+        let tree = left_by(&self.dur, self.config.stale_tail, &pending, &set, &key, |op, tree, survives| {
+            if survives {
+                defects.landing(op, tree, now_us);
             } else {
-                self.defects.lost(std::slice::from_ref(op), now_us);
+                defects.lost(std::slice::from_ref(op), now_us);
             }
-        }
-        if self.config.stale_tail {
-            leave_stale_sectors(&mut tree, &pending, &set, &key);
-        }
-        tree.settle();
+        });
         self.defects.settle(&tree, now_us);
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
         let free = pending.ops.iter().zip(&set).filter(|(op, _)| !op.forced);
@@ -235,6 +231,30 @@ impl Disk {
         }
         paths
     }
+}
+
+/// What a mount finds if of what is pending on `medium` the operations in `set` survive. `each` is told of every operation
+/// in turn, with the tree as it is before it and whether it survives.
+pub(super) fn left_by(
+    medium: &Tree,
+    stale_tail: bool,
+    pending: &Pending,
+    set: &[bool],
+    key: &Key,
+    mut each: impl FnMut(&MicroOp, &Tree, bool),
+) -> Tree {
+    let mut tree = medium.clone();
+    for (op, survives) in pending.ops.iter().zip(set) {
+        each(op, &tree, *survives);
+        if *survives {
+            op.op.apply(&mut tree);
+        }
+    }
+    if stale_tail {
+        leave_stale_sectors(&mut tree, pending, set, key);
+    }
+    tree.settle();
+    tree
 }
 
 /// A length that reached the medium without its sectors uncovers what was there before, rather than zeros.

@@ -78,6 +78,8 @@ pub struct Disk {
     pub(super) now_us: u64,
     pub(super) next_ino: u64,
     pub(super) next_fd: u64,
+    /// How often pending operations were lost: in power failures and in failed syncs.
+    pub(super) losses: u64,
 }
 
 impl Disk {
@@ -109,6 +111,7 @@ impl Disk {
             now_us: 0,
             next_ino: ROOT.0,
             next_fd: 0,
+            losses: 0,
         }
     }
 

@@ -288,6 +288,7 @@ impl Disk {
         let lost: Vec<MicroOp> =
             pending.into_iter().filter(|op| sector_of(op).map_or(sizes, is_lost)).collect();
         self.log.lose(&lost);
+        self.losses += 1;
         self.defects.lost(&lost, self.now_us);
     }
 

@@ -1,0 +1,138 @@
+//! The images that a power failure may leave now, as choices that a plan can name.
+//!
+//! A log of pending operations permits a number of sets of survivors, see [`super::crash`]. If they are few, all of them are
+//! listed. If they are many, a sample is: nothing and everything; the prefixes; for each operation, all but it and what
+//! depends on it, and nothing but it and what it depends on. Experience with file systems says that most of what a sloppy
+//! order of syncs can break shows in one of these.
+//!
+//! Each image comes with a hash of what is seen in it, so that those that cannot be told apart need to be looked at once.
+
+use super::Disk;
+use super::crash::{Pending, left_by};
+use super::tree::Tree;
+use crate::sim::{Draw, Survivors};
+
+/// What a power failure may leave now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Images {
+    /// How many sets of operations may survive; if they are not all listed, a lower bound.
+    pub sets: u64,
+    /// All of them are listed.
+    pub all: bool,
+    /// The images, each once; in the order in which they were found.
+    pub images: Vec<Image>,
+}
+
+/// One image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The choice that leaves it; [`Survivors::Losing`], or one of the extremes.
+    pub survivors: Survivors,
+    /// [`Tree::hash`] of what is left.
+    pub hash: u128,
+}
+
+impl Disk {
+    /// The images that a power failure may leave now: all of them if no more than `all_up_to` sets may survive, otherwise a
+    /// sample of up to `sample`, the extremes first and the rest drawn.
+    pub fn images(&self, all_up_to: usize, sample: usize, draw: &mut Draw) -> Images {
+        let pending = Pending::of(self);
+        let (mut sets, all) = pending.sets(all_up_to);
+        if !all {
+            sets = pending.sample(sample, draw);
+        }
+        let count = sets.len() as u64;
+        let mut images: Vec<Image> = Vec::new();
+        for set in sets {
+            let image = Image {
+                hash: self.left_by_next_crash(&pending, &set).hash(),
+                survivors: pending.choice(&set),
+            };
+            if images.iter().all(|earlier| earlier.hash != image.hash) {
+                images.push(image);
+            }
+        }
+        Images { sets: if all { count } else { count.max(all_up_to as u64 + 1) }, all, images }
+    }
+
+    /// Changes whenever there may be images that there were none of before: what a sync or writeback forces only takes
+    /// images away.
+    pub fn moment(&self) -> [u64; 2] {
+        [self.log.next_id().0, self.losses]
+    }
+
+    fn left_by_next_crash(&self, pending: &Pending, set: &[bool]) -> Tree {
+        left_by(&self.dur, self.config.stale_tail, pending, set, &self.key, |_, _, _| {})
+    }
+}
+
+impl Pending {
+    /// All permissible sets, or `false` and the first of them if they are more than `most`.
+    fn sets(&self, most: usize) -> (Vec<Vec<bool>>, bool) {
+        let mut sets = Vec::new();
+        let all = self.extend_set(0, &mut vec![false; self.ops.len()], most, &mut sets);
+        (sets, all)
+    }
+
+    /// Decides about the operations from `at` on; `false` as soon as there are more sets than `most`. Every decision about
+    /// the first operations leads to a set, so that the time is bounded by the sets found.
+    fn extend_set(&self, at: usize, set: &mut Vec<bool>, most: usize, sets: &mut Vec<Vec<bool>>) -> bool {
+        if at == set.len() {
+            if sets.len() == most {
+                return false;
+            }
+            sets.push(set.clone());
+            return true;
+        }
+        if self.before[at].iter().all(|b| set[*b]) {
+            set[at] = true;
+            let within = self.extend_set(at + 1, set, most, sets);
+            set[at] = false;
+            if !within {
+                return false;
+            }
+        }
+        self.ops[at].forced || self.extend_set(at + 1, set, most, sets)
+    }
+
+    /// Nothing, everything, and up to `most` in all of the prefixes, the sets without one operation and those with only
+    /// one.
+    fn sample(&self, most: usize, draw: &mut Draw) -> Vec<Vec<bool>> {
+        let forced = self.forced();
+        let free: Vec<usize> = (0..forced.len()).filter(|i| !forced[*i]).collect();
+        let mut candidates = Vec::with_capacity(free.len() * 3);
+        for (n, &i) in free.iter().enumerate() {
+            let mut prefix = forced.clone();
+            free[..n].iter().for_each(|kept| prefix[*kept] = true);
+            let mut without = vec![true; forced.len()];
+            without[i] = false;
+            self.close_by_removing(&mut without);
+            let mut only = forced.clone();
+            only[i] = true;
+            self.close_by_adding(&mut only);
+            candidates.extend([prefix, without, only]);
+        }
+        let mut sets = vec![forced.clone(), vec![true; forced.len()]];
+        sets.truncate(most.max(1));
+        while sets.len() < most && !candidates.is_empty() {
+            let drawn = draw.below(candidates.len() as u64) as usize;
+            let candidate = candidates.swap_remove(drawn);
+            if !sets.contains(&candidate) {
+                sets.push(candidate);
+            }
+        }
+        sets
+    }
+
+    /// The choice that leaves `set`.
+    fn choice(&self, set: &[bool]) -> Survivors {
+        let free: Vec<usize> = (0..set.len()).filter(|i| !self.ops[*i].forced).collect();
+        let lost = free.iter().enumerate().filter(|(_, i)| !set[**i]);
+        let lost: Vec<u16> = lost.filter_map(|(n, _)| u16::try_from(n).ok()).collect();
+        match lost.len() {
+            0 => Survivors::All,
+            n if n == free.len() => Survivors::None,
+            _ => Survivors::Losing(lost),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! `cutwater census`: recover from every image that a crash can leave.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::Args;
+use cutwater_io::sim::disk::Personality;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{HELD, Registry, USAGE, Usage, VIOLATED, VOID, out};
+use crate::census::drive::{self, Broken, Census};
+use crate::census::{Settings, mini::MiniWorkload};
+use crate::plan::Plan;
+use crate::runner::process;
+use crate::scenario::Scenario;
+use crate::verdict::Verdict;
+
+/// How many seeds are looked at if none is named.
+const SEEDS: u64 = 8;
+/// The longest word of a mini workload; an alphabet of ten has a hundred million of the next.
+const MINI_MAX: usize = 6;
+
+#[derive(Args)]
+pub(super) struct CensusArgs {
+    /// Which plan; with only a scenario, the first seeds without their faults
+    #[arg(value_name = "SCENARIO[:SEED]")]
+    what: String,
+    /// Crash only this node; all nodes of the system if not given
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    node: u64,
+    /// 2: crash inside of recoveries, too, of one image in 16
+    #[arg(long, value_name = "1|2", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    depth: u8,
+    /// All images at every moment, and with --depth 2 inside of every recovery
+    #[arg(long)]
+    exhaustive: bool,
+    /// All sequences of up to so many operations of the scenario's mini workload
+    #[arg(long, value_name = "LENGTH")]
+    mini: Option<usize>,
+    /// How many images are looked at where there are too many for all
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    images: usize,
+    /// How many processes at once; as many as there are processors if not given
+    #[arg(long, value_name = "J")]
+    jobs: Option<usize>,
+    /// Start no more after this long (90s, 10m, 2h)
+    #[arg(long, value_name = "DURATION")]
+    time: Option<String>,
+    /// The file system
+    #[arg(long, value_name = "NAME", default_value = "posix_min")]
+    personality: String,
+    /// JSON lines on stdout: one per way to fail, then a summary
+    #[arg(long)]
+    json: bool,
+    /// Write census.json and the plans of what failed here
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Kill a branch that takes longer than this many seconds of real time
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+/// A line of `--json`.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum JsonLine<'a> {
+    Violation(&'a Broken),
+    Summary {
+        scenario: &'a str,
+        personality: &'a str,
+        #[serde(flatten)]
+        census: &'a Census,
+    },
+}
+
+/// Takes the census, and returns the exit status.
+pub(super) fn run(registry: &Registry<'_>, args: &CensusArgs) -> Result<u8, Usage> {
+    let (scenario, seed) = if args.what.contains(':') {
+        registry.seed(&args.what).map(|(scenario, seed)| (scenario, Some(seed)))?
+    } else {
+        (registry.scenario(&args.what)?, None)
+    };
+    let jobs = match args.jobs {
+        Some(0) => return Err(Usage("--jobs 0: at least one process must run at a time".into())),
+        Some(jobs) => jobs,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let mini = mini(scenario, seed, args)?;
+    let time = args.time.as_deref().map(super::duration).transpose()?;
+    let until_ms =
+        time.map(|t| process::real_ms().saturating_add(u64::try_from(t.as_millis()).unwrap_or(u64::MAX)));
+    let out = args.out.as_deref().map(out::Out::open).transpose()?;
+    let settings = Settings {
+        node: args.node,
+        depth: args.depth,
+        exhaustive: args.exhaustive,
+        sample: args.images,
+        // One plan has both processors to itself; of many, each has one.
+        jobs: if seed.is_some() { jobs } else { 1 },
+        limit_s: args.limit,
+        until_ms,
+    };
+    let vocabulary = scenario.vocabulary();
+    let mut plans: Box<dyn Iterator<Item = Plan>> = match (&mini, seed) {
+        (Some((mini, length)), _) => Box::new(mini.plans(scenario.name(), &vocabulary, *length)),
+        (None, Some(seed)) => Box::new(std::iter::once(scenario.generate(seed))),
+        (None, None) => {
+            Box::new((0..SEEDS).map(|seed| Plan { faults: Vec::new(), ..scenario.generate(seed) }))
+        }
+    };
+    let first = plans.next().expect("there is at least one plan");
+    let first = on_file_system(first, scenario, &args.personality)?;
+    let personality = args.personality.clone();
+    let mut plans = std::iter::once(first).chain(plans.map(|plan| {
+        on_file_system(plan, scenario, &personality).expect("the first plan had that file system, too")
+    }));
+    let total = match &mini {
+        Some((mini, length)) => mini.plans(scenario.name(), &vocabulary, *length).count() as u64,
+        None => seed.map_or(SEEDS, |_| 1),
+    };
+    process::catch_interrupt();
+    let bar = bar(total, args.json);
+    let outer = if seed.is_some() { 1 } else { jobs };
+    let census = drive::run(scenario, &mut plans, &settings, outer, &mut |census| {
+        bar.set_position(census.plans);
+        bar.set_message(format!("{} images, {} ways to fail", census.tally.recovered, census.failing));
+    });
+    bar.finish_and_clear();
+    let census = census.map_err(|e| Usage(format!("the census could not go on: {e}")))?;
+    if let Some(out) = &out {
+        out.census(&census).map_err(|e| Usage(format!("the census could not leave its results: {e}")))?;
+    }
+    if args.json {
+        print!("{}", json(scenario, &args.personality, &census));
+    } else {
+        print!("{}", text(scenario, &args.personality, &census, args.out.is_some()));
+    }
+    Ok(status(&census))
+}
+
+/// The mini workload of `--mini`.
+fn mini(
+    scenario: &dyn Scenario,
+    seed: Option<u64>,
+    args: &CensusArgs,
+) -> Result<Option<(MiniWorkload, usize)>, Usage> {
+    let Some(length) = args.mini else { return Ok(None) };
+    if seed.is_some() {
+        return Err(Usage(format!("--mini {length}: goes through sequences, not through a seed")));
+    }
+    if !(1..=MINI_MAX).contains(&length) {
+        return Err(Usage(format!("--mini {length}: not a length from 1 to {MINI_MAX}")));
+    }
+    let mini = scenario.mini();
+    let mini = mini.ok_or_else(|| Usage(format!("--mini: {} has no mini workload", scenario.name())))?;
+    Ok(Some((mini, length)))
+}
+
+/// The plan on this file system.
+fn on_file_system(mut plan: Plan, scenario: &dyn Scenario, personality: &str) -> Result<Plan, Usage> {
+    let known = |p: &Personality| p.name() == personality;
+    let Some(number) = Personality::ALL.iter().position(known) else {
+        let names: Vec<&str> = Personality::ALL.iter().map(|p| p.name()).collect();
+        return Err(Usage(format!("--personality {personality}: there are {}", names.join(", "))));
+    };
+    if scenario.vocabulary().knob("personality").is_some() {
+        plan.knobs.insert("personality".into(), number as u64);
+    }
+    Ok(plan)
+}
+
+fn status(census: &Census) -> u8 {
+    let invalid =
+        |broken: &Broken| broken.signature == Verdict::Invalid { reason: String::new() }.signature();
+    if census.violations.iter().any(invalid) {
+        USAGE
+    } else if !census.violations.is_empty() {
+        VIOLATED
+    } else if census.tally.recovered == 0 || census.trouble.is_some() {
+        VOID
+    } else {
+        HELD
+    }
+}
+
+fn json(scenario: &dyn Scenario, personality: &str, census: &Census) -> String {
+    let violations = census.violations.iter().map(JsonLine::Violation);
+    let summary = JsonLine::Summary { scenario: scenario.name(), personality, census };
+    let lines = violations.chain(std::iter::once(summary));
+    lines.map(|line| serde_json::to_string(&line).expect("a census is plain data") + "\n").collect()
+}
+
+fn text(scenario: &dyn Scenario, personality: &str, census: &Census, kept: bool) -> String {
+    let mut text = String::new();
+    let tally = &census.tally;
+    for broken in &census.violations {
+        let _ = writeln!(
+            text,
+            "FAILURE {}  {}  {}: {}",
+            broken.signature,
+            scenario.name(),
+            broken.oracle,
+            broken.property
+        );
+        let _ = writeln!(text, "  expected  {}", broken.expected);
+        let _ = writeln!(text, "  found     {}", broken.found);
+        let _ = writeln!(text, "  images    {}", broken.count);
+        let _ = writeln!(text, "  plan      {}", plan_text(broken, kept));
+        let verb =
+            if broken.reproduced { "fails alike" } else { "does not fail alike: only the branch does" };
+        let _ = writeln!(text, "  alone     the plan {verb}\n");
+    }
+    let least = if tally.sampled > 0 { ">= " } else { "" };
+    let _ = writeln!(text, "census of {} on {personality}: {} plans", scenario.name(), census.plans);
+    let _ = writeln!(text, "  boundaries   {:>10}   calls to disks and points", tally.boundaries);
+    let _ = writeln!(text, "  moments      {:>10}   of these, something could be new at", tally.moments);
+    let _ =
+        writeln!(text, "  permissible  {:>10}   sets of survivors", format!("{least}{}", tally.permissible));
+    let _ = writeln!(text, "  images       {:>10}   looked at", tally.images);
+    let _ = writeln!(text, "  distinct     {:>10}   new, or more is owed", tally.distinct);
+    let _ = writeln!(
+        text,
+        "  recovered    {:>10}   {} of them inside of a recovery",
+        tally.recovered, tally.inside_recovery
+    );
+    let _ = writeln!(text, "  violations   {:>10}", census.violations.len());
+    let per_s = |us: u64| if us == 0 { 0 } else { tally.recovered * 1_000_000 / us };
+    let _ = writeln!(
+        text,
+        "  time         {:>8.1} s   {} images/s; {:.1} s of CPU, {} images per CPU second",
+        census.elapsed_ms as f64 / 1e3,
+        per_s(census.elapsed_ms * 1000),
+        census.cpu_us as f64 / 1e6,
+        per_s(census.cpu_us)
+    );
+    if census.cut_short {
+        let _ = writeln!(text, "  cut short: the time was over before all plans and images were looked at");
+    }
+    if let Some(trouble) = &census.trouble {
+        let _ = writeln!(text, "  not all branches could start: {trouble}");
+    }
+    text
+}
+
+/// Where the plan is, or its crashes and operations in a few words.
+fn plan_text(broken: &Broken, kept: bool) -> String {
+    if kept {
+        return format!("{} (replay it with cargo cutwater replay)", out::census_plan(&broken.signature));
+    }
+    let ops: Vec<String> = broken.plan.ops.iter().map(|op| format!("{}{:?}", op.verb, op.args)).collect();
+    let faults: Vec<String> =
+        broken.plan.faults.iter().map(|fault| format!("{:?} at {:?}", fault.act, fault.at)).collect();
+    let mut text = format!("{} operations: ", ops.len());
+    text.push_str(&ops.join(", "));
+    for fault in faults {
+        let _ = write!(text, "\n            {fault}");
+    }
+    text
+}
+
+fn bar(total: u64, json: bool) -> ProgressBar {
+    if json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} plans  {msg}  {elapsed} of about {duration}")
+            .expect("the template is well formed");
+    ProgressBar::new(total).with_style(style)
+}
