@@ -60,7 +60,9 @@ pub struct Damaged {
 
 /// Which files may not be damaged, by path: those whose other copies may be.
 #[derive(Clone, Default)]
-pub struct Spared(Option<Arc<dyn Fn(&Path) -> bool + Send + std::marker::Sync>>);
+pub struct Spared(Option<Arc<IsSpared>>);
+
+type IsSpared = dyn Fn(&Path) -> bool + Send + std::marker::Sync;
 
 impl Spared {
     /// Those for which `is_spared` is true.
