@@ -159,6 +159,7 @@ mod real {
             restart_delay: Duration::from_millis(100),
             deploy_timeout: Duration::from_secs(300),
             sweep_interval: Duration::from_secs(20),
+            keep_versions: cutwater_engine::checkpoint::log::KEEP_VERSIONS,
         };
         Ok(until_error("coordinator", async move { coordinator::run(config).await.map_err(Failure::from) }))
     }

@@ -34,7 +34,7 @@ async fn grow(store: &dyn ObjectStore, n: u64) -> Record {
     for _ in 0..n {
         let record = proposal(newest(store).await.as_ref(), "other");
         assert_eq!(append(store, &layout(), record.clone()).await, Outcome::Landed);
-        trim(store, &layout(), record.version).await;
+        trim(store, &layout(), record.version, KEEP_VERSIONS).await;
     }
     newest(store).await.unwrap()
 }
@@ -101,11 +101,11 @@ fn a_trimmed_version_cannot_be_won_again() {
         let truth = grow(&store, KEEP_VERSIONS + 3).await;
         assert_eq!(append(&store, &layout(), zombie.clone()).await, Outcome::Superseded);
         assert_eq!(newest(&store).await.as_ref(), Some(&truth));
-        trim_all(&store, &layout(), truth.version).await;
+        trim_all(&store, &layout(), truth.version, KEEP_VERSIONS).await;
         store.land().await;
         assert_eq!(newest(&store).await.as_ref(), Some(&truth));
         assert!(store.head(&path).await.is_ok(), "it landed");
-        trim_all(&store, &layout(), truth.version).await;
+        trim_all(&store, &layout(), truth.version, KEEP_VERSIONS).await;
         assert!(store.head(&path).await.is_err(), "and was removed");
         assert_eq!(newest(&store).await.as_ref(), Some(&truth));
     });

@@ -57,6 +57,7 @@ fn config(name: &str, bind: SocketAddr, objects_url: &str) -> CoordinatorConfig 
         restart_delay: 20 * MS,
         deploy_timeout: 10_000 * MS,
         sweep_interval: 200 * MS,
+        keep_versions: cutwater_engine::checkpoint::log::KEEP_VERSIONS,
     }
 }
 

@@ -69,6 +69,7 @@ impl Cluster {
             restart_delay: 20 * MS,
             deploy_timeout: 10_000 * MS,
             sweep_interval: 200 * MS,
+            keep_versions: cutwater_engine::checkpoint::log::KEEP_VERSIONS,
         };
         task::spawn(async move { coordinator::run(config).await.unwrap() }).abort_on_drop()
     }

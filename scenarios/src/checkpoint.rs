@@ -18,6 +18,7 @@ use cutwater_io::points::Kind;
 use cutwater_sim::faults::Devices;
 use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
+use cutwater_sim::shrink::Personalities;
 use cutwater_sim::vocabulary::{Verb, Vocabulary};
 use cutwater_sim::world::World;
 use futures::future::LocalBoxFuture;
@@ -60,7 +61,7 @@ impl Scenario for CheckpointScenario {
                 "shared",
                 "sink",
             ],
-            faults: cluster::FAULTS.to_vec(),
+            faults: cluster::faults(),
             horizon_us: 2_000_000..=12_000_000,
         }
     }
@@ -84,7 +85,7 @@ impl Scenario for CheckpointScenario {
         };
         Demands {
             after_plans: 1000,
-            delivered: cluster::FAULTS.to_vec(),
+            delivered: cluster::faults(),
             points: of(Kind::Point),
             sometimes: vec![
                 "coordinator.took_over",
@@ -99,13 +100,25 @@ impl Scenario for CheckpointScenario {
                 "stream.aligned_blocked",
                 "stream.sink.recommitted",
                 "state.upload.reused",
-            ],
+                "log.superseded",
+            ]
+            .into_iter()
+            .chain(cluster::points().into_iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name))
+            .collect(),
             ..Demands::default()
         }
     }
 
+    fn personalities(&self) -> Option<Personalities> {
+        Some(crate::PERSONALITIES)
+    }
+
     fn classify(&self) -> fn(&Path) -> &'static str {
         crate::classify
+    }
+
+    fn name_frames(&self) -> cutwater_io::sim::net::FrameNamer {
+        crate::frames::name_frame
     }
 
     fn devices(&self, plan: &Plan) -> Devices {

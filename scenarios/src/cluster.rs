@@ -16,7 +16,7 @@ use std::time::Duration;
 use cutwater_engine::checkpoint::assign::key_group_range;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
 use cutwater_engine::checkpoint::layout::Layout;
-use cutwater_engine::checkpoint::log::Status;
+use cutwater_engine::checkpoint::log::{KEEP_VERSIONS, Status};
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, KeyedSnapshot, SubtaskState};
 use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
@@ -43,8 +43,8 @@ use crate::oracle::job::JobOracle;
 const BUCKET: &str = "cluster";
 const URL: &str = "sim://cluster";
 const JOB: &str = "job";
-const RPC_PORT: u16 = 6123;
-const DATA_PORT: u16 = 6124;
+pub(crate) const RPC_PORT: u16 = 6123;
+pub(crate) const DATA_PORT: u16 = 6124;
 /// Virtual time in which a healed cluster must have read, checkpointed and committed everything.
 const FINISH_LIMIT: Duration = Duration::from_secs(180);
 /// Virtual time in which a finished cluster must have removed what nothing needs.
@@ -72,8 +72,12 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
-/// The faults that a cluster must survive.
-pub(crate) const FAULTS: &[FaultClass] = FaultClass::ALL;
+/// The faults that a cluster must survive: all but damage to what is on the medium, and lies.
+pub(crate) fn faults() -> Vec<FaultClass> {
+    let beyond =
+        |class: &FaultClass| FaultClass::DAMAGE.contains(class) || *class == FaultClass::BeyondBudget;
+    FaultClass::ALL.iter().copied().filter(|class| !beyond(class)).collect()
+}
 
 /// The points of a cluster: of the store only those that one without a log can pass.
 pub(crate) fn points() -> Vec<Point> {
@@ -97,7 +101,7 @@ pub(crate) fn roles() -> Vec<Role> {
 /// Settings of the job, the coordinator and the stores.
 pub(crate) fn knobs() -> Vec<Knob> {
     vec![
-        Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
+        crate::personality_knob(),
         Knob::new("query", "0: one keyed step, 1: two", 0, 0..=1),
         Knob::new("partitions", "partitions of the source", 3, 1..=6),
         Knob::new("events_per_partition", "records in each", 120, 1..=400),
@@ -118,8 +122,22 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
         Knob::new("lease_ms", "silence of a leader before a takeover, in milliseconds", 500, 100..=4000),
         Knob::new("heartbeat_ms", "between two signs of life of a worker, in milliseconds", 200, 50..=1000),
+        Knob::new("keep_versions", "versions of the register that are kept", KEEP_VERSIONS, 2..=32),
         Knob::new("sweep_ms", "from one sweep for orphans to the next, in milliseconds", 2000, 50..=20_000),
         Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
+        Knob::new(
+            "net_us",
+            "median latency between two machines, one way, in microseconds",
+            500,
+            50..=20_000,
+        ),
+        Knob::new(
+            "store_spacing_us",
+            "the object store lets a prefix have one request per so many microseconds; 0: as many as come",
+            0,
+            0..=20_000,
+        ),
+        Knob::new("page_keys", "keys in a page of a listing", 1000, 1..=1000),
     ]
 }
 
@@ -138,7 +156,7 @@ impl Cluster {
         let job = job(world);
         let graph = queries::build(&job).expect("the knobs are within the query's ranges");
         let layout = Layout::new(JOB).expect("a plain name");
-        let oracle = Arc::new(Mutex::new(JobOracle::new(layout)));
+        let oracle = Arc::new(Mutex::new(JobOracle::new(layout, world.knob("keep_versions"))));
         watch(world, &oracle);
         let candidates: Vec<SocketAddr> = (0..world.count("coordinator"))
             .map(|i| world.address(world.node_id("coordinator", i), RPC_PORT))
@@ -179,8 +197,9 @@ impl Cluster {
             drop(self.world.client(&format!("client-{actor}"), async move {
                 let mut ops = cluster.world.ops(actor);
                 while let Some(op) = ops.next().await {
-                    if let Err(violation) = cluster.apply(&op).await {
-                        cluster.world.object(violation);
+                    match cluster.apply(&op).await {
+                        Ok(answer) => cluster.world.answered(&op, &answer),
+                        Err(violation) => cluster.world.object(violation),
                     }
                 }
             }));
@@ -225,33 +244,31 @@ impl Cluster {
         }
     }
 
-    async fn apply(&self, op: &Op) -> Result<(), Violation> {
+    /// Does `op`, and returns what its client was told.
+    async fn apply(&self, op: &Op) -> Result<String, Violation> {
         match op.verb.as_str() {
             "rescale" => {
                 let slots = self.world.knob("slots") * self.world.count("worker");
                 let parallelism = op.args[0].min(slots).min(self.world.knob("max_parallelism"));
                 let answer = self.client.rescale(u16::try_from(parallelism).expect("a small number")).await;
-                self.note(&answer);
+                Ok(told(&answer))
             }
             "checkpoint" => {
                 let answer = self.client.trigger_checkpoint().await;
-                self.note(&answer);
+                Ok(told(&answer))
             }
             "inspect" => {
                 let latest = self.oracle().state().and_then(|state| Some(state.latest()?.id));
-                if let Some(id) = latest {
-                    self.inspect(id).await?;
-                }
+                let Some(id) = latest else { return Ok("nothing to restore yet".into()) };
+                self.inspect(id).await?;
+                Ok(format!("checkpoint {id} restores"))
             }
-            "outage" => self.kill_all(op),
+            "outage" => {
+                self.kill_all(op);
+                Ok("every node is killed".into())
+            }
             other => unreachable!("{other} is not in the vocabulary"),
         }
-        Ok(())
-    }
-
-    fn note(&self, answer: &Result<(), impl std::fmt::Display>) {
-        let text = answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into());
-        self.world.note("client", &text);
     }
 
     /// The whole cluster loses power at once.
@@ -376,6 +393,7 @@ fn coordinator_config(
         restart_delay: Duration::from_millis(100),
         deploy_timeout: Duration::from_secs(10),
         sweep_interval: ms("sweep_ms"),
+        keep_versions: world.knob("keep_versions"),
     }
 }
 
@@ -512,4 +530,8 @@ fn counts_at(job: &JobSpec, metadata: &CheckpointMetadata) -> BTreeMap<Vec<u8>, 
         }
     }
     counts
+}
+
+fn told(answer: &Result<(), impl std::fmt::Display>) -> String {
+    answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into())
 }

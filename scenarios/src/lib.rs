@@ -9,9 +9,12 @@ use cutwater_io::sim::disk::Personality;
 use cutwater_sim::faults::Devices;
 use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::Scenario;
+use cutwater_sim::shrink::Personalities;
+use cutwater_sim::vocabulary::Knob;
 
 pub mod checkpoint;
 mod cluster;
+mod frames;
 pub mod oracle;
 pub mod restore;
 pub mod store;
@@ -45,14 +48,34 @@ fn class_of_object(path: &Path) -> &'static str {
     }
 }
 
+/// The file system of the disks: from the laxest to the strictest, so that what fails on one fails on those before it. Only
+/// the last stands outside of that order.
+pub(crate) fn personality_knob() -> Knob {
+    Knob::new(
+        "personality",
+        "the file system: 0 posix_min, 1 btrfs, 2 xfs, 3 ext4, 4 RocksDB's fault injection",
+        0,
+        0..=Personality::ALL.len() as u64 - 1,
+    )
+}
+
+/// The knob that says which file system the disks have, the strictest first: every scenario has it, or its default.
+pub(crate) const PERSONALITIES: Personalities =
+    ("personality", &[(3, "ext4"), (2, "xfs"), (1, "btrfs"), (0, "posix_min")]);
+
 /// How the disks of a plan behave; every scenario has these knobs or their defaults.
 pub(crate) fn devices(plan: &Plan) -> Devices {
     let knob = |name: &str, default| plan.knobs.get(name).copied().unwrap_or(default);
     let mut devices = Devices::default();
-    devices.disk.personality =
-        if knob("posix_min", 1) == 1 { Personality::PosixMin } else { Personality::Ext4Ordered };
+    let personality = usize::try_from(knob("personality", 0)).unwrap_or(0);
+    devices.disk.personality = Personality::ALL.get(personality).copied().unwrap_or_default();
     devices.disk.sector_bytes = if knob("small_sectors", 0) == 1 { 512 } else { 4096 };
     devices.disk.sync_latency_us_median = knob("sync_us", devices.disk.sync_latency_us_median);
     devices.disk.stale_tail = knob("stale_tail", 0) == 1;
+    let small = |name, default: u32| u32::try_from(knob(name, default.into())).unwrap_or(u32::MAX);
+    devices.net.latency_median_us = small("net_us", devices.net.latency_median_us);
+    devices.objects.prefix_spacing_us = small("store_spacing_us", devices.objects.prefix_spacing_us);
+    devices.objects.page_keys =
+        usize::try_from(knob("page_keys", devices.objects.page_keys as u64)).unwrap_or(usize::MAX);
     devices
 }

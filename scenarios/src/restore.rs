@@ -14,6 +14,7 @@ use cutwater_io::points::{Kind, Point};
 use cutwater_sim::faults::Devices;
 use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
+use cutwater_sim::shrink::Personalities;
 use cutwater_sim::vocabulary::{Verb, Vocabulary};
 use cutwater_sim::world::World;
 use futures::future::LocalBoxFuture;
@@ -31,7 +32,7 @@ fn points() -> Vec<Point> {
             .any(|prefix| point.name.starts_with(prefix))
     };
     let mut points: Vec<Point> =
-        cluster::points().into_iter().filter(|p| p.kind == Kind::Sometimes || restoring(p)).collect();
+        cluster::points().into_iter().filter(|p| p.kind != Kind::Point || restoring(p)).collect();
     points.extend(cutwater_engine::checkpoint::points::ALL);
     points.sort();
     points.dedup();
@@ -73,7 +74,7 @@ impl Scenario for RestoreScenario {
                 "shared",
                 "sink",
             ],
-            faults: cluster::FAULTS.to_vec(),
+            faults: cluster::faults(),
             horizon_us: 3_000_000..=15_000_000,
         }
     }
@@ -86,20 +87,31 @@ impl Scenario for RestoreScenario {
         let points = points();
         Demands {
             after_plans: 1000,
-            delivered: cluster::FAULTS.to_vec(),
+            delivered: cluster::faults(),
             points: points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
             sometimes: vec![
                 "coordinator.scaled_up",
                 "coordinator.scaled_down",
                 "state.rescaled",
                 "state.upload.reused",
-            ],
+            ]
+            .into_iter()
+            .chain(points.iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name))
+            .collect(),
             ..Demands::default()
         }
     }
 
+    fn personalities(&self) -> Option<Personalities> {
+        Some(crate::PERSONALITIES)
+    }
+
     fn classify(&self) -> fn(&Path) -> &'static str {
         crate::classify
+    }
+
+    fn name_frames(&self) -> cutwater_io::sim::net::FrameNamer {
+        crate::frames::name_frame
     }
 
     fn devices(&self, plan: &Plan) -> Devices {

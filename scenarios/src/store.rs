@@ -33,6 +33,7 @@ use cutwater_io::{fs, time};
 use cutwater_sim::faults::{Devices, FaultClass};
 use cutwater_sim::plan::{Op, Plan};
 use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
+use cutwater_sim::shrink::Personalities;
 use cutwater_sim::vocabulary::{Knob, Role, Verb, Vocabulary};
 use cutwater_sim::world::{Ops, Start, World};
 use futures::future::LocalBoxFuture;
@@ -85,7 +86,7 @@ impl Scenario for StoreScenario {
                 Verb::new("reopen", "close the store and open it again"),
             ],
             knobs: vec![
-                Knob::new("posix_min", "1: the weakest file system POSIX allows, 0: ext4", 1, 0..=1),
+                crate::personality_knob(),
                 Knob::new("small_sectors", "1: the disk writes 512 bytes atomically, 0: 4096", 0, 0..=1),
                 Knob::new(
                     "sync_us",
@@ -170,6 +171,10 @@ impl Scenario for StoreScenario {
                 .collect(),
             ..Demands::default()
         }
+    }
+
+    fn personalities(&self) -> Option<Personalities> {
+        Some(crate::PERSONALITIES)
     }
 
     fn classify(&self) -> fn(&Path) -> &'static str {
@@ -440,7 +445,16 @@ impl Shared {
     async fn work(&self, store: &Store, actor: usize) -> Result<(), Exit> {
         let mut ops = self.actors[actor].lock().await;
         while let Some(op) = ops.next().await {
-            self.apply(store, actor, &op).await?;
+            let result = self.apply(store, actor, &op).await;
+            self.world.answered(
+                &op,
+                match result {
+                    Ok(()) => "done",
+                    Err(Exit::Failed) => "the process ends",
+                    Err(Exit::Violated(_)) => "wrong",
+                },
+            );
+            result?;
         }
         Ok(())
     }

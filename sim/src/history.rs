@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
-use cutwater_io::sim::{Env, NodeId};
+use cutwater_io::sim::{Env, NodeId, Told};
 
 /// What clients did, in the order in which it happened. Clones share their entries.
 #[derive(Debug)]
@@ -65,10 +65,11 @@ impl<C: Debug, R: Debug> History<C, R> {
 
     /// `actor` asks for `call`.
     pub fn invoke(&self, actor: u16, call: C) -> CallId {
-        emit("call", &format!("client {actor}: {call:?}"));
         let mut entries = self.lock();
+        let id = CallId(entries.len());
+        emit("call", id, actor, &format!("client {actor}: {call:?}"));
         entries.push(Entry { actor, call, invoked_us: now_us(), answered_us: None, answer: None });
-        CallId(entries.len() - 1)
+        id
     }
 
     /// The call took effect and returned `result`.
@@ -93,8 +94,9 @@ impl<C: Debug, R: Debug> History<C, R> {
         let text = format!("client {}: {:?} -> {answer:?}", entry.actor, entry.call);
         entry.answer = Some(answer);
         entry.answered_us = Some(now_us());
+        let actor = entry.actor;
         drop(entries);
-        emit(kind, &text);
+        emit(kind, id, actor, &text);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry<C, R>>> {
@@ -113,8 +115,13 @@ fn now_us() -> u64 {
     cutwater_io::time::now().as_micros()
 }
 
-fn emit(kind: &str, text: &str) {
+fn emit(kind: &str, id: CallId, actor: u16, text: &str) {
     let env = Env::current();
     let node: NodeId = Env::node();
-    env.emit(node, &format!("client.{kind}"), text.as_bytes(), || text.to_string());
+    env.emit(node, &format!("client.{kind}"), text.as_bytes(), || {
+        Told::from(text.to_string())
+            .with("call", id.0 as u64)
+            .with("actor", u64::from(actor))
+            .with("answer", kind)
+    });
 }

@@ -11,13 +11,21 @@
 //! elsewhere there is only [`refuse`].
 
 #[cfg(madsim)]
+pub mod capsule;
+#[cfg(madsim)]
 pub mod cli;
+#[cfg(madsim)]
+pub mod evidence;
+#[cfg(madsim)]
+pub mod explain;
 #[cfg(madsim)]
 pub mod faults;
 #[cfg(madsim)]
 pub mod generate;
 #[cfg(madsim)]
 pub mod history;
+#[cfg(madsim)]
+mod html;
 #[cfg(madsim)]
 pub mod oracle;
 #[cfg(madsim)]
@@ -29,9 +37,13 @@ pub mod scenario;
 #[cfg(madsim)]
 pub mod search;
 #[cfg(madsim)]
+pub mod shrink;
+#[cfg(madsim)]
 pub mod strategy;
 #[cfg(madsim)]
 pub mod testing;
+#[cfg(madsim)]
+pub mod timeline;
 #[cfg(madsim)]
 pub mod verdict;
 #[cfg(madsim)]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use cutwater_io::sim::net::FrameNamer;
 use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -10,6 +11,7 @@ use crate::faults::FaultClass;
 use crate::faults::deliver::Devices;
 use crate::generate;
 use crate::plan::Plan;
+use crate::shrink::Personalities;
 use crate::vocabulary::Vocabulary;
 use crate::world::World;
 
@@ -31,9 +33,18 @@ pub trait Scenario: Sync {
     fn generate(&self, seed: u64) -> Plan {
         generate::swarm(self.name(), &self.vocabulary(), seed)
     }
+    /// The knob that says which file system the disks have, and its values with their names, from the strictest to the
+    /// weakest: a failure is told with those that show it.
+    fn personalities(&self) -> Option<Personalities> {
+        None
+    }
     /// What a path or key is to the system under test; one of [`Vocabulary::classes`], or `other`.
     fn classify(&self) -> fn(&Path) -> &'static str {
         |_| "other"
+    }
+    /// What a frame on the network is called in a story.
+    fn name_frames(&self) -> FrameNamer {
+        |_| None
     }
     /// How the devices of this plan behave when nothing is broken.
     fn devices(&self, plan: &Plan) -> Devices {

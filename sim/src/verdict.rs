@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cutwater_io::sim::Event;
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Evidence;
 use crate::faults::Receipts;
 use crate::scenario::{Violation, signature};
 use crate::search::coverage::{Coverage, Matrix};
@@ -128,7 +129,7 @@ pub struct Report {
     pub cpu_us: u64,
     /// How often each point was passed.
     pub points: BTreeMap<String, u64>,
-    /// How often each `sometimes!` held.
+    /// How often each `sometimes!` held, and each `buggify!` fired.
     pub sometimes: BTreeMap<String, u64>,
     /// Faults by class.
     pub receipts: Receipts,
@@ -141,6 +142,28 @@ pub struct Report {
     pub coverage: Option<Coverage>,
     /// Calls from processes that were dead, which had no effect.
     pub stale_calls: u64,
+    /// What the devices had to do.
+    #[serde(default)]
+    pub work: Work,
+}
+
+/// What the devices of a run had to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Calls to disks.
+    pub disk_calls: u64,
+    /// Frames sent over the network.
+    pub frames: u64,
+    /// Requests to the object store.
+    pub object_requests: u64,
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, more: Work) {
+        self.disk_calls += more.disk_calls;
+        self.frames += more.frames;
+        self.object_requests += more.object_requests;
+    }
 }
 
 impl Report {
@@ -162,6 +185,7 @@ impl Report {
             named_by_seed: true,
             coverage: None,
             stale_calls: 0,
+            work: Work::default(),
         }
     }
 }
@@ -175,4 +199,14 @@ pub struct Outcome {
     pub story: Option<Vec<Event>>,
     /// What the nodes are, for the story.
     pub labels: BTreeMap<u64, String>,
+    /// What it leaves beside its story, if it was recorded.
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
+}
+
+impl Outcome {
+    /// Nothing but a report.
+    pub fn bare(report: Report) -> Outcome {
+        Outcome { report, story: None, labels: BTreeMap::new(), evidence: None }
+    }
 }

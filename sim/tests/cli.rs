@@ -143,6 +143,16 @@ fn bad_input_is_one_line_and_nothing_is_written() {
         (&["sweep", "--shard", "3/2"], "--shard 3/2"),
         (&["sweep", "--time", "soon"], "--time soon"),
         (&["sweep", "--jobs", "0"], "--jobs 0"),
+        (&["shrink", "log:1", "--time", "soon"], "--time soon"),
+        (&["shrink", "log:1", "--jobs", "0"], "--jobs 0"),
+        (&["shrink", "lag:1"], "unknown scenario `lag`"),
+        (&["explain", &newer], "plan of version 2; this build reads version 1"),
+        (&["regress", "add", &malformed, "--story", "x"], "no capsule"),
+        (&["regress", "run", "/nonexistent"], "/nonexistent: No such file"),
+        (&["dance"], "unrecognized subcommand 'dance' (see --help)"),
+        (&["replay"], "the following required arguments were not provided: <SCENARIO:SEED|PATH>"),
+        (&["sweep", "--seeds"], "a value is required for '--seeds <N|A..B>'"),
+        (&["sweep", "--limit", "x"], "invalid value 'x' for '--limit <SECONDS>'"),
     ];
     for (args, says) in cases {
         let output = run("toy", args);
@@ -153,7 +163,6 @@ fn bad_input_is_one_line_and_nothing_is_written() {
         assert!(output.stdout.is_empty(), "{args:?}");
     }
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), before);
-    assert_eq!(status(&run("toy", &["dance"])), 2);
 }
 
 #[test]
@@ -176,15 +185,76 @@ fn results_are_left_in_a_directory_and_a_kept_plan_fails_the_same_way() {
     assert_eq!(summary["scenarios"]["log_unsynced"]["plans"], 30);
     let junit = String::from_utf8(std::fs::read(dir.join("junit.xml")).unwrap()).unwrap();
     assert!(junit.contains("<failure") && junit.contains("cargo cutwater replay log_unsynced:"), "{junit}");
-    let failure = std::fs::read_dir(dir.join("failures")).unwrap().next().unwrap().unwrap();
-    let story = String::from_utf8(std::fs::read(failure.path().join("story.txt")).unwrap()).unwrap();
-    assert!(story.contains("disk.power_fail") && story.starts_with("FAILURE"), "{story}");
-    let plan = failure.path().join("plan.json");
-    let replay = run("toy", &["replay", plan.to_str().unwrap()]);
-    assert_eq!(status(&replay), 1);
-    let name = failure.file_name().into_string().unwrap();
+    let capsule = std::fs::read_dir(dir.join("capsules")).unwrap().next().unwrap().unwrap();
+    let read = |name: &str| {
+        let bytes = std::fs::read(capsule.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        String::from_utf8(bytes).unwrap()
+    };
+    // One text everywhere.
+    let text = read("README.md");
+    let told = text.split("```").nth(1).unwrap().strip_prefix("text\n").unwrap();
+    assert!(stdout(&out).contains(told), "{told}\nis not in\n{}", stdout(&out));
+    assert!(junit.contains(told.lines().nth(1).unwrap()), "{junit}");
+    for part in ["FAILURE", "minimal   1 op, 1 fault", "lost:", "essential every item", "decided   at"] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+    let trace = read("trace.jsonl");
+    assert!(trace.lines().all(|line| serde_json::from_str::<Value>(line).unwrap()["at_ns"].is_u64()));
+    assert!(trace.contains("disk.power_fail") && read("history.txt").contains("client.ok"));
+    assert!(read("disk-n1-crash1.txt").contains("/log  0 bytes"), "{}", read("disk-n1-crash1.txt"));
+    assert!(read("regression.rs").contains("#[test]"));
+    let verdict: Value = serde_json::from_str(&read("verdict.json")).unwrap();
+    assert!(verdict["seeds"].as_array().unwrap().len() > 3, "{verdict}");
+    // The smallest plan and the first one fail alike, and the capsule is a name of the smallest.
+    let name = capsule.file_name().into_string().unwrap();
     let signature = name.strip_prefix("log_unsynced-").unwrap();
-    assert!(stdout(&replay).contains(signature), "another signature");
+    let mut digests = Vec::new();
+    for what in ["plan.json", "plan.min.json", ""] {
+        let path = capsule.path().join(what);
+        let replay = run("toy", &["replay", path.to_str().unwrap(), "--json"]);
+        assert_eq!(status(&replay), 1);
+        let outcome: Value = serde_json::from_str(&stdout(&replay)).unwrap();
+        digests.push(outcome["report"]["digest"].clone());
+        let human = run("toy", &["replay", path.to_str().unwrap()]);
+        assert!(stdout(&human).contains(signature), "another signature");
+    }
+    assert_eq!(digests[1], digests[2]);
+    assert_eq!(digests[1], verdict["minimal"]["report"]["digest"]);
+
+    // Another sweep into the same directory leaves nothing of this one.
+    assert_eq!(status(&run("toy", &["sweep", "log", "--seeds", "5", "--out", dir.to_str().unwrap()])), 0);
+    assert_eq!(std::fs::read_dir(dir.join("capsules")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_run_that_hangs_or_aborts_has_a_story_up_to_then() {
+    let dir = scratch("no-report");
+    for (name, says) in [("hangs", "a report within 1 s"), ("aborts", "signal 6")] {
+        let out = dir.join(name);
+        let args =
+            ["sweep", name, "--seeds", "8", "--limit", "1", "--no-shrink", "--out", out.to_str().unwrap()];
+        let sweep = run("faulty", &args);
+        assert_eq!(status(&sweep), 1);
+        assert!(stdout(&sweep).contains(says), "{}", stdout(&sweep));
+        let capsule = std::fs::read_dir(out.join("capsules")).unwrap().next().unwrap().unwrap().path();
+        let trace = String::from_utf8(std::fs::read(capsule.join("trace.jsonl")).unwrap()).unwrap();
+        assert!(trace.contains("node.start") && trace.contains("\"crash\""), "{name}: {trace}");
+        let replay = run("faulty", &["replay", capsule.to_str().unwrap(), "--limit", "1", "--trace"]);
+        assert!(stdout(&replay).contains("n1 ticker-0"), "{}", stdout(&replay));
+    }
+}
+
+#[test]
+fn what_is_essential_and_when_it_was_decided_is_told() {
+    let explain = run("toy", &["explain", "log_unsynced:0"]);
+    assert_eq!(status(&explain), 1);
+    let text = stdout(&explain);
+    for part in ["Essential", "Decided", "disk.power_fail", "8 of 8"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    let holds = run("toy", &["explain", "log:0"]);
+    assert_eq!(status(&holds), 0);
+    assert!(stdout(&holds).contains("log:0 holds"), "{}", stdout(&holds));
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! - **An unknown outcome is resolved, never guessed.** A put that failed or timed out may have landed, or may land later.
 //!   The same bytes are put again under the same version until the store says something definite: created, or it exists;
 //!   then it is read, and the writer's nonce says whose it is. A put that lands late finds the name taken.
-//! - **A win is only a win at the top.** Old versions are deleted (all but the last [`KEEP_VERSIONS`]), so a writer that was
+//! - **A win is only a win at the top.** Old versions are deleted (all but the last few), so a writer that was
 //!   paused for long could create an old version again and believe it had won. Therefore a creator lists afterwards:
 //!   if a higher version exists it has been superseded, whether or not its record counted, and must not act on it.
 //!   The record it left behind is below the maximum, read by nobody, and removed like any other old version.
@@ -30,8 +30,8 @@ use super::snapshot::{CheckpointId, FileHandle};
 
 const MAGIC: [u8; 4] = *b"CWJL";
 
-/// How many of the newest versions are never deleted. More than one, so that a reader who listed just before a change
-/// still finds what it listed.
+/// How many of the newest versions are kept unless configured otherwise. More than one, so that a reader who listed just
+/// before a change still finds what it listed.
 pub const KEEP_VERSIONS: u64 = 8;
 
 /// Whether there is anything left to do.

@@ -43,6 +43,12 @@ pub enum ReadError {
         /// The object or prefix.
         path: String,
     },
+    /// The store said that the object exists, and then that it does not.
+    #[error("{path}: exists, and cannot be found")]
+    Vanished {
+        /// The object.
+        path: String,
+    },
     /// A version of the register is damaged.
     #[error("{path}: {reason}")]
     Record {

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use super::layout::Layout;
-use super::log::{Append, Fact, KEEP_VERSIONS, Outcome, Record, Step, encode_record};
+use super::log::{Append, Fact, Outcome, Record, Step, encode_record};
 use super::read::{self, ReadError, call};
 use super::snapshot::{CheckpointMetadata, FileHandle};
 use super::{metadata, points};
@@ -77,20 +77,20 @@ pub async fn append(store: &dyn ObjectStore, layout: &Layout, record: Record) ->
     outcome
 }
 
-/// Deletes the version that became too old when `newest` landed. Failing is harmless: see [`trim_all`].
-pub async fn trim(store: &dyn ObjectStore, layout: &Layout, newest: u64) {
-    if newest > KEEP_VERSIONS {
-        delete(store, vec![layout.log(newest - KEEP_VERSIONS)]).await;
+/// Deletes the version that became too old when `newest` landed, if the last `keep` are kept. Failing is harmless: see [`trim_all`].
+pub async fn trim(store: &dyn ObjectStore, layout: &Layout, newest: u64, keep: u64) {
+    if newest > keep {
+        delete(store, vec![layout.log(newest - keep)]).await;
     }
 }
 
 /// Deletes every version that is too old beside `newest`: also those whose deletion failed, or whose put landed late.
-pub async fn trim_all(store: &dyn ObjectStore, layout: &Layout, newest: u64) {
+pub async fn trim_all(store: &dyn ObjectStore, layout: &Layout, newest: u64, keep: u64) {
     let prefix = Path::from(layout.log_prefix());
     let mut listing = store.list(Some(&prefix));
     let mut old = Vec::new();
     while let Ok(Some(Ok(meta))) = time::timeout(read::CALL_TIMEOUT, listing.next()).await {
-        let oldest_kept = layout.log(newest.saturating_sub(KEEP_VERSIONS) + 1);
+        let oldest_kept = layout.log(newest.saturating_sub(keep) + 1);
         if *meta.location.as_ref() < *oldest_kept {
             old.push(meta.location.to_string());
         }
@@ -136,7 +136,10 @@ async fn create_same(store: &dyn ObjectStore, handle: &FileHandle, bytes: &Bytes
         // An earlier try of ours may have landed.
         Created::Exists => match read::get(store, &handle.path).await? {
             Some(found) if found == bytes => Ok(()),
-            _ => Err(ReadError::OtherContent {
+            // S3 answers a create that raced another request with a conflict, which reads as if the object existed. Nobody
+            // else has this name, so the next try decides.
+            None => Err(ReadError::Vanished { path: handle.path.clone() }),
+            Some(_) => Err(ReadError::OtherContent {
                 path: handle.path.clone(),
                 found: "something else".into(),
                 expected_bytes: handle.len_bytes,

@@ -15,5 +15,10 @@ cutwater_io::points! {
     sometimes WORKER_SILENT = "coordinator.worker_silent": "a worker was given up because it was silent";
     sometimes SCALED_UP = "coordinator.scaled_up": "an attempt has a higher parallelism than the one before";
     sometimes SCALED_DOWN = "coordinator.scaled_down": "an attempt has a lower parallelism than the one before";
+    buggify IMPATIENT = "coordinator.impatient": "a candidate gives a silent leader an eighth of the lease";
+    buggify APPEND_LATE = "coordinator.append_late": "a leader writes a change of the register three leases late";
+    buggify MESSAGE_LATE = "coordinator.message_late": "a coordinator holds back a message for a while";
+    buggify SWEEP_NOW = "coordinator.sweep_now": "a leader sweeps for orphans at once";
+    buggify HEARTBEAT_LATE = "worker.heartbeat_late": "a worker lets a heartbeat or two fall out";
     sometimes RESTORE_RETRIED = "coordinator.restore_retried": "a retained checkpoint could not be read or verified at once";
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use cutwater_io::net::{self, Connection, Listener};
 use cutwater_io::task::{self, AbortOnDrop, JoinHandle};
-use cutwater_io::{entropy, fs, objects, point, sometimes, time};
+use cutwater_io::{buggify, entropy, fs, objects, point, sometimes, time};
 use futures::FutureExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -419,7 +419,10 @@ async fn write(
 ) {
     let mut alive_at = time::now();
     loop {
-        let left = (alive_at + heartbeat_interval) - time::now();
+        let mut left = (alive_at + heartbeat_interval) - time::now();
+        if buggify!(points::HEARTBEAT_LATE) {
+            left += heartbeat_interval * 2;
+        }
         let message = match time::timeout(left, to_write.recv()).await {
             Ok(Some(message)) => message,
             Ok(None) => return,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutwater_io::{sometimes, time};
+use cutwater_io::{buggify, sometimes, time};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
@@ -138,7 +138,9 @@ impl Blobs {
         loop {
             let put = self.store.put_opts(&name, PutPayload::from(content.clone()), create_only());
             let error = match time::timeout(self.retry.request_timeout, put).await {
-                Ok(Ok(_)) => return Ok(handle),
+                Ok(Ok(_)) if !buggify!(points::PUT_TWICE) => return Ok(handle),
+                // As if the answer had been lost.
+                Ok(Ok(_)) => Error::NoAnswer { path: path.into(), what: "put" },
                 Ok(Err(object_store::Error::AlreadyExists { .. })) => match self.check(&handle).await {
                     Ok(()) => {
                         sometimes!(points::UPLOAD_LANDED, failures.count > 0);
@@ -275,7 +277,8 @@ impl Failures {
         }
         sometimes!(points::UPLOAD_RETRIED, true);
         tracing::debug!(%error, attempt = self.count, "will be repeated");
-        time::sleep(self.backoff).await;
+        let late = buggify!(points::RETRY_LATE);
+        time::sleep(if late { self.retry.max_backoff } else { self.backoff }).await;
         self.backoff = (self.backoff * 2).min(self.retry.max_backoff);
         Ok(())
     }

@@ -13,6 +13,8 @@ cutwater_io::points! {
     sometimes REUSED = "state.upload.reused": "an incremental snapshot referenced a file that was already uploaded";
     sometimes BASE_NARROWED = "state.base_narrowed": "a confirmation came after the next snapshot had begun";
     sometimes UPLOAD_RETRIED = "state.blob.retried": "a failed request to the object store was repeated";
+    buggify PUT_TWICE = "state.blob.put_twice": "a put that was answered is repeated";
+    buggify RETRY_LATE = "state.blob.retry_late": "a failed request is repeated after the longest pause";
     sometimes UPLOAD_LANDED = "state.blob.landed": "a put that had answered with an error turned out to have been applied";
     sometimes ABORTED_CLEANED = "state.upload.cleaned": "the uploads of an aborted checkpoint were deleted";
 }

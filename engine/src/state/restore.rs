@@ -31,6 +31,7 @@ const CLIP_BATCH_ENTRIES: usize = 256;
 /// # Errors
 /// If the snapshots do not cover the range, an object is missing or not the one that was written, or a store cannot be
 /// opened. Nothing is used of a snapshot that is not whole.
+#[tracing::instrument(name = "restore", level = "debug", skip_all)]
 pub async fn restore(
     blobs: &Blobs,
     dir: &Path,

@@ -57,6 +57,7 @@ impl Uploaded {
 ///
 /// # Errors
 /// If a local file cannot be read or the object store goes on failing: the checkpoint is declined.
+#[tracing::instrument(name = "upload", level = "debug", skip_all)]
 pub async fn upload(
     blobs: &Blobs,
     names: &dyn Names,

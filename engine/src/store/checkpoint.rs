@@ -40,6 +40,7 @@ pub struct CheckpointFile {
 }
 
 /// Makes a checkpoint of what is flushed.
+#[tracing::instrument(name = "store checkpoint", level = "debug", skip_all)]
 pub(crate) async fn create(shared: &Shared, dir: &Path) -> Result<CheckpointFiles, Error> {
     let mut durable_parents = shared.durable_parents.lock().await;
     if fs::try_exists(dir).await.during("stat", dir)? {

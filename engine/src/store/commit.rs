@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cutwater_io::{point, sometimes};
+use cutwater_io::{buggify, point, sometimes};
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{DecodedBatch, Record, WriteBatch};
@@ -73,7 +73,7 @@ pub(crate) async fn run(shared: Arc<Shared>, wals: Wals, mut requests: mpsc::Rec
 fn gather(first: Write, requests: &mut mpsc::Receiver<Request>, other: &mut Option<Request>) -> Vec<Write> {
     let mut len_bytes = first.batch.len_bytes();
     let mut group = vec![first];
-    while len_bytes < MAX_GROUP_BYTES {
+    while len_bytes < MAX_GROUP_BYTES && !buggify!(points::WRITE_ALONE) {
         match requests.try_recv() {
             Ok(Request::Write(write)) => {
                 len_bytes += write.batch.len_bytes();
@@ -155,7 +155,12 @@ impl Commit {
         loop {
             self.shared.check_writable()?;
             let options = &self.shared.site.options;
-            if self.shared.state().mem.size_bytes() < options.write_buffer_bytes {
+            let (len_bytes, is_empty) = {
+                let state = self.shared.state();
+                (state.mem.size_bytes(), state.mem.is_empty())
+            };
+            let rotates_early = || !is_empty && buggify!(points::ROTATE_EARLY);
+            if len_bytes < options.write_buffer_bytes && !rotates_early() {
                 return Ok(());
             }
             let is_stalled = |state: &State| {

@@ -37,6 +37,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
+#[tracing::instrument(name = "flush", level = "debug", skip_all)]
 async fn flush(shared: &Shared, memtable: &Immutable) -> Result<(), Error> {
     let snapshots = {
         let _state = shared.state();

@@ -20,6 +20,10 @@ cutwater_io::points! {
     point CHECKPOINT_LINKED = "store.checkpoint.linked": "the tables of a checkpoint are linked, it has no CURRENT";
     point CHECKPOINT_BEFORE_RENAME = "store.checkpoint.before_rename": "a checkpoint is complete under its temporary name";
     point CHECKPOINT_AFTER_RENAME = "store.checkpoint.after_rename": "a checkpoint has its name, which is not durable";
+    buggify ROTATE_EARLY = "store.rotate_early": "a memtable is closed long before it is full";
+    buggify WRITE_ALONE = "store.write_alone": "a write goes to the log without those that wait behind it";
+    buggify COMPACT_LATER = "store.compact_later": "a compaction that is due waits for a while";
+    buggify MANIFEST_ROLLS_EARLY = "store.manifest.rolls_early": "a MANIFEST rolls over long before it is large";
     sometimes WAL_TORN = "store.recovery.torn_wal": "recovery met a log that does not end in a whole record";
     sometimes WAL_HOLE = "store.recovery.wal_hole": "recovery ignored a log because the one before it had lost its end";
     sometimes WAL_REPLAYED = "store.recovery.replayed": "recovery replayed writes from a log";

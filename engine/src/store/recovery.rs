@@ -41,6 +41,7 @@ use super::wal::{Link, Wals};
 const MAX_FILE_NUMBER: u64 = 1 << 62;
 
 /// Recovers the store in `dir`, or creates one.
+#[tracing::instrument(name = "recovery", level = "debug", skip_all)]
 pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, Wals), Error> {
     options.validate()?;
     let is_there = fs::try_exists(FileKind::Current.path(dir)).await.during("stat", dir)?;

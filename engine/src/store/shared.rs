@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cutwater_io::fs::{self, File};
-use cutwater_io::{point, sometimes};
+use cutwater_io::{buggify, point, sometimes};
 use tokio::sync::{Notify, oneshot};
 
 use super::error::Error;
@@ -193,7 +193,8 @@ impl Shared {
         let next = next.map_err(|what| self.fail(during, Error::corruption(manifest.path(), 0, what)))?;
         edit.next_file_number = Some(next_file_number);
         edit.last_sequence = Some(next.flushed_sequence);
-        let replaced = if manifest.len_bytes() >= self.site.options.max_manifest_bytes {
+        let is_long = manifest.len_bytes() >= self.site.options.max_manifest_bytes;
+        let replaced = if is_long || buggify!(points::MANIFEST_ROLLS_EARLY) {
             self.roll_manifest(&mut manifest, &next).await.map(Some)
         } else {
             manifest.append(&edit).await.map(|()| None)

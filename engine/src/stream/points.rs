@@ -9,6 +9,7 @@ cutwater_io::points! {
     point SINK_AFTER_COMMIT = "stream.sink.after_commit": "a transaction is committed, nobody knows";
     point SINK_BEFORE_DELETE = "stream.sink.before_delete": "a transaction is committed, its staged copies are still there";
     point SINK_BEFORE_RECOMMIT = "stream.sink.before_recommit": "a restored sink is about to commit what it was handed";
+    buggify COMMIT_LATE = "stream.sink.commit_late": "a sink waits before it commits output of a durable checkpoint";
     sometimes ALIGNED_BLOCKED = "stream.aligned_blocked": "a snapshot was taken after a channel had been blocked for alignment";
     sometimes ALIGNMENT_SUPERSEDED = "stream.alignment_superseded": "a newer barrier ended an unfinished alignment";
     sometimes RECOMMITTED = "stream.sink.recommitted": "a transaction was committed at restore";

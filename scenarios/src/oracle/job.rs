@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cutwater_engine::checkpoint::layout::{Layout, Object};
-use cutwater_engine::checkpoint::log::{self, CompletedCheckpoint, JobState, KEEP_VERSIONS, Record};
+use cutwater_engine::checkpoint::log::{self, CompletedCheckpoint, JobState, Record};
 use cutwater_engine::checkpoint::metadata;
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState};
 use cutwater_sim::scenario::Violation;
@@ -29,6 +29,8 @@ struct Content {
 #[derive(Debug)]
 pub struct JobOracle {
     layout: Layout,
+    /// How many versions of the register are kept.
+    keep_versions: u64,
     /// What there is.
     objects: BTreeMap<String, Content>,
     /// What there ever was: a name is never used twice for different bytes.
@@ -43,9 +45,10 @@ pub struct JobOracle {
 
 impl JobOracle {
     /// Watches a job from before its first object.
-    pub fn new(layout: Layout) -> JobOracle {
+    pub fn new(layout: Layout, keep_versions: u64) -> JobOracle {
         JobOracle {
             layout,
+            keep_versions,
             objects: BTreeMap::new(),
             ever: BTreeMap::new(),
             metadata: BTreeMap::new(),
@@ -145,7 +148,7 @@ impl JobOracle {
                 needed.extend(handles(metadata).map(|handle| handle.path.as_str()));
             }
         }
-        let oldest = head.version.saturating_sub(KEEP_VERSIONS);
+        let oldest = head.version.saturating_sub(self.keep_versions);
         let leaked = |path: &&str| match self.layout.parse(path) {
             Some(Object::Log { version }) => version < oldest,
             Some(Object::Output { .. }) => false,

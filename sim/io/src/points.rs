@@ -2,7 +2,8 @@
 //!
 //! [`point!`](crate::point) marks a place between two durable states: where faults like to strike, and what coverage is
 //! measured on. [`sometimes!`](crate::sometimes) and [`reachable!`](crate::reachable) name what a campaign must have seen;
-//! one that never saw it proved nothing about it. All three cost nothing in a real build.
+//! one that never saw it proved nothing about it. [`buggify!`](crate::buggify) is true now and then where the system has a
+//! choice, and makes it take the one that nobody tests. All four cost nothing in a real build.
 //!
 //! A crate declares its names once, with [`points!`](macro@crate::points), so that they can be listed and cannot be misspelt.
 
@@ -13,6 +14,8 @@ pub enum Kind {
     Point,
     /// A condition that must hold at least once in a campaign.
     Sometimes,
+    /// A choice that the system is free to make otherwise.
+    Buggify,
 }
 
 /// A named place.
@@ -32,8 +35,9 @@ pub struct Point {
 /// cutwater_io::points! {
 ///     point MANIFEST_APPLY = "manifest.apply": "an edit is durable and not yet visible";
 ///     sometimes TORN_TAIL = "wal.torn_tail": "recovery met a torn tail";
+///     buggify EARLY_FLUSH = "memtable.early_flush": "a memtable is flushed long before it is full";
 /// }
-/// assert_eq!(ALL.len(), 2);
+/// assert_eq!(ALL.len(), 3);
 /// assert_eq!(MANIFEST_APPLY.name, "manifest.apply");
 /// ```
 #[macro_export]
@@ -50,6 +54,7 @@ macro_rules! points {
     };
     (@kind point) => { $crate::points::Kind::Point };
     (@kind sometimes) => { $crate::points::Kind::Sometimes };
+    (@kind buggify) => { $crate::points::Kind::Buggify };
 }
 
 /// Passes a point: in the simulation a fault may strike here, and the node may never get past it.
@@ -80,6 +85,19 @@ macro_rules! reachable {
     };
 }
 
+/// True now and then, where the system may choose: flush early, look again later, do things in another order. What it does
+/// then must be as right as what it does otherwise.
+///
+/// Two levels, as in FoundationDB: a plan arms a site (one in four, see `cutwater_sim::Plan`), and an armed site fires at one
+/// passing in four. So runs differ in *which* oddities they have, and one that has an oddity has it often. Never true in a
+/// real build, nor after the world was healed.
+#[macro_export]
+macro_rules! buggify {
+    ($point:expr) => {
+        $crate::SIMULATED && $crate::points::fires($point)
+    };
+}
+
 #[doc(hidden)]
 pub async fn pass(point: Point) {
     #[cfg(madsim)]
@@ -97,6 +115,18 @@ pub fn saw(point: Point) {
     }
     #[cfg(not(madsim))]
     let _ = point;
+}
+
+#[doc(hidden)]
+pub fn fires(point: Point) -> bool {
+    // As for `saw`: a pure machine may ask, and is tested without any world.
+    #[cfg(madsim)]
+    return madsim::runtime::Handle::try_current().is_ok() && crate::sim::Env::current().fires(point);
+    #[cfg(not(madsim))]
+    {
+        let _ = point;
+        false
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Clocks and timers of the node that asks.
 //!
-//! [`Instant`] is monotonic and has no meaning outside its node; [`unix_time`] is the wall clock, which may be wrong and
-//! may jump. Neither may decide anything that safety depends on.
+//! [`Instant`] is monotonic and has no meaning outside its process; it may run fast or slow. [`unix_time`] is the wall clock,
+//! which may be wrong and may jump. Timers keep to the monotonic clock, and may fire late. Neither clock may decide anything
+//! that safety depends on.
 
 use std::future::Future;
 use std::ops::{Add, Sub};
@@ -114,22 +115,17 @@ mod imp {
 #[cfg(madsim)]
 mod imp {
     use super::*;
+    use crate::sim::clock;
+    use futures::future::{Either, select};
+    use std::pin::pin;
 
-    pub(super) fn monotonic_us() -> u64 {
-        let elapsed = madsim::time::TimeHandle::current().elapsed();
-        u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn unix_time() -> Duration {
-        let now = madsim::time::TimeHandle::current().now_time();
-        now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
-    }
-
-    pub(super) async fn sleep(duration: Duration) {
-        madsim::time::sleep(duration).await;
-    }
+    pub(super) use clock::{monotonic_us, sleep, unix_time};
 
     pub(super) async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-        madsim::time::timeout(limit, future).await.map_err(|_| Elapsed)
+        // Whoever is ready at the moment of the timeout is in time.
+        match select(pin!(future), pin!(clock::sleep(limit))).await {
+            Either::Left((output, _)) => Ok(output),
+            Either::Right(((), _)) => Err(Elapsed),
+        }
     }
 }

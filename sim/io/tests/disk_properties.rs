@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use cutwater_io::sim::disk::{Config, Disk, Fd, OpenMode, Personality, enumerate_states};
-use cutwater_io::sim::{FsyncFail, Key, MetaAfterFailure, Survivors, ViewAfterFailure};
+use cutwater_io::sim::disk::{Config, Disk, Fd, OpenMode, Personality, Seen, States, enumerate_states};
+use cutwater_io::sim::{FsyncFail, FsyncReport, Key, Survivors};
 use proptest::prelude::*;
 
 const DIRS: [&str; 3] = ["/", "/d", "/e"];
@@ -45,6 +45,21 @@ fn step() -> impl Strategy<Value = Do> {
     ]
 }
 
+fn failure() -> impl Strategy<Value = FsyncFail> {
+    prop::sample::select(&[
+        FsyncFail::EXT4,
+        FsyncFail::EXT4_JOURNAL,
+        FsyncFail::XFS,
+        FsyncFail::XFS_SHUTDOWN,
+        FsyncFail::BTRFS,
+        FsyncFail::BTRFS_READONLY,
+    ])
+}
+
+fn personality() -> impl Strategy<Value = Personality> {
+    prop::sample::select(Personality::ALL)
+}
+
 fn disk(personality: Personality, writeback_interval_us_max: u64) -> Disk {
     let config = Config { personality, sector_bytes: 512, writeback_interval_us_max, ..Config::default() };
     Disk::new(Key::root(3), config)
@@ -78,7 +93,7 @@ fn apply(disk: &mut Disk, slots: &mut [Option<Fd>; 3], step: &Do) {
         }
         Do::SetLen { slot, len_bytes } => {
             if let Some(fd) = slots[*slot] {
-                disk.set_len(fd, *len_bytes).unwrap();
+                let _ = disk.set_len(fd, *len_bytes);
             }
         }
         Do::Sync { slot, data_only } => {
@@ -126,26 +141,48 @@ proptest! {
 
     #[test]
     fn a_stricter_file_system_leaves_no_other_states(steps in prop::collection::vec(step(), 0..40)) {
-        let mut posix = disk(Personality::PosixMin, 0);
-        let mut ext4 = disk(Personality::Ext4Ordered, 0);
-        // The laxer log bounds the trace for both.
-        let mut slots = ([None; 3], [None; 3]);
+        // From the laxest to the strictest; the laxest log bounds the trace for all.
+        let chain =
+            [Personality::PosixMin, Personality::Btrfs, Personality::Xfs, Personality::Ext4Ordered];
+        let mut disks = chain.map(|personality| (disk(personality, 0), [None; 3]));
         for step in &steps {
-            if posix.log().len() >= 9 {
+            if disks[0].0.log().len() >= 9 {
                 break;
             }
-            apply(&mut posix, &mut slots.0, step);
-            apply(&mut ext4, &mut slots.1, step);
-            prop_assert_eq!(posix.listing(), ext4.listing());
+            for (disk, slots) in &mut disks {
+                apply(disk, slots, step);
+            }
+            for (disk, _) in &disks[1..] {
+                prop_assert_eq!(disk.listing(), disks[0].0.listing());
+            }
         }
-        let (lax, strict) = (enumerate_states(&posix), enumerate_states(&ext4));
-        prop_assert!(strict.trees.is_subset(&lax.trees));
-        prop_assert!(lax.trees.contains(&posix.listing()), "what is seen may survive whole");
+        let states: Vec<States> = disks.iter().map(|(disk, _)| enumerate_states(disk)).collect();
+        for (i, pair) in states.windows(2).enumerate() {
+            let outside = pair[1].trees.difference(&pair[0].trees).next();
+            prop_assert!(outside.is_none(), "{:?} allows what {:?} does not", chain[i + 1], chain[i]);
+        }
+        for states in &states {
+            prop_assert!(states.trees.contains(&disks[0].0.listing()), "what is seen may survive whole");
+        }
     }
 
     #[test]
-    fn whatever_a_crash_chooses_is_permissible(steps in prop::collection::vec(step(), 0..40), ext4: bool) {
-        let personality = if ext4 { Personality::Ext4Ordered } else { Personality::PosixMin };
+    fn every_file_system_leaves_only_states_of_the_least(steps in prop::collection::vec(step(), 0..40)) {
+        let mut least = disk(Personality::PosixMin, 0);
+        let mut other = disk(Personality::RocksdbFi, 0);
+        let mut slots = [[None; 3]; 2];
+        for step in &steps {
+            if least.log().len() >= 9 {
+                break;
+            }
+            apply(&mut least, &mut slots[0], step);
+            apply(&mut other, &mut slots[1], step);
+        }
+        prop_assert!(enumerate_states(&other).trees.is_subset(&enumerate_states(&least).trees));
+    }
+
+    #[test]
+    fn whatever_a_crash_chooses_is_permissible(steps in prop::collection::vec(step(), 0..40), personality in personality()) {
         let mut before = disk(personality, 0);
         run(&mut before, &steps);
         let states = enumerate_states(&before);
@@ -165,9 +202,36 @@ proptest! {
         }
     }
 
+    /// Over all states of one trace: many listings, many inode numbers, and each way to have zeros.
     #[test]
-    fn what_was_synced_survives(steps in prop::collection::vec(step(), 0..80), ext4: bool, interval in 0..40u64) {
-        let personality = if ext4 { Personality::Ext4Ordered } else { Personality::PosixMin };
+    fn the_hash_of_a_tree_is_that_of_what_is_seen(steps in prop::collection::vec(step(), 0..40)) {
+        let mut before = disk(Personality::PosixMin, 0);
+        run(&mut before, &steps);
+        let mut of_listing = std::collections::BTreeMap::new();
+        let mut of_hash = std::collections::BTreeMap::new();
+        for choice in choices() {
+            let mut after = before.clone();
+            after.power_fail(&choice, 0);
+            let (hash, listing) = (after.volatile().hash(), after.listing());
+            prop_assert_eq!(*of_listing.entry(listing.clone()).or_insert(hash), hash);
+            prop_assert_eq!(of_hash.entry(hash).or_insert(listing.clone()), &listing);
+            let mut copy = disk(Personality::PosixMin, 0);
+            for (path, seen) in &listing {
+                match seen {
+                    Seen::Dir => copy.create_dir(Path::new(path)).unwrap(),
+                    Seen::File { .. } => {
+                        let mode = OpenMode { write: true, create: true, ..OpenMode::default() };
+                        let fd = copy.open(Path::new(path), mode).unwrap();
+                        copy.write_at(fd, &seen.bytes(), 0).unwrap();
+                    }
+                }
+            }
+            prop_assert_eq!(copy.volatile().hash(), hash, "a copy with other inodes and no holes");
+        }
+    }
+
+    #[test]
+    fn what_was_synced_survives(steps in prop::collection::vec(step(), 0..80), personality in personality(), interval in 0..40u64) {
         let mut disk = disk(personality, interval);
         let mut slots = [None; 3];
         for (now_us, step) in steps.iter().enumerate() {
@@ -186,8 +250,7 @@ proptest! {
     }
 
     #[test]
-    fn writeback_takes_states_away_and_adds_none(steps in prop::collection::vec(step(), 0..40), ext4: bool) {
-        let personality = if ext4 { Personality::Ext4Ordered } else { Personality::PosixMin };
+    fn writeback_takes_states_away_and_adds_none(steps in prop::collection::vec(step(), 0..40), personality in personality()) {
         let mut written = disk(personality, 10);
         let slots = run(&mut written, &steps);
         let before = enumerate_states(&written);
@@ -206,18 +269,15 @@ proptest! {
     fn a_failed_sync_and_a_crash_leave_a_disk_that_works(
         steps in prop::collection::vec(step(), 0..40),
         more in prop::collection::vec(step(), 0..20),
-        revert: bool, no_size: bool, ext4: bool,
+        failure in failure(),
+        personality in personality(),
     ) {
-        let personality = if ext4 { Personality::Ext4Ordered } else { Personality::PosixMin };
         let mut disk = disk(personality, 0);
         let mut slots = run(&mut disk, &steps);
-        let failure = FsyncFail {
-            view: if revert { ViewAfterFailure::RevertOld } else { ViewAfterFailure::KeepNew },
-            meta: if no_size { MetaAfterFailure::NoSize } else { MetaAfterFailure::CommitSize },
-        };
         for fd in slots.into_iter().flatten() {
-            let sync = disk.begin_sync(fd, false).unwrap();
-            prop_assert_eq!(disk.fail_sync(&sync, failure).raw_os_error(), Some(5));
+            let Ok(sync) = disk.begin_sync(fd, false) else { continue };
+            let told = disk.fail_sync(&sync, failure);
+            prop_assert!(told.is_err() || failure.report == FsyncReport::NextSync);
         }
         for step in more.iter().filter(|step| !matches!(step, Do::Sync { .. })) {
             apply(&mut disk, &mut slots, step);

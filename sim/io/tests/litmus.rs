@@ -4,6 +4,7 @@
 //! One letter stands for one sector.
 #![cfg(madsim)]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use cutwater_io::sim::Key;
@@ -81,16 +82,15 @@ fn letters(tree: &Listing, name: &str) -> Option<String> {
     Some(bytes.chunks(SECTOR).map(letter).collect())
 }
 
-/// Runs a trace on both personalities and says which can end badly, with the counts.
-fn check(
-    run: impl Fn(Personality) -> Disk,
-    is_bad: impl Fn(&Listing) -> bool,
-    posix_min: (bool, Option<(usize, u64)>),
-    ext4: (bool, Option<(usize, u64)>),
-) {
-    for (personality, (allowed, counts)) in
-        [(Personality::PosixMin, posix_min), (Personality::Ext4Ordered, ext4)]
-    {
+/// What one file system allows: the bad end or not, and the counts of states and of sets if they are given.
+type Expected = (bool, Option<(usize, u64)>);
+
+/// Runs a trace on each file system (`posix_min`, `ext4_ordered`, `xfs`, `btrfs`) and says which can end badly, with the
+/// counts.
+fn check(run: impl Fn(Personality) -> Disk, is_bad: impl Fn(&Listing) -> bool, expected: [Expected; 4]) {
+    let personalities =
+        [Personality::PosixMin, Personality::Ext4Ordered, Personality::Xfs, Personality::Btrfs];
+    for (personality, (allowed, counts)) in personalities.into_iter().zip(expected) {
         let States { trees, sets } = enumerate_states(&run(personality));
         assert_eq!(trees.iter().any(&is_bad), allowed, "{personality:?}: {trees:?}");
         if let Some(counts) = counts {
@@ -99,8 +99,18 @@ fn check(
     }
 }
 
-const ALLOWED: bool = true;
-const NO: bool = false;
+/// A bad end that can be, with the counts.
+fn yes(states: usize, sets: u64) -> Expected {
+    (true, Some((states, sets)))
+}
+
+/// A bad end that cannot be, with the counts.
+fn no(states: usize, sets: u64) -> Expected {
+    (false, Some((states, sets)))
+}
+
+const ALLOWED: Expected = (true, None);
+const NO: Expected = (false, None);
 
 #[test]
 fn l1_rename_of_an_unsynced_file_to_a_new_name() {
@@ -112,7 +122,7 @@ fn l1_rename_of_an_unsynced_file_to_a_new_name() {
         t.0
     };
     let bad = |tree: &Listing| letters(tree, "f").is_some_and(|f| f != "AB");
-    check(run, bad, (ALLOWED, Some((11, 24))), (ALLOWED, Some((5, 14))));
+    check(run, bad, [yes(11, 24), yes(5, 14), yes(5, 14), yes(5, 15)]);
 }
 
 #[test]
@@ -125,7 +135,7 @@ fn l2_rename_of_an_unsynced_file_over_another() {
         t.0
     };
     let bad = |tree: &Listing| !matches!(letters(tree, "f").as_deref(), Some("O" | "AB"));
-    check(run, bad, (ALLOWED, Some((11, 24))), (NO, Some((4, 10))));
+    check(run, bad, [yes(11, 24), no(4, 10), yes(5, 14), yes(5, 15)]);
 }
 
 #[test]
@@ -139,7 +149,7 @@ fn l3_rename_of_a_synced_file_over_another() {
         t.0
     };
     let bad = |tree: &Listing| !matches!(letters(tree, "f").as_deref(), Some("O" | "AB"));
-    check(run, bad, (NO, Some((3, 3))), (NO, Some((2, 2))));
+    check(run, bad, [no(3, 3), no(2, 2), no(2, 2), no(2, 2)]);
 }
 
 #[test]
@@ -151,7 +161,7 @@ fn l4_a_synced_file_without_its_name() {
         t.fsync(f);
         t.0
     };
-    check(run, |tree| letters(tree, "f").is_none(), (ALLOWED, None), (NO, None));
+    check(run, |tree| letters(tree, "f").is_none(), [ALLOWED, NO, NO, NO]);
 }
 
 #[test]
@@ -169,7 +179,7 @@ fn l5_a_manifest_that_names_a_missing_table() {
     let bad = |tree: &Listing| {
         letters(tree, "MANIFEST").as_deref() == Some("MN") && letters(tree, "sst").as_deref() != Some("S")
     };
-    check(run, bad, (ALLOWED, None), (NO, None));
+    check(run, bad, [ALLOWED, NO, NO, NO]);
 }
 
 #[test]
@@ -186,7 +196,7 @@ fn l6_current_is_old_and_its_manifest_gone() {
     let bad = |tree: &Listing| {
         letters(tree, "CURRENT").as_deref() == Some("O") && letters(tree, "MANIFEST-1").is_none()
     };
-    check(run, bad, (ALLOWED, Some((6, 6))), (NO, Some((3, 3))));
+    check(run, bad, [yes(6, 6), no(3, 3), no(3, 3), yes(4, 4)]);
 }
 
 #[test]
@@ -200,7 +210,7 @@ fn l7_a_hole_in_the_tail_of_a_log() {
         t.0
     };
     let bad = |tree: &Listing| !matches!(letters(tree, "wal").as_deref(), Some("A" | "ABC"));
-    check(run, bad, (ALLOWED, Some((5, 8))), (NO, Some((2, 5))));
+    check(run, bad, [yes(5, 8), no(2, 5), no(2, 5), no(2, 5)]);
 }
 
 #[test]
@@ -212,7 +222,7 @@ fn l8_a_torn_overwrite() {
         t.0
     };
     let torn = |tree: &Listing| matches!(letters(tree, "f").as_deref(), Some("AY" | "XB"));
-    check(run, torn, (ALLOWED, Some((4, 4))), (ALLOWED, Some((4, 4))));
+    check(run, torn, [yes(4, 4); 4]);
 }
 
 #[test]
@@ -228,7 +238,7 @@ fn l9_an_index_that_overtakes_its_log() {
     let bad = |tree: &Listing| {
         letters(tree, "idx").as_deref() == Some("I") && letters(tree, "wal").as_deref() != Some("A")
     };
-    check(run, bad, (ALLOWED, Some((9, 16))), (ALLOWED, Some((4, 9))));
+    check(run, bad, [yes(9, 16), yes(4, 9), yes(4, 9), yes(4, 9)]);
 }
 
 #[test]
@@ -241,7 +251,7 @@ fn l10_a_later_file_without_an_earlier_one() {
         t.fsync(b);
         t.0
     };
-    check(run, |tree| letters(tree, "a").is_none(), (ALLOWED, None), (NO, None));
+    check(run, |tree| letters(tree, "a").is_none(), [ALLOWED, NO, NO, ALLOWED]);
 }
 
 #[test]
@@ -254,7 +264,7 @@ fn l11_a_synced_file_under_its_old_name() {
         t.fsync(g);
         t.0
     };
-    check(run, |tree| letters(tree, "f").is_some(), (ALLOWED, None), (NO, None));
+    check(run, |tree| letters(tree, "f").is_some(), [ALLOWED, NO, NO, NO]);
 }
 
 #[test]
@@ -265,7 +275,7 @@ fn l12_a_removed_file_stays_removed_after_a_sync() {
         t.sync_dir();
         t.0
     };
-    check(run, |tree| letters(tree, "f").is_some(), (NO, Some((1, 1))), (NO, Some((1, 1))));
+    check(run, |tree| letters(tree, "f").is_some(), [no(1, 1); 4]);
 }
 
 #[test]
@@ -275,7 +285,7 @@ fn l13_a_removed_file_comes_back_without_a_sync() {
         t.unlink("f");
         t.0
     };
-    check(run, |tree| letters(tree, "f").is_some(), (ALLOWED, Some((2, 2))), (ALLOWED, Some((2, 2))));
+    check(run, |tree| letters(tree, "f").is_some(), [yes(2, 2); 4]);
 }
 
 #[test]
@@ -287,7 +297,7 @@ fn twelve_unsynced_appends() {
         t.0
     };
     let hole = |tree: &Listing| letters(tree, "wal").is_some_and(|wal| wal.contains('.'));
-    check(run, hole, (ALLOWED, Some((8191, 53_248))), (NO, Some((13, 8191))));
+    check(run, hole, [yes(8191, 53_248), no(13, 8191), no(13, 8191), no(13, 8191)]);
 }
 
 #[test]
@@ -300,7 +310,7 @@ fn two_writes_of_one_sector_keep_their_order() {
         t.0
     };
     let bad = |tree: &Listing| letters(tree, "f").is_none();
-    check(run, bad, (NO, Some((3, 3))), (NO, Some((3, 3))));
+    check(run, bad, [no(3, 3); 4]);
 }
 
 #[test]
@@ -317,6 +327,27 @@ fn a_file_without_names_keeps_its_content_while_a_pending_name_may_bring_it_back
     };
     let came_back = |tree: &Listing| letters(tree, "d/g").is_some_and(|g| g == "A");
     let empty = |tree: &Listing| letters(tree, "d/g").is_some_and(|g| g != "A");
-    check(run, came_back, (ALLOWED, Some((2, 3))), (NO, Some((1, 1))));
-    check(run, empty, (NO, None), (NO, None));
+    check(run, came_back, [yes(2, 3), no(1, 1), yes(2, 2), yes(2, 3)]);
+    check(run, empty, [NO; 4]);
+}
+
+/// As RocksDB's `FaultInjectionTestFS` leaves things: appended bytes are cut at the end only, a name that was made since
+/// the last sync of its directory is undone, a removal is durable at once.
+#[test]
+fn rocksdb_fi_undoes_names_and_cuts_tails() {
+    let mut t =
+        Trace::new(Personality::RocksdbFi).durable("wal", "").durable("old", "O").durable("CURRENT", "1");
+    let wal = t.open("wal", rw());
+    "ABC".chars().for_each(|letter| t.append(wal, &letter.to_string()));
+    t.unlink("old");
+    let tmp = t.create("tmp");
+    t.append(tmp, "2");
+    t.fsync(tmp);
+    t.rename("tmp", "CURRENT");
+    let States { trees, .. } = enumerate_states(&t.0);
+    let all = |name: &str| trees.iter().map(|tree| letters(tree, name)).collect::<BTreeSet<_>>();
+    let some = |words: &[&str]| words.iter().map(|word| Some((*word).to_owned())).collect::<BTreeSet<_>>();
+    assert_eq!(all("wal"), some(&["", "A", "AB", "ABC"]));
+    assert_eq!(all("old"), [None].into());
+    assert_eq!(all("CURRENT"), some(&["1", "2"]));
 }

@@ -56,7 +56,12 @@ fn frames_arrive_in_order_and_take_time() {
 
 #[test]
 fn latency_is_not_rounded_to_milliseconds() {
-    let config = net::Config { latency_median_us: 100, spike_permille: 0, ..Default::default() };
+    let config = net::Config {
+        latency_median_us: 100,
+        spike_permille: 0,
+        slow_link_permille: 0,
+        ..Default::default()
+    };
     run(Setup { net: config, ..Default::default() }, |world| async move {
         let (mut client, mut server) = pair(&world).await;
         let before = world.env.now_ns();
@@ -112,7 +117,8 @@ fn frames_larger_than_half_the_window_do_not_get_stuck() {
 
 #[test]
 fn bandwidth_limits_throughput() {
-    let config = net::Config { bandwidth_bytes_per_s: 1_000_000, ..Default::default() };
+    let config =
+        net::Config { bandwidth_bytes_per_s: 1_000_000, slow_link_permille: 0, ..Default::default() };
     run(Setup { net: config, ..Default::default() }, |world| async move {
         let (mut client, mut server) = pair(&world).await;
         let before = world.now_ms();

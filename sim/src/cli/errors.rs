@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::sweep::{Source, campaign};
-use super::{CampaignArgs, ErrorsArgs, Registry, Usage, VIOLATED, failure};
+use super::{CampaignArgs, ErrorsArgs, Registry, Usage, VIOLATED};
 use crate::runner::{Job, Pool, What};
 use crate::scenario::Scenario;
 use crate::search::errors;
@@ -22,7 +22,11 @@ pub(super) fn run(registry: &Registry<'_>, args: &ErrorsArgs) -> Result<u8, Usag
     let outcome = Pool::run(job, Duration::from_secs(args.campaign.limit))
         .map_err(|e| Usage(format!("cannot start a process: {e}")))?;
     if !outcome.report.verdict.held() {
-        eprintln!("cutwater: it fails without any fault:\n{}", failure::text(&outcome.report));
+        let text = crate::capsule::plain(&outcome.report, None);
+        eprintln!(
+            "cutwater: it fails without any fault:
+{text}"
+        );
         return Ok(VIOLATED);
     }
     let reached = outcome.report.coverage.unwrap_or_default();

@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::sweep::{Source, campaign, duration};
+use super::duration;
+use super::sweep::{Source, campaign};
 use super::{CampaignArgs, FuzzArgs, Registry, Usage};
 use crate::runner::Job;
 use crate::scenario::Scenario;

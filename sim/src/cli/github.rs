@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use super::campaign::Campaign;
-use super::{failure, lines_to_copy};
+use super::lines_to_copy;
 use crate::verdict::{Report, Verdict};
 
 /// The workflow commands of a campaign.
@@ -18,7 +18,7 @@ pub(super) fn annotations(campaign: &Campaign) -> String {
         let [oracle, property, ..] = report.verdict.explain();
         let title = format!("{} {}: {oracle}: {property}", report.verdict.signature(), report.scenario);
         let place = place(&report.verdict);
-        let body = format!("{} plans fail like this\n{}", failure.plans(), failure::text(report));
+        let body = format!("{} plans fail like this\n{}", failure.plans(), failure.text);
         let _ = writeln!(text, "::error {place}title={}::{}", property_of(&title), data(&body));
     }
     for divergence in &campaign.divergences {

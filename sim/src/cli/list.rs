@@ -32,7 +32,8 @@ pub(super) fn text(registry: &Registry<'_>) -> String {
     for class in FaultClass::ALL {
         let _ = writeln!(text, "  {:<26} {}", class.name(), class.about());
     }
-    for (title, kind) in [("Points", Kind::Point), ("Sometimes", Kind::Sometimes)] {
+    for (title, kind) in [("Points", Kind::Point), ("Sometimes", Kind::Sometimes), ("Buggify", Kind::Buggify)]
+    {
         let _ = writeln!(text, "\n{title}");
         for point in registry.points.iter().filter(|p| p.kind == kind) {
             let _ = writeln!(text, "  {:<26} {}", point.name, point.about);
@@ -88,5 +89,6 @@ fn to_json(registry: &Registry<'_>) -> Value {
         "fault_classes": FaultClass::ALL.iter().map(|c| named(c.name(), c.about())).collect::<Vec<_>>(),
         "points": points(Kind::Point),
         "sometimes": points(Kind::Sometimes),
+        "buggify": points(Kind::Buggify),
     })
 }

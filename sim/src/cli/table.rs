@@ -86,6 +86,7 @@ fn coverage(text: &mut String, campaign: &Campaign, points: &[Point], paint: Pai
     let kinds = [
         ("points passed", Kind::Point, campaign.seen(|t| &t.points)),
         ("sometimes held", Kind::Sometimes, campaign.seen(|t| &t.sometimes)),
+        ("buggify fired", Kind::Buggify, campaign.seen(|t| &t.sometimes)),
     ];
     for (title, kind, seen) in kinds {
         let all: BTreeSet<&str> = points.iter().filter(|p| p.kind == kind).map(|p| p.name).collect();

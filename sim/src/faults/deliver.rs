@@ -1,6 +1,6 @@
 //! Switches faults that are states on and off, through the controls of the devices. The only file that calls them.
 
-use cutwater_io::sim::{Config, Env, Injector, Key, NodeId, disk, net, objects};
+use cutwater_io::sim::{Config, Crash, CrashKind, Env, Injector, Key, NodeId, Survivors, disk, net, objects};
 
 use crate::plan::Act;
 
@@ -41,7 +41,10 @@ pub(crate) fn started(env: &Env, node: NodeId) {
 pub(crate) fn applies(act: &Act) -> bool {
     match act {
         Act::Partition { from, to, .. } => !from.iter().any(|node| to.contains(node)),
-        Act::Stall { a, b, .. } | Act::Reset { a, b } => a != b,
+        Act::Stall { a, b, .. }
+        | Act::Reset { a, b }
+        | Act::SlowLink { a, b, .. }
+        | Act::HalfOpen { believes: a, forgets: b } => a != b,
         _ => true,
     }
 }
@@ -61,16 +64,23 @@ pub(crate) fn switch_on(env: &Env, act: &Act, until_us: u64) {
             env.net().stall(NodeId(*b), NodeId(*a), until_us);
         }
         Act::Reset { a, b } => env.net().reset(NodeId(*a), NodeId(*b)),
-        Act::DiskFull { node, .. } => {
-            let used = env.disks().used_bytes(NodeId(*node));
-            env.disks().set_capacity(NodeId(*node), Some(used));
-        }
+        Act::SlowLink { a, b, factor, .. } => env.net().slow(NodeId(*a), NodeId(*b), *factor),
+        Act::HalfOpen { believes, forgets } => env.net().half_open(NodeId(*believes), NodeId(*forgets)),
+        Act::SlowNode { node, factor, .. } => slow_node(env, *node, *factor),
+        Act::ClockDrift { node, ppm, .. } => env.clocks().drift(NodeId(*node), *ppm),
+        Act::ClockJump { node, us } => env.clocks().jump(NodeId(*node), *us),
+        Act::DiskFull { node, late, .. } => env.disks().fill(NodeId(*node), *late),
         Act::DiskStall { node, .. } => env.disks().stall(NodeId(*node), until_us),
+        Act::DiskSlow { node, factor, .. } => env.disks().slow(NodeId(*node), *factor, until_us),
+        Act::Rot { node, class, nth, damage } => {
+            env.disks().damage_at_rest(env, NodeId(*node), class, *nth, *damage);
+        }
         Act::Outage { .. } => env.objects().outage(until_us),
         Act::ThrottleStore { .. } => env.objects().throttle(until_us),
         Act::IsolateFromStore { node, .. } => env.objects().isolate(NodeId(*node)),
+        Act::ExpireCredentials { node, .. } => env.objects().deny(NodeId(*node)),
         // These are answers to a call, or the supervisor's.
-        Act::Site(_) | Act::Crash { .. } | Act::Delay { .. } | Act::Pause { .. } => {}
+        Act::Site(_) | Act::Crash { .. } | Act::Delay { .. } | Act::Pause { .. } | Act::Swizzle { .. } => {}
     }
 }
 
@@ -85,7 +95,11 @@ pub(crate) fn switch_off(env: &Env, act: &Act, disk_bytes: Option<u64>) {
             }
         }
         Act::DiskFull { node, .. } => env.disks().set_capacity(NodeId(*node), disk_bytes),
+        Act::SlowLink { a, b, .. } => env.net().slow(NodeId(*a), NodeId(*b), 1),
+        Act::SlowNode { node, .. } => slow_node(env, *node, 1),
+        Act::ClockDrift { node, .. } => env.clocks().drift(NodeId(*node), 0),
         Act::IsolateFromStore { node, .. } => env.objects().rejoin(NodeId(*node)),
+        Act::ExpireCredentials { node, .. } => env.objects().allow(NodeId(*node)),
         _ => {}
     }
 }
@@ -94,21 +108,43 @@ pub(crate) fn switch_off(env: &Env, act: &Act, disk_bytes: Option<u64>) {
 pub(crate) fn heal(env: &Env, nodes: &[NodeId], disk_bytes: Option<u64>) {
     env.net().heal();
     env.objects().heal();
+    env.clocks().heal();
+    env.arm([]);
     for node in nodes {
         env.disks().set_capacity(*node, disk_bytes);
         env.disks().stall(*node, 0);
+        env.disks().slow(*node, 1, 0);
+        if !env.disks().works(*node) {
+            // A file system that has given up comes back only with its machine.
+            env.crash(*node, Crash { kind: CrashKind::PowerFail(Survivors::None), down_us: 0 });
+        }
     }
+}
+
+/// Cuts `node` off from all others, or ends that.
+pub(crate) fn clog(env: &Env, node: NodeId, on: bool) {
+    if on { env.net().clog_node(node) } else { env.net().unclog_node(node) }
 }
 
 /// A count of a device that grows when `act` bites, if there is one.
 pub(crate) fn bites(env: &Env, act: &Act) -> Option<u64> {
     match act {
         Act::Partition { .. } | Act::Stall { .. } => Some(env.net().counters().packets_held),
+        Act::Swizzle { .. } => Some(env.net().counters().packets_held),
+        Act::SlowLink { .. } => Some(env.net().counters().packets_slowed),
+        Act::HalfOpen { .. } => Some(env.net().counters().half_opened),
+        Act::ExpireCredentials { .. } => Some(env.objects().counters().denied),
         Act::Reset { .. } => Some(env.net().counters().resets),
+        Act::Rot { node, .. } => Some(env.disks().with(NodeId(*node), |disk| disk.ledger().count() as u64)),
         Act::Outage { .. } | Act::ThrottleStore { .. } => Some(env.objects().counters().refused),
         Act::IsolateFromStore { .. } => Some(env.objects().counters().unreachable),
         _ => None,
     }
+}
+
+fn slow_node(env: &Env, node: u64, factor: u32) {
+    env.clocks().slow_down(NodeId(node), factor);
+    env.net().slow_node(NodeId(node), factor);
 }
 
 fn ids(nodes: &[u64]) -> Vec<NodeId> {

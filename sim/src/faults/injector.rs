@@ -10,6 +10,7 @@ use cutwater_io::sim::{Crash, Injector, NodeId, Passing, PointAction, Site, Site
 use futures::channel::mpsc::UnboundedSender;
 
 use super::{FaultClass, Receipts};
+use crate::evidence::{Near, Struck};
 use crate::plan::{Act, Anchor, Fault, Plan};
 use crate::search::coverage::Gather;
 
@@ -30,6 +31,11 @@ struct State {
     /// Struck, and not yet seen to have been noticed.
     unobserved: BTreeMap<NodeId, Vec<FaultClass>>,
     reached: Gather,
+    /// No fault strikes at or after this virtual time, in microseconds.
+    over_us: u64,
+    struck: Vec<Struck>,
+    /// For each fault that is anchored to a time: what its node did just before and just after; only if that is asked for.
+    near: Vec<Near>,
 }
 
 impl Shared {
@@ -38,17 +44,53 @@ impl Shared {
         for fault in &plan.faults {
             receipts.entry(fault.class()).or_default().armed += 1;
         }
-        let reached = Gather::default();
-        Shared(Arc::new(Mutex::new(State { healed: false, receipts, unobserved: BTreeMap::new(), reached })))
+        Shared(Arc::new(Mutex::new(State {
+            healed: false,
+            receipts,
+            unobserved: BTreeMap::new(),
+            reached: Gather::default(),
+            over_us: u64::MAX,
+            struck: Vec::new(),
+            near: Vec::new(),
+        })))
+    }
+
+    /// No fault strikes at or after this virtual time.
+    pub(crate) fn over_from(&self, over_us: u64) {
+        self.state().over_us = over_us;
+    }
+
+    /// True if no fault strikes any more.
+    pub(crate) fn is_over(&self, now_us: u64) -> bool {
+        let state = self.state();
+        state.healed || now_us >= state.over_us
+    }
+
+    /// From now on it is noted what nodes do around the faults that are anchored to times.
+    pub(crate) fn watch(&self, plan: &Plan) {
+        self.state().near = plan.faults.iter().filter_map(Near::of).collect();
+    }
+
+    /// `node` does what `what` names, at `at_us`.
+    fn does(&self, node: NodeId, at_us: u64, what: impl Fn() -> Anchor) {
+        for near in &mut self.state().near {
+            near.note(node.0, at_us, &what);
+        }
+    }
+
+    /// A fault struck.
+    pub(crate) fn strikes(&self, struck: Struck) {
+        self.state().struck.push(struck);
+    }
+
+    pub(crate) fn evidence(&self) -> (Vec<Struck>, Vec<Near>) {
+        let state = self.state();
+        (state.struck.clone(), state.near.clone())
     }
 
     /// From now on nothing strikes.
     pub(crate) fn heal(&self) {
         self.state().healed = true;
-    }
-
-    pub(crate) fn healed(&self) -> bool {
-        self.state().healed
     }
 
     pub(crate) fn receipts(&self) -> Receipts {
@@ -231,9 +273,17 @@ impl Place {
 impl Injector for PlanInjector {
     fn at_site(&mut self, site: &Site<'_>) -> SiteAction {
         self.shared.acts(site.node);
-        if site.node.0 == 0 || site.node.0 > self.nodes || !self.shared.calls(site) {
+        let over = self.shared.is_over(site.at_us);
+        if site.node.0 == 0 || site.node.0 > self.nodes || !self.shared.calls(site) || over {
             return SiteAction::Proceed;
         }
+        let place = || Anchor::Site {
+            site: site.name.into(),
+            class: site.class.into(),
+            node: site.node.0,
+            nth: u32::try_from(site.nth).unwrap_or(u32::MAX),
+        };
+        self.shared.does(site.node, site.at_us, place);
         let calls = self.calls.entry((site.name, site.node)).or_default();
         *calls = calls.saturating_add(1);
         let calls = *calls;
@@ -247,6 +297,8 @@ impl Injector for PlanInjector {
         match action {
             Some(what) => {
                 self.shared.delivered(fault.class(), site.node);
+                let struck = Struck::new(fault.id, site.node, site.at_us);
+                self.shared.strikes(struck.at(place()).on(site.target));
                 SiteAction::Strike(what)
             }
             None => SiteAction::Proceed,
@@ -259,7 +311,12 @@ impl Injector for PlanInjector {
         if node.0 == 0 || node.0 > self.nodes || !self.shared.passes(node, passing.point) {
             return PointAction::Proceed;
         }
+        if self.shared.is_over(passing.at_us) {
+            return PointAction::Proceed;
+        }
         let nth = u32::try_from(passing.nth).unwrap_or(u32::MAX);
+        let here = || Anchor::Point { point: passing.point.into(), node: node.0, nth };
+        self.shared.does(node, passing.at_us, here);
         if let Some(fault) = self.after.get_mut(passing.point).and_then(|place| place.strikes(node, nth)) {
             self.awaiting.push((node, fault));
         }
@@ -272,6 +329,7 @@ impl Injector for PlanInjector {
         match action {
             Some(action) => {
                 self.shared.delivered(fault.class(), node);
+                self.shared.strikes(Struck::new(fault.id, node, passing.at_us).at(here()));
                 action
             }
             None => PointAction::Proceed,
@@ -299,6 +357,7 @@ mod tests {
             horizon_us: 1,
             topology: BTreeMap::new(),
             knobs: BTreeMap::new(),
+            buggify: vec![],
             ops: vec![],
             faults,
         };
@@ -378,7 +437,7 @@ mod tests {
 
     #[test]
     fn states_are_handed_on_and_nothing_strikes_after_heal() {
-        let full = Act::DiskFull { node: 0, for_us: 5 };
+        let full = Act::DiskFull { node: 0, for_us: 5, late: false };
         let (mut i, shared, mut orders) =
             injector(vec![(at_point(1, 1), full.clone()), (at_point(1, 2), full), (at_site("", 1, 1), EIO)]);
         assert_eq!(pass(&mut i, 1, 1), PointAction::Proceed);

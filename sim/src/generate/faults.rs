@@ -3,13 +3,33 @@
 
 use cutwater_io::points::Kind;
 use cutwater_io::sim::{
-    Crash, CrashKind, Draw, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors, ViewAfterFailure,
+    Crash, CrashKind, Damage, Draw, Errno, FsyncFail, SiteFault, Survivors, ViewAfterFailure,
 };
 
 use super::choose::{Choose, Source};
 use crate::faults::{FaultClass, sites};
 use crate::plan::{Act, Anchor, DELAY_MAX_US, Fault, Plan};
 use crate::vocabulary::Vocabulary;
+
+/// A state that lasts less than a round of heartbeats is noticed by nobody, and tests nothing (TigerBeetle's stability):
+/// none is drawn shorter, in microseconds, unless the whole run is short.
+const STABLE_US_MIN: u64 = 50_000;
+/// The largest drift that is drawn, in parts per million: ten per cent, two hundred times what a quartz does. A system that
+/// states a bound for its leases states at least this one.
+const DRAWN_DRIFT_PPM_MAX: u64 = 100_000;
+/// The longest jump of a wall clock that is drawn, in microseconds: an hour, as of a machine with a wrong time zone.
+const JUMP_US_MAX: u64 = 3_600_000_000;
+/// How syncs fail: as file systems have it, none that lies. Those that take the whole file system along are rarer.
+const FSYNC_FAILURES: &[FsyncFail] = &[
+    FsyncFail::EXT4,
+    FsyncFail::XFS,
+    FsyncFail::BTRFS,
+    FsyncFail { view: ViewAfterFailure::RevertOld, ..FsyncFail::EXT4 },
+    FsyncFail::EXT4,
+    FsyncFail::XFS,
+    FsyncFail::BTRFS_READONLY,
+    FsyncFail::XFS_SHUTDOWN,
+];
 
 /// What faults are drawn for: the parts of a plan that they refer to.
 struct Frame<'a> {
@@ -69,23 +89,53 @@ impl Frame<'_> {
                 let fault = c
                     .pick(&[SiteFault::Fail(Errno::Eio), SiteFault::Fail(Errno::Eintr), SiteFault::Short])
                     .clone();
-                Some(self.at_site(fault, c))
+                Some(self.at_sites_of("disk.", fault, c))
             }
             F::DiskFull if c.chance(500) => Some(self.at_site(SiteFault::Fail(Errno::Enospc), c)),
-            F::DiskFull => Some(self.state(c, |node, for_us| Act::DiskFull { node, for_us })),
+            F::DiskFull => {
+                let late = c.chance(300);
+                Some(self.state(c, |node, for_us| Act::DiskFull { node, for_us, late }))
+            }
             F::FsyncFailure => {
-                let view = *c.pick(&[ViewAfterFailure::KeepNew, ViewAfterFailure::RevertOld]);
-                let meta = *c.pick(&[MetaAfterFailure::CommitSize, MetaAfterFailure::NoSize]);
-                Some(self.at_site(SiteFault::Fsync(FsyncFail { view, meta }), c))
+                let failure = *c.pick(FSYNC_FAILURES);
+                Some(self.at_site(SiteFault::Fsync(failure), c))
             }
             F::DiskSlow if c.chance(500) => {
                 let us = self.delay(c);
                 Some(self.at_sites_of("disk.", SiteFault::Delay(us), c))
             }
+            F::DiskSlow if c.chance(500) => {
+                let factor = c.log_between(10, 100) as u32;
+                Some(self.state(c, |node, for_us| Act::DiskSlow { node, factor, for_us }))
+            }
             F::DiskSlow => Some(self.state(c, |node, for_us| Act::DiskStall { node, for_us })),
+            F::ReadError if c.chance(500) => Some(self.at_site(SiteFault::Damage(Damage::Eio), c)),
+            F::ReadError => Some(self.rot(Damage::Eio, c)),
+            F::BitRot => {
+                let damage = Damage::BitRot { sectors: c.log_between(1, 8) as u16 };
+                Some(if c.chance(500) {
+                    self.at_site(SiteFault::Damage(damage), c)
+                } else {
+                    self.rot(damage, c)
+                })
+            }
+            F::LostWrite => {
+                let damage = *c.pick(&[Damage::LostWrite, Damage::Misdirect]);
+                Some(self.at_site(SiteFault::Damage(damage), c))
+            }
+            F::StaleRead => {
+                let damage = *c.pick(&[Damage::StaleRead, Damage::BitFlipOnce]);
+                Some(self.at_site(SiteFault::Damage(damage), c))
+            }
             F::Partition => self.partition(true, c),
             F::PartitionOneWay => self.partition(false, c),
             F::NetStall => self.pair(c, |a, b, for_us| Act::Stall { a, b, for_us }),
+            F::SlowLink => {
+                let factor = c.log_between(10, 500) as u32;
+                self.pair(c, |a, b, for_us| Act::SlowLink { a, b, factor, for_us })
+            }
+            F::Swizzle => self.swizzle(c),
+            F::HalfOpen => self.pair(c, |believes, forgets, _| Act::HalfOpen { believes, forgets }),
             F::NetReset if self.nodes < 2 || c.chance(500) => Some(self.at_site(SiteFault::Reset, c)),
             F::NetReset => self.pair(c, |a, b, _| Act::Reset { a, b }),
             F::ConnectHang => Some(self.at_site(SiteFault::Hang, c)),
@@ -94,6 +144,20 @@ impl Frame<'_> {
                 Some((self.at_point(c), Act::Delay { us }))
             }
             F::Pause => Some(self.state(c, |node, for_us| Act::Pause { node, for_us })),
+            F::SlowNode => {
+                let factor = c.log_between(2, 50) as u32;
+                Some(self.state(c, |node, for_us| Act::SlowNode { node, factor, for_us }))
+            }
+            F::ClockDrift => {
+                let size = c.log_between(100, DRAWN_DRIFT_PPM_MAX) as i32;
+                let ppm = if c.chance(500) { -size } else { size };
+                Some(self.state(c, |node, for_us| Act::ClockDrift { node, ppm, for_us }))
+            }
+            F::ClockJump => {
+                let size = c.log_between(1_000, JUMP_US_MAX) as i64;
+                let us = if c.chance(500) { -size } else { size };
+                Some(self.state(c, |node, _| Act::ClockJump { node, us }))
+            }
             F::StoreFailBefore => Some(self.at_site(SiteFault::FailBefore, c)),
             F::StoreFailAfter => Some(self.at_site(SiteFault::FailAfter, c)),
             F::StoreLateLanding => {
@@ -102,8 +166,14 @@ impl Frame<'_> {
             }
             F::StoreThrottle if c.chance(500) => Some(self.at_site(SiteFault::Throttle, c)),
             F::StoreThrottle => Some(self.state(c, |_, for_us| Act::ThrottleStore { for_us })),
+            F::StoreBody => {
+                let fault = c.pick(&[SiteFault::Short, SiteFault::StallBody]).clone();
+                Some(self.at_sites_of("objects.", fault, c))
+            }
             F::StoreOutage => Some(self.state(c, |_, for_us| Act::Outage { for_us })),
             F::StoreIsolation => Some(self.state(c, |node, for_us| Act::IsolateFromStore { node, for_us })),
+            F::StoreAuth => Some(self.state(c, |node, for_us| Act::ExpireCredentials { node, for_us })),
+            F::BeyondBudget => None,
         }
     }
 
@@ -132,18 +202,29 @@ impl Frame<'_> {
 
     /// A state that lasts: anchored to a time, a point, or an operation.
     fn state(&self, c: &mut dyn Choose, act: impl FnOnce(u64, u64) -> Act) -> (Anchor, Act) {
-        let for_us = self.duration(c);
+        let for_us = self.stable(c);
         let at = self.moment(c);
         let passing = matches!(at, Anchor::Point { .. });
         let node = if passing && c.chance(500) { 0 } else { self.some_node(c) };
         (at, act(node, for_us))
     }
 
+    /// Damage to something that lies on a disk.
+    fn rot(&self, damage: Damage, c: &mut dyn Choose) -> (Anchor, Act) {
+        let at = self.moment(c);
+        let passing = matches!(at, Anchor::Point { .. });
+        let node = if passing && c.chance(500) { 0 } else { self.some_node(c) };
+        let classes = &self.vocabulary.classes;
+        let any = classes.is_empty() || c.chance(500);
+        let class = if any { String::new() } else { (*c.pick(classes)).into() };
+        (at, Act::Rot { node, class, nth: c.between(1, 1000) as u32, damage })
+    }
+
     fn partition(&self, both: bool, c: &mut dyn Choose) -> Option<(Anchor, Act)> {
         if self.nodes < 2 {
             return None;
         }
-        let for_us = self.duration(c);
+        let for_us = self.stable(c);
         let (mut from, mut to): (Vec<u64>, Vec<u64>) = (1..=self.nodes).partition(|_| c.chance(500));
         // Nobody is cut off from nobody: then the last changes over.
         if to.is_empty() {
@@ -158,10 +239,23 @@ impl Frame<'_> {
         if self.nodes < 2 {
             return None;
         }
-        let for_us = self.duration(c);
+        let for_us = self.stable(c);
         let a = self.some_node(c);
         let b = (a + c.between(0, self.nodes - 2)) % self.nodes + 1;
         Some((self.moment(c), act(a, b, for_us)))
+    }
+
+    /// Half of the nodes, one after the other, and back.
+    fn swizzle(&self, c: &mut dyn Choose) -> Option<(Anchor, Act)> {
+        if self.nodes < 2 {
+            return None;
+        }
+        let for_us = self.stable(c);
+        let mut left: Vec<u64> = (1..=self.nodes).collect();
+        let nodes = (0..self.nodes.div_ceil(2))
+            .map(|_| left.remove(c.between(0, left.len() as u64 - 1) as usize))
+            .collect();
+        Some((self.moment(c), Act::Swizzle { nodes, for_us }))
     }
 
     fn at_site(&self, fault: SiteFault, c: &mut dyn Choose) -> (Anchor, Act) {
@@ -222,6 +316,11 @@ impl Frame<'_> {
     /// How long one call is held up.
     fn delay(&self, c: &mut dyn Choose) -> u32 {
         self.duration(c).min(DELAY_MAX_US) as u32
+    }
+
+    /// How long a state lasts: long enough that somebody can notice.
+    fn stable(&self, c: &mut dyn Choose) -> u64 {
+        self.duration(c).max(STABLE_US_MIN.min(self.horizon_us / 4))
     }
 
     /// Mostly short: from a millisecond to a quarter of the horizon.

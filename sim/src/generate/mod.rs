@@ -3,14 +3,15 @@
 //! A seed draws a *swarm* configuration: which classes of faults exist in this run (each with p = 1/2), how many of each,
 //! which operations exist and how often, which knobs leave their defaults. Runs in which few things happen often find what
 //! runs in which everything happens rarely do not. Half of all faults are anchored on points of the system, where it is
-//! between two durable states, or on the first call after one; the rest on calls into devices, operations and times. One plan in seven has no faults at all: it
-//! tests the oracles.
+//! between two durable states, or on the first call after one; the rest on calls into devices, operations and times. A quarter of
+//! the sites of `buggify!` is armed. One plan in seven has no faults at all, and no oddities: it tests the oracles.
 //!
 //! Every draw is keyed by what it decides, so that a new knob or verb leaves the other draws of a seed alone.
 //!
 //! The same code reads its choices from bytes ([`from_bytes`]), for fuzzers and property tests.
 
 use arbitrary::Unstructured;
+use cutwater_io::points::Kind;
 use cutwater_io::sim::Key;
 
 use self::choose::{Choose, Source};
@@ -22,6 +23,9 @@ pub(crate) mod faults;
 
 /// Of a thousand seeds, how many have no faults.
 const FAULT_FREE_PERMILLE: u64 = 150;
+
+/// Of a thousand plans with faults, how many arm a site of `buggify!`.
+const ARMED_PERMILLE: u64 = 250;
 
 /// The plan that `seed` names for a scenario.
 pub fn swarm(scenario: &str, vocabulary: &Vocabulary, seed: u64) -> Plan {
@@ -53,6 +57,7 @@ fn build(scenario: &str, vocabulary: &Vocabulary, seed: u64, mut source: Source<
             .clamp(1, HORIZON_MAX_US),
         topology: Default::default(),
         knobs: Default::default(),
+        buggify: Vec::new(),
         ops: Vec::new(),
         faults: Vec::new(),
     };
@@ -67,9 +72,21 @@ fn build(scenario: &str, vocabulary: &Vocabulary, seed: u64, mut source: Source<
     add_ops(&mut plan, vocabulary, &mut source);
     let fault_free = source.choose("fault-free", &[], |c| !c.chance(1000 - FAULT_FREE_PERMILLE));
     if !fault_free {
+        plan.buggify = armed(vocabulary, &mut source);
         faults::add(&mut plan, vocabulary, &mut source);
     }
     plan
+}
+
+/// The sites of `buggify!` that may fire in this run, in order of name.
+fn armed(vocabulary: &Vocabulary, source: &mut Source<'_, '_>) -> Vec<String> {
+    let sites = vocabulary.points.iter().filter(|point| point.kind == Kind::Buggify);
+    let mut armed: Vec<String> = sites
+        .filter(|site| source.choose(&format!("buggify.{}", site.name), &[], |c| c.chance(ARMED_PERMILLE)))
+        .map(|site| site.name.to_owned())
+        .collect();
+    armed.sort();
+    armed
 }
 
 fn knob_value(knob: &Knob, c: &mut dyn Choose) -> u64 {
@@ -143,6 +160,7 @@ mod tests {
     cutwater_io::points! {
         point ONE = "test.one": "a point";
         sometimes SOME = "test.some": "a condition";
+        buggify ODD = "test.odd": "a choice";
     }
 
     pub(crate) fn vocabulary() -> Vocabulary {
@@ -181,11 +199,13 @@ mod tests {
     fn seeds_differ_in_what_exists() {
         let v = vocabulary();
         let plans: Vec<Plan> = (0..2000).map(|seed| swarm("s", &v, seed)).collect();
+        let odd = plans.iter().filter(|p| !p.buggify.is_empty()).count();
+        assert!((350..550).contains(&odd), "{odd} of 2000 have the oddity");
         let free = plans.iter().filter(|p| p.faults.is_empty()).count();
         assert!((200..400).contains(&free), "{free} of 2000 have no faults");
         let mut points = 0;
         let mut crashes = 0;
-        for class in FaultClass::ALL {
+        for class in FaultClass::ALL.iter().filter(|class| **class != FaultClass::BeyondBudget) {
             let with = plans.iter().filter(|p| p.faults.iter().any(|f| f.class() == *class)).count();
             assert!((600..1100).contains(&with), "{with} of 2000 have {}", class.name());
         }

@@ -1,6 +1,6 @@
 //! Faults as data: what each is tied to, and what happens there.
 
-use cutwater_io::sim::{Crash, SiteFault};
+use cutwater_io::sim::{Crash, Damage, SiteFault};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::FaultClass;
@@ -118,12 +118,67 @@ pub enum Act {
         /// The other.
         b: u64,
     },
+    /// Everything between two nodes takes `factor` times as long.
+    SlowLink {
+        /// One node.
+        a: u64,
+        /// The other.
+        b: u64,
+        /// How many times, from 2.
+        factor: u32,
+        /// For how long.
+        for_us: u64,
+    },
+    /// In the first half of the time the nodes are cut off from all others, one after the other in this order; in the second
+    /// half they come back, in an order of its own (FoundationDB's swizzled clogging).
+    Swizzle {
+        /// Which, each once.
+        nodes: Vec<u64>,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Connections between two nodes become half-open: the process of `forgets` finds them reset, that of `believes` hears of
+    /// it only when something that it sends arrives.
+    HalfOpen {
+        /// The node that believes in them.
+        believes: u64,
+        /// The node that has forgotten them.
+        forgets: u64,
+    },
+    /// Calls and timers of the node take `factor` times as long.
+    SlowNode {
+        /// Which.
+        node: u64,
+        /// How many times, from 2.
+        factor: u32,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The clocks of the node run fast (above zero) or slow.
+    ClockDrift {
+        /// Whose.
+        node: u64,
+        /// By how many parts per million.
+        ppm: i32,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The wall clock of the node jumps.
+    ClockJump {
+        /// Whose.
+        node: u64,
+        /// How far, in microseconds; back if below zero.
+        us: i64,
+    },
     /// The disk takes no more data.
     DiskFull {
         /// Whose.
         node: u64,
         /// For how long.
         for_us: u64,
+        /// Writes are taken, and the syncs that would have to allocate fail.
+        #[serde(default)]
+        late: bool,
     },
     /// The disk answers nothing, and goes on afterwards.
     DiskStall {
@@ -131,6 +186,26 @@ pub enum Act {
         node: u64,
         /// For how long.
         for_us: u64,
+    },
+    /// Each call to the disk takes longer.
+    DiskSlow {
+        /// Whose.
+        node: u64,
+        /// How many times as long.
+        factor: u32,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Something that lies on a disk is damaged, whether anybody reads it or not.
+    Rot {
+        /// Whose disk.
+        node: u64,
+        /// What the file is to the system under test; empty for any.
+        class: String,
+        /// Tells choices of file and sector apart.
+        nth: u32,
+        /// How: [`Damage::Eio`] or [`Damage::BitRot`].
+        damage: Damage,
     },
     /// The object store answers nobody.
     Outage {
@@ -149,22 +224,40 @@ pub enum Act {
         /// For how long.
         for_us: u64,
     },
+    /// The object store refuses the requests of one node.
+    ExpireCredentials {
+        /// Whose.
+        node: u64,
+        /// For how long.
+        for_us: u64,
+    },
 }
 
 impl Act {
     /// How long it lasts; 0 for what happens at once.
     pub fn duration_us(&self) -> u64 {
         match self {
-            Act::Site(_) | Act::Crash { .. } | Act::Reset { .. } => 0,
+            Act::Site(_)
+            | Act::Crash { .. }
+            | Act::Reset { .. }
+            | Act::Rot { .. }
+            | Act::HalfOpen { .. }
+            | Act::ClockJump { .. } => 0,
             Act::Delay { us } => u64::from(*us),
             Act::Pause { for_us, .. }
             | Act::Partition { for_us, .. }
             | Act::Stall { for_us, .. }
+            | Act::SlowLink { for_us, .. }
+            | Act::Swizzle { for_us, .. }
+            | Act::SlowNode { for_us, .. }
+            | Act::ClockDrift { for_us, .. }
             | Act::DiskFull { for_us, .. }
             | Act::DiskStall { for_us, .. }
+            | Act::DiskSlow { for_us, .. }
             | Act::Outage { for_us }
             | Act::ThrottleStore { for_us }
-            | Act::IsolateFromStore { for_us, .. } => *for_us,
+            | Act::IsolateFromStore { for_us, .. }
+            | Act::ExpireCredentials { for_us, .. } => *for_us,
         }
     }
 }

@@ -27,6 +27,8 @@ pub const VERSION: u32 = 1;
 pub const HORIZON_MAX_US: u64 = 3_600_000_000;
 /// The longest that a fault may hold up one call or one task, in microseconds.
 pub const DELAY_MAX_US: u64 = 20_000_000;
+/// How many times slower a link or a node may become.
+pub const SLOW_FACTORS: std::ops::RangeInclusive<u32> = 2..=1000;
 /// The most operations, and the most faults, in a plan.
 pub const ITEMS_MAX: usize = 100_000;
 
@@ -50,6 +52,9 @@ pub struct Plan {
     pub topology: BTreeMap<String, u64>,
     /// Settings; one not named has its default.
     pub knobs: BTreeMap<String, u64>,
+    /// Sites of `buggify!` that may fire, in order of name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub buggify: Vec<String>,
     /// What clients do.
     pub ops: Vec<Op>,
     /// What breaks.
@@ -143,6 +148,7 @@ mod tests {
 
     cutwater_io::points! {
         point SWAP = "manifest.swap": "a point";
+        buggify EARLY = "store.early": "a choice";
     }
 
     fn vocabulary() -> Vocabulary {
@@ -159,6 +165,9 @@ mod tests {
                 FaultClass::DiskError,
                 FaultClass::Partition,
                 FaultClass::Pause,
+                FaultClass::SlowLink,
+                FaultClass::Swizzle,
+                FaultClass::ClockDrift,
             ],
             horizon_us: 1..=1_000_000,
         }
@@ -175,6 +184,7 @@ mod tests {
             horizon_us: 1_000_000,
             topology: [("store".into(), 2)].into(),
             knobs: [("buffer_bytes".into(), 64)].into(),
+            buggify: vec!["store.early".into()],
             ops: vec![Op { id: 3, at_us: 500, actor: 0, verb: "put".into(), args: vec![5] }],
             faults: vec![
                 Fault {
@@ -214,6 +224,8 @@ mod tests {
             |p| p.topology = [("store".into(), 3)].into(),
             |p| p.knobs = [("buffer".into(), 1)].into(),
             |p| p.knobs = [("buffer_bytes".into(), 0)].into(),
+            |p| p.buggify = vec!["store.late".into()],
+            |p| p.buggify = vec!["store.early".into(); 2],
             |p| p.ops[0].verb = "putt".into(),
             |p| p.ops[0].actor = 1,
             |p| p.ops[0].args = vec![],
@@ -239,6 +251,11 @@ mod tests {
             |p| p.faults[2].at = Anchor::Op { op: 4 },
             |p| p.faults[2].act = Act::Partition { from: vec![1], to: vec![1], both: true, for_us: 9 },
             |p| p.faults[2].act = Act::Partition { from: vec![], to: vec![1], both: true, for_us: 9 },
+            |p| p.faults[2].act = Act::Swizzle { nodes: vec![2, 2], for_us: 9 },
+            |p| p.faults[2].act = Act::Swizzle { nodes: vec![], for_us: 9 },
+            |p| p.faults[2].act = Act::SlowLink { a: 1, b: 2, factor: 1, for_us: 9 },
+            |p| p.faults[2].act = Act::SlowLink { a: 1, b: 1, factor: 2, for_us: 9 },
+            |p| p.faults[2].act = Act::ClockDrift { node: 1, ppm: -500_001, for_us: 9 },
             |p| p.faults[2].act = Act::Outage { for_us: 9 },
             |p| p.faults[2].act = Act::Pause { node: 1, for_us: u64::MAX },
         ];

@@ -2,11 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use cutwater_io::sim::SiteFault;
+use cutwater_io::points::Kind;
+use cutwater_io::sim::clock::DRIFT_PPM_MAX;
+use cutwater_io::sim::{Damage, SiteFault};
 
-use super::{Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, ITEMS_MAX, Invalid, Plan, VERSION};
-use crate::faults::sites;
+use super::{
+    Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, ITEMS_MAX, Invalid, Plan, SLOW_FACTORS, VERSION,
+};
+use crate::faults::{FaultClass, sites};
 use crate::vocabulary::Vocabulary;
+
+/// The most by which a plan may slow a disk down.
+const SLOWNESS_MAX: u32 = 1000;
 
 macro_rules! ensure {
     ($condition:expr, $($message:tt)*) => {
@@ -46,6 +53,13 @@ impl Plan {
                 .ok_or_else(|| unknown("knobs", "knob", name, vocabulary.knobs.iter().map(|k| k.name)))?;
             ensure!(knob.range.contains(&value), "knobs.{name}: {value} is not in {:?}", knob.range);
         }
+        for name in &self.buggify {
+            let known = || vocabulary.points.iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name);
+            if !known().any(|site| site == name) {
+                return Err(unknown("buggify", "site", name, known()));
+            }
+        }
+        ensure!(self.buggify.is_sorted_by(|a, b| a < b), "buggify: names are in order, each once");
         self.validate_ops(vocabulary)?;
         self.validate_faults(vocabulary)
     }
@@ -91,10 +105,12 @@ impl Plan {
             let at = format!("faults[{i}]");
             ensure!(ids.insert(fault.id), "{at}: the id {} is used twice", fault.id);
             self.validate_anchor(&at, &fault.at, vocabulary, &ops, nodes)?;
-            validate_act(&at, fault, nodes)?;
+            validate_act(&at, fault, vocabulary, nodes)?;
             let class = fault.class();
+            // A lie about syncs is written by hand where honest failures are known.
+            let known = if class == FaultClass::BeyondBudget { FaultClass::FsyncFailure } else { class };
             ensure!(
-                vocabulary.faults.contains(&class),
+                vocabulary.faults.contains(&known),
                 "{at}: the scenario {} has no faults of class {}",
                 self.scenario,
                 class.name()
@@ -160,7 +176,7 @@ fn validate_count(at: &str, node: u64, nth: u32, nodes: u64) -> Result<(), Inval
     Ok(())
 }
 
-fn validate_act(at: &str, fault: &Fault, nodes: u64) -> Result<(), Invalid> {
+fn validate_act(at: &str, fault: &Fault, vocabulary: &Vocabulary, nodes: u64) -> Result<(), Invalid> {
     let passing = matches!(fault.at, Anchor::Point { .. } | Anchor::Site { .. } | Anchor::After { .. });
     let node_exists = |node: u64| {
         ensure!(node <= nodes, "{at}: there is no node {node}, only {nodes}");
@@ -181,7 +197,47 @@ fn validate_act(at: &str, fault: &Fault, nodes: u64) -> Result<(), Invalid> {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::ExpireCredentials { node, .. }
+        | Act::ClockJump { node, .. }
         | Act::IsolateFromStore { node, .. } => node_exists(*node)?,
+        Act::DiskSlow { node, factor, .. } => {
+            node_exists(*node)?;
+            ensure!(
+                (1..=SLOWNESS_MAX).contains(factor),
+                "{at}: factor {factor} is not in 1..={SLOWNESS_MAX}"
+            );
+        }
+        Act::Rot { node, class, damage, .. } => {
+            node_exists(*node)?;
+            ensure!(
+                class.is_empty() || vocabulary.classes.contains(&class.as_str()),
+                "{at}: unknown class `{class}` (there are {})",
+                vocabulary.classes.join(", ")
+            );
+            ensure!(
+                matches!(damage, Damage::Eio | Damage::BitRot { .. }),
+                "{at}: {damage:?} cannot happen to what is at rest"
+            );
+        }
+        Act::SlowNode { node, factor, .. } => {
+            node_exists(*node)?;
+            ensure!(SLOW_FACTORS.contains(factor), "{at}: the factor {factor} is not in {SLOW_FACTORS:?}");
+        }
+        Act::ClockDrift { node, ppm, .. } => {
+            node_exists(*node)?;
+            ensure!(
+                ppm.unsigned_abs() <= DRIFT_PPM_MAX.unsigned_abs(),
+                "{at}: a drift of {ppm} ppm is more than {DRIFT_PPM_MAX}"
+            );
+        }
+        Act::Swizzle { nodes: cut_off, .. } => {
+            ensure!(!cut_off.is_empty(), "{at}: nobody is cut off");
+            for &node in cut_off {
+                node_exists(node)?;
+            }
+            let distinct: BTreeSet<u64> = cut_off.iter().copied().collect();
+            ensure!(distinct.len() == cut_off.len(), "{at}: a node is cut off twice");
+        }
         Act::Partition { from, to, .. } => {
             ensure!(!from.is_empty() && !to.is_empty(), "{at}: a partition has two sides");
             for &node in from.iter().chain(to) {
@@ -189,10 +245,19 @@ fn validate_act(at: &str, fault: &Fault, nodes: u64) -> Result<(), Invalid> {
             }
             ensure!(!from.iter().any(|n| to.contains(n)), "{at}: a node is on both sides of the partition");
         }
-        Act::Stall { a, b, .. } | Act::Reset { a, b } => {
+        Act::Stall { a, b, .. }
+        | Act::Reset { a, b }
+        | Act::SlowLink { a, b, .. }
+        | Act::HalfOpen { believes: a, forgets: b } => {
             node_exists(*a)?;
             node_exists(*b)?;
             ensure!(a != b, "{at}: a node has no connection to itself");
+            if let Act::SlowLink { factor, .. } = &fault.act {
+                ensure!(
+                    SLOW_FACTORS.contains(factor),
+                    "{at}: the factor {factor} is not in {SLOW_FACTORS:?}"
+                );
+            }
         }
         Act::Outage { .. } | Act::ThrottleStore { .. } => {}
     }

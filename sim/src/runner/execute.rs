@@ -8,11 +8,11 @@ use cutwater_io::sim::Env;
 use madsim::runtime::Runtime;
 use madsim::time::TimeHandle;
 
-use super::pool::Job;
+use super::pool::{Job, Redraw, What};
 use super::story;
 use crate::plan::Plan;
 use crate::scenario::{Scenario, Violation};
-use crate::verdict::{Outcome, Report, Verdict};
+use crate::verdict::{Outcome, Report, Verdict, Work};
 use crate::world::World;
 
 /// How much virtual time a run may take beyond its horizon before it is judged to have no end: an hour.
@@ -86,15 +86,14 @@ pub(crate) fn panic_verdict() -> Verdict {
 /// Runs `job`.
 pub fn execute(job: &Job<'_>) -> Outcome {
     let (plan, named_by_seed) = (job.plan(), job.named_by_seed());
+    let redraw = match &job.what {
+        What::Redrawn(_, redraw) => Some(*redraw),
+        What::Seed(_) | What::Plan(_) => None,
+    };
     let vocabulary = job.scenario.vocabulary();
-    let bare = |verdict| Outcome {
-        report: Report {
-            plan: plan.id(),
-            named_by_seed,
-            ..Report::bare(job.scenario.name(), plan.seed, verdict)
-        },
-        story: None,
-        labels: Default::default(),
+    let bare = |verdict| {
+        let bare = Report::bare(job.scenario.name(), plan.seed, verdict);
+        Outcome::bare(Report { plan: plan.id(), named_by_seed, ..bare })
     };
     if let Err(invalid) = plan.validate(&vocabulary) {
         return bare(Verdict::Invalid { reason: invalid.to_string() });
@@ -111,6 +110,10 @@ pub fn execute(job: &Job<'_>) -> Outcome {
             let devices = job.scenario.devices(&plan);
             let classify = job.scenario.classify();
             let world = World::new(plan.clone(), vocabulary, devices, classify, job.record);
+            world.env().name_frames(job.scenario.name_frames());
+            if let Some(Redraw { after_ns, variant }) = redraw {
+                world.redraw(after_ns, variant);
+            }
             *set_up.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some((world.clone(), TimeHandle::current()));
             judge(job.scenario, &world).await
@@ -139,6 +142,15 @@ async fn judge(scenario: &dyn Scenario, world: &World) -> Verdict {
     }
     world.end().await;
     world.violation().map_or(Verdict::Held, Verdict::Violated)
+}
+
+/// What the devices had to do.
+fn work(env: &Env) -> Work {
+    Work {
+        disk_calls: env.calls().iter().filter(|(name, _)| name.starts_with("disk.")).map(|(_, n)| n).sum(),
+        frames: env.net().counters().frames_sent,
+        object_requests: env.objects().counters().requests,
+    }
 }
 
 fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, record: bool) -> Outcome {
@@ -176,8 +188,10 @@ fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, r
             named_by_seed: true,
             coverage: None,
             stale_calls: env.stale_calls(),
+            work: work(env),
         },
         story,
         labels: world.labels(),
+        evidence: record.then(|| world.evidence()),
     }
 }

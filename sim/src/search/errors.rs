@@ -104,6 +104,7 @@ mod tests {
             horizon_us: 1,
             topology: [("store".into(), 2)].into(),
             knobs: BTreeMap::new(),
+            buggify: vec![],
             ops: vec![],
             faults: vec![],
         };

@@ -128,7 +128,7 @@ impl<'a> Explorer<'a> {
         }
         let plan = match what {
             What::Seed(seed) => self.scenario.generate(*seed),
-            What::Plan(plan) => (**plan).clone(),
+            What::Plan(plan) | What::Redrawn(plan, _) => (**plan).clone(),
         };
         self.entries.push(Entry { plan, reached: reached.clone() });
         self.entries.last().map(|entry| &entry.plan)

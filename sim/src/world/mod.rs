@@ -7,7 +7,7 @@
 //! clients. Node `n<k>` has the address `10.0.0.k`. Faults strike nodes of roles only; clients live outside of the system.
 //! A node whose process dies, or whose `init` returns, is started again by the supervisor.
 //!
-//! *Not modelled*: nodes that join later; clocks of a node that run fast or slow.
+//! *Not modelled*: nodes that join later.
 
 mod ops;
 mod supervisor;
@@ -19,17 +19,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use cutwater_io::sim::{CrashKind, Env, Key, NodeId};
+use cutwater_io::sim::{CrashKind, Env, Key, NodeId, Told};
 use futures::channel::{mpsc, oneshot};
 use futures::future::LocalBoxFuture;
 use madsim::runtime::Handle;
 
 pub use ops::Ops;
 
+use crate::evidence::Evidence;
 use crate::faults::deliver::{self, Devices};
 use crate::faults::injector::{Order, PlanInjector, Shared};
 use crate::faults::{FaultClass, Receipts};
-use crate::plan::{Act, Fault, Plan};
+use crate::plan::{Act, Fault, Op, Plan};
 use crate::scenario::Violation;
 use crate::search::coverage::{Coverage, Gather, Matrix};
 use crate::vocabulary::Vocabulary;
@@ -65,6 +66,8 @@ struct State {
     died_of: BTreeMap<NodeId, CrashKind>,
     /// How often each node's process ended by itself.
     exits: BTreeMap<NodeId, u64>,
+    /// How many pauses hold a life of a node.
+    paused: BTreeMap<(NodeId, u64), u32>,
     /// States that are switched on.
     active: BTreeMap<u64, Active>,
     next_active: u64,
@@ -103,12 +106,18 @@ impl World {
         record: bool,
     ) -> World {
         let faults = Shared::new(&plan);
+        if record {
+            faults.watch(&plan);
+        }
         let (orders, received) = mpsc::unbounded();
         let nodes = plan.node_count(&vocabulary);
         let injector = PlanInjector::new(&plan, nodes, faults.clone(), orders.clone());
         let key = Key::root(plan.key);
         let disk_bytes = devices.disk.capacity_bytes;
         let env = Env::install(devices.config(key, record, classify, Box::new(injector)));
+        env.arm(plan.buggify.iter().cloned());
+        let armed = plan.buggify.join(" ");
+        env.emit(NodeId(0), "buggify.armed", armed.as_bytes(), || armed.clone());
         let mut op_faults: BTreeMap<u32, Vec<Fault>> = BTreeMap::new();
         for fault in &plan.faults {
             if let crate::plan::Anchor::Op { op } = fault.at {
@@ -322,7 +331,18 @@ impl World {
 
     /// Adds a line to the story.
     pub fn note(&self, kind: &str, text: &str) {
-        self.inner.env.emit(Env::node(), kind, text.as_bytes(), || text.to_string());
+        self.note_with(kind, text, |told| told);
+    }
+
+    /// Adds a line to the story, with facts for what draws it.
+    pub(crate) fn note_with(&self, kind: &str, text: &str, facts: impl FnOnce(Told) -> Told) {
+        self.inner.env.emit(Env::node(), kind, text.as_bytes(), || facts(Told::from(text.to_string())));
+    }
+
+    /// Adds to the story what the client of `op` was told in the end.
+    pub fn answered(&self, op: &Op, answer: &str) {
+        let text = format!("#{} client {}: {answer}", op.id, op.actor);
+        self.note_with("op.answer", &text, |told| told.with("op", u64::from(op.id)).with("answer", answer));
     }
 
     pub(crate) fn violation(&self) -> Option<Violation> {
@@ -332,6 +352,18 @@ impl World {
     /// How many faults of a class have struck so far.
     pub fn delivered(&self, class: FaultClass) -> u64 {
         self.inner.faults.receipts().get(&class).map_or(0, |receipt| receipt.delivered)
+    }
+
+    /// From `after_ns` on no fault strikes any more, and everything is drawn anew.
+    pub(crate) fn redraw(&self, after_ns: u64, variant: u64) {
+        self.inner.faults.over_from(after_ns.div_ceil(1000));
+        self.inner.env.redraw(after_ns, variant);
+    }
+
+    pub(crate) fn evidence(&self) -> Evidence {
+        let (struck, near) = self.inner.faults.evidence();
+        let power_failures = self.inner.env.disks().power_failures().into_iter().map(Into::into).collect();
+        Evidence { struck, near, power_failures }
     }
 
     pub(crate) fn receipts(&self) -> Receipts {

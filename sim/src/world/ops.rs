@@ -29,7 +29,12 @@ impl Ops {
         let at_us = self.left.front()?.at_us;
         self.world.until(at_us).await;
         let op = self.left.pop_front()?;
-        self.world.note("op", &format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args));
+        let text = format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args);
+        self.world.note_with("op", &text, |told| {
+            told.with("op", u64::from(op.id))
+                .with("actor", u64::from(op.actor))
+                .with("verb", op.verb.as_str())
+        });
         for fault in self.world.inner.op_faults.get(&op.id).into_iter().flatten() {
             let order = Order { fault: fault.clone(), passed_by: NodeId(0) };
             // The receiver lives as long as the run.

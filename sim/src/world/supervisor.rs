@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use cutwater_io::sim::{Crash, CrashKind, NodeId};
+use cutwater_io::sim::{Crash, CrashKind, Key, NodeId};
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use madsim::task::spawn_local;
 use madsim::time::sleep;
 
 use super::{Active, Start, World};
+use crate::evidence::Struck;
 use crate::faults::FaultClass;
 use crate::faults::deliver;
 use crate::faults::injector::Order;
@@ -90,7 +91,7 @@ impl World {
     /// A node's process ends by itself; never returns.
     pub(super) async fn exited(&self, node: NodeId) {
         *self.state().exits.entry(node).or_default() += 1;
-        self.inner.env.emit(node, "node.exit", &[], || "the process ended by itself".into());
+        self.inner.env.emit(node, "node.exit", &[], || "the process ended by itself".to_string());
         self.inner
             .env
             .crash_here(Crash { kind: CrashKind::ProcessKill, down_us: RESTART_AFTER_EXIT_US })
@@ -98,10 +99,10 @@ impl World {
     }
 
     async fn deliver(self, order: Order) {
-        if self.inner.faults.healed() {
+        if self.inner.faults.is_over(self.now_us()) {
             return;
         }
-        let class = order.fault.class();
+        let (id, class) = (order.fault.id, order.fault.class());
         let node = match target(&order.fault.act) {
             Some(0) | None => order.passed_by,
             Some(node) => NodeId(node),
@@ -111,34 +112,98 @@ impl World {
         match &act {
             Act::Crash { crash, .. } if alive => {
                 self.inner.faults.delivered(class, node);
+                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
                 self.inner.env.crash(node, crash.clone());
             }
             Act::Pause { for_us, .. } if alive => {
                 self.inner.faults.delivered(class, node);
-                self.note("fault.on", &format!("{act:?}"));
-                self.inner.handle.pause(node.to_string());
-                sleep(Duration::from_micros(*for_us)).await;
-                self.inner.handle.resume(node.to_string());
-                self.note("fault.off", &format!("{act:?}"));
+                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
+                self.fault("fault.on", id, class, &act);
+                self.pause(node, *for_us).await;
+                self.fault("fault.off", id, class, &act);
             }
             // A dead node can neither die nor pause.
             Act::Crash { .. } | Act::Pause { .. } => {}
             _ if !deliver::applies(&act) => {}
-            _ => self.switch(class, act).await,
+            _ => {
+                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
+                self.switch(id, class, act).await;
+            }
         }
     }
 
+    /// Tells that a state is switched on or off.
+    fn fault(&self, kind: &str, id: u32, class: FaultClass, act: &Act) {
+        self.note_with(kind, &format!("{act:?}"), |told| {
+            told.with("fault", u64::from(id))
+                .with("class", class.name())
+                .with("nodes", concerned(act).iter().map(ToString::to_string).collect::<Vec<_>>())
+                .with("for_us", act.duration_us())
+        });
+    }
+
+    /// Stops the process of `node` for a while. Of several pauses the last one to end lets it go on.
+    async fn pause(&self, node: NodeId, for_us: u64) {
+        let life = (node, self.inner.env.incarnation(node));
+        *self.state().paused.entry(life).or_default() += 1;
+        self.inner.handle.pause(node.to_string());
+        sleep(Duration::from_micros(for_us)).await;
+        let last = {
+            let mut state = self.state();
+            let pauses = state.paused.get_mut(&life);
+            let last = pauses.map(|pauses| {
+                *pauses -= 1;
+                *pauses == 0
+            });
+            if last == Some(true) {
+                state.paused.remove(&life);
+            }
+            last
+        };
+        // A process that was started meanwhile has pauses of its own, and a healed world has none.
+        if last == Some(true) && self.inner.env.incarnation(node) == life.1 {
+            self.inner.handle.resume(node.to_string());
+        }
+    }
+
+    /// Cuts nodes off in the first half of the time, and lets them back in the second, each at a moment of its own.
+    async fn swizzle(&self, fault: u32, nodes: &[u64], for_us: u64) {
+        let key = Key::root(self.inner.plan.key).child("swizzle", &[fault.into()]);
+        let (half_us, begun_us) = (for_us / 2, self.now_us());
+        let mut off_us: Vec<u64> =
+            (0..).zip(nodes).map(|(i, _)| key.draw("off", &[i]).between(0, half_us)).collect();
+        off_us.sort_unstable();
+        let mut steps: Vec<(u64, u64, bool)> =
+            nodes.iter().zip(off_us).map(|(node, at_us)| (at_us, *node, true)).collect();
+        steps.extend(
+            nodes.iter().map(|&node| (half_us + key.draw("on", &[node]).between(0, half_us), node, false)),
+        );
+        // Of one moment: off before on.
+        steps.sort_by_key(|(at_us, _, off)| (*at_us, !off));
+        for (at_us, node, off) in steps {
+            self.until(begun_us + at_us).await;
+            if self.inner.faults.is_over(self.now_us()) {
+                return;
+            }
+            self.note("fault.swizzle", &format!("{} {}", NodeId(node), if off { "off" } else { "on" }));
+            deliver::clog(&self.inner.env, NodeId(node), off);
+        }
+        self.until(begun_us + for_us).await;
+    }
+
     /// Switches a state on, and off after its time.
-    async fn switch(&self, class: FaultClass, act: Act) {
+    async fn switch(&self, id: u32, class: FaultClass, act: Act) {
         let env = &self.inner.env;
         let for_us = act.duration_us();
         let before = deliver::bites(env, &act);
         let struck = self.struck_by(&act);
-        self.note("fault.on", &format!("{act:?}"));
+        self.fault("fault.on", id, class, &act);
         if for_us == 0 {
             deliver::switch_on(env, &act, 0);
-            // A reset without a connection is none.
-            if deliver::bites(env, &act) > before {
+            // A reset without a connection is none, and no file cannot rot.
+            if let (None, Some(node)) = (before, target(&act)) {
+                self.inner.faults.delivered(class, NodeId(node));
+            } else if deliver::bites(env, &act) > before {
                 self.inner.faults.switched_on(class, &struck);
                 self.inner.faults.observed(class);
             }
@@ -152,14 +217,18 @@ impl World {
             let mut state = self.state();
             state.next_active += 1;
             let number = state.next_active;
-            state.active.insert(number, Active { act, class, until_us: self.now_us() + for_us, before });
+            let until_us = self.now_us() + for_us;
+            state.active.insert(number, Active { act: act.clone(), class, until_us, before });
             number
         };
         self.switch_on_active();
-        sleep(Duration::from_micros(for_us)).await;
+        match &act {
+            Act::Swizzle { nodes, .. } => self.swizzle(id, nodes, for_us).await,
+            _ => sleep(Duration::from_micros(for_us)).await,
+        }
         let Some(active) = self.state().active.remove(&number) else { return };
         self.settle(&active);
-        self.note("fault.off", &format!("{:?}", active.act));
+        self.fault("fault.off", id, class, &active.act);
         deliver::switch_off(env, &active.act, self.inner.disk_bytes);
         // What overlaps with it goes on.
         self.switch_on_active();
@@ -200,6 +269,7 @@ impl World {
     pub async fn heal(&self) {
         self.note("heal", "no faults from here on");
         self.inner.faults.heal();
+        self.state().paused.clear();
         let active = std::mem::take(&mut self.state().active);
         active.values().for_each(|active| self.settle(active));
         let nodes: Vec<NodeId> = self.state().labels.keys().copied().collect();
@@ -234,8 +304,23 @@ fn target(act: &Act) -> Option<u64> {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
+        | Act::Rot { node, .. }
+        | Act::SlowNode { node, .. }
+        | Act::ClockDrift { node, .. }
+        | Act::ClockJump { node, .. }
+        | Act::ExpireCredentials { node, .. }
         | Act::IsolateFromStore { node, .. } => Some(*node),
         _ => None,
+    }
+}
+
+/// The nodes that `act` is about; none if it is about all.
+fn concerned(act: &Act) -> Vec<NodeId> {
+    match act {
+        Act::Partition { from, to, .. } => from.iter().chain(to).copied().map(NodeId).collect(),
+        Act::Stall { a, b, .. } | Act::Reset { a, b } => vec![NodeId(*a), NodeId(*b)],
+        _ => target(act).map(NodeId).into_iter().collect(),
     }
 }
 
@@ -251,9 +336,19 @@ fn resolve(mut act: Act, passed_by: NodeId) -> Act {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
+        | Act::Rot { node, .. }
+        | Act::SlowNode { node, .. }
+        | Act::ClockDrift { node, .. }
+        | Act::ClockJump { node, .. }
+        | Act::ExpireCredentials { node, .. }
         | Act::IsolateFromStore { node, .. } => put(node),
         Act::Partition { from, to, .. } => from.iter_mut().chain(to).for_each(put),
-        Act::Stall { a, b, .. } | Act::Reset { a, b } => {
+        Act::Swizzle { nodes, .. } => nodes.iter_mut().for_each(put),
+        Act::Stall { a, b, .. }
+        | Act::Reset { a, b }
+        | Act::SlowLink { a, b, .. }
+        | Act::HalfOpen { believes: a, forgets: b } => {
             put(a);
             put(b);
         }

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use cutwater_io::net::{Connection, Listener, Receiver, Sender};
 use cutwater_io::task::{self, AbortOnDrop};
-use cutwater_io::time;
+use cutwater_io::{buggify, time};
 use tokio::sync::mpsc;
 
-use super::Event;
+use super::{Event, points};
 use crate::cluster::rpc::{FromCoordinator, ToCoordinator, decode, encode};
 
 /// How many messages may wait for a peer.
@@ -103,6 +103,9 @@ async fn read(id: ConnectionId, mut receiver: Receiver, events: mpsc::Sender<Eve
 
 async fn write(mut sender: Sender, mut waiting: mpsc::Receiver<Bytes>) {
     while let Some(frame) = waiting.recv().await {
+        if buggify!(points::MESSAGE_LATE) {
+            time::sleep(std::time::Duration::from_millis(30)).await;
+        }
         if sender.send(frame).await.is_err() {
             return;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cutwater_io::task::{self, JoinHandle};
-use cutwater_io::{point, reachable, time};
+use cutwater_io::{buggify, point, reachable, time};
 
 use super::{Context, Event, points};
 use crate::checkpoint::log::{JobState, Outcome, Record};
@@ -82,11 +82,17 @@ pub(super) async fn take_over(context: Arc<Context>, record: Record) -> Fact {
 
 pub(super) async fn append(context: Arc<Context>, record: Record) -> Fact {
     let newest = record.version;
+    // Long enough for others to take over, and to trim the version that is about to be created.
+    if buggify!(points::APPEND_LATE) {
+        time::sleep(context.config.lease * 3).await;
+    }
     let outcome = write::append(&*context.store, &context.layout, record).await;
     if outcome == Outcome::Landed {
         // Beside, so that nobody waits for it.
         let context = context.clone();
-        task::spawn(async move { write::trim(&*context.store, &context.layout, newest).await });
+        task::spawn(async move {
+            write::trim(&*context.store, &context.layout, newest, context.config.keep_versions).await
+        });
     }
     Fact::Appended(outcome)
 }
@@ -152,7 +158,7 @@ pub(super) async fn list(context: Arc<Context>) -> Fact {
 
 pub(super) async fn sweep(context: Arc<Context>, orphans: Vec<String>, newest: u64) -> Fact {
     write::delete(&*context.store, orphans).await;
-    write::trim_all(&*context.store, &context.layout, newest).await;
+    write::trim_all(&*context.store, &context.layout, newest, context.config.keep_versions).await;
     Fact::Swept
 }
 

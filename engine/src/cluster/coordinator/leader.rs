@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cutwater_io::task::AbortOnDrop;
-use cutwater_io::{entropy, reachable, sometimes, time};
+use cutwater_io::{buggify, entropy, reachable, sometimes, time};
 
 use super::connections::{ConnectionId, Connections};
 use super::deployment::Cluster;
@@ -456,7 +456,7 @@ impl Leader {
     }
 
     fn sweep_if_due(&mut self, now: u64) {
-        if !self.sweeping && now >= self.sweep_at_us {
+        if !self.sweeping && (now >= self.sweep_at_us || buggify!(points::SWEEP_NOW)) {
             self.sweeping = true;
             self.sweep_at_us = now + micros(self.context.config.sweep_interval);
             self.spawn(io::list(self.context.clone()));

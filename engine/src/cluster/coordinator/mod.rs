@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use cutwater_io::net::{Connection, Listener};
 use cutwater_io::task::{self, AbortOnDrop};
-use cutwater_io::{entropy, objects, reachable, sometimes, time};
+use cutwater_io::{buggify, entropy, objects, reachable, sometimes, time};
 use object_store::ObjectStore;
 use tokio::sync::mpsc;
 
@@ -71,6 +71,9 @@ pub struct CoordinatorConfig {
     pub deploy_timeout: Duration,
     /// From one sweep for orphans to the next, at most; a sweep also follows each deployment.
     pub sweep_interval: Duration,
+    /// How many of the newest versions of the register are kept, at least 2;
+    /// [`KEEP_VERSIONS`](crate::checkpoint::log::KEEP_VERSIONS) is a good number.
+    pub keep_versions: u64,
 }
 
 /// Why a coordinator cannot run.
@@ -162,6 +165,9 @@ fn check(config: &CoordinatorConfig) -> Result<(), Error> {
     }
     if retained == 0 || max_concurrent == 0 {
         return Err(Error::Configuration("retained and max_concurrent checkpoints must be at least 1"));
+    }
+    if config.keep_versions < 2 {
+        return Err(Error::Configuration("keep_versions must be at least 2"));
     }
     if config.plan.is_empty() {
         return Err(Error::Configuration("the job has no vertices"));
@@ -329,6 +335,11 @@ impl Process {
 fn candidate(context: &Context) -> Role {
     let now = now_us();
     let jitter = entropy::u64("leadership.jitter");
-    let leadership = Leadership::new(context.address, context.config.lease, jitter, now);
+    let mut lease = context.config.lease;
+    // Impatience costs a restart of the job, never its state.
+    if buggify!(points::IMPATIENT) {
+        lease /= 8;
+    }
+    let leadership = Leadership::new(context.address, lease, jitter, now);
     Role::Candidate { leadership, look_at_us: Some(now) }
 }

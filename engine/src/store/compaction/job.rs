@@ -13,6 +13,7 @@ use crate::store::retention::Retention;
 use crate::store::shared::{Shared, State};
 use crate::store::version::{FileMeta, VersionEdit};
 
+#[tracing::instrument(name = "compaction", level = "debug", skip_all)]
 pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), Error> {
     let (level, cursor) = (compaction.level, compaction.cursor());
     let output_level = level as u32 + 1;

@@ -5,10 +5,17 @@ mod job;
 mod picker;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use cutwater_io::{buggify, time};
 
 use super::error::Error;
+use super::points;
 use super::shared::Shared;
 use picker::{Compaction, pick, whole_level};
+
+/// How long a compaction that could run now waits if it is made to.
+const LATER: Duration = Duration::from_millis(20);
 
 /// Compacts until the store closes.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -33,6 +40,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 let _ = done.send(result.clone());
             });
         } else if let (Some(compaction), None) = (next, error) {
+            if buggify!(points::COMPACT_LATER) {
+                time::sleep(LATER).await;
+                continue;
+            }
             let _ = compact(&shared, compaction).await;
         } else {
             shared.compact_wake.notified().await;

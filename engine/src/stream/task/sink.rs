@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cutwater_io::task::JoinError;
-use cutwater_io::{sometimes, time};
+use cutwater_io::{buggify, sometimes, time};
 use futures::FutureExt;
 
 use super::background::Background;
@@ -71,6 +71,9 @@ struct SinkTask {
     deleting: Background<()>,
     processed: u32,
 }
+
+/// How long a commit waits if it is made to.
+const LATE: Duration = Duration::from_millis(200);
 
 enum Happening {
     Command(Option<Command>),
@@ -172,6 +175,9 @@ impl SinkTask {
                 for transaction in self.transactions.complete(checkpoint) {
                     let (blobs, layout) = (self.context.blobs.clone(), self.context.layout.clone());
                     self.committing.start(transaction.checkpoint, async move {
+                        if buggify!(points::COMMIT_LATE) {
+                            time::sleep(LATE).await;
+                        }
                         commit(&blobs, &layout, &transaction.id, transaction.content).await
                     });
                 }

@@ -13,11 +13,13 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{DirEntry, Metadata, OpenOptions};
-use crate::sim::disk::{Disk, Fd, OpenMode, Pace, Sync};
-use crate::sim::{Crash, Env, FsyncFail, NodeId, SiteAction, SiteFault};
+use crate::sim::disk::{Disk, Fd, OpenMode, Pace, Sync, slowed_us};
+use crate::sim::{Crash, Damage, Env, Errno, FsyncFail, NodeId, SiteAction, SiteFault, Told};
 
 /// Of so many calls on names one may be throttled.
 const NAMES_BATCH: u64 = 64;
+/// How often a call that is stalled looks whether it still is, in microseconds.
+const STALL_SLICE_US: u64 = 20_000;
 
 pub(super) struct File {
     env: Weak<Env>,
@@ -49,7 +51,10 @@ impl Drop for File {
 #[derive(Default)]
 struct Struck {
     short: bool,
+    /// The sync finds no space for what was written.
+    no_space: bool,
     fsync: Option<FsyncFail>,
+    damage: Option<Damage>,
     crash_after: Option<Crash>,
 }
 
@@ -59,6 +64,7 @@ struct Call {
     node: NodeId,
     incarnation: u64,
     name: &'static str,
+    since_ns: u64,
 }
 
 impl Call {
@@ -72,12 +78,13 @@ impl Call {
             }
             env.disks().seen_running(node);
         }
-        Call { incarnation: env.incarnation(node), env, node, name }
+        Call { incarnation: env.incarnation(node), since_ns: env.now_ns(), env, node, name }
     }
 
     async fn on_file(file: &File, name: &'static str) -> Call {
         let Some(env) = file.env.upgrade() else { std::future::pending().await };
-        let call = Call { env, node: file.node, incarnation: file.incarnation, name };
+        let since_ns = env.now_ns();
+        let call = Call { env, node: file.node, incarnation: file.incarnation, name, since_ns };
         call.check_alive().await;
         call
     }
@@ -92,13 +99,12 @@ impl Call {
     async fn ask(&self, class: &'static str, target: &str) -> io::Result<Struck> {
         let mut struck = Struck::default();
         let SiteAction::Strike(fault) = self.env.at_site(self.name, class, target) else { return Ok(struck) };
-        self.env.emit(self.node, "disk.fault", format!("{fault:?}").as_bytes(), || {
-            format!("{} {target}: {fault:?}", self.name)
-        });
         match fault {
+            SiteFault::Fail(Errno::Enospc) if self.name == "disk.sync" => struck.no_space = true,
             SiteFault::Fail(errno) => return Err(io::Error::from_raw_os_error(errno.raw())),
             SiteFault::Short => struck.short = true,
             SiteFault::Fsync(failure) => struck.fsync = Some(failure),
+            SiteFault::Damage(damage) => struck.damage = Some(damage),
             SiteFault::Delay(us) => self.sleep_us(us.into()).await,
             SiteFault::CrashBefore(crash) => self.env.crash_here(crash).await,
             SiteFault::CrashAfter(crash) => struck.crash_after = Some(crash),
@@ -108,6 +114,7 @@ impl Call {
             | SiteFault::FailBefore
             | SiteFault::FailAfter
             | SiteFault::LateLand(_)
+            | SiteFault::StallBody
             | SiteFault::Throttle => {}
         }
         Ok(struck)
@@ -123,14 +130,17 @@ impl Call {
 
     /// Lets `us` pass, and as long as the disk stalls. Nothing happens in between from here to the effect of the call.
     async fn wait_us(&self, us: u64) {
-        self.sleep_us(us).await;
+        let slowness = self.env.disks().slowness(self.node, self.env.now_ns() / 1000);
+        let us = slowed_us(us, slowness);
+        self.sleep_us(us + self.env.clocks().drag_us(self.node, us)).await;
         loop {
             let stalled_until_us = self.env.disks().stalled_until_us(self.node);
             let now_us = self.env.now_ns() / 1000;
             if now_us >= stalled_until_us {
                 break;
             }
-            self.sleep_us(stalled_until_us - now_us).await;
+            // In slices: a stall may be cut short.
+            self.sleep_us((stalled_until_us - now_us).min(STALL_SLICE_US)).await;
         }
         self.check_alive().await;
     }
@@ -165,9 +175,18 @@ impl Call {
             slot.copy_from_slice(&value.to_le_bytes());
         }
         bytes[24..].copy_from_slice(&outcome.to_le_bytes());
-        self.env.emit(self.node, self.name, &bytes, || match result {
-            Ok(_) => format!("{target} {payload:?}"),
-            Err(e) => format!("{target} {payload:?}: {e}"),
+        let at_risk = self.env.is_recording().then(|| self.env.disks().with(self.node, Disk::at_risk) as u64);
+        let took_us = (self.env.now_ns() - self.since_ns) / 1000;
+        self.env.emit(self.node, self.name, &bytes, || {
+            let detail = match result {
+                Ok(_) => format!("{target} {payload:?}"),
+                Err(e) => format!("{target} {payload:?}: {e}"),
+            };
+            Told::from(detail)
+                .with("path", target)
+                .with("took_us", took_us)
+                .with_some("at_risk", at_risk)
+                .with_some("error", result.as_ref().err().map(ToString::to_string))
         });
     }
 
@@ -202,9 +221,16 @@ impl Call {
         latency_us: u64,
     ) -> io::Result<()> {
         self.wait_us(latency_us).await;
-        let result = self.effect(|disk| match struck.fsync {
-            Some(failure) => Err(disk.fail_sync(sync, failure)),
-            None => disk.finish_sync(sync),
+        let class_of = self.env.classifier();
+        let result = self.effect(|disk| {
+            if let Some(damage) = struck.damage {
+                disk.damage_sync(sync, damage, class_of(Path::new(target)), class_of);
+            }
+            match struck.fsync {
+                Some(failure) => disk.fail_sync(sync, failure),
+                None if struck.no_space => disk.fail_sync_for_space(sync),
+                None => disk.finish_sync(sync),
+            }
         });
         self.record(target, [xxh3_64(target.as_bytes()), latency_us, 0], &result);
         self.end(struck).await;
@@ -246,7 +272,19 @@ impl File {
         let struck = call.ask(self.class, &self.path).await?;
         call.wait_us(self.pace.next_call_us()).await;
         let len = if struck.short { buf.len().div_ceil(2) } else { buf.len() };
-        let result = call.effect(|disk| disk.read_at(self.fd, &mut buf[..len], offset_bytes));
+        let (result, served) = call.effect(|disk| {
+            if let Some(damage) = struck.damage {
+                disk.damage_read(self.fd, offset_bytes, len, damage, self.class);
+            }
+            let before = disk.damage_served();
+            let result = disk.read_at(self.fd, &mut buf[..len], offset_bytes);
+            (result, disk.damage_served() - before)
+        });
+        if served > 0 {
+            call.env.emit(self.node, "disk.served_damage", &served.to_le_bytes(), || {
+                format!("{} at {offset_bytes}", self.path)
+            });
+        }
         let seen = result.as_ref().map_or(0, |n| xxh3_64(&buf[..*n]));
         call.record(&self.path, [self.fd.0, offset_bytes, seen], &result);
         call.end(&struck).await;
@@ -258,7 +296,15 @@ impl File {
         let struck = call.ask(self.class, &self.path).await?;
         call.wait_us(self.pace.next_call_us()).await;
         let buf = if struck.short { &buf[..buf.len().div_ceil(2)] } else { buf };
-        let result = call.effect(|disk| disk.write_at(self.fd, buf, offset_bytes));
+        let class_of = call.env.classifier();
+        let result = call.effect(|disk| {
+            let since = disk.log().next_id();
+            let result = disk.write_at(self.fd, buf, offset_bytes);
+            if let Some(damage) = struck.damage {
+                disk.damage_write(self.fd, since, damage, self.class, class_of);
+            }
+            result
+        });
         let written = result.as_ref().map_or(0, |n| xxh3_64(&buf[..*n]));
         call.record(&self.path, [self.fd.0, offset_bytes, written], &result);
         call.end(&struck).await;

@@ -44,9 +44,11 @@ pub struct Passing {
 /// What a fault does to the call it strikes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
 pub enum SiteFault {
-    /// The call fails with this error and does nothing.
+    /// The call fails with this error and does nothing; but a sync of a file that fails with `ENOSPC` has found no space
+    /// for what was written, and loses some of it.
     Fail(Errno),
-    /// A read or write transfers only part; a write that then fails with `ENOSPC` is [`SiteFault::Fail`].
+    /// A read or write transfers only part; a write that then fails with `ENOSPC` is [`SiteFault::Fail`]. The body of an
+    /// answer of the object store breaks off half way.
     Short,
     /// The sync fails the way [`FsyncFail`] says.
     Fsync(FsyncFail),
@@ -67,8 +69,34 @@ pub enum SiteFault {
     /// The caller is told of a failure at once; the request is applied this many microseconds later, whatever happened
     /// in between.
     LateLand(u32),
+    /// The body of an answer of the object store stands still half way, until the client's patience is over.
+    StallBody,
     /// The object store answers "slow down".
     Throttle,
+    /// One of the sectors that are read or written is damaged; which one is drawn.
+    Damage(Damage),
+}
+
+/// Damage to sectors of a disk. It lasts, over crashes and restarts, until the sector is overwritten or its file is gone,
+/// unless it says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum Damage {
+    /// Reads of the sector fail. At `disk.read`, or at rest.
+    Eio,
+    /// A bit of the sector is wrong, and one in each following one: always the same. At `disk.read`, or at rest.
+    BitRot {
+        /// How many sectors; 0 counts as 1.
+        sectors: u16,
+    },
+    /// A bit is wrong, in this read only. At `disk.read`.
+    BitFlipOnce,
+    /// The write is acknowledged and never gets to the medium. At `disk.write` or `disk.sync`.
+    LostWrite,
+    /// The write gets to another sector of a file of the same class instead. At `disk.write` or `disk.sync`.
+    Misdirect,
+    /// One read gives what was there before: this one (at `disk.read`), or the first after the sector was written (at
+    /// `disk.write` or `disk.sync`).
+    StaleRead,
 }
 
 /// Errors of a disk.
@@ -98,8 +126,51 @@ impl Errno {
 pub struct FsyncFail {
     /// What processes read afterwards.
     pub view: ViewAfterFailure,
-    /// What becomes of pending length changes.
+    /// What becomes of pending length changes, and of the file system.
     pub meta: MetaAfterFailure,
+    /// Who is told.
+    #[serde(default)]
+    pub report: FsyncReport,
+}
+
+impl FsyncFail {
+    /// ext4 with `data=ordered`.
+    pub const EXT4: FsyncFail = FsyncFail {
+        view: ViewAfterFailure::KeepNew,
+        meta: MetaAfterFailure::CommitSize,
+        report: FsyncReport::EachOpenFd,
+    };
+    /// ext4 with `data=journal`: a lie.
+    pub const EXT4_JOURNAL: FsyncFail = FsyncFail { report: FsyncReport::NextSync, ..FsyncFail::EXT4 };
+    /// xfs that could not write data.
+    pub const XFS: FsyncFail = FsyncFail { meta: MetaAfterFailure::NoSize, ..FsyncFail::EXT4 };
+    /// xfs that could not write its log.
+    pub const XFS_SHUTDOWN: FsyncFail = FsyncFail { meta: MetaAfterFailure::Shutdown, ..FsyncFail::EXT4 };
+    /// btrfs that could not write data.
+    pub const BTRFS: FsyncFail = FsyncFail {
+        view: ViewAfterFailure::RevertOld,
+        meta: MetaAfterFailure::NoSize,
+        report: FsyncReport::EachOpenFd,
+    };
+    /// btrfs that could not write its trees.
+    pub const BTRFS_READONLY: FsyncFail = FsyncFail { meta: MetaAfterFailure::Readonly, ..FsyncFail::BTRFS };
+
+    /// True if somebody who syncs is told that all is well when it is not: no engine can survive that.
+    pub fn lies(&self) -> bool {
+        self.report != FsyncReport::EachOpenFd
+    }
+}
+
+/// See [`FsyncFail::report`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum FsyncReport {
+    /// The caller at once, and each file that is open at the failure at its next sync (Linux since 4.13, `errseq_t`).
+    #[default]
+    EachOpenFd,
+    /// This sync succeeds; the next one on the inode fails, whoever calls it (ext4 with `data=journal`).
+    NextSync,
+    /// The caller, and nobody else who has the file open (Linux before 4.13).
+    FirstCallerOnly,
 }
 
 /// See [`FsyncFail::view`].
@@ -118,6 +189,10 @@ pub enum MetaAfterFailure {
     CommitSize,
     /// The length is lost with the data (xfs, btrfs).
     NoSize,
+    /// The same, and the file system answers nothing but `EIO` until the machine is started anew (xfs).
+    Shutdown,
+    /// The same, and the file system takes no changes (`EROFS`) until the machine is started anew (btrfs).
+    Readonly,
 }
 
 /// How a node dies, and when it comes back.
@@ -148,9 +223,9 @@ pub enum Survivors {
     All,
     /// The first so many per mille, in issue order.
     Prefix(u16),
-    /// All but one (chosen by this number modulo the count) and what depends on it.
+    /// All but one (this number chooses it, whatever others there are) and what depends on it.
     AllBut(u16),
-    /// Only one and what it depends on.
+    /// Only one (chosen in the same way) and what it depends on.
     Only(u16),
     /// Each with so many per mille, by the given key.
     Each {

@@ -1,18 +1,20 @@
 //! The simulated world behind the seam: how a harness sets it up, drives it and reads what happened.
 //!
 //! There is one [`Env`] in a run, registered as a simulator of madsim, so that it hears of every node that is created or
-//! killed. It owns the devices ([`disk`], [`net`], [`objects`]), the injector of faults, the counters of points and the
-//! trace.
+//! killed. It owns the devices ([`clock`], [`disk`], [`net`], [`objects`]), the injector of faults, the counters of points
+//! and the trace.
 //!
 //! A killed process takes no further part: every handle belongs to an incarnation of its node, and a call from an earlier
 //! one (destructors run after a kill) has no effect, and is counted in [`Env::stale_calls`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use madsim::plugin::Simulator;
+use xxhash_rust::xxh3::xxh3_64;
 
+pub mod clock;
 pub mod disk;
 mod inject;
 mod keyed;
@@ -22,9 +24,12 @@ mod trace;
 
 pub use inject::*;
 pub use keyed::{Draw, Key};
-pub use trace::{Event, Trace};
+pub use trace::{Event, Fact, Told, Trace, on_recorded};
 
 use crate::points::{Kind, Point};
+
+/// Of a thousand passings of an armed site of `buggify!`, how many fire.
+const FIRES_PERMILLE: u64 = 250;
 
 /// A simulated machine; 0 is the harness itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +62,7 @@ pub struct Config {
 /// The world of one run.
 pub struct Env {
     state: Mutex<State>,
+    clocks: clock::Clocks,
     disks: disk::Disks,
     net: net::Network,
     objects: objects::Objects,
@@ -66,14 +72,25 @@ struct State {
     key: Key,
     classify: fn(&Path) -> &'static str,
     injector: Box<dyn Injector>,
+    frame_namer: Option<net::FrameNamer>,
     trace: Trace,
     nodes: BTreeMap<NodeId, Node>,
     points: BTreeMap<&'static str, u64>,
     sometimes: BTreeMap<&'static str, u64>,
+    /// Sites of `buggify!` that may fire in this run.
+    armed: BTreeSet<String>,
     sites: BTreeMap<(NodeId, &'static str, &'static str), u64>,
     crashes: Vec<(NodeId, Crash)>,
     on_crash: Option<std::task::Waker>,
     stale_calls: u64,
+    redraw: Option<Redraw>,
+}
+
+/// From some moment on, everything is drawn anew.
+#[derive(Clone, Copy, Debug)]
+struct Redraw {
+    after_ns: u64,
+    variant: u64,
 }
 
 #[derive(Default)]
@@ -90,15 +107,19 @@ impl Simulator for Env {
                 key: Key::root(0),
                 classify: |_| "other",
                 injector: Box::new(Quiet),
+                frame_namer: None,
                 trace: Trace::new(false),
                 nodes: BTreeMap::new(),
                 points: BTreeMap::new(),
                 sometimes: BTreeMap::new(),
+                armed: BTreeSet::new(),
                 sites: BTreeMap::new(),
                 crashes: Vec::new(),
                 on_crash: None,
                 stale_calls: 0,
+                redraw: None,
             }),
+            clocks: clock::Clocks::default(),
             disks: disk::Disks::default(),
             net: net::Network::default(),
             objects: objects::Objects::default(),
@@ -133,17 +154,24 @@ impl Env {
     /// Sets up the world of this run. To be called once, before any node is created.
     pub fn install(config: Config) -> Arc<Env> {
         let env = Env::current();
+        let key = config.key.of_devices();
         {
             let mut state = env.state();
-            state.key = config.key;
+            state.key = key;
             state.classify = config.classify;
             state.injector = config.injector;
             state.trace = Trace::new(config.record);
         }
-        env.disks.configure(config.key, config.disk);
-        env.net.configure(config.key, config.net);
-        env.objects.configure(config.key, config.objects);
+        env.disks.configure(key, config.disk);
+        env.net.configure(key, config.net);
+        env.objects.configure(key, config.objects);
         env
+    }
+
+    /// From the first event, call or passing at or after `after_ns` on, the devices draw and the executor orders tasks in
+    /// another way, a different one for each `variant` (from 1). Everything before is as the plan has it.
+    pub fn redraw(&self, after_ns: u64, variant: u64) {
+        self.state().redraw = Some(Redraw { after_ns, variant });
     }
 
     /// The world of the run that this task belongs to.
@@ -157,6 +185,11 @@ impl Env {
     /// The node this task runs on.
     pub fn node() -> NodeId {
         number(madsim::plugin::node())
+    }
+
+    /// The clocks of the nodes.
+    pub fn clocks(&self) -> &clock::Clocks {
+        &self.clocks
     }
 
     /// The disks.
@@ -199,10 +232,28 @@ impl Env {
         self.state().stale_calls
     }
 
-    /// Adds an event to the trace. `detail` is only called when the run is recorded.
-    pub fn emit(&self, node: NodeId, kind: &str, payload: &[u8], detail: impl FnOnce() -> String) {
+    /// Adds an event to the trace. `tell` is only called when the run is recorded; it must not call into the world.
+    pub fn emit<T: Into<Told>>(&self, node: NodeId, kind: &str, payload: &[u8], tell: impl FnOnce() -> T) {
         let now = self.now_ns();
-        self.state().trace.add(now, node, kind, payload, detail);
+        let mut state = self.state();
+        state.redraw_if_due(now);
+        state.trace.add(now, node, kind, payload, tell);
+    }
+
+    /// True if the run is recorded. Decides what is told, never what happens.
+    pub fn is_recording(&self) -> bool {
+        self.state().trace.is_recording()
+    }
+
+    /// From now on a recorded frame is called what `namer` says.
+    pub fn name_frames(&self, namer: net::FrameNamer) {
+        self.state().frame_namer = Some(namer);
+    }
+
+    /// What names frames, if there is somebody to tell.
+    fn frame_namer(&self) -> Option<net::FrameNamer> {
+        let state = self.state();
+        state.frame_namer.filter(|_| state.trace.is_recording())
     }
 
     /// Digest and number of events so far.
@@ -216,6 +267,11 @@ impl Env {
         self.state().trace.recorded().unwrap_or_default().to_vec()
     }
 
+    /// What tells a path or key what it is to the system under test.
+    pub fn classifier(&self) -> fn(&Path) -> &'static str {
+        self.state().classify
+    }
+
     /// What a path or key is to the system under test.
     pub fn classify(&self, path: &Path) -> &'static str {
         (self.state().classify)(path)
@@ -223,25 +279,55 @@ impl Env {
 
     /// Asks the injector about a call into a device. To be called by devices, holding no lock.
     pub fn at_site(&self, name: &'static str, class: &'static str, target: &str) -> SiteAction {
-        let (node, at_us) = (Env::node(), self.now_ns() / 1000);
+        let (node, now) = (Env::node(), self.now_ns());
         let mut state = self.state();
+        state.redraw_if_due(now);
         let nth = state.sites.entry((node, name, class)).or_default();
         *nth += 1;
         let nth = *nth;
-        state.injector.at_site(&Site { name, node, class, target, nth, at_us })
+        let action = state.injector.at_site(&Site { name, node, class, target, nth, at_us: now / 1000 });
+        if let SiteAction::Strike(fault) = &action {
+            let fault = format!("{fault:?}");
+            state.trace.add(now, node, "fault.strike", fault.as_bytes(), || {
+                Told::from(format!("{name} {target}: {fault}"))
+                    .with("place", name)
+                    .with("class", class)
+                    .with("nth", nth)
+            });
+        }
+        action
     }
 
     fn at_point(&self, point: Point) -> PointAction {
         assert!(point.kind == Kind::Point, "{} is not a point", point.name);
         let (node, now) = (Env::node(), self.now_ns());
         let mut state = self.state();
+        state.redraw_if_due(now);
         *state.points.entry(point.name).or_default() += 1;
         let passings = &mut state.nodes.entry(node).or_default().passings;
         let nth = passings.entry(point.name).or_default();
         *nth += 1;
         let nth = *nth;
         state.trace.add(now, node, "point", point.name.as_bytes(), || format!("{} #{nth}", point.name));
-        state.injector.at_point(&Passing { point: point.name, node, nth, at_us: now / 1000 })
+        let action = state.injector.at_point(&Passing { point: point.name, node, nth, at_us: now / 1000 });
+        if action != PointAction::Proceed {
+            let fault = format!("{action:?}");
+            state.trace.add(now, node, "fault.strike", fault.as_bytes(), || {
+                Told::from(format!("{} #{nth}: {fault}", point.name))
+                    .with("place", point.name)
+                    .with("nth", nth)
+            });
+        }
+        action
+    }
+
+    /// Calls into the devices so far, by their names.
+    pub fn calls(&self) -> BTreeMap<&'static str, u64> {
+        let mut calls = BTreeMap::new();
+        for ((_, name, _), n) in &self.state().sites {
+            *calls.entry(*name).or_default() += n;
+        }
+        calls
     }
 
     pub(crate) fn saw(&self, point: Point) {
@@ -249,12 +335,37 @@ impl Env {
         *self.state().sometimes.entry(point.name).or_default() += 1;
     }
 
+    /// From now on only these sites of `buggify!` may fire; see [`crate::buggify!`]. In a new world none may.
+    pub fn arm(&self, sites: impl IntoIterator<Item = String>) {
+        self.state().armed = sites.into_iter().collect();
+    }
+
+    /// True if the site is armed and fires at this passing: each does at one in four, by a draw of its own.
+    pub(crate) fn fires(&self, site: Point) -> bool {
+        assert!(site.kind == Kind::Buggify, "{} is not a buggify", site.name);
+        let (node, now) = (Env::node(), self.now_ns());
+        let mut state = self.state();
+        if !state.armed.contains(site.name) {
+            return false;
+        }
+        let passings = &mut state.nodes.entry(node).or_default().passings;
+        let nth = passings.entry(site.name).or_default();
+        *nth += 1;
+        let ids = [xxh3_64(site.name.as_bytes()), node.0, *nth];
+        let fires = state.key.draw("buggify", &ids).chance(FIRES_PERMILLE);
+        if fires {
+            *state.sometimes.entry(site.name).or_default() += 1;
+            state.trace.add(now, node, "buggify", site.name.as_bytes(), || site.name.to_string());
+        }
+        fires
+    }
+
     /// How often each point was passed.
     pub fn points_passed(&self) -> BTreeMap<&'static str, u64> {
         self.state().points.clone()
     }
 
-    /// How often each `sometimes!` held.
+    /// How often each `sometimes!` held, and each `buggify!` fired.
     pub fn sometimes_seen(&self) -> BTreeMap<&'static str, u64> {
         self.state().sometimes.clone()
     }
@@ -270,7 +381,13 @@ impl Env {
 
     /// Kills `node` the way `crash` says. Its restart is the supervisor's, see [`Env::next_crash`].
     pub fn crash(&self, node: NodeId, crash: Crash) {
-        self.emit(node, "crash", format!("{crash:?}").as_bytes(), || format!("{crash:?}"));
+        let what = format!("{crash:?}");
+        self.emit(node, "crash", what.as_bytes(), || {
+            let power = matches!(crash.kind, CrashKind::PowerFail(_));
+            Told::from(what.clone())
+                .with("crash", if power { "power_fail" } else { "process_kill" })
+                .with("down_us", u64::from(crash.down_us))
+        });
         if let CrashKind::PowerFail(survivors) = &crash.kind {
             self.disks.power_fail(self, node, survivors);
             self.net.machine_lost(node);
@@ -306,5 +423,19 @@ impl Env {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn redraw_if_due(&mut self, now_ns: u64) {
+        if self.redraw.is_some_and(|redraw| redraw.after_ns <= now_ns) {
+            let variant = self.redraw.take().expect("it is there").variant;
+            keyed::redraw(variant);
+            // The executor draws from a stream: skipping some of it gives the rest another order.
+            let mut stream = madsim::rand::thread_rng();
+            for _ in 0..variant {
+                madsim::rand::RngCore::next_u64(&mut stream);
+            }
+        }
     }
 }

@@ -7,17 +7,19 @@ use std::path::Path;
 
 use super::Disk;
 use super::file::OpenMode;
-use super::tree::Seen;
 
 impl Disk {
-    /// Writes what processes see below `prefix` into `real_dir`, which is made if it is missing.
+    /// Writes what processes read below `prefix` into `real_dir`, which is made if it is missing. Damaged sectors are
+    /// written with their wrong bytes, those that cannot be read as zeros.
     ///
     /// # Errors
     /// Those of the real file system, with the path.
     pub fn export(&self, prefix: &str, real_dir: &Path) -> io::Result<()> {
         std::fs::create_dir_all(real_dir)?;
         let prefix = prefix.trim_matches('/');
-        for (path, seen) in self.listing() {
+        let mut there = Vec::new();
+        self.volatile().walk(|path, ino| there.push((path.to_owned(), ino)));
+        for (path, ino) in there {
             let path = path.trim_start_matches('/');
             let below = match path.strip_prefix(prefix) {
                 Some("") | None => continue,
@@ -28,9 +30,10 @@ impl Disk {
                 },
             };
             let target = real_dir.join(below);
-            let written = match &seen {
-                Seen::Dir => std::fs::create_dir_all(&target),
-                Seen::File { .. } => std::fs::write(&target, seen.bytes()),
+            let written = if self.is_dir(ino) {
+                std::fs::create_dir_all(&target)
+            } else {
+                std::fs::write(&target, self.bytes_as_read(ino))
             };
             written.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", target.display())))?;
         }

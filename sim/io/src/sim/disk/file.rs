@@ -3,6 +3,8 @@
 //! A write is an operation for each sector that it touches, and one for the length if the file grows. A write smaller than
 //! a sector carries the merged sector, as the page cache does.
 //!
+//! Any call fails with `EIO` or `EROFS` on a file system that has given up after a failed sync.
+//!
 //! Not modelled: append mode, mmap, direct I/O, asynchronous requests within one call.
 
 use std::io;
@@ -64,6 +66,7 @@ impl Disk {
                 "neither readable nor writable as asked",
             ));
         }
+        self.check_health(write)?;
         let ino = match self.resolve(path)? {
             Place::Entry { ino: Some(_), .. } | Place::Dir(_) if create_new => return Err(os(libc::EEXIST)),
             Place::Entry { dir, name, ino: None, .. } => {
@@ -71,7 +74,7 @@ impl Disk {
                     return Err(os(libc::ENOENT));
                 }
                 self.check_space_for_name()?;
-                let ino = self.new_ino();
+                let ino = self.new_ino(dir, &name);
                 self.issue(Op::Link { dir, name, ino, is_dir: false }, vec![]);
                 ino
             }
@@ -83,7 +86,7 @@ impl Disk {
         if truncate && self.vol.len_bytes(ino) != Some(0) {
             self.issue(Op::Size { ino, len_bytes: 0 }, vec![]);
         }
-        let errors_seen = self.sync_errors.get(&ino).copied().unwrap_or(0);
+        let errors_seen = self.sync_errors.get(&ino).map_or(0, |errors| errors.count);
         self.next_fd += 1;
         let fd = Fd(self.next_fd);
         self.fds.insert(fd, OpenFile { ino, read, write, errors_seen });
@@ -104,11 +107,12 @@ impl Disk {
         self.fds.get(&fd).ok_or_else(|| os(libc::EBADF))
     }
 
-    /// pread(2).
+    /// pread(2). Gives what is before a sector that cannot be read, and fails if there is nothing.
     ///
     /// # Errors
-    /// `EBADF`, `EISDIR`.
-    pub fn read_at(&self, fd: Fd, buf: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
+    /// `EBADF`, `EISDIR`, `EIO` for a damaged sector.
+    pub fn read_at(&mut self, fd: Fd, buf: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
+        self.check_health(false)?;
         let file = self.open_file(fd)?;
         if !file.read {
             return Err(os(libc::EBADF));
@@ -119,14 +123,22 @@ impl Disk {
         if self.is_dir(file.ino) {
             return Err(os(libc::EISDIR));
         }
-        let len_bytes = self.vol.len_bytes(file.ino).expect("an open file has an inode");
+        let ino = file.ino;
+        let len_bytes = self.vol.len_bytes(ino).expect("an open file has an inode");
         let there = usize::try_from(len_bytes.saturating_sub(offset_bytes)).unwrap_or(usize::MAX);
         let n = there.min(buf.len());
         for piece in pieces(self.sector_bytes(), offset_bytes, n) {
             let target = &mut buf[piece.at..piece.at + piece.len];
-            match self.vol.sector(file.ino, piece.sector) {
+            match self.vol.sector(ino, piece.sector) {
                 Some(content) => target.copy_from_slice(&content[piece.from..piece.from + piece.len]),
                 None => target.fill(0),
+            }
+            if self.defects.any() && !self.log.is_pending(ino, piece.sector) {
+                let (at, checksums) = ((ino, piece.sector), self.rules.checksums);
+                match self.defects.serve(at, piece.from, target, checksums, self.now_us) {
+                    Err(_) if piece.at > 0 => return Ok(piece.at),
+                    served => served?,
+                }
             }
         }
         Ok(n)
@@ -137,6 +149,7 @@ impl Disk {
     /// # Errors
     /// `EBADF`, `ENOSPC` if there is no space for the first byte, `EFBIG`.
     pub fn write_at(&mut self, fd: Fd, buf: &[u8], offset_bytes: u64) -> io::Result<usize> {
+        self.check_health(true)?;
         let file = self.open_file(fd)?;
         if !file.write {
             return Err(os(libc::EBADF));
@@ -183,6 +196,7 @@ impl Disk {
     /// # Errors
     /// `EINVAL` if the file is not open for writing, `EFBIG`.
     pub fn set_len(&mut self, fd: Fd, len_bytes: u64) -> io::Result<()> {
+        self.check_health(true)?;
         let file = self.open_file(fd)?;
         let ino = file.ino;
         if !file.write || i64::try_from(len_bytes).is_err() {
@@ -212,6 +226,7 @@ impl Disk {
     /// # Errors
     /// `EBADF`.
     pub fn len(&self, fd: Fd) -> io::Result<u64> {
+        self.check_health(false)?;
         let ino = self.open_file(fd)?.ino;
         Ok(self.vol.len_bytes(ino).expect("an open file has an inode"))
     }
@@ -233,16 +248,16 @@ impl Disk {
 }
 
 /// A part of a transfer that lies in one sector.
-struct Piece {
-    sector: u64,
+pub(super) struct Piece {
+    pub(super) sector: u64,
     /// First byte in the sector.
-    from: usize,
+    pub(super) from: usize,
     /// First byte in the buffer.
-    at: usize,
-    len: usize,
+    pub(super) at: usize,
+    pub(super) len: usize,
 }
 
-fn pieces(sector_bytes: u32, offset_bytes: u64, len: usize) -> impl Iterator<Item = Piece> {
+pub(super) fn pieces(sector_bytes: u32, offset_bytes: u64, len: usize) -> impl Iterator<Item = Piece> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let position = offset_bytes + at as u64;

@@ -68,6 +68,8 @@ pub enum Op {
         dir: Ino,
         /// The name.
         name: Name,
+        /// Where it led.
+        ino: Ino,
     },
     /// Moves a name, over another one if there is one.
     Rename {
@@ -100,7 +102,7 @@ impl Op {
     /// The names it touches.
     fn names(&self) -> impl Iterator<Item = (Ino, Name)> {
         let (first, second) = match self {
-            Op::Link { dir, name, .. } | Op::Unlink { dir, name } => (Some((*dir, name.clone())), None),
+            Op::Link { dir, name, .. } | Op::Unlink { dir, name, .. } => (Some((*dir, name.clone())), None),
             Op::Rename { from_dir, from, to_dir, to, .. } => {
                 (Some((*from_dir, from.clone())), Some((*to_dir, to.clone())))
             }
@@ -115,7 +117,7 @@ impl Op {
     }
 
     /// The inode that a name comes to lead to.
-    fn target(&self) -> Option<Ino> {
+    pub fn target(&self) -> Option<Ino> {
         match self {
             Op::Link { ino, .. } | Op::Rename { ino, .. } => Some(*ino),
             _ => None,
@@ -129,7 +131,7 @@ impl Op {
             Op::Size { ino, len_bytes } => tree.set_len(*ino, *len_bytes),
             Op::Zero { ino, sector, from_byte } => tree.zero_sector(*ino, *sector, *from_byte),
             Op::Link { dir, name, ino, is_dir } => return tree.set_entry(*dir, name, *ino, *is_dir),
-            Op::Unlink { dir, name } => return tree.remove_entry(*dir, name),
+            Op::Unlink { dir, name, .. } => return tree.remove_entry(*dir, name),
             Op::Rename { from_dir, from, to_dir, to, ino, is_dir } => {
                 tree.remove_entry(*from_dir, from);
                 return tree.set_entry(*to_dir, to, *ino, *is_dir);
@@ -182,6 +184,8 @@ pub struct Log {
     next: u64,
     last_of_sector: OrdMap<(Ino, u64), OpId>,
     last_of_size: OrdMap<Ino, OpId>,
+    /// Kept only where a rule needs it.
+    last_of_file: OrdMap<Ino, OpId>,
     last_of_name: OrdMap<(Ino, Name), OpId>,
     last_name: Option<OpId>,
 }
@@ -206,6 +210,9 @@ impl Log {
     pub fn issue(&mut self, rules: &Rules, op: Op, mut extra: Vec<Before>, now_us: u64) -> OpId {
         let id = OpId(self.next);
         self.next += 1;
+        if rules.file_in_order && op.stream() != NAMES {
+            extra.extend(self.last_of_file.insert(op.stream(), id).map(|b| Before::Data(op.stream(), b)));
+        }
         match &op {
             Op::Data { ino, sector, .. } | Op::Zero { ino, sector, .. } => {
                 extra.extend(self.last_of_sector.insert((*ino, *sector), id).map(|b| Before::Data(*ino, b)));
@@ -248,6 +255,16 @@ impl Log {
         self.of_file(NAMES, until)
     }
 
+    /// A pending operation on names.
+    pub fn get_name(&self, id: OpId) -> Option<&MicroOp> {
+        self.ops.get(&(NAMES, id))
+    }
+
+    /// True if something of a sector is pending.
+    pub fn is_pending(&self, ino: Ino, sector: u64) -> bool {
+        self.last_of_sector.contains_key(&(ino, sector))
+    }
+
     /// The numbers that one operation waits for, as far as they are in the log.
     pub fn befores(&self, op: &MicroOp) -> Vec<OpId> {
         self.before_keys(&op.before).into_iter().map(|(_, id)| id).collect()
@@ -268,9 +285,14 @@ impl Log {
         keys
     }
 
-    /// Forces operations with all that must be there before them, and folds what can be folded into `medium`. Returns the
-    /// inodes that lost a name on the medium.
-    pub fn force(&mut self, keys: impl IntoIterator<Item = OpKey>, medium: &mut Tree) -> Vec<Ino> {
+    /// Forces operations with all that must be there before them, and folds what can be folded into `medium`; `landing` is
+    /// told of each just before. Returns the inodes that lost a name on the medium.
+    pub fn force(
+        &mut self,
+        keys: impl IntoIterator<Item = OpKey>,
+        medium: &mut Tree,
+        mut landing: impl FnMut(&MicroOp, &Tree),
+    ) -> Vec<Ino> {
         let mut todo: Vec<OpKey> = keys.into_iter().collect();
         let mut streams = BTreeSet::new();
         while let Some(key) = todo.pop() {
@@ -283,12 +305,17 @@ impl Log {
                 _ => {}
             }
         }
-        streams.into_iter().flat_map(|stream| self.fold(stream, medium)).collect()
+        streams.into_iter().flat_map(|stream| self.fold(stream, medium, &mut landing)).collect()
     }
 
     /// Forced names commute with every name that is not forced, because those of one name are forced in their order. Of a
     /// file only the first operations up to one that is not forced: a length does not commute with sectors.
-    fn fold(&mut self, stream: Ino, medium: &mut Tree) -> Vec<Ino> {
+    fn fold(
+        &mut self,
+        stream: Ino,
+        medium: &mut Tree,
+        landing: &mut impl FnMut(&MicroOp, &Tree),
+    ) -> Vec<Ino> {
         let range = (stream, OpId(0))..(stream, OpId(u64::MAX));
         let foldable: Vec<OpKey> = if stream == NAMES {
             self.ops.range(range).filter(|(_, op)| op.forced).map(|(key, _)| *key).collect()
@@ -298,6 +325,7 @@ impl Log {
         let mut displaced = Vec::new();
         for key in foldable {
             let op = self.remove(key).expect("just listed");
+            landing(&op, medium);
             displaced.extend(op.op.apply(medium));
         }
         displaced
@@ -306,6 +334,9 @@ impl Log {
     /// Takes an operation out, whether folded or lost.
     fn remove(&mut self, key: OpKey) -> Option<MicroOp> {
         let op = self.ops.remove(&key)?;
+        if self.last_of_file.get(&key.0) == Some(&op.id) {
+            self.last_of_file.remove(&key.0);
+        }
         match &op.op {
             Op::Data { ino, sector, .. } | Op::Zero { ino, sector, .. } => {
                 if self.last_of_sector.get(&(*ino, *sector)) == Some(&op.id) {

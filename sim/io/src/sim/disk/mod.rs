@@ -7,7 +7,7 @@
 //! A process that ends loses its open files and locks, nothing else. A machine whose power fails loses what was not
 //! forced, as far as [`Survivors`] and the order that the file system keeps say so.
 //!
-//! Not modelled here yet: faults of reads (bit rot, misdirection), file systems beyond the two [`Personality`]s.
+//! What is damaged on a medium is told by its ledger, see [`Damaged`].
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,9 +16,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Env, Key, NodeId, Survivors};
+use super::{Damage, Env, Key, NodeId, Survivors, Told};
 
 mod crash;
+mod damage;
 mod export;
 mod file;
 mod latency;
@@ -33,8 +34,10 @@ mod tree;
 mod writeback;
 
 pub use crash::{CrashRecord, States, enumerate_states};
+pub use damage::{DamageKind, Damaged};
 pub use file::{Fd, OpenFile, OpenMode};
 pub use latency::Pace;
+pub(crate) use latency::slowed_us;
 pub use log::{Before, Log, MicroOp, Op, OpId, OpKey};
 pub use model::{Config, Disk};
 pub use personality::{NamesForced, Personality, Rules};
@@ -53,11 +56,30 @@ struct State {
     key: Key,
     config: Config,
     nodes: BTreeMap<NodeId, NodeDisk>,
+    power_failures: Vec<PowerFailure>,
+}
+
+/// A power failure of a recorded run.
+#[derive(Clone, Debug)]
+pub struct PowerFailure {
+    /// Whose.
+    pub node: NodeId,
+    /// What became of what was pending.
+    pub record: CrashRecord,
+    /// What processes saw before.
+    pub before: Listing,
+    /// What was left.
+    pub after: Listing,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { key: Key::root(0), config: Config::default(), nodes: BTreeMap::new() }
+        State {
+            key: Key::root(0),
+            config: Config::default(),
+            nodes: BTreeMap::new(),
+            power_failures: Vec::new(),
+        }
     }
 }
 
@@ -65,10 +87,18 @@ impl Default for State {
 struct NodeDisk {
     disk: Disk,
     stall_until_us: u64,
+    slow: Slow,
     /// A process ended here, and none was seen since.
     may_be_down: bool,
     last_crash: Option<CrashRecord>,
     names_calls: u64,
+}
+
+/// A phase in which everything takes longer.
+#[derive(Clone, Copy, Debug)]
+struct Slow {
+    factor: u64,
+    until_us: u64,
 }
 
 impl Disks {
@@ -88,14 +118,22 @@ impl Disks {
 
     pub(crate) fn power_fail(&self, env: &Env, node: NodeId, survivors: &Survivors) {
         let now_us = env.now_ns() / 1000;
+        let recording = env.is_recording();
+        let before = recording.then(|| self.listing(node));
         let record = self.state().node(node).disk.power_fail(survivors, now_us);
+        if let Some(before) = before {
+            let after = self.listing(node);
+            self.state().power_failures.push(PowerFailure { node, record: record.clone(), before, after });
+        }
         let mut payload = Vec::with_capacity(16 + record.lost.len() * 8);
         payload.extend_from_slice(&(record.kept.len() as u64).to_le_bytes());
         for op in &record.lost {
             payload.extend_from_slice(&op.id.0.to_le_bytes());
         }
         env.emit(node, "disk.power_fail", &payload, || {
-            format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story())
+            Told::from(format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story()))
+                .with("lost", record.told(&record.lost))
+                .with("kept", record.told(&record.kept))
         });
         self.state().node(node).last_crash = Some(record);
     }
@@ -127,14 +165,42 @@ impl Disks {
         slot.disk.process_kill();
     }
 
-    /// Sets the size of the disk; `None` for no limit.
+    /// Sets the size of the disk; `None` for no limit. Writes miss the space, not syncs.
     pub fn set_capacity(&self, node: NodeId, bytes: Option<u64>) {
-        self.with_mut(node, |disk| disk.set_capacity(bytes));
+        self.with_mut(node, |disk| {
+            disk.set_capacity(bytes);
+            disk.set_late_enospc(false);
+        });
     }
 
     /// The disk answers no call before that moment, in microseconds of virtual time.
     pub fn stall(&self, node: NodeId, until_us: u64) {
         self.state().node(node).stall_until_us = until_us;
+    }
+
+    /// Each call takes `factor` times as long until that moment, in microseconds of virtual time.
+    pub fn slow(&self, node: NodeId, factor: u32, until_us: u64) {
+        self.state().node(node).slow = Slow { factor: factor.max(1).into(), until_us };
+    }
+
+    /// How much longer calls take now.
+    pub(crate) fn slowness(&self, node: NodeId, now_us: u64) -> u64 {
+        let slow = self.state().node(node).slow;
+        if now_us < slow.until_us { slow.factor } else { 1 }
+    }
+
+    /// The disk takes no more data: writes fail, or, if `late`, the syncs that would have to allocate.
+    pub fn fill(&self, node: NodeId, late: bool) {
+        self.with_mut(node, |disk| {
+            let used = if late { disk.used_on_medium_bytes() } else { disk.used_bytes() };
+            disk.set_capacity(Some(used));
+            disk.set_late_enospc(late);
+        });
+    }
+
+    /// False if the file system of the node has given up, and waits for the machine to be started anew.
+    pub fn works(&self, node: NodeId) -> bool {
+        self.with(node, Disk::works)
     }
 
     pub(crate) fn stalled_until_us(&self, node: NodeId) -> u64 {
@@ -159,6 +225,39 @@ impl Disks {
     /// What the last power failure of the node took.
     pub fn last_crash(&self, node: NodeId) -> Option<CrashRecord> {
         self.state().node(node).last_crash.clone()
+    }
+
+    /// What was damaged on the disk of the node, in the order in which it happened.
+    pub fn ledger(&self, node: NodeId) -> Vec<Damaged> {
+        self.with(node, |disk| disk.ledger().cloned().collect())
+    }
+
+    /// How often processes of the node were given damaged bytes, or errors in their place.
+    pub fn damage_served(&self, node: NodeId) -> u64 {
+        self.with(node, Disk::damage_served)
+    }
+
+    /// Damages something that lies on the disk of the node, see [`Disk::damage_at_rest`].
+    pub fn damage_at_rest(&self, env: &Env, node: NodeId, class: &str, nth: u32, damage: Damage) -> bool {
+        let (now_us, class_of) = (env.now_ns() / 1000, env.classifier());
+        let struck = self.with_mut(node, |disk| {
+            disk.tick(now_us);
+            disk.damage_at_rest(class, nth, damage, class_of).then(|| disk.ledger().last().cloned())
+        });
+        if let Some(Some(damaged)) = &struck {
+            env.emit(node, "disk.fault", format!("{damaged:?}").as_bytes(), || damaged.to_string());
+        }
+        struck.is_some()
+    }
+
+    /// Repairs every defect of the disk of the node.
+    pub fn lift_damage(&self, node: NodeId) {
+        self.with_mut(node, Disk::lift_damage);
+    }
+
+    /// The power failures of a recorded run, in order.
+    pub fn power_failures(&self) -> Vec<PowerFailure> {
+        self.state().power_failures.clone()
     }
 
     /// Writes what processes of the node see below `prefix` into a real directory.
@@ -210,6 +309,7 @@ impl State {
         self.nodes.entry(node).or_insert_with(|| NodeDisk {
             disk: Disk::new(key.child("disk", &[node.0]), config.clone()),
             stall_until_us: 0,
+            slow: Slow { factor: 1, until_us: 0 },
             may_be_down: false,
             last_crash: None,
             names_calls: 0,

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use xxhash_rust::xxh3::Xxh3;
 
 /// The number of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,6 +158,15 @@ impl Tree {
             Body::File { sectors, .. } => sectors.get(&number),
             Body::Dir { .. } => None,
         }
+    }
+
+    /// The numbers of the allocated sectors of a file.
+    pub fn sector_numbers(&self, ino: Ino) -> impl Iterator<Item = u64> {
+        let sectors = match &self.inodes[&ino].body {
+            Body::File { sectors, .. } => Some(sectors),
+            Body::Dir { .. } => None,
+        };
+        sectors.into_iter().flat_map(|sectors| sectors.keys().copied())
     }
 
     /// Makes `name` in `dir` lead to `ino`, and returns what it led to before.
@@ -319,6 +329,45 @@ impl Tree {
         listing
     }
 
+    /// A hash of what is seen: names, lengths and contents. Trees with equal listings have equal hashes; how they came about
+    /// (inode numbers, sectors of zeros that are allocated or not, names that share an inode) does not matter.
+    pub fn hash(&self) -> u128 {
+        let mut hasher = Xxh3::new();
+        self.walk(|path, ino| {
+            hasher.update(&(path.len() as u64).to_le_bytes());
+            hasher.update(path.as_bytes());
+            let Body::File { len_bytes, .. } = &self.inodes[&ino].body else {
+                hasher.update(&u64::MAX.to_le_bytes());
+                return;
+            };
+            hasher.update(&len_bytes.to_le_bytes());
+            let mut count = 0u64;
+            for (number, content) in self.visible_sectors(ino) {
+                hasher.update(&number.to_le_bytes());
+                hasher.update(content);
+                count += 1;
+            }
+            hasher.update(&count.to_le_bytes());
+        });
+        hasher.digest128()
+    }
+
+    /// The sectors of a file that are not all zeros, cut at its end; none of a directory.
+    fn visible_sectors(&self, ino: Ino) -> impl Iterator<Item = (u64, &[u8])> {
+        let (len_bytes, sectors) = match &self.inodes[&ino].body {
+            Body::File { len_bytes, sectors } => (*len_bytes, Some(sectors)),
+            Body::Dir { .. } => (0, None),
+        };
+        let size = u64::from(self.sector_bytes);
+        (sectors.into_iter().flatten())
+            .take_while(move |(number, _)| **number * size < len_bytes)
+            .map(move |(number, sector)| {
+                let visible = (len_bytes - number * size).min(size) as usize;
+                (*number, &sector[..visible])
+            })
+            .filter(|(_, content)| content.iter().any(|byte| *byte != 0))
+    }
+
     /// Calls `visit` with each path and its inode, parents first, the root not at all.
     pub fn walk(&self, mut visit: impl FnMut(&str, Ino)) {
         let mut todo = vec![(String::new(), ROOT)];
@@ -339,15 +388,11 @@ impl Tree {
     /// If there is no such inode.
     pub fn seen(&self, ino: Ino) -> Seen {
         let Body::File { len_bytes, sectors } = &self.inodes[&ino].body else { return Seen::Dir };
-        let size = u64::from(self.sector_bytes);
-        let sectors = (sectors.iter())
-            .take_while(|(number, _)| **number * size < *len_bytes)
-            .filter_map(|(number, sector)| {
-                let visible = (*len_bytes - number * size).min(size) as usize;
-                let content = if visible < sector.len() { sector[..visible].into() } else { sector.clone() };
-                content.iter().any(|byte| *byte != 0).then_some((*number, content))
-            })
-            .collect();
+        let seen = |(number, content): (u64, &[u8])| {
+            let whole = sectors[&number].len() == content.len();
+            (number, if whole { sectors[&number].clone() } else { content.into() })
+        };
+        let sectors = self.visible_sectors(ino).map(seen).collect();
         Seen::File { len_bytes: *len_bytes, sectors, sector_bytes: self.sector_bytes }
     }
 }

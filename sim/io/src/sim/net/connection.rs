@@ -91,6 +91,10 @@ pub(super) struct Side {
     pub(super) armed_ns: Option<u64>,
     /// Since when the first packet waits for its link.
     pub(super) held_since_ns: Option<u64>,
+    /// The first packet waits for the end of a stall.
+    pub(super) stalled: bool,
+    /// The kernel has forgotten the connection without telling its peer.
+    pub(super) forgotten: bool,
     /// Nobody is left to send again what does not get through.
     pub(super) unattended: bool,
     /// Bytes of frames sent and not yet credited.
@@ -118,6 +122,8 @@ impl Side {
             outbox: VecDeque::new(),
             armed_ns: None,
             held_since_ns: None,
+            stalled: false,
+            forgotten: false,
             unattended: false,
             in_window_bytes: 0,
             sender_open: true,

@@ -91,9 +91,11 @@ async fn strike(owner: &Owner, site: &'static str, target: SocketAddr) -> io::Re
         // Faults of disks and of the object store mean nothing here.
         SiteFault::Short
         | SiteFault::Fsync(_)
+        | SiteFault::Damage(_)
         | SiteFault::FailBefore
         | SiteFault::FailAfter
         | SiteFault::LateLand(_)
+        | SiteFault::StallBody
         | SiteFault::Throttle => {}
     }
     Ok(Struck::Proceed)

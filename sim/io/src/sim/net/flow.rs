@@ -15,9 +15,12 @@ impl Model {
     pub(super) fn push(&mut self, id: ConnId, end: End, packet: Packet, now_ns: u64) {
         let link = self.link(id, end);
         let len_bytes = if let Packet::Frame(frame) = &packet { frame.len() } else { 0 };
+        let key = self.key.expect("the network is configured before it is used");
         let conn = self.conns.get_mut(&id).expect("packets are sent on connections that exist");
         let side = conn.side(end);
-        let due_ns = self.links.arrival_ns(link, &mut side.pace, len_bytes, now_ns, &self.config);
+        let (due_ns, slowed) =
+            self.links.arrival_ns(&key, link, &mut side.pace, len_bytes, now_ns, &self.config);
+        self.counters.packets_slowed += u64::from(slowed);
         let due_ns = due_ns.max(side.outbox.back().map_or(0, |last| last.due_ns));
         side.outbox.push_back(Queued { due_ns, packet });
         if side.held_since_ns.is_none() {
@@ -46,7 +49,7 @@ impl Model {
         let side = self.conn(id).side(end);
         let lost = side.outbox.iter().filter(|q| matches!(q.packet, Packet::Frame(_))).count();
         side.outbox.clear();
-        side.held_since_ns = None;
+        (side.held_since_ns, side.stalled) = (None, false);
         self.counters.frames_lost += lost as u64;
         self.arm(id, end);
     }
@@ -73,6 +76,7 @@ impl Model {
             return self.drop_outbox(id, end);
         }
         let Some(first) = side.outbox.front_mut() else { return };
+        side.stalled = matches!(gate, Gate::Until(_));
         match gate {
             Gate::Open => {
                 let packet = first.packet.clone();
@@ -148,7 +152,7 @@ impl Model {
     pub(super) fn reply_reset(&mut self, id: ConnId, end: End, now_ns: u64) {
         let side = self.conn(id).side(end);
         let said = side.outbox.iter().any(|q| matches!(q.packet, Packet::Reset));
-        if side.phase == Phase::Gone && !said {
+        if (side.phase == Phase::Gone || side.forgotten) && !said {
             side.unattended = false;
             self.push(id, end, Packet::Reset, now_ns);
         }
@@ -161,7 +165,8 @@ impl Model {
 
     pub(super) fn event(&mut self, id: ConnId, end: End, kind: &'static str, frame: Option<Bytes>) {
         let conn = self.conn(id);
-        let event = NetEvent { node: conn.side(end).node, kind, label: conn.label, frame };
+        let (is_client, port) = (end == End::Client, conn.server.address.port());
+        let event = NetEvent { node: conn.side(end).node, kind, label: conn.label, is_client, port, frame };
         self.effects.events.push(event);
     }
 

@@ -1,7 +1,11 @@
 //! Links: what lies between two machines, one direction at a time.
 //!
-//! A link delays (a base per connection, jitter and rare spikes per packet), has a bandwidth that its connections share,
-//! and may let nothing through: cut, clogged or stalled. Whether something gets through is asked when it would arrive.
+//! A link delays (a base per connection, jitter and rare spikes per packet) and has a bandwidth that its connections share.
+//! Each pair of machines is as far apart as a draw says, the same in both directions; a few are very far. A slow link, or
+//! one of a slow machine, delays everything by a factor.
+//!
+//! A link may let nothing through: cut, clogged (itself, or all links of a machine) or stalled. Whether something gets
+//! through is asked when it would arrive.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +44,16 @@ struct Link {
     busy_until_ns: u64,
     stalled_until_ns: u64,
     connections: u64,
+    shape: Option<Shape>,
+    /// How many times slower it is at the moment; 0 and 1 are its usual pace.
+    slow_factor: u32,
+}
+
+/// How far apart two machines are.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    latency_permille: u64,
+    bandwidth_bytes_per_s: u64,
 }
 
 /// All links.
@@ -48,6 +62,10 @@ pub(super) struct Links {
     links: BTreeMap<LinkId, Link>,
     cuts: BTreeSet<LinkId>,
     clogs: BTreeSet<LinkId>,
+    /// Machines all of whose links are clogged, and how many times over.
+    clogged_nodes: BTreeMap<NodeId, u32>,
+    /// Machines that are slow, and how many times.
+    slow_nodes: BTreeMap<NodeId, u32>,
     down: BTreeSet<NodeId>,
 }
 
@@ -59,22 +77,31 @@ impl Links {
         *connections
     }
 
-    /// When a packet of `len_bytes` that is sent now would arrive.
+    /// When a packet of `len_bytes` that is sent now would arrive, and whether something makes it slower than usual.
     pub(super) fn arrival_ns(
         &mut self,
+        key: &Key,
         link: LinkId,
         pace: &mut Pace,
         len_bytes: usize,
         now_ns: u64,
         config: &Config,
-    ) -> u64 {
-        let latency_ns = pace.next_ns(link.0 == link.1, config);
-        let link = self.links.entry(link).or_default();
+    ) -> (u64, bool) {
+        let slow_node = |node| self.slow_nodes.get(node).copied().unwrap_or(1);
+        let slow_node = slow_node(&link.0).max(slow_node(&link.1));
+        let loopback = link.0 == link.1;
+        let latency_ns = pace.next_ns(loopback, config);
+        let id = link;
+        let link = self.links.entry(id).or_default();
+        let shape = *link.shape.get_or_insert_with(|| Shape::draw(key, id, config));
+        let slow_factor = u64::from(link.slow_factor.max(1).saturating_mul(slow_node));
+        let latency_ns = latency_ns.saturating_mul(shape.latency_permille) / 1000;
         let transfer_ns =
-            u128::from(NS_PER_S) * len_bytes as u128 / u128::from(config.bandwidth_bytes_per_s.max(1));
-        let transfer_ns = u64::try_from(transfer_ns).unwrap_or(u64::MAX);
+            u128::from(NS_PER_S) * len_bytes as u128 / u128::from(shape.bandwidth_bytes_per_s.max(1));
+        let transfer_ns = u64::try_from(transfer_ns).unwrap_or(u64::MAX).saturating_mul(slow_factor);
         link.busy_until_ns = link.busy_until_ns.max(now_ns).saturating_add(transfer_ns);
-        link.busy_until_ns.saturating_add(latency_ns)
+        let due_ns = link.busy_until_ns.saturating_add(latency_ns.saturating_mul(slow_factor));
+        (due_ns, slow_factor > 1)
     }
 
     pub(super) fn gate(&self, link: LinkId, now_ns: u64) -> Gate {
@@ -84,7 +111,8 @@ impl Links {
         if link.0 == link.1 {
             return Gate::Open;
         }
-        if self.cuts.contains(&link) || self.clogs.contains(&link) {
+        let clogged = |node| self.clogged_nodes.contains_key(node);
+        if self.cuts.contains(&link) || self.clogs.contains(&link) || clogged(&link.0) || clogged(&link.1) {
             return Gate::Closed;
         }
         match self.links.get(&link).map_or(0, |l| l.stalled_until_ns) {
@@ -113,15 +141,40 @@ impl Links {
         self.clogs.remove(&link);
     }
 
+    pub(super) fn clog_node(&mut self, node: NodeId) {
+        *self.clogged_nodes.entry(node).or_default() += 1;
+    }
+
+    pub(super) fn unclog_node(&mut self, node: NodeId) {
+        if let Some(times) = self.clogged_nodes.get_mut(&node) {
+            *times -= 1;
+            if *times == 0 {
+                self.clogged_nodes.remove(&node);
+            }
+        }
+    }
+
+    pub(super) fn slow(&mut self, link: LinkId, factor: u32) {
+        self.links.entry(link).or_default().slow_factor = factor;
+    }
+
+    pub(super) fn slow_node(&mut self, node: NodeId, factor: u32) {
+        self.slow_nodes.insert(node, factor.max(1));
+    }
+
     pub(super) fn stall(&mut self, link: LinkId, until_ns: u64) {
         self.links.entry(link).or_default().stalled_until_ns = until_ns;
     }
 
-    /// Ends every cut, clog and stall.
+    /// Ends every cut, clog and stall; nothing is slower than it was drawn.
     pub(super) fn heal(&mut self) {
         self.cuts.clear();
         self.clogs.clear();
-        self.links.values_mut().for_each(|link| link.stalled_until_ns = 0);
+        self.clogged_nodes.clear();
+        self.slow_nodes.clear();
+        for link in self.links.values_mut() {
+            (link.stalled_until_ns, link.slow_factor) = (0, 0);
+        }
     }
 
     pub(super) fn machine_down(&mut self, node: NodeId) {
@@ -135,6 +188,25 @@ impl Links {
 
     pub(super) fn is_down(&self, node: NodeId) -> bool {
         self.down.contains(&node)
+    }
+}
+
+impl Shape {
+    /// The same for both directions.
+    fn draw(key: &Key, (from, to): LinkId, config: &Config) -> Shape {
+        let usual = Shape { latency_permille: 1000, bandwidth_bytes_per_s: config.bandwidth_bytes_per_s };
+        if from == to {
+            return usual;
+        }
+        let mut draw = key.draw("net.link", &[from.0.min(to.0), from.0.max(to.0)]);
+        let spread = draw.lognormal(1000.0, config.link_sigma).clamp(100.0, 10_000.0) as u64;
+        let far = draw.chance(config.slow_link_permille.into());
+        let factor = draw.log_uniform(2, u64::from(config.slow_link_factor_max.max(2)));
+        let factor = if far { factor } else { 1 };
+        Shape {
+            latency_permille: spread * factor,
+            bandwidth_bytes_per_s: usual.bandwidth_bytes_per_s / factor,
+        }
     }
 }
 

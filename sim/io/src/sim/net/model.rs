@@ -28,6 +28,10 @@ pub(super) struct NetEvent {
     pub(super) node: NodeId,
     pub(super) kind: &'static str,
     pub(super) label: Label,
+    /// At the client's end.
+    pub(super) is_client: bool,
+    /// Where the server listens.
+    pub(super) port: u16,
     pub(super) frame: Option<Bytes>,
 }
 
@@ -382,6 +386,23 @@ impl Model {
         }
     }
 
+    /// `forgets` forgets its open connections with `believes`, and tells nobody.
+    pub(super) fn half_open(&mut self, believes: NodeId, forgets: NodeId) {
+        let open = |c: &Conn| c.client.phase == Phase::Open && c.server.phase == Phase::Open;
+        let ids: Vec<ConnId> = self.conns.iter().filter(|(_, c)| open(c)).map(|(id, _)| *id).collect();
+        for id in ids {
+            for end in [End::Client, End::Server] {
+                let conn = &self.conns[&id];
+                if conn.node(end) == forgets && conn.node(end.other()) == believes {
+                    self.drop_outbox(id, end);
+                    self.conn(id).side(end).forgotten = true;
+                    self.broken(id, end);
+                    self.counters.half_opened += 1;
+                }
+            }
+        }
+    }
+
     pub(super) fn broken(&mut self, id: ConnId, end: End) {
         self.counters.resets += 1;
         self.event(id, end, "net.reset", None);
@@ -471,6 +492,15 @@ impl Model {
                 let conn = self.conn(id);
                 let label = conn.label;
                 let side = conn.side(end);
+                if side.stalled && gate == Gate::Open {
+                    side.stalled = false;
+                    // The stall was cut short: what it held is on its way again.
+                    if let Some(first) = side.outbox.front_mut() {
+                        first.due_ns = now_ns;
+                    }
+                    self.arm(id, end);
+                    continue;
+                }
                 let Some(since_ns) = side.held_since_ns.filter(|_| gate != Gate::Closed) else { continue };
                 side.held_since_ns = None;
                 // TCP doubles its timeout: after an outage the next attempt is at most as far off as the outage was long.

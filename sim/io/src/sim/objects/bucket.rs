@@ -1,4 +1,7 @@
 //! A bucket: for each key a linearizable register with versions. Pure; when a request takes effect is decided elsewhere.
+//!
+//! Listings show the objects themselves; or, for a store that is only eventually consistent there, an index that learns of
+//! each change some time later, per key in the order of the changes.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -64,6 +67,13 @@ pub(super) struct Bucket {
     uploads: BTreeMap<u64, Upload>,
     versions: u64,
     uploads_made: u64,
+    /// When each key was changed last, in nanoseconds; of removed ones, too.
+    changed_ns: BTreeMap<Path, u64>,
+    /// What listings show, if they lag behind.
+    index: BTreeMap<Path, ObjectMeta>,
+    /// What the index does not show yet: when it will, and the number of the change.
+    unindexed: BTreeMap<(u64, u64), (Path, Option<ObjectMeta>)>,
+    changes: u64,
 }
 
 impl Operation {
@@ -104,6 +114,15 @@ impl Operation {
             | Operation::CompleteUpload { key, .. }
             | Operation::AbortUpload { key, .. } => key,
             Operation::ListPage { prefix, .. } => prefix,
+        }
+    }
+
+    /// True if it takes effect only if its key is in a certain state.
+    pub(super) fn is_conditional(&self) -> bool {
+        match self {
+            Operation::Put { mode, .. } => *mode != PutMode::Overwrite,
+            Operation::Copy { mode, .. } => *mode == CopyMode::Create,
+            _ => false,
         }
     }
 
@@ -158,7 +177,11 @@ impl Bucket {
                 }
                 Ok(Answer::Done)
             }
-            Operation::ListPage { prefix, after, keys } => Ok(self.page(prefix, after.as_ref(), *keys)),
+            Operation::ListPage { prefix, after, keys } => {
+                let from = page_start(prefix, after.as_ref());
+                let objects = self.objects.range::<Path, _>(from).map(|(key, object)| object.meta(key));
+                Ok(page(objects, prefix, *keys))
+            }
             Operation::Copy { from, to, mode } => {
                 let object = self.objects.get(from).cloned().ok_or_else(|| not_found(from))?;
                 if *mode == CopyMode::Create {
@@ -246,21 +269,40 @@ impl Bucket {
         Ok(Answer::Found { meta, bytes, range, attributes: object.attributes.clone() })
     }
 
-    /// The next `keys` objects below `prefix`, as they are now.
-    fn page(&self, prefix: &Path, after: Option<&Path>, keys: usize) -> Answer {
-        let from = match after {
-            Some(after) if after > prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let mut below = self
-            .objects
-            .range::<Path, _>((from, Bound::Unbounded))
-            .take_while(|(key, _)| key.as_ref().starts_with(prefix.as_ref()))
-            // A prefix ends with a whole segment, and is not below itself.
-            .filter(|(key, _)| key.prefix_match(prefix).is_some_and(|mut rest| rest.next().is_some()))
-            .map(|(key, object)| object.meta(key));
-        let objects: Vec<ObjectMeta> = below.by_ref().take(keys.max(1)).collect();
-        Answer::Page { objects, more: below.next().is_some() }
+    /// A change of `key` took effect at `now_ns`; listings that lag behind will show it `lag_ns` later.
+    pub(super) fn changed(&mut self, key: &Path, now_ns: u64, lag_ns: Option<u64>) {
+        self.changed_ns.insert(key.clone(), now_ns);
+        let Some(lag_ns) = lag_ns else { return };
+        // Of two changes of a key the later one is shown later.
+        let waiting =
+            self.unindexed.iter().filter(|(_, (k, _))| k == key).map(|((at_ns, _), _)| *at_ns).max();
+        let at_ns = (now_ns + lag_ns).max(waiting.unwrap_or(0));
+        self.changes += 1;
+        let meta = self.objects.get(key).map(|object| object.meta(key));
+        self.unindexed.insert((at_ns, self.changes), (key.clone(), meta));
+    }
+
+    /// True if `key` was changed at or after that moment.
+    pub(super) fn changed_since(&self, key: &Path, since_ns: u64) -> bool {
+        self.changed_ns.get(key).is_some_and(|changed_ns| *changed_ns >= since_ns)
+    }
+
+    /// A page of a listing that shows what the index knows at `now_ns`.
+    pub(super) fn lagging_page(
+        &mut self,
+        prefix: &Path,
+        after: Option<&Path>,
+        keys: usize,
+        now_ns: u64,
+    ) -> Answer {
+        while let Some(first) = self.unindexed.first_entry().filter(|first| first.key().0 <= now_ns) {
+            match first.remove() {
+                (key, Some(meta)) => self.index.insert(key, meta),
+                (key, None) => self.index.remove(&key),
+            };
+        }
+        let from = page_start(prefix, after);
+        page(self.index.range::<Path, _>(from).map(|(_, meta)| meta.clone()), prefix, keys)
     }
 
     fn complete(
@@ -317,6 +359,25 @@ impl Object {
             version: None,
         }
     }
+}
+
+type PageStart<'a> = (Bound<&'a Path>, Bound<&'a Path>);
+
+fn page_start<'a>(prefix: &'a Path, after: Option<&'a Path>) -> PageStart<'a> {
+    match after {
+        Some(after) if after > prefix => (Bound::Excluded(after), Bound::Unbounded),
+        _ => (Bound::Included(prefix), Bound::Unbounded),
+    }
+}
+
+/// The first `keys` of `objects`, which are sorted, that are below `prefix`.
+fn page(objects: impl Iterator<Item = ObjectMeta>, prefix: &Path, keys: usize) -> Answer {
+    let mut below = objects
+        .take_while(|meta| meta.location.as_ref().starts_with(prefix.as_ref()))
+        // A prefix ends with a whole segment, and is not below itself.
+        .filter(|meta| meta.location.prefix_match(prefix).is_some_and(|mut rest| rest.next().is_some()));
+    let objects: Vec<ObjectMeta> = below.by_ref().take(keys.max(1)).collect();
+    Answer::Page { objects, more: below.next().is_some() }
 }
 
 /// S3 tells the time of a modification in whole seconds.

@@ -10,10 +10,17 @@
 //!   request that may or may not land; a caller that is told of a timeout does not know either.
 //! - Faults per request (see [`SiteFault`](super::SiteFault)): failure before and after it was applied, an answer lost,
 //!   landing late (long after the caller was told that it failed, even after its node died), "slow down", hanging, delay,
-//!   a body cut short; and as states: outage, throttling, a node cut off from the store.
+//!   a body cut short or standing still; and as states: outage, throttling, a node cut off from the store, a node whose
+//!   credentials have expired.
+//! - A conditional write whose key was changed while it was under way may be turned away with a conflict (409) in place of an
+//!   evaluated condition (412). The crate reports both as `AlreadyExists`, and so does this store: the object need not be there.
+//! - Too many requests of one prefix are told to slow down (a token bucket per prefix, if configured).
+//! - `Last-Modified` is in whole seconds, by a clock that is wrong by a draw.
+//! - Listings that lag behind ([`Config::list_lag_us`]), as of stores that are not S3. Off unless configured.
 //!
-//! Not modelled: eventual consistency, object versions and lifecycle rules, authentication, batch deletes that fail in part,
-//! the retries that a real client makes on its own, damage to stored objects (a harness can flip bytes in what it reads).
+//! Not modelled: object versions and lifecycle rules, deletes of many keys in one request (each key is a request of its own,
+//! and fails alone), an upload that is reported complete with an error in its body, the retries that a real client makes on
+//! its own, damage to stored objects (a harness can flip bytes in what it reads).
 //!
 //! Draws are keyed by (node, operation, bucket and key, how many-th attempt), never sequential.
 
@@ -23,7 +30,7 @@ use bytes::Bytes;
 use madsim::time::TimeHandle;
 use object_store::path::Path;
 
-use super::{Env, Key, NodeId};
+use super::{Env, Key, NodeId, Told};
 
 mod bucket;
 mod requests;
@@ -48,6 +55,16 @@ pub struct Config {
     pub timeout_us: u32,
     /// Keys in a page of a listing.
     pub page_keys: usize,
+    /// Of a thousand conditional writes whose key was changed while they were under way, how many hear of a conflict.
+    pub conflict_permille: u32,
+    /// A prefix (all of a key before its last slash) may have one more request per so many microseconds; 0 for no limit.
+    pub prefix_spacing_us: u32,
+    /// So many requests of a prefix may come at once.
+    pub prefix_burst: u32,
+    /// Listings show a change up to so many microseconds late; 0 for a store that is strongly consistent.
+    pub list_lag_us: u32,
+    /// The clock of the store is wrong by up to so many seconds.
+    pub clock_skew_s_max: u32,
 }
 
 impl Default for Config {
@@ -59,6 +76,11 @@ impl Default for Config {
             bandwidth_bytes_per_s: 80_000_000,
             timeout_us: 5_000_000,
             page_keys: 1000,
+            conflict_permille: 500,
+            prefix_spacing_us: 0,
+            prefix_burst: 50,
+            list_lag_us: 0,
+            clock_skew_s_max: 600,
         }
     }
 }
@@ -75,6 +97,12 @@ pub enum RequestError {
     /// It was not applied: there are too many requests.
     #[error("slow down")]
     SlowDown,
+    /// It was not applied: its key was changed while it was under way. Whether there is an object now, nobody says.
+    #[error("conflict with another conditional request; read again")]
+    Conflict,
+    /// It was not applied: the credentials have expired.
+    #[error("access denied: the credentials have expired")]
+    AccessDenied,
     /// The upload was never made, was aborted, or is complete already.
     #[error("{0}: no such upload")]
     NoSuchUpload(String),
@@ -117,6 +145,12 @@ pub struct Counters {
     pub orphaned: u64,
     /// Requests applied after their caller was told of a failure.
     pub landed_late: u64,
+    /// Requests of nodes whose credentials had expired.
+    pub denied: u64,
+    /// Requests that came too soon after others of their prefix.
+    pub too_many: u64,
+    /// Conditional writes that were turned away because their key was changed while they were under way.
+    pub conflicts: u64,
     /// Requests and answers that an isolated node could not exchange.
     pub unreachable: u64,
 }
@@ -163,11 +197,23 @@ impl Objects {
         self.requests().isolated.remove(&node);
     }
 
-    /// Ends outage, throttling and every isolation.
+    /// The credentials of `node` expire: its requests are answered [`RequestError::AccessDenied`].
+    pub fn deny(&self, node: NodeId) {
+        self.requests().denied.insert(node);
+    }
+
+    /// Ends [`Objects::deny`].
+    pub fn allow(&self, node: NodeId) {
+        self.requests().denied.remove(&node);
+    }
+
+    /// Ends outage, throttling, every isolation and denial, and lifts the limits of prefixes.
     pub fn heal(&self) {
         let mut requests = self.requests();
         (requests.outage_until_ns, requests.throttle_until_ns) = (0, 0);
         requests.isolated.clear();
+        requests.denied.clear();
+        requests.unlimited = true;
     }
 
     /// Has `observer` told of every put and delete, at its linearization point and in their order. It may inspect the
@@ -223,7 +269,10 @@ impl Objects {
             payload.extend_from_slice(&done.content.to_le_bytes());
             env.emit(done.node, done.name, &payload, || {
                 let refused = if done.accepted { "" } else { " refused" };
-                format!("{}/{} {} bytes{refused}", done.bucket, done.target, done.len_bytes)
+                Told::from(format!("{}/{} {} bytes{refused}", done.bucket, done.target, done.len_bytes))
+                    .with("key", done.target.as_str())
+                    .with("bytes", done.len_bytes as u64)
+                    .with("answer", if done.accepted { "done" } else { "refused" })
             });
         }
         for event in &effects.changes {

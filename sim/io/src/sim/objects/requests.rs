@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use object_store::path::Path;
 use object_store::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -39,6 +40,10 @@ pub(super) enum Fate {
     Throttle,
 }
 
+/// How far the clock of the store is from the true time, in seconds.
+#[derive(Clone, Copy, Debug)]
+struct Skew(i64);
+
 /// Who asks, in which of its lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
@@ -52,6 +57,7 @@ struct Travelling {
     bucket: String,
     operation: Operation,
     fate: Fate,
+    sent_ns: u64,
     deadline_ns: u64,
     response_ns: u64,
     draw: Draw,
@@ -103,6 +109,13 @@ pub(super) struct Requests {
     pub(super) outage_until_ns: u64,
     pub(super) throttle_until_ns: u64,
     pub(super) isolated: BTreeSet<NodeId>,
+    /// Nodes whose credentials have expired.
+    pub(super) denied: BTreeSet<NodeId>,
+    /// No request is refused for coming too soon after others any more.
+    pub(super) unlimited: bool,
+    /// By bucket and prefix: how many requests may come at once, and since when that was known.
+    allowances: BTreeMap<(String, String), (u64, u64)>,
+    skew: Option<Skew>,
     made: u64,
     attempts: BTreeMap<(NodeId, &'static str, String), u64>,
     travelling: BTreeMap<RequestId, Travelling>,
@@ -142,8 +155,16 @@ impl Requests {
             self.schedule(deadline_ns, Due::Answer(id, caller.node, None));
         }
         let bucket = bucket.to_owned();
-        let travelling =
-            Travelling { caller, bucket, operation, fate, deadline_ns, response_ns: half_ns, draw };
+        let travelling = Travelling {
+            caller,
+            bucket,
+            operation,
+            fate,
+            sent_ns: now_ns,
+            deadline_ns,
+            response_ns: half_ns,
+            draw,
+        };
         self.travelling.insert(id, travelling);
         self.schedule(arrive_ns, Due::Arrive(id));
         id
@@ -207,7 +228,8 @@ impl Requests {
             self.counters.unreachable += 1;
             return self.schedule(request.deadline_ns.max(now_ns), Due::Answer(id, caller.node, None));
         }
-        let refusal = match request.fate {
+        let fate = request.fate;
+        let refusal = match fate {
             _ if late => None,
             Fate::Hang => {
                 return self.schedule(request.deadline_ns.max(now_ns), Due::Answer(id, caller.node, None));
@@ -217,14 +239,26 @@ impl Requests {
             Fate::Reset if request.draw.chance(500) => Some(RequestError::Timeout),
             _ if now_ns < self.outage_until_ns => Some(RequestError::Unavailable),
             _ if now_ns < self.throttle_until_ns => Some(RequestError::SlowDown),
+            _ if self.denied.contains(&caller.node) => {
+                self.counters.denied += 1;
+                Some(RequestError::AccessDenied)
+            }
+            _ if !self.is_allowed(&request.bucket, &request.operation, now_ns) => {
+                self.counters.too_many += 1;
+                Some(RequestError::SlowDown)
+            }
+            _ if !late && self.conflicts(&mut request) => {
+                self.counters.conflicts += 1;
+                Some(RequestError::Conflict)
+            }
             _ => None,
         };
         let answer = match refusal {
             Some(error) => {
                 self.counters.refused += 1;
-                Err(error.into())
+                Err(error.about(request.operation.target()))
             }
-            None => self.apply(&request, now_ns, wall),
+            None => self.apply(&mut request, now_ns, wall),
         };
         let len_bytes = answer.as_ref().map_or(0, Answer::len_bytes);
         let at_ns = now_ns + request.response_ns + self.transfer_ns(len_bytes);
@@ -237,11 +271,63 @@ impl Requests {
         }
     }
 
+    /// True if a request of this prefix may come now: each prefix earns one allowance per so many microseconds.
+    fn is_allowed(&mut self, bucket: &str, operation: &Operation, now_ns: u64) -> bool {
+        let earn_ns = u64::from(self.config.prefix_spacing_us) * NS_PER_US;
+        if earn_ns == 0 || self.unlimited {
+            return true;
+        }
+        let burst = u64::from(self.config.prefix_burst.max(1));
+        let target = operation.target().as_ref();
+        let prefix = target.rsplit_once('/').map_or("", |(prefix, _)| prefix);
+        let (left, since_ns) =
+            self.allowances.entry((bucket.to_owned(), prefix.to_owned())).or_insert((burst, now_ns));
+        let earned = (now_ns - *since_ns) / earn_ns;
+        *left = left.saturating_add(earned).min(burst);
+        *since_ns += earned * earn_ns;
+        let allowed = *left > 0;
+        *left -= u64::from(allowed);
+        allowed
+    }
+
+    /// True if a conditional write is turned away because its key was changed while it was under way: S3 may answer so
+    /// in place of evaluating the condition.
+    fn conflicts(&self, request: &mut Travelling) -> bool {
+        let raced = request.operation.is_conditional()
+            && self
+                .buckets
+                .get(&request.bucket)
+                .is_some_and(|bucket| bucket.changed_since(request.operation.target(), request.sent_ns));
+        raced && request.draw.chance(self.config.conflict_permille.into())
+    }
+
+    /// What the clock of the store says.
+    fn own_clock(&mut self, wall: SystemTime) -> SystemTime {
+        let (key, most) = (self.key, u64::from(self.config.clock_skew_s_max));
+        let Skew(skew_s) = *self.skew.get_or_insert_with(|| {
+            let key = key.expect("the object store is configured before it is used");
+            Skew(key.draw("objects.skew", &[]).between(0, 2 * most) as i64 - most as i64)
+        });
+        let skew = Duration::from_secs(skew_s.unsigned_abs());
+        if skew_s < 0 { wall.checked_sub(skew).unwrap_or(wall) } else { wall + skew }
+    }
+
     /// The linearization point.
-    fn apply(&mut self, request: &Travelling, now_ns: u64, wall: SystemTime) -> Result<Answer> {
+    fn apply(&mut self, request: &mut Travelling, now_ns: u64, wall: SystemTime) -> Result<Answer> {
         let mut seen = Vec::new();
+        let wall = self.own_clock(wall);
+        let lag_us = u64::from(self.config.list_lag_us);
         let bucket = self.buckets.entry(request.bucket.clone()).or_default();
-        let answer = bucket.apply(&request.operation, wall, &mut seen);
+        let answer = match &request.operation {
+            Operation::ListPage { prefix, after, keys } if lag_us > 0 => {
+                Ok(bucket.lagging_page(prefix, after.as_ref(), *keys, now_ns))
+            }
+            operation => bucket.apply(operation, wall, &mut seen),
+        };
+        for Change::Put(key, _) | Change::Delete(key) in &seen {
+            let lag_ns = (lag_us > 0).then(|| request.draw.between(0, lag_us) * NS_PER_US);
+            bucket.changed(key, now_ns, lag_ns);
+        }
         let node = request.caller.node;
         let content = match &request.operation {
             Operation::Put { bytes, .. } | Operation::PutPart { bytes, .. } => xxh3_64(bytes),
@@ -301,6 +387,19 @@ impl Requests {
     fn transfer_ns(&self, len_bytes: usize) -> u64 {
         let ns = len_bytes as u128 * NS_PER_S / u128::from(self.config.bandwidth_bytes_per_s.max(1));
         u64::try_from(ns).unwrap_or(u64::MAX)
+    }
+}
+
+impl RequestError {
+    /// As the crate's clients report it: by the status of the answer. They make no difference between a conflict and an
+    /// object that exists.
+    fn about(self, target: &Path) -> Error {
+        let path = target.to_string();
+        match self {
+            RequestError::Conflict => Error::AlreadyExists { path, source: Box::new(self) },
+            RequestError::AccessDenied => Error::PermissionDenied { path, source: Box::new(self) },
+            other => other.into(),
+        }
     }
 }
 

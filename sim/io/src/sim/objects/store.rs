@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,6 +21,9 @@ use super::RequestError;
 use super::bucket::{Answer, Operation};
 use super::requests::{Caller, Fate, RequestId};
 use crate::sim::{Env, SiteAction, SiteFault};
+
+/// What a node does for a request itself, in microseconds; a slow one takes longer.
+const CALL_US: u64 = 1000;
 
 /// A bucket, as seen by whichever node asks.
 #[derive(Clone, Debug)]
@@ -52,13 +56,13 @@ impl SimStore {
         SimStore { bucket: bucket.into() }
     }
 
-    /// Sends a request and waits for its answer; also says whether a fault cuts the answer's body short.
-    async fn call(&self, operation: Operation) -> Result<(Answer, bool)> {
+    /// Sends a request and waits for its answer; also says what becomes of the answer's body.
+    async fn call(&self, operation: Operation) -> Result<(Answer, Body)> {
         let env = Env::current();
         let node = Env::node();
         let caller = Caller { node, incarnation: env.incarnation(node) };
         let target = operation.target().to_string();
-        let (mut fate, mut crash, mut short) = (Fate::Normal { delay_us: 0 }, None, false);
+        let (mut fate, mut crash, mut body) = (Fate::Normal { delay_us: 0 }, None, Body::Whole);
         if let SiteAction::Strike(fault) =
             env.at_site(operation.site(), env.classify(FsPath::new(&target)), &target)
         {
@@ -72,10 +76,15 @@ impl SimStore {
                 SiteFault::Reset => fate = Fate::Reset,
                 SiteFault::Hang => fate = Fate::Hang,
                 SiteFault::Throttle => fate = Fate::Throttle,
-                SiteFault::Short => short = true,
-                // A fault of disks means nothing here.
-                SiteFault::Fsync(_) => {}
+                SiteFault::Short => body = Body::Truncated,
+                SiteFault::StallBody => body = Body::Stalled,
+                // Faults of disks mean nothing here.
+                SiteFault::Fsync(_) | SiteFault::Damage(_) => {}
             }
+        }
+        let drag_us = env.clocks().drag_us(node, CALL_US);
+        if drag_us > 0 {
+            madsim::time::sleep(Duration::from_micros(drag_us)).await;
         }
         let now_ns = env.now_ns();
         let bucket = &self.bucket;
@@ -91,7 +100,7 @@ impl SimStore {
         if let Some(crash) = crash {
             call.env.crash_here(crash).await;
         }
-        Ok((answer?, short))
+        Ok((answer?, body))
     }
 
     async fn write(&self, operation: Operation) -> Result<PutResult> {
@@ -171,8 +180,8 @@ impl ObjectStore for SimStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         match self.call(Operation::Get { key: location.clone(), options }).await? {
-            (Answer::Found { meta, bytes, range, attributes }, short) => Ok(GetResult {
-                payload: GetResultPayload::Stream(body(bytes, short)),
+            (Answer::Found { meta, bytes, range, attributes }, body) => Ok(GetResult {
+                payload: GetResultPayload::Stream(body.stream(bytes)),
                 meta,
                 range,
                 attributes,
@@ -246,14 +255,31 @@ impl ObjectStore for SimStore {
     }
 }
 
-/// The body of an answer; one that is cut short breaks off half way.
-fn body(bytes: Bytes, short: bool) -> BoxStream<'static, Result<Bytes>> {
-    let chunks = if short {
-        vec![Ok(bytes.slice(..bytes.len() / 2)), Err(Error::from(RequestError::Timeout))]
-    } else {
-        vec![Ok(bytes)]
-    };
-    stream::iter(chunks).boxed()
+/// What becomes of the body of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    Whole,
+    /// It breaks off half way.
+    Truncated,
+    /// It stands still half way, until the client gives up.
+    Stalled,
+}
+
+impl Body {
+    fn stream(self, bytes: Bytes) -> BoxStream<'static, Result<Bytes>> {
+        if self == Body::Whole {
+            return stream::iter([Ok(bytes)]).boxed();
+        }
+        let half = bytes.slice(..bytes.len() / 2);
+        let rest = async move {
+            if self == Body::Stalled {
+                let patience_us = Env::current().objects.requests().config.timeout_us;
+                madsim::time::sleep(Duration::from_micros(patience_us.into())).await;
+            }
+            Err(Error::from(RequestError::Timeout))
+        };
+        stream::iter([Ok(half)]).chain(stream::once(rest)).boxed()
+    }
 }
 
 /// A multipart upload.

@@ -1,0 +1,277 @@
+//! Damage to the medium: what readers are given, what lifts it, and what the ledger says.
+#![cfg(madsim)]
+
+use std::path::Path;
+
+use cutwater_io::sim::disk::{Config, DamageKind, Damaged, Disk, Fd, OpenMode, Personality};
+use cutwater_io::sim::{Damage, Key, Survivors};
+
+const A: [u8; 512] = [b'a'; 512];
+const B: [u8; 512] = [b'b'; 512];
+const C: [u8; 512] = [b'c'; 512];
+const ROT: Damage = Damage::BitRot { sectors: 1 };
+
+fn disk_on(personality: Personality, seed: u64) -> Disk {
+    let config = Config { personality, sector_bytes: 512, writeback_interval_us_max: 0, ..Config::default() };
+    Disk::new(Key::root(seed), config)
+}
+
+fn class_of(path: &Path) -> &'static str {
+    if path.extension().is_some_and(|extension| extension == "log") { "wal" } else { "other" }
+}
+
+fn open(disk: &mut Disk, path: &str) -> Fd {
+    let mode = OpenMode { read: true, write: true, create: true, ..OpenMode::default() };
+    disk.open(Path::new(path), mode).unwrap()
+}
+
+fn sync(disk: &mut Disk, fd: Fd) {
+    let sync = disk.begin_sync(fd, false).unwrap();
+    disk.finish_sync(&sync).unwrap();
+}
+
+fn sync_root(disk: &mut Disk) {
+    let sync = disk.begin_sync_dir(Path::new("/")).unwrap();
+    disk.finish_sync(&sync).unwrap();
+}
+
+/// A durable file with these contents, open.
+fn durable(disk: &mut Disk, path: &str, contents: &[[u8; 512]]) -> Fd {
+    let fd = open(disk, path);
+    disk.write_at(fd, &contents.concat(), 0).unwrap();
+    sync(disk, fd);
+    sync_root(disk);
+    fd
+}
+
+fn one_file(contents: &[[u8; 512]]) -> (Disk, Fd) {
+    let mut disk = disk_on(Personality::PosixMin, 0);
+    let fd = durable(&mut disk, "/f", contents);
+    (disk, fd)
+}
+
+/// The whole file, up to an error.
+fn read(disk: &mut Disk, fd: Fd) -> Result<Vec<u8>, i32> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut buf = [0; 300];
+        match disk.read_at(fd, &mut buf, bytes.len() as u64) {
+            Ok(0) => return Ok(bytes),
+            Ok(n) => bytes.extend_from_slice(&buf[..n]),
+            Err(e) => return Err(e.raw_os_error().unwrap()),
+        }
+    }
+}
+
+fn bits_apart(one: &[u8], other: &[u8]) -> u32 {
+    assert_eq!(one.len(), other.len());
+    one.iter().zip(other).map(|(a, b)| (a ^ b).count_ones()).sum()
+}
+
+fn last(disk: &Disk) -> Damaged {
+    disk.ledger().last().expect("there is damage").clone()
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_stays_so_until_it_is_written_anew() {
+    let (mut disk, fd) = one_file(&[A, B]);
+    assert!(disk.damage_at_rest("other", 1, Damage::Eio, class_of));
+    let at = last(&disk).bytes.start;
+    assert_eq!(read(&mut disk, fd), Err(libc::EIO));
+    let mut whole = [0; 1024];
+    if at == 512 {
+        assert_eq!(disk.read_at(fd, &mut whole, 0).unwrap(), 512, "what comes before can be read");
+    }
+    disk.process_kill();
+    disk.power_fail(&Survivors::None, 0);
+    let fd = open(&mut disk, "/f");
+    assert_eq!(read(&mut disk, fd), Err(libc::EIO), "it outlives processes and crashes");
+
+    disk.write_at(fd, &C, at).unwrap();
+    assert_eq!(read(&mut disk, fd).unwrap().len(), 1024, "what is pending is read from memory");
+    disk.power_fail(&Survivors::None, 0);
+    let fd = open(&mut disk, "/f");
+    assert_eq!(read(&mut disk, fd), Err(libc::EIO), "the write did not get through");
+    assert_eq!(last(&disk).lifted_us, None);
+    disk.write_at(fd, &C, at).unwrap();
+    disk.tick(77);
+    sync(&mut disk, fd);
+    assert_eq!(read(&mut disk, fd).unwrap().len(), 1024);
+    assert_eq!(last(&disk).lifted_us, Some(77));
+    assert!(last(&disk).served >= 3);
+}
+
+#[test]
+fn rot_is_the_same_in_each_read_and_the_pristine_content_is_kept() {
+    let (mut disk, fd) = one_file(&[A, B, C]);
+    let pristine = read(&mut disk, fd).unwrap();
+    assert!(disk.damage_at_rest("", 1, Damage::BitRot { sectors: 2 }, class_of));
+    let damaged = last(&disk);
+    let sectors = (damaged.bytes.end - damaged.bytes.start) / 512;
+    let rotten = read(&mut disk, fd).unwrap();
+    assert_eq!(u64::from(bits_apart(&pristine, &rotten)), sectors);
+    assert_eq!(read(&mut disk, fd).unwrap(), rotten);
+    assert_eq!(disk.volatile().hash(), one_file(&[A, B, C]).0.volatile().hash());
+    assert_eq!((damaged.kind, damaged.class, damaged.path.as_str()), (DamageKind::BitRot, "other", "/f"));
+
+    let dir = tempfile::tempdir().unwrap();
+    disk.export("/", dir.path()).unwrap();
+    let mut judge = disk_on(Personality::PosixMin, 0);
+    judge.import(dir.path(), Path::new("/")).unwrap();
+    assert_eq!(judge.listing()["/f"].bytes(), rotten, "a judge of the exported directory sees it too");
+
+    disk.rename(Path::new("/f"), Path::new("/g")).unwrap();
+    sync_root(&mut disk);
+    let copy = disk.clone();
+    disk.lift_damage();
+    assert_eq!(read(&mut disk, fd).unwrap(), pristine);
+    let mut copy = copy;
+    assert_eq!(read(&mut copy, fd).unwrap(), rotten, "a clone has its own damage");
+}
+
+#[test]
+fn the_bit_that_rots_depends_on_the_content_alone() {
+    let of = |seed| {
+        let mut disk = disk_on(Personality::PosixMin, seed);
+        let fd = durable(&mut disk, "/f", &[A]);
+        assert!(disk.damage_read(fd, 0, 512, ROT, "other"));
+        read(&mut disk, fd).unwrap()
+    };
+    assert_eq!(of(1), of(2));
+}
+
+#[test]
+fn a_flipped_bit_and_a_stale_read_are_over_after_one_read() {
+    let (mut disk, fd) = one_file(&[A]);
+    disk.write_at(fd, &B, 0).unwrap();
+    sync(&mut disk, fd);
+    let read = |disk: &mut Disk| {
+        let mut buf = [0; 512];
+        assert_eq!(disk.read_at(fd, &mut buf, 0).unwrap(), 512);
+        buf
+    };
+    assert!(disk.damage_read(fd, 0, 512, Damage::BitFlipOnce, "other"));
+    assert_eq!(bits_apart(&read(&mut disk), &B), 1);
+    assert_eq!(read(&mut disk), B);
+    assert!(disk.damage_read(fd, 0, 512, Damage::StaleRead, "other"));
+    assert_eq!(read(&mut disk), A, "what was there before");
+    assert_eq!(read(&mut disk), B);
+
+    let since = disk.log().next_id();
+    disk.write_at(fd, &C, 0).unwrap();
+    assert!(disk.damage_write(fd, since, Damage::StaleRead, "other", class_of));
+    assert_eq!(read(&mut disk), C, "the page is dirty");
+    sync(&mut disk, fd);
+    assert_eq!(read(&mut disk), B);
+    assert_eq!(read(&mut disk), C);
+    let served: Vec<u64> = disk.ledger().map(|damaged| damaged.served).collect();
+    assert_eq!(served, [1, 1, 1]);
+    assert!(disk.ledger().all(|damaged| damaged.lifted_us.is_some()));
+}
+
+#[test]
+fn a_lost_write_was_acknowledged_and_synced_and_is_not_there() {
+    for at_sync in [false, true] {
+        let (mut disk, fd) = one_file(&[A]);
+        let since = disk.log().next_id();
+        disk.write_at(fd, &B, 0).unwrap();
+        if !at_sync {
+            assert!(disk.damage_write(fd, since, Damage::LostWrite, "other", class_of));
+        }
+        assert_eq!(read(&mut disk, fd).unwrap(), B, "the page is dirty");
+        let begun = disk.begin_sync(fd, true).unwrap();
+        if at_sync {
+            assert!(disk.damage_sync(&begun, Damage::LostWrite, "other", class_of));
+        }
+        disk.finish_sync(&begun).unwrap();
+        assert_eq!(read(&mut disk, fd).unwrap(), A);
+        disk.power_fail(&Survivors::All, 0);
+        let fd = open(&mut disk, "/f");
+        assert_eq!(read(&mut disk, fd).unwrap(), A);
+        assert_eq!((last(&disk).kind, last(&disk).lifted_us), (DamageKind::LostWrite, None));
+        disk.write_at(fd, &C, 0).unwrap();
+        sync(&mut disk, fd);
+        assert_eq!(read(&mut disk, fd).unwrap(), C, "the next write gets there");
+    }
+}
+
+#[test]
+fn a_write_that_a_crash_takes_was_not_lost_by_the_medium() {
+    let (mut disk, fd) = one_file(&[A]);
+    let since = disk.log().next_id();
+    disk.write_at(fd, &B, 0).unwrap();
+    assert!(disk.damage_write(fd, since, Damage::LostWrite, "other", class_of));
+    disk.power_fail(&Survivors::None, 5);
+    assert_eq!((last(&disk).lifted_us, last(&disk).served), (Some(5), 0));
+}
+
+#[test]
+fn a_misdirected_write_damages_two_places_of_one_class() {
+    let mut disk = disk_on(Personality::PosixMin, 0);
+    let victim = durable(&mut disk, "/1.log", &[A]);
+    durable(&mut disk, "/f", &[A]);
+    let fd = durable(&mut disk, "/2.log", &[B]);
+    let since = disk.log().next_id();
+    disk.write_at(fd, &C, 0).unwrap();
+    assert!(disk.damage_write(fd, since, Damage::Misdirect, "wal", class_of));
+    sync(&mut disk, fd);
+    assert_eq!(read(&mut disk, fd).unwrap(), B, "not here");
+    assert_eq!(read(&mut disk, victim).unwrap(), C, "but there");
+    let kinds: Vec<(DamageKind, String)> = disk.ledger().map(|d| (d.kind, d.path.clone())).collect();
+    let (from, to) = (DamageKind::MisdirectedFrom, DamageKind::MisdirectedTo);
+    assert_eq!(kinds, [(from, "/2.log".into()), (to, "/1.log".into())]);
+}
+
+#[test]
+fn what_is_removed_or_cut_off_is_not_damaged_any_more() {
+    let (mut disk, fd) = one_file(&[A, B]);
+    assert!(disk.damage_read(fd, 512, 512, Damage::Eio, "other"));
+    disk.set_len(fd, 512).unwrap();
+    assert_eq!(last(&disk).lifted_us, None, "a crash can bring it back");
+    disk.tick(8);
+    sync(&mut disk, fd);
+    assert_eq!(last(&disk).lifted_us, Some(8));
+
+    assert!(disk.damage_read(fd, 0, 512, Damage::Eio, "other"));
+    disk.remove_file(Path::new("/f")).unwrap();
+    sync_root(&mut disk);
+    assert_eq!(read(&mut disk, fd), Err(libc::EIO), "it is still open");
+    disk.tick(9);
+    disk.close(fd);
+    assert_eq!(last(&disk).lifted_us, Some(9));
+    assert!(!disk.damage_at_rest("", 1, Damage::Eio, class_of), "nothing is there to be damaged");
+}
+
+#[test]
+fn a_file_system_with_checksums_gives_errors_rather_than_wrong_bytes() {
+    for damage in [ROT, Damage::BitFlipOnce] {
+        let mut disk = disk_on(Personality::Btrfs, 0);
+        let fd = durable(&mut disk, "/f", &[A]);
+        assert!(disk.damage_read(fd, 0, 512, damage, "other"));
+        assert_eq!(read(&mut disk, fd), Err(libc::EIO), "{damage:?}");
+        assert_eq!(read(&mut disk, fd).is_ok(), damage == Damage::BitFlipOnce, "{damage:?}");
+    }
+}
+
+/// Which sector is struck does not depend on what else there is, unless that is struck itself.
+#[test]
+fn another_file_does_not_move_the_choice() {
+    let struck = |more: bool, nth: u32| {
+        let mut disk = disk_on(Personality::PosixMin, 0);
+        if more {
+            durable(&mut disk, "/0.log", &[C]);
+        }
+        durable(&mut disk, "/1.log", &[A, B, C]);
+        durable(&mut disk, "/2.log", &[A, B]);
+        assert!(disk.damage_at_rest("wal", nth, Damage::Eio, class_of));
+        (last(&disk).path, last(&disk).bytes)
+    };
+    let with_more: Vec<_> = (0..60).map(|nth| struck(true, nth)).collect();
+    for (nth, choice) in (0..).zip(&with_more) {
+        assert!(choice.0 == "/0.log" || *choice == struck(false, nth));
+    }
+    for path in ["/0.log", "/1.log", "/2.log"] {
+        let share = with_more.iter().filter(|choice| choice.0 == path).count();
+        assert!((8..=34).contains(&share), "{share} of 60 strike {path}");
+    }
+}
