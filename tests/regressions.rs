@@ -33,9 +33,13 @@ fn what_is_stale_is_told_by_name() {
             with(&|r| r["regression"] = 2.into()),
             "regression of version 2; this build reads version 1",
         ),
-        ("verb", with(&|r| r["plan"]["ops"][0]["verb"] = "putt".into()), "the plan is none any more"),
+        ("knob", with(&|r| r["plan"]["knobs"]["nobody"] = 1.into()), "stale: the plan is none any more"),
         ("scenario", with(&|r| r["plan"]["scenario"] = "stoer".into()), "unknown scenario `stoer`"),
-        ("idle", with(&|r| r["plan"]["faults"] = Value::Array(vec![])), "stale: it holds, and"),
+        (
+            "idle",
+            with(&|r| r["plan"]["faults"] = Value::Array(vec![])),
+            "stale: it holds, and no longer reaches",
+        ),
         ("open", with(&|r| r["mended"] = false.into()), "it holds now"),
     ];
     for (name, text, says) in cases {

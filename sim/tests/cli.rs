@@ -90,7 +90,7 @@ fn every_way_to_end_has_its_status() {
         ("violates", &[], 1, "ticking: no node dies (node)"),
         ("panics", &[], 1, "a second start"),
         ("aborts", &[], 1, "signal 6"),
-        ("hangs", &["--limit", "1"], 1, "a report within 1 s"),
+        ("hangs", &["--limit", "1", "--no-shrink"], 1, "a report within 1 s"),
         ("stalls", &[], 1, "liveness: every node ticks after heal"),
         ("drifts", &["--check-determinism", "1000"], 4, "one plan, two digests"),
         ("blind", &[], 3, "point faulty.never never passed"),

@@ -145,8 +145,7 @@ impl Means<'_> {
         let shrunk = shrink::shrink(plan, &subject, signature, budget.runs, &mut bench)?;
         let mut bench = self.bench(budget.time / 2);
         let few = shrunk.plan.ops.len() + shrunk.plan.faults.len() <= EXPLAINED_ITEMS_MAX;
-        let mut essential =
-            if few { Some(explain::essential(&shrunk.plan, signature, &mut bench)?) } else { None };
+        let mut essential = if few { explain::essential(&shrunk.plan, signature, &mut bench)? } else { None };
         // Of the file systems it is told anyway on which ones it fails.
         if let (Some(essential), Some((knob, _))) = (&mut essential, subject.personalities) {
             essential.forget(&Item::Knob(knob.into()));

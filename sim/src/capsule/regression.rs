@@ -54,6 +54,16 @@ impl Reaches {
         }
     }
 
+    /// What is reached beyond `other`, in words; `None` if there is nothing.
+    pub fn beyond(&self, other: &Reaches) -> Option<String> {
+        let unseen: Vec<&str> = self.points.difference(&other.points).map(String::as_str).collect();
+        if !unseen.is_empty() {
+            return Some(unseen.join(", "));
+        }
+        let faults = self.faults.saturating_sub(other.faults);
+        (faults > 0).then(|| format!("{faults} of {} faults", self.faults))
+    }
+
     /// What both reach.
     pub fn common(&self, other: &Reaches) -> Reaches {
         Reaches {
@@ -110,21 +120,10 @@ impl Regression {
         let signature = report.verdict.signature();
         match (&report.verdict, self.mended) {
             (Verdict::Invalid { reason }, _) => broken(format!("stale: the plan is none any more: {reason}")),
-            (Verdict::Held, true) => {
-                let now = Reaches::of(report);
-                let unseen: Vec<&str> =
-                    self.reaches.points.difference(&now.points).map(String::as_str).collect();
-                if !unseen.is_empty() {
-                    broken(format!("stale: it holds, and no longer passes {}", unseen.join(", ")))
-                } else if now.faults < self.reaches.faults {
-                    broken(format!(
-                        "stale: it holds, and of {} faults only {} strike",
-                        self.reaches.faults, now.faults
-                    ))
-                } else {
-                    Standing::AsItShould
-                }
-            }
+            (Verdict::Held, true) => match self.reaches.beyond(&Reaches::of(report)) {
+                Some(missed) => broken(format!("stale: it holds, and no longer reaches {missed}")),
+                None => Standing::AsItShould,
+            },
             (Verdict::Held, false) => broken("it holds now: mark it as mended".into()),
             (_, false) if signature == self.signature => Standing::AsItShould,
             _ if signature == self.signature => broken("it is back".into()),
@@ -195,8 +194,12 @@ mod tests {
         let invalid = Verdict::Invalid { reason: "no such point".into() };
         let cases = [
             (true, report(Verdict::Held, &["a", "b", "c"], 2), ""),
-            (true, report(Verdict::Held, &["a"], 1), "stale: it holds, and no longer passes b"),
-            (true, report(Verdict::Held, &["a", "b"], 0), "stale: it holds, and of 1 faults only 0 strike"),
+            (true, report(Verdict::Held, &["a"], 1), "stale: it holds, and no longer reaches b"),
+            (
+                true,
+                report(Verdict::Held, &["a", "b"], 0),
+                "stale: it holds, and no longer reaches 1 of 1 faults",
+            ),
             (true, report(violated(), &[], 0), "it is back"),
             (true, report(other.clone(), &[], 0), "it fails in another way"),
             (true, report(invalid, &[], 0), "stale: the plan is none any more: no such point"),

@@ -27,14 +27,17 @@ pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usa
         println!("{}", json!({ "report": report, "essential": essential, "decided": decided }));
     } else {
         print!("{}", crate::cli::failure_head(&report));
-        print!("{}", essential_text(&plan, &essential));
+        print!(
+            "{}",
+            essential.map_or_else(|| NOT_TRIED.into(), |essential| essential_text(&plan, &essential))
+        );
         print!("{}", decided.as_ref().map_or_else(|| NOT_DECIDED.into(), decided_text));
     }
     Ok(VIOLATED)
 }
 
-const NOT_DECIDED: &str =
-    "\nDecided\n  unknown: the run leaves no story that could be repeated in other ways\n";
+const NOT_TRIED: &str = "\nEssential\n  unknown: the time was up before every item was tried (--time)\n";
+const NOT_DECIDED: &str = "\nDecided\n  unknown: the time was up, or the run leaves no story that could be repeated in other ways\n";
 
 fn essential_text(plan: &Plan, essential: &Essential) -> String {
     let mut text = String::from("\nEssential (it does not fail without)\n");

@@ -74,11 +74,11 @@ pub struct Decided {
     pub from_the_start: bool,
 }
 
-/// Finds what `plan`, which fails with `signature`, needs to fail.
+/// Finds what `plan`, which fails with `signature`, needs to fail; `None` if the time is up before.
 ///
 /// # Errors
 /// Those of the laboratory.
-pub fn essential(plan: &Plan, signature: &str, bench: &mut Bench<'_>) -> io::Result<Essential> {
+pub fn essential(plan: &Plan, signature: &str, bench: &mut Bench<'_>) -> io::Result<Option<Essential>> {
     let mut items: Vec<Item> = plan.ops.iter().map(|op| Item::Op(op.id)).collect();
     items.extend(plan.faults.iter().map(|fault| Item::Fault(fault.id)));
     items.extend(plan.knobs.keys().cloned().map(Item::Knob));
@@ -93,13 +93,16 @@ pub fn essential(plan: &Plan, signature: &str, bench: &mut Bench<'_>) -> io::Res
             .map(|item| What::Plan(Box::new(Plan { schedule_seed, ..without(plan, item) })))
             .collect();
         let verdicts = bench.run(&what, &|_| false)?;
+        if verdicts.iter().any(Option::is_none) {
+            return Ok(None);
+        }
         let items = std::mem::take(&mut essential.needed);
         for (item, verdict) in items.into_iter().zip(verdicts) {
             let fails = verdict.is_some_and(|verdict| verdict.signature() == signature);
             if fails { &mut essential.dispensable } else { &mut essential.needed }.push(item);
         }
     }
-    Ok(essential)
+    Ok(Some(essential))
 }
 
 /// The plan without one item.
@@ -114,7 +117,8 @@ fn without(plan: &Plan, item: &Item) -> Plan {
     plan
 }
 
-/// Finds when the failure of `plan` was decided; `None` if it does not fail with `signature`, or leaves no story.
+/// Finds when the failure of `plan` was decided; `None` if it does not fail with `signature`, leaves no story, or the time
+/// is up before.
 ///
 /// # Errors
 /// Those of the laboratory.
@@ -135,6 +139,9 @@ pub fn decided(plan: &Plan, signature: &str, bench: &mut Bench<'_>) -> io::Resul
     while low < high && !from_the_start && !probed.bench.is_over() {
         let middle = (low + high) / 2;
         if probed.all_fail(moments[middle] + 1)? { high = middle } else { low = middle + 1 }
+    }
+    if probed.bench.is_over() {
+        return Ok(None);
     }
     let found = if from_the_start { 0 } else { high };
     for i in 1..=CHECKS {
