@@ -46,7 +46,7 @@ fn a_guided_fuzz_keeps_a_corpus_and_never_stops_at_a_failure() {
         .sum();
     assert_eq!(counted, failed as u64, "each failure is counted under its signature");
     for (key, failure) in failures {
-        let plan = Path::new(&out).join("failures").join(key).join("plan.json");
+        let plan = Path::new(&out).join("capsules").join(key).join("plan.json");
         let replay = run("toy", &["replay", plan.to_str().unwrap(), "--json"]);
         assert_eq!(status(&replay), 1, "{key}");
         let replayed: Value = serde_json::from_str(&stdout(&replay)).unwrap();

@@ -144,8 +144,11 @@ mod tests {
         ] {
             campaign.add(&Report::bare("store", seed, verdict));
         }
+        // It is then that failures get their text.
+        campaign.judge(&[], false);
         let text = format!("{}\n{}", annotations(&campaign), summary(&campaign));
         assert_eq!(annotations(&campaign).lines().count(), 3, "one line for each failure");
+        assert!(text.contains("a%0A"), "what was expected is told, and escaped: {text}");
         insta::assert_snapshot!(text);
     }
 }
