@@ -112,7 +112,7 @@ impl<'a> Source<'a> for Fuzz<'a> {
         let explorer = self.explorers.get_mut(self.turn % among)?;
         self.turn += 1;
         let edges = explorer.is_guided() || self.corpus.is_some();
-        Some(Job { edges, ..Job::new(explorer.scenario(), explorer.next()) })
+        Some(Job { edges, ..Job::new(explorer.scenario(), explorer.choose()) })
     }
 
     fn learn(&mut self, job: &Job<'a>, report: &Report) -> std::io::Result<()> {

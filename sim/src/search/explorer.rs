@@ -77,7 +77,7 @@ impl<'a> Explorer<'a> {
     }
 
     /// The plan to run next.
-    pub fn next(&mut self) -> What {
+    pub fn choose(&mut self) -> What {
         if let Some(plan) = self.waiting.pop_front() {
             return What::Plan(Box::new(plan));
         }
