@@ -210,7 +210,14 @@ fn text(scenario: &dyn Scenario, personality: &str, census: &Census, kept: bool)
         let _ = writeln!(text, "  plan      {}", plan_text(broken, kept));
         let verb =
             if broken.reproduced { "fails alike" } else { "does not fail alike: only the branch does" };
-        let _ = writeln!(text, "  alone     the plan {verb}\n");
+        let _ = writeln!(text, "  alone     the plan {verb}");
+        if broken.undisturbed {
+            let _ = writeln!(
+                text,
+                "  mind      a plan fails this way without any crash of the census: look there first"
+            );
+        }
+        text.push('\n');
     }
     let least = if tally.sampled > 0 { ">= " } else { "" };
     let _ = writeln!(text, "census of {} on {personality}: {} plans", scenario.name(), census.plans);
