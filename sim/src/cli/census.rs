@@ -233,7 +233,7 @@ fn text(scenario: &dyn Scenario, personality: &str, census: &Census, kept: bool)
         tally.recovered, tally.inside_recovery
     );
     let _ = writeln!(text, "  violations   {:>10}", census.violations.len());
-    let per_s = |us: u64| if us == 0 { 0 } else { tally.recovered * 1_000_000 / us };
+    let per_s = |us: u64| (tally.recovered * 1_000_000).checked_div(us).unwrap_or(0);
     let _ = writeln!(
         text,
         "  time         {:>8.1} s   {} images/s; {:.1} s of CPU, {} images per CPU second",
