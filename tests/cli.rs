@@ -13,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 use cutwater_sim::Plan;
 use serde_json::{Value, json};
 
-const SCENARIOS: [&str; 3] = ["store", "checkpoint", "restore"];
+const SCENARIOS: [&str; 4] = ["store", "damage", "checkpoint", "restore"];
 
 fn cutwater(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cutwater"));
@@ -179,6 +179,15 @@ fn bad_input_is_refused_in_one_line_and_nothing_is_written() {
         &["replay", "store:-1"],
         &["replay", "nowhere/plan.json"],
         &["replay", "directory/"],
+        &["shrink", "stoer:3"],
+        &["shrink", "store:3", "--time", "soon"],
+        &["explain", "nowhere/plan.json"],
+        &["regress", "add", "directory", "--story", "x"],
+        &["regress", "run", "nowhere"],
+        &["regress", "add", "directory"],
+        &["replay"],
+        &["sweep", "--limit", "x"],
+        &["dance"],
         &["plan", "stoer:3"],
         &["plan", "store"],
     ]
@@ -227,7 +236,7 @@ fn what_there_is_can_be_listed() {
 #[test]
 fn a_plan_file_is_run_as_its_seed_is_with_and_without_a_trace() {
     let scratch = tempfile::tempdir().unwrap();
-    for (scenario, seed) in [("store", 3), ("checkpoint", 5), ("restore", 8)] {
+    for (scenario, seed) in [("store", 3), ("damage", 4), ("checkpoint", 5), ("restore", 8)] {
         let what = format!("{scenario}:{seed}");
         let path = scratch.path().join(format!("{scenario}.json"));
         let written = run(&["plan", &what]).stdout;

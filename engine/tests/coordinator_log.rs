@@ -142,7 +142,7 @@ fn metadata_is_written_once() {
             vertices: Vec::new(),
         };
         let (limit, layout) = (Duration::from_secs(1), layout());
-        for (id, fault) in [(1, Fault::After), (2, Fault::Late), (3, Fault::Before)] {
+        for (id, fault) in [(1, Fault::After), (2, Fault::Late), (3, Fault::Before), (4, Fault::Conflict)] {
             store.fail(&[fault]);
             let handle = write_metadata(&store, &layout, &metadata(id, 0), limit).await.unwrap();
             store.land().await;

@@ -144,6 +144,129 @@ fn a_manifest_or_current_that_is_damaged_is_refused_and_nothing_is_removed() {
 }
 
 #[test]
+fn a_log_is_not_cut_where_it_was_durable() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        put(&store, 0, 20, LOGGED).await;
+        put(&store, 20, 21, SYNCED).await;
+        let log = only(dir.path(), |name| name.ends_with(".log")).await;
+        let synced_bytes = fs::metadata(&log).await.unwrap().len_bytes;
+        put(&store, 21, 30, LOGGED).await;
+        drop(store);
+        // In the last record that the sync forced, behind which stands the mark, and in an earlier one.
+        for at in [synced_bytes - 60, 100] {
+            flip(&log, at).await;
+            let error = open(dir.path()).await.unwrap_err();
+            assert!(error.is_corruption() && error.to_string().contains("was durable"), "{at}: {error}");
+            flip(&log, at).await;
+        }
+        // What no sync had forced may be torn.
+        flip(&log, fs::metadata(&log).await.unwrap().len_bytes - 1).await;
+        assert_eq!(count(&open(dir.path()).await.unwrap()).await, 29);
+    });
+}
+
+#[test]
+fn a_later_log_tells_that_an_earlier_one_was_durable() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        // Closed memtables wait for a flush that never gets to run, so that both logs are needed.
+        let store = open(dir.path()).await.unwrap();
+        put(&store, 0, 20, LOGGED).await;
+        let first = only(dir.path(), |name| name.ends_with(".log")).await;
+        let content = fs::read(&first).await.unwrap();
+        let manifest = only(dir.path(), |name| name.starts_with("MANIFEST")).await;
+        let before = fs::read(&manifest).await.unwrap();
+        store.flush().await.unwrap();
+        put(&store, 20, 21, SYNCED).await;
+        drop(store);
+        // As if the flush had not happened: the log is back, damaged, and the MANIFEST does not know of the table.
+        let mut damaged = content.clone();
+        damaged[100] ^= 1;
+        std::fs::write(&first, damaged).unwrap();
+        std::fs::write(&manifest, &before).unwrap();
+        assert!(open(dir.path()).await.unwrap_err().is_corruption());
+        std::fs::write(&first, content).unwrap();
+        assert_eq!(count(&open(dir.path()).await.unwrap()).await, 21);
+    });
+}
+
+#[test]
+fn the_newest_edit_of_a_manifest_is_not_cut_off() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        put(&store, 0, 10, LOGGED).await;
+        store.flush().await.unwrap();
+        drop(store);
+        let manifest = only(dir.path(), |name| name.starts_with("MANIFEST")).await;
+        let len_bytes = fs::metadata(&manifest).await.unwrap().len_bytes;
+        // The seal has seven bytes.
+        flip(&manifest, len_bytes - 10).await;
+        assert!(open(dir.path()).await.unwrap_err().to_string().ends_with("and records follow"));
+        flip(&manifest, len_bytes - 10).await;
+        flip(&manifest, len_bytes - 1).await;
+        assert_eq!(count(&open(dir.path()).await.unwrap()).await, 10);
+    });
+}
+
+#[test]
+fn a_whole_block_in_the_wrong_place_is_noticed() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        for value in ["1", "2"] {
+            for i in 0..100 {
+                store.put(format!("key{i:04}").as_bytes(), value.as_bytes(), LOGGED).await.unwrap();
+            }
+            store.flush().await.unwrap();
+        }
+        store.close().await.unwrap();
+        let mut tables: Vec<PathBuf> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "sst"))
+            .collect();
+        tables.sort();
+        let [older, newer] = &tables[..] else { panic!("{tables:?}") };
+        // Their blocks have the same places; each is whole, and the keys are those that are looked for.
+        let old = std::fs::read(older).unwrap();
+        let mut new = std::fs::read(newer).unwrap();
+        new[..512].copy_from_slice(&old[..512]);
+        std::fs::write(newer, new).unwrap();
+        let store = open(dir.path()).await.unwrap();
+        let error = store.get(b"key0000").await.unwrap_err();
+        assert!(error.to_string().ends_with("a whole block that belongs elsewhere"), "{error}");
+        assert_eq!(store.get(b"key0099").await.unwrap().unwrap(), b"2");
+    });
+}
+
+#[test]
+fn the_bytes_outside_of_blocks_are_checked_by_a_scrub_and_a_table_without_checksums_is_refused() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        put(&store, 0, 10, LOGGED).await;
+        store.flush().await.unwrap();
+        store.close().await.unwrap();
+        let table = only(dir.path(), |name| name.ends_with(".sst")).await;
+        let footer_at = fs::metadata(&table).await.unwrap().len_bytes - 53;
+        // Padding behind the handles of the footer.
+        flip(&table, footer_at + 38).await;
+        let store = open(dir.path()).await.unwrap();
+        assert_eq!(count(&store).await, 10);
+        assert!(store.verify().await.unwrap_err().to_string().contains("its crc32c is"));
+        store.close().await.unwrap();
+        // The type of checksum: 1 becomes 0, which is none.
+        flip(&table, footer_at).await;
+        assert!(
+            open(dir.path()).await.unwrap_err().to_string().contains("an unknown checksum type, or none")
+        );
+    });
+}
+
+#[test]
 fn writes_outside_the_log_are_kept_by_flush_close_and_checkpoint_only() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();

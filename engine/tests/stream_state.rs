@@ -218,6 +218,27 @@ async fn damage_is_refused() {
 }
 
 #[tokio::test]
+async fn a_damaged_file_is_not_uploaded() {
+    let world = World::new();
+    let mut states = world.deploy("a", 1, &[]).await;
+    change(&mut states, &mut Model::new(), 0, 50).await;
+    let linked = states[0].link(CheckpointId(1)).await.unwrap();
+    for file in &linked.files.files {
+        let path = linked.dir.join(&file.name);
+        let whole = std::fs::read(&path).unwrap();
+        for at in [0, whole.len() / 2, whole.len() - 1] {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            std::fs::write(&path, flipped).unwrap();
+            let uploaded = upload::upload(&world.blobs, &world.names, &linked, 4, &Uploaded::default()).await;
+            assert!(matches!(uploaded, Err(Error::Damaged { .. })), "byte {at} of {}", file.name);
+        }
+        std::fs::write(&path, whole).unwrap();
+    }
+    upload::upload(&world.blobs, &world.names, &linked, 4, &Uploaded::default()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_key_of_another_subtask_is_refused() {
     let world = World::new();
     let mut states = world.deploy("a", 2, &[]).await;

@@ -18,6 +18,7 @@ use cutwater_io::points::Kind;
 use cutwater_sim::faults::Devices;
 use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
+use cutwater_sim::shrink::Personalities;
 use cutwater_sim::vocabulary::{Verb, Vocabulary};
 use cutwater_sim::world::World;
 use futures::future::LocalBoxFuture;
@@ -99,6 +100,7 @@ impl Scenario for CheckpointScenario {
                 "stream.aligned_blocked",
                 "stream.sink.recommitted",
                 "state.upload.reused",
+                "state.upload.damaged",
                 "log.superseded",
             ]
             .into_iter()
@@ -106,6 +108,10 @@ impl Scenario for CheckpointScenario {
             .collect(),
             ..Demands::default()
         }
+    }
+
+    fn personalities(&self) -> Option<Personalities> {
+        Some(crate::PERSONALITIES)
     }
 
     fn classify(&self) -> fn(&Path) -> &'static str {

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -29,10 +29,12 @@ use cutwater_engine::stream::graph::VertexKind;
 use cutwater_engine::stream::queries::{self, bid_counts};
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::points::{Kind, Point};
+use cutwater_io::sim::disk::Spared;
 use cutwater_io::sim::objects::ObjectChange;
 use cutwater_io::sim::{Crash, CrashKind, NodeId, Survivors};
 use cutwater_io::{objects, time};
 use cutwater_sim::faults::FaultClass;
+use cutwater_sim::faults::atlas::{Atlas, Chunk};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::{OracleInfo, Violation};
 use cutwater_sim::vocabulary::{Knob, Role};
@@ -72,9 +74,29 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
-/// The faults that a cluster must survive: all but damage to what is on the medium.
+/// The faults that a cluster must survive: all but lies. What is damaged on the disk of a worker can be had again, from the
+/// object store and from the input.
 pub(crate) fn faults() -> Vec<FaultClass> {
-    FaultClass::ALL.iter().copied().filter(|class| !FaultClass::DAMAGE.contains(class)).collect()
+    FaultClass::ALL.iter().copied().filter(|class| *class != FaultClass::BeyondBudget).collect()
+}
+
+/// Of each file of a worker's store one copy stays whole, by the [`Atlas`]: its own or that of the object store. As the
+/// object store is never damaged, only those files can be that are spared there.
+fn spare_one_copy(world: &World) {
+    const HERE: u64 = 1;
+    const IN_THE_STORE: u64 = 2;
+    let atlas = Atlas::new(world.key(), 900);
+    for index in 0..world.count("worker") {
+        let (atlas, node) = (atlas.clone(), world.node_id("worker", index));
+        let is_spared = move |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let digits: String = name.chars().filter(char::is_ascii_digit).collect();
+            let number = digits.parse().unwrap_or(0);
+            let chunk = Chunk { class: crate::classify(path), of: node.0, number };
+            !atlas.may_damage(chunk, &[HERE, IN_THE_STORE], HERE)
+        };
+        world.env().disks().spare(node, Spared::new(is_spared));
+    }
 }
 
 /// The points of a cluster: of the store only those that one without a log can pass.
@@ -118,17 +140,17 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("tolerable_failures", "checkpoints that may fail in a row", 3, 0..=10),
         Knob::new("retained", "completed checkpoints that are kept", 2, 1..=5),
         Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
-        Knob::new("lease_ms", "silence of a leader before a takeover, in milliseconds", 500, 100..=4000),
+        Knob::new(
+            "lease_ms",
+            "silence of a leader before a takeover, in milliseconds, beyond what pings of the slowest link take",
+            500,
+            100..=4000,
+        ),
         Knob::new("heartbeat_ms", "between two signs of life of a worker, in milliseconds", 200, 50..=1000),
         Knob::new("keep_versions", "versions of the register that are kept", KEEP_VERSIONS, 2..=32),
         Knob::new("sweep_ms", "from one sweep for orphans to the next, in milliseconds", 2000, 50..=20_000),
         Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
-        Knob::new(
-            "net_us",
-            "median latency between two machines, one way, in microseconds",
-            500,
-            50..=20_000,
-        ),
+        Knob::new("net_us", "median latency between two machines, one way, in microseconds", 500, 50..=5_000),
         Knob::new(
             "store_spacing_us",
             "the object store lets a prefix have one request per so many microseconds; 0: as many as come",
@@ -156,6 +178,7 @@ impl Cluster {
         let layout = Layout::new(JOB).expect("a plain name");
         let oracle = Arc::new(Mutex::new(JobOracle::new(layout, world.knob("keep_versions"))));
         watch(world, &oracle);
+        spare_one_copy(world);
         let candidates: Vec<SocketAddr> = (0..world.count("coordinator"))
             .map(|i| world.address(world.node_id("coordinator", i), RPC_PORT))
             .collect();
@@ -385,7 +408,7 @@ fn coordinator_config(
             retained: knob("retained"),
             max_concurrent: knob("max_concurrent"),
         },
-        lease: ms("lease_ms"),
+        lease: ms("lease_ms") + slowest_ping(world) * 4,
         heartbeat_timeout: ms("heartbeat_ms") * 5,
         slots_wait: Duration::from_millis(500),
         restart_delay: Duration::from_millis(100),
@@ -401,6 +424,14 @@ fn longest_backlog(world: &World) -> Duration {
     let records = world.knob("partitions") * world.knob("events_per_partition");
     Duration::from_millis(records * 3)
         * u32::try_from(512 / world.knob("write_buffer_bytes").min(512)).expect("at most 2")
+}
+
+/// How long a candidate may take to connect to a leader and to be answered, if their link is one of the slow ones: two round
+/// trips, each twice as long as usual. A candidate gives it a quarter of the lease; a shorter lease could never be kept, and
+/// the candidates would depose each other for ever.
+fn slowest_ping(world: &World) -> Duration {
+    let one_way_us = world.knob("net_us") * u64::from(crate::SLOW_LINK_FACTOR_MAX) * 2;
+    Duration::from_micros(4 * one_way_us)
 }
 
 fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> WorkerConfig {

@@ -61,5 +61,6 @@ fn batch(bytes: &[u8]) -> Option<String> {
             Element::Barrier(id) => barriers.push_str(&format!("barrier {id}, ")),
         }
     }
-    Some(format!("{barriers}{records} records"))
+    let s = if records == 1 { "" } else { "s" };
+    Some(format!("{barriers}{records} record{s}"))
 }

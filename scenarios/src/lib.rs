@@ -9,18 +9,28 @@ use cutwater_io::sim::disk::Personality;
 use cutwater_sim::faults::Devices;
 use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::Scenario;
+use cutwater_sim::shrink::Personalities;
 use cutwater_sim::vocabulary::Knob;
 
 pub mod checkpoint;
 mod cluster;
+pub mod damage;
 mod frames;
 pub mod oracle;
 pub mod restore;
 pub mod store;
+pub mod targets;
 
 /// Every scenario, in the order in which they are listed.
-pub const ALL: &[&dyn Scenario] =
-    &[&store::StoreScenario, &checkpoint::CheckpointScenario, &restore::RestoreScenario];
+pub const ALL: &[&dyn Scenario] = &[
+    &store::StoreScenario,
+    &damage::DamageScenario,
+    &checkpoint::CheckpointScenario,
+    &restore::RestoreScenario,
+];
+
+/// How many times slower the slowest link between two machines is than the usual one, as long as nothing is broken.
+pub(crate) const SLOW_LINK_FACTOR_MAX: u32 = 10;
 
 /// What a path is to the engine: the classes that faults can be anchored to.
 pub(crate) fn classify(path: &Path) -> &'static str {
@@ -57,6 +67,10 @@ pub(crate) fn personality_knob() -> Knob {
     )
 }
 
+/// The knob that says which file system the disks have, the strictest first: every scenario has it, or its default.
+pub(crate) const PERSONALITIES: Personalities =
+    ("personality", &[(3, "ext4"), (2, "xfs"), (1, "btrfs"), (0, "posix_min")]);
+
 /// How the disks of a plan behave; every scenario has these knobs or their defaults.
 pub(crate) fn devices(plan: &Plan) -> Devices {
     let knob = |name: &str, default| plan.knobs.get(name).copied().unwrap_or(default);
@@ -68,6 +82,7 @@ pub(crate) fn devices(plan: &Plan) -> Devices {
     devices.disk.stale_tail = knob("stale_tail", 0) == 1;
     let small = |name, default: u32| u32::try_from(knob(name, default.into())).unwrap_or(u32::MAX);
     devices.net.latency_median_us = small("net_us", devices.net.latency_median_us);
+    devices.net.slow_link_factor_max = SLOW_LINK_FACTOR_MAX;
     devices.objects.prefix_spacing_us = small("store_spacing_us", devices.objects.prefix_spacing_us);
     devices.objects.page_keys =
         usize::try_from(knob("page_keys", devices.objects.page_keys as u64)).unwrap_or(usize::MAX);

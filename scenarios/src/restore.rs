@@ -14,6 +14,7 @@ use cutwater_io::points::{Kind, Point};
 use cutwater_sim::faults::Devices;
 use cutwater_sim::plan::Plan;
 use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
+use cutwater_sim::shrink::Personalities;
 use cutwater_sim::vocabulary::{Verb, Vocabulary};
 use cutwater_sim::world::World;
 use futures::future::LocalBoxFuture;
@@ -99,6 +100,10 @@ impl Scenario for RestoreScenario {
             .collect(),
             ..Demands::default()
         }
+    }
+
+    fn personalities(&self) -> Option<Personalities> {
+        Some(crate::PERSONALITIES)
     }
 
     fn classify(&self) -> fn(&Path) -> &'static str {

@@ -11,9 +11,15 @@
 //! elsewhere there is only [`refuse`].
 
 #[cfg(madsim)]
+pub mod capsule;
+#[cfg(madsim)]
 pub mod census;
 #[cfg(madsim)]
 pub mod cli;
+#[cfg(madsim)]
+pub mod evidence;
+#[cfg(madsim)]
+pub mod explain;
 #[cfg(madsim)]
 pub mod faults;
 #[cfg(madsim)]
@@ -32,6 +38,8 @@ pub mod runner;
 pub mod scenario;
 #[cfg(madsim)]
 pub mod search;
+#[cfg(madsim)]
+pub mod shrink;
 #[cfg(madsim)]
 pub mod strategy;
 #[cfg(madsim)]

@@ -12,6 +12,7 @@ use crate::faults::FaultClass;
 use crate::faults::deliver::Devices;
 use crate::generate;
 use crate::plan::Plan;
+use crate::shrink::Personalities;
 use crate::vocabulary::Vocabulary;
 use crate::world::World;
 
@@ -32,6 +33,11 @@ pub trait Scenario: Sync {
     /// The plan that `seed` names. It must depend on nothing else.
     fn generate(&self, seed: u64) -> Plan {
         generate::swarm(self.name(), &self.vocabulary(), seed)
+    }
+    /// The knob that says which file system the disks have, and its values with their names, from the strictest to the
+    /// weakest: a failure is told with those that show it.
+    fn personalities(&self) -> Option<Personalities> {
+        None
     }
     /// What a path or key is to the system under test; one of [`Vocabulary::classes`], or `other`.
     fn classify(&self) -> fn(&Path) -> &'static str {

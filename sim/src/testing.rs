@@ -1,4 +1,4 @@
-//! Seeds of a scenario as a `cargo test`.
+//! Seeds of a scenario, and regressions, as a `cargo test`.
 //!
 //! The plans are run by the binary, each in a process of its own: what a test finds beside other tests, in one process with
 //! them, replays alone.
@@ -12,8 +12,9 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Line {
-    Plan(Box<crate::Report>),
+    Plan(serde::de::IgnoredAny),
     Divergence(serde_json::Value),
+    Finding { text: String },
     Summary(serde::de::IgnoredAny),
 }
 
@@ -41,9 +42,7 @@ pub fn check_seeds(cutwater: &Path, scenario: &str, default_seeds: u64) {
     let mut failures = String::new();
     for line in stdout.lines() {
         match serde_json::from_str(line) {
-            Ok(Line::Plan(report)) if !report.verdict.held() => {
-                failures += &crate::cli::failure_text(&report)
-            }
+            Ok(Line::Finding { text }) => failures += &text,
             Ok(Line::Divergence(divergence)) => failures += &format!("non-determinism: {divergence:#}\n"),
             Ok(Line::Plan(_) | Line::Summary(_)) => {}
             Err(e) => failures += &format!("not a line of a sweep: {e}: {line}\n"),
@@ -54,6 +53,25 @@ pub fn check_seeds(cutwater: &Path, scenario: &str, default_seeds: u64) {
     assert!(
         failures.is_empty() && (output.status.success() || void),
         "\n{failures}{}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Runs the regressions at `path` (a file, or a directory with files at any depth) with the binary `cutwater`.
+///
+/// # Panics
+/// If one is broken: it does not hold, no longer reaches what it reached, or cannot be read.
+pub fn check_regressions(cutwater: &Path, path: &Path) {
+    let output = Command::new(cutwater)
+        .args(["regress", "run"])
+        .arg(path)
+        .output()
+        .unwrap_or_else(|e| panic!("{} does not start: {e}", cutwater.display()));
+    assert!(
+        output.status.success(),
+        "\n{}{}: {}",
+        String::from_utf8_lossy(&output.stdout),
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );

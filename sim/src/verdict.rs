@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cutwater_io::sim::Event;
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Evidence;
 use crate::faults::Receipts;
 use crate::scenario::{Violation, signature};
 use crate::search::coverage::{Coverage, Matrix};
@@ -198,4 +199,14 @@ pub struct Outcome {
     pub story: Option<Vec<Event>>,
     /// What the nodes are, for the story.
     pub labels: BTreeMap<u64, String>,
+    /// What it leaves beside its story, if it was recorded.
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
+}
+
+impl Outcome {
+    /// Nothing but a report.
+    pub fn bare(report: Report) -> Outcome {
+        Outcome { report, story: None, labels: BTreeMap::new(), evidence: None }
+    }
 }

@@ -5,60 +5,18 @@
 #![cfg(madsim)]
 #![expect(clippy::disallowed_methods, reason = "these tests start processes and look at real files")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
+use common::{example, plans, run, scratch, status, stdout};
 use serde_json::Value;
-
-/// The program of an example, built as this test was. (Cargo builds examples with all tests of a package, but not for one
-/// alone; and a real build leaves its own under the same names.)
-fn example(name: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let dir = BUILT.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let profile = test.parent().unwrap().parent().unwrap();
-        let mut build = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-        build.args(["build", "--quiet", "--package", "cutwater-sim", "--examples", "--target-dir"]);
-        build.arg(profile.parent().unwrap());
-        build.args(profile.ends_with("release").then_some("--release"));
-        assert!(build.status().unwrap().success(), "{build:?}");
-        profile.join("examples")
-    });
-    dir.join(name)
-}
-
-fn run(name: &str, args: &[&str]) -> Output {
-    Command::new(example(name)).args(args).output().unwrap()
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().unwrap_or_else(|| panic!("{output:?}"))
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn plans(output: &Output) -> Vec<Value> {
-    let lines = stdout(output);
-    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter(|line| line["type"] == "plan").collect()
-}
 
 /// Seed to digest.
 fn digests(output: &Output) -> BTreeMap<u64, String> {
     let of = |p: &Value| (p["seed"].as_u64().unwrap(), p["digest"].as_str().unwrap().to_string());
     plans(output).iter().map(of).collect()
-}
-
-/// A directory of this test's own.
-fn scratch(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
 }
 
 #[test]
@@ -132,7 +90,7 @@ fn every_way_to_end_has_its_status() {
         ("violates", &[], 1, "ticking: no node dies (node)"),
         ("panics", &[], 1, "a second start"),
         ("aborts", &[], 1, "signal 6"),
-        ("hangs", &["--limit", "1"], 1, "a report within 1 s"),
+        ("hangs", &["--limit", "1", "--no-shrink"], 1, "a report within 1 s"),
         ("stalls", &[], 1, "liveness: every node ticks after heal"),
         ("drifts", &["--check-determinism", "1000"], 4, "one plan, two digests"),
         ("blind", &[], 3, "point faulty.never never passed"),
@@ -185,6 +143,16 @@ fn bad_input_is_one_line_and_nothing_is_written() {
         (&["sweep", "--shard", "3/2"], "--shard 3/2"),
         (&["sweep", "--time", "soon"], "--time soon"),
         (&["sweep", "--jobs", "0"], "--jobs 0"),
+        (&["shrink", "log:1", "--time", "soon"], "--time soon"),
+        (&["shrink", "log:1", "--jobs", "0"], "--jobs 0"),
+        (&["shrink", "lag:1"], "unknown scenario `lag`"),
+        (&["explain", &newer], "plan of version 2; this build reads version 1"),
+        (&["regress", "add", &malformed, "--story", "x"], "no capsule"),
+        (&["regress", "run", "/nonexistent"], "/nonexistent: No such file"),
+        (&["dance"], "unrecognized subcommand 'dance' (see --help)"),
+        (&["replay"], "the following required arguments were not provided: <SCENARIO:SEED|PATH>"),
+        (&["sweep", "--seeds"], "a value is required for '--seeds <N|A..B>'"),
+        (&["sweep", "--limit", "x"], "invalid value 'x' for '--limit <SECONDS>'"),
     ];
     for (args, says) in cases {
         let output = run("toy", args);
@@ -195,7 +163,6 @@ fn bad_input_is_one_line_and_nothing_is_written() {
         assert!(output.stdout.is_empty(), "{args:?}");
     }
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), before);
-    assert_eq!(status(&run("toy", &["dance"])), 2);
 }
 
 #[test]
@@ -218,15 +185,78 @@ fn results_are_left_in_a_directory_and_a_kept_plan_fails_the_same_way() {
     assert_eq!(summary["scenarios"]["log_unsynced"]["plans"], 30);
     let junit = String::from_utf8(std::fs::read(dir.join("junit.xml")).unwrap()).unwrap();
     assert!(junit.contains("<failure") && junit.contains("cargo cutwater replay log_unsynced:"), "{junit}");
-    let failure = std::fs::read_dir(dir.join("failures")).unwrap().next().unwrap().unwrap();
-    let story = String::from_utf8(std::fs::read(failure.path().join("story.txt")).unwrap()).unwrap();
-    assert!(story.contains("disk.power_fail") && story.starts_with("FAILURE"), "{story}");
-    let plan = failure.path().join("plan.json");
-    let replay = run("toy", &["replay", plan.to_str().unwrap()]);
-    assert_eq!(status(&replay), 1);
-    let name = failure.file_name().into_string().unwrap();
+    let capsule = std::fs::read_dir(dir.join("capsules")).unwrap().next().unwrap().unwrap();
+    let read = |name: &str| {
+        let bytes = std::fs::read(capsule.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        String::from_utf8(bytes).unwrap()
+    };
+    // One text everywhere.
+    let text = read("README.md");
+    let told = text.split("```").nth(1).unwrap().strip_prefix("text\n").unwrap();
+    assert!(stdout(&out).contains(told), "{told}\nis not in\n{}", stdout(&out));
+    assert!(junit.contains(told.lines().nth(1).unwrap()), "{junit}");
+    for part in ["FAILURE", "minimal   1 op, 1 fault", "lost:", "essential every item", "decided   at"] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+    let trace = read("trace.jsonl");
+    assert!(trace.lines().all(|line| serde_json::from_str::<Value>(line).unwrap()["at_ns"].is_u64()));
+    assert!(trace.contains("disk.power_fail") && read("history.txt").contains("client.ok"));
+    assert!(read("disk-n1-crash1.txt").contains("/log  0 bytes"), "{}", read("disk-n1-crash1.txt"));
+    assert!(read("regression.rs").contains("#[test]"));
+    let verdict: Value = serde_json::from_str(&read("verdict.json")).unwrap();
+    assert!(verdict["seeds"].as_array().unwrap().len() > 3, "{verdict}");
+    // The smallest plan and the first one fail alike, and the capsule is a name of the smallest.
+    let name = capsule.file_name().into_string().unwrap();
     let signature = name.strip_prefix("log_unsynced-").unwrap();
-    assert!(stdout(&replay).contains(signature), "another signature");
+    let mut digests = Vec::new();
+    for what in ["plan.json", "plan.min.json", ""] {
+        let path = capsule.path().join(what);
+        let replay = run("toy", &["replay", path.to_str().unwrap(), "--json"]);
+        assert_eq!(status(&replay), 1);
+        let outcome: Value = serde_json::from_str(&stdout(&replay)).unwrap();
+        digests.push(outcome["report"]["digest"].clone());
+        let human = run("toy", &["replay", path.to_str().unwrap()]);
+        assert!(stdout(&human).contains(signature), "another signature");
+    }
+    assert_eq!(digests[1], digests[2]);
+    assert_eq!(digests[1], verdict["minimal"]["report"]["digest"]);
+
+    // Another sweep into the same directory leaves nothing of this one.
+    assert_eq!(status(&run("toy", &["sweep", "log", "--seeds", "5", "--out", dir.to_str().unwrap()])), 0);
+    assert_eq!(std::fs::read_dir(dir.join("capsules")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_run_that_hangs_or_aborts_has_a_story_up_to_then() {
+    let dir = scratch("no-report");
+    for (name, says) in [("hangs", "a report within 1 s"), ("aborts", "signal 6")] {
+        let out = dir.join(name);
+        let args =
+            ["sweep", name, "--seeds", "8", "--limit", "1", "--no-shrink", "--out", out.to_str().unwrap()];
+        let sweep = run("faulty", &args);
+        assert_eq!(status(&sweep), 1);
+        assert!(stdout(&sweep).contains(says), "{}", stdout(&sweep));
+        let capsule = std::fs::read_dir(out.join("capsules")).unwrap().next().unwrap().unwrap().path();
+        let trace = String::from_utf8(std::fs::read(capsule.join("trace.jsonl")).unwrap()).unwrap();
+        assert!(trace.contains("node.start") && trace.contains("\"crash\""), "{name}: {trace}");
+        let replay = run("faulty", &["replay", capsule.to_str().unwrap(), "--limit", "1", "--trace"]);
+        assert!(stdout(&replay).contains("n1 ticker-0"), "{}", stdout(&replay));
+    }
+}
+
+#[test]
+fn what_is_essential_and_when_it_was_decided_is_told() {
+    let sweep = run("toy", &["sweep", "log_unsynced", "--seeds", "30", "--json", "--no-shrink"]);
+    let failing = plans(&sweep).into_iter().find(|p| p["verdict"] != "held").expect("a seed that fails");
+    let explain = run("toy", &["explain", &format!("log_unsynced:{}", failing["seed"])]);
+    assert_eq!(status(&explain), 1);
+    let text = stdout(&explain);
+    for part in ["Essential", "Decided", "after this event all of 8 runs fail", "8 of 8"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    let holds = run("toy", &["explain", "log:0"]);
+    assert_eq!(status(&holds), 0);
+    assert!(stdout(&holds).contains("log:0 holds"), "{}", stdout(&holds));
 }
 
 #[test]

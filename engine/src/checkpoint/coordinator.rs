@@ -105,6 +105,8 @@ struct Pending {
     description: String,
     states: BTreeMap<TaskId, SubtaskState>,
     phase: Phase,
+    /// Lasts as long as the checkpoint is under way.
+    _span: tracing::Span,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,7 +356,7 @@ impl Coordinator {
     pub fn completed(&mut self, id: CheckpointId, retained: &[CheckpointId], now_us: u64) -> Vec<Decision> {
         let pending = self.pending.remove(&id).expect("a checkpoint that completes is pending until it has");
         assert!(pending.phase == Phase::Completing, "{pending:?}");
-        tracing::debug!(ends = %phase_of(id), "completed");
+        tracing::debug!(checkpoint = %id, "completed");
         let mut files: BTreeSet<String> = pending.states.values().flat_map(own_paths).collect();
         files.insert(self.layout.metadata(id));
         let shared = pending.states.values().flat_map(shared_paths).collect();
@@ -477,9 +479,9 @@ impl Coordinator {
                 description,
                 states: BTreeMap::new(),
                 phase: Phase::Collecting,
+                _span: tracing::debug_span!("checkpoint", %id),
             },
         );
-        tracing::debug!(begins = %phase_of(id), "triggered");
         decisions.push(Decision::Trigger(id));
     }
 
@@ -548,7 +550,7 @@ impl Coordinator {
         }
         let pending = self.pending.remove(&id).expect("looked up above");
         cutwater_io::reachable!(super::points::ABORTED);
-        tracing::debug!(ends = %phase_of(id), "aborted");
+        tracing::debug!(checkpoint = %id, "aborted");
         decisions.push(Decision::NotifyAborted(id));
         for state in pending.states.values() {
             self.delete_private(state, decisions);
@@ -592,11 +594,6 @@ impl Coordinator {
             decisions.push(Decision::Delete(paths));
         }
     }
-}
-
-/// What a checkpoint is called in logs, from its trigger to its end.
-fn phase_of(id: CheckpointId) -> String {
-    format!("checkpoint {id}")
 }
 
 fn us(duration: Duration) -> u64 {

@@ -57,6 +57,21 @@ pub enum Error {
         /// What the disk said.
         source: std::io::Error,
     },
+    /// A local file is not what was written to it.
+    #[error(
+        "{path}: expected {} bytes{}, found {found_len_bytes} bytes with crc32c {found:08x}",
+        expected.0, expected.1.map(|crc| format!(" with crc32c {crc:08x}")).unwrap_or_default()
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Length in bytes that it should have, and CRC-32C if that is known.
+        expected: (u64, Option<u32>),
+        /// The length it has.
+        found_len_bytes: u64,
+        /// The checksum it has.
+        found: u32,
+    },
     /// An object.
     #[error(transparent)]
     Blob(#[from] blob::Error),

@@ -16,5 +16,6 @@ cutwater_io::points! {
     buggify PUT_TWICE = "state.blob.put_twice": "a put that was answered is repeated";
     buggify RETRY_LATE = "state.blob.retry_late": "a failed request is repeated after the longest pause";
     sometimes UPLOAD_LANDED = "state.blob.landed": "a put that had answered with an error turned out to have been applied";
+    sometimes UPLOAD_DAMAGED = "state.upload.damaged": "a local file was not uploaded because it is not what was written";
     sometimes ABORTED_CLEANED = "state.upload.cleaned": "the uploads of an aborted checkpoint were deleted";
 }

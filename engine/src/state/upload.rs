@@ -8,6 +8,7 @@
 //! [`Uploaded`] notes each name *before* its put. A put that lands after that is an orphan, which the coordinator's sweeper
 //! finds. What was acknowledged is never deleted here: the coordinator owns it.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl Uploaded {
 /// Uploads a snapshot and removes its links.
 ///
 /// # Errors
-/// If a local file cannot be read or the object store goes on failing: the checkpoint is declined.
+/// If a local file cannot be read, is not what was written, or the object store goes on failing: there is no checkpoint.
 #[tracing::instrument(name = "upload", level = "debug", skip_all)]
 pub async fn upload(
     blobs: &Blobs,
@@ -91,7 +92,7 @@ async fn one(
         Some(handle) => handle.clone(),
         None => {
             let path = if file.immutable { names.shared() } else { names.private(snapshot.checkpoint) };
-            put(blobs, snapshot, &file.name, path, uploaded).await?
+            put(blobs, snapshot, file, path, uploaded).await?
         }
     };
     Ok((file.immutable, StoreFile { name: file.name.clone(), handle }))
@@ -100,15 +101,27 @@ async fn one(
 async fn put(
     blobs: &Blobs,
     snapshot: &LinkedSnapshot,
-    name: &str,
+    file: &CheckpointFile,
     path: String,
     uploaded: &Uploaded,
 ) -> Result<FileHandle, Error> {
-    let local = snapshot.dir.join(name);
-    let content = fs::read(&local).await.map_err(|source| Error::File { path: local, source })?;
+    let local = snapshot.dir.join(&file.name);
+    let content = read_whole(&local, file).await?;
     time::charge(Duration::from_millis((content.len() as u64).div_ceil(CHARGE_BYTES))).await;
     uploaded.note(&path);
     let handle = blobs.create(&path, Bytes::from(content)).await?;
     point!(points::UPLOAD_BETWEEN_FILES);
     Ok(handle)
+}
+
+/// The file, if it is what was written.
+async fn read_whole(path: &Path, file: &CheckpointFile) -> Result<Vec<u8>, Error> {
+    let content = fs::read(path).await.map_err(|source| Error::File { path: path.to_owned(), source })?;
+    let (found, found_len_bytes) = (crc32c::crc32c(&content), content.len() as u64);
+    if found_len_bytes != file.len_bytes || file.crc32c.is_some_and(|expected| expected != found) {
+        sometimes!(points::UPLOAD_DAMAGED, true);
+        let path = path.to_owned();
+        return Err(Error::Damaged { path, expected: (file.len_bytes, file.crc32c), found_len_bytes, found });
+    }
+    Ok(content)
 }

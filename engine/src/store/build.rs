@@ -38,6 +38,8 @@ struct Output {
     path: PathBuf,
     file: File,
     offset_bytes: u64,
+    /// CRC-32C of all that was written.
+    crc32c: u32,
     builder: TableBuilder,
 }
 
@@ -87,7 +89,7 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         self.created.push(number);
         let file = File::create_new(&path).await.during("create", &path)?;
         let builder = TableBuilder::new(&self.site.options, number, &self.site.identity);
-        Ok(Output { number, path, file, offset_bytes: 0, builder })
+        Ok(Output { number, path, file, offset_bytes: 0, crc32c: 0, builder })
     }
 
     /// Removes what was begun, as nothing refers to it.
@@ -111,6 +113,7 @@ impl Output {
         time::charge(Duration::from_millis((bytes.len() as u64).div_ceil(BYTES_PER_CPU_MS))).await;
         self.file.write_all_at(bytes, self.offset_bytes).await.during("write", &self.path)?;
         self.offset_bytes += bytes.len() as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
         task::yield_now().await;
         Ok(())
     }
@@ -133,6 +136,7 @@ impl Output {
             oldest_ancestor_time_s: now_s,
             file_creation_time_s: now_s,
             ..FileMeta::default()
-        })
+        }
+        .with_crc32c(self.crc32c))
     }
 }

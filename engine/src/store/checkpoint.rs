@@ -2,7 +2,8 @@
 //! writes up to one sequence number.
 //!
 //! The memtable is flushed first, so there is no log to copy, and what was never logged is in. Tables never change, so the
-//! two stores share no byte that either writes. On return all of it is durable, the name of the directory included (RocksDB
+//! two stores share no byte that either writes; they do share what the medium does to those bytes, so a checkpoint is no
+//! second copy until it was copied elsewhere. On return all of it is durable, the name of the directory included (RocksDB
 //! leaves the parent directory unsynced).
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ pub struct CheckpointFile {
     pub name: String,
     /// Its length. Bytes.
     pub len_bytes: u64,
+    /// CRC-32C of what was written, which need not be what is read; `None` for a table that another engine made and that
+    /// has no such checksum in the MANIFEST.
+    pub crc32c: Option<u32>,
     /// A table: under this name, this store will never have other content.
     pub immutable: bool,
 }
@@ -88,22 +92,26 @@ async fn fill(
 ) -> Result<Vec<CheckpointFile>, Error> {
     fs::create_dir(target).await.during("create", target)?;
     let mut files = Vec::new();
+    point!(points::CHECKPOINT_BEFORE_LINKS);
     for (_, file) in version.files() {
         let kind = FileKind::Table(file.number);
         let original = kind.path(&shared.site.dir);
         fs::hard_link(&original, kind.path(target)).await.during("link", &original)?;
-        files.push(CheckpointFile { name: kind.name(), len_bytes: file.len_bytes, immutable: true });
+        let (len_bytes, crc32c) = (file.len_bytes, file.crc32c());
+        files.push(CheckpointFile { name: kind.name(), len_bytes, crc32c, immutable: true });
     }
     point!(points::CHECKPOINT_LINKED);
     let number = next_file_number;
     let edit = VersionEdit { next_file_number: Some(number + 1), ..version.snapshot() };
     let manifest = Manifest::create(target, number, edit).await?;
     let kind = FileKind::Manifest(number);
-    files.push(CheckpointFile { name: kind.name(), len_bytes: manifest.len_bytes(), immutable: false });
+    let (len_bytes, crc32c) = (manifest.len_bytes(), Some(manifest.crc32c()));
+    files.push(CheckpointFile { name: kind.name(), len_bytes, crc32c, immutable: false });
     let content = format!("{}\n", kind.name());
     write_durably(&FileKind::Current.path(target), content.as_bytes()).await?;
     let name = FileKind::Current.name();
-    files.push(CheckpointFile { name, len_bytes: content.len() as u64, immutable: false });
+    let (len_bytes, crc32c) = (content.len() as u64, Some(crc32c::crc32c(content.as_bytes())));
+    files.push(CheckpointFile { name, len_bytes, crc32c, immutable: false });
     fs::sync_dir(target).await.during("sync", target)?;
     point!(points::CHECKPOINT_BEFORE_RENAME);
     Ok(files)

@@ -61,7 +61,7 @@ pub(crate) async fn run(shared: Arc<Shared>, wals: Wals, mut requests: mpsc::Rec
                 let result = commit.rotate().await;
                 let _ = done.send(result);
             }
-            Request::Stop => return,
+            Request::Stop => return commit.settle().await,
         }
         if next.is_none() {
             next = requests.recv().await;
@@ -129,7 +129,7 @@ impl Commit {
             lasts.push(last_sequence);
         }
         if !logged.is_empty() {
-            let appended = self.wals.append(first_sequence, &logged).await;
+            let appended = self.wals.append(&logged, last_sequence + 1).await;
             appended.map_err(|e| self.shared.fail("a write to the log", e))?;
         }
         if wants_sync {
@@ -148,6 +148,16 @@ impl Commit {
         let log_number = self.shared.state().version.log_number;
         let synced = self.wals.sync(log_number).await;
         synced.map_err(|e| self.shared.fail("a sync of the log", e))
+    }
+
+    /// The last thing a store does with its log.
+    async fn settle(&mut self) {
+        if self.shared.state().background.is_none()
+            && let Err(error) = self.wals.settle().await
+        {
+            // What was written is durable all the same.
+            tracing::warn!(%error, "the last mark of the log may not be durable");
+        }
     }
 
     /// Waits until the memtable can take a write.

@@ -1,6 +1,10 @@
 //! The MANIFEST: a log of version edits, and CURRENT, which names the one that counts.
 //!
-//! Each edit is synced before the next is written, so only the last record can be torn; any other damage is corruption.
+//! Each edit is synced before anything else is written, so only the last record can be torn; any other damage is corruption.
+//! So that this holds for the newest edit, too, a *seal* is written behind each and synced: an empty edit, which changes
+//! nothing. What is done once an edit is durable (a log is removed, a flush is reported) could not be undone if damage to
+//! that edit were taken for a torn tail. The first edit needs no seal: CURRENT names no MANIFEST without one.
+//!
 //! CURRENT is switched to a new MANIFEST only after both the contents and the *name* of that are durable. RocksDB 7.8.3
 //! leaves the name out, and on a disk that promises no more than POSIX a crash then leaves a CURRENT that names nothing.
 
@@ -26,6 +30,8 @@ pub(crate) struct Manifest {
     file: File,
     framing: LogWriter,
     len_bytes: u64,
+    /// CRC-32C of all that was written.
+    crc32c: u32,
 }
 
 impl Manifest {
@@ -33,21 +39,41 @@ impl Manifest {
     pub(crate) async fn create(dir: &Path, number: u64, edit: VersionEdit) -> Result<Manifest, Error> {
         let path = FileKind::Manifest(number).path(dir);
         let file = File::create_new(&path).await.during("create", &path)?;
-        let mut manifest = Manifest { number, path, file, framing: LogWriter::new(), len_bytes: 0 };
+        let framing = LogWriter::new();
+        let mut manifest = Manifest { number, path, file, framing, len_bytes: 0, crc32c: 0 };
         let first = VersionEdit { comparator: Some(COMPARATOR.to_owned()), ..edit };
-        manifest.append(&first).await?;
+        manifest.write(&first).await?;
+        point!(points::MANIFEST_APPENDED);
+        manifest.sync().await?;
         fs::sync_dir(dir).await.during("sync", dir)?;
         Ok(manifest)
     }
 
     /// Appends an edit, durably. After an error nothing more may be appended.
     pub(crate) async fn append(&mut self, edit: &VersionEdit) -> Result<(), Error> {
+        self.write(edit).await?;
+        point!(points::MANIFEST_APPENDED);
+        self.sync().await?;
+        self.write(&VersionEdit::default()).await?;
+        point!(points::MANIFEST_BEFORE_SEAL);
+        self.sync().await
+    }
+
+    async fn write(&mut self, edit: &VersionEdit) -> Result<(), Error> {
         let mut bytes = Vec::new();
         self.framing.add_record(&version::encode(edit), &mut bytes);
         self.file.write_all_at(&bytes, self.len_bytes).await.during("write", &self.path)?;
         self.len_bytes += bytes.len() as u64;
-        point!(points::MANIFEST_APPENDED);
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
         self.file.sync_data().await.during("sync", &self.path)
+    }
+
+    pub(crate) fn crc32c(&self) -> u32 {
+        self.crc32c
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -119,6 +145,7 @@ fn replay(path: &Path, bytes: &[u8], num_levels: usize) -> Result<Recovered, Err
                 break;
             }
             Err(LogEnd::Damaged(damage)) if reader.intact_record_after(damage.record_offset_bytes) => {
+                sometimes!(points::MANIFEST_REFUSED, true);
                 return Err(Error::corruption(
                     path,
                     damage.offset_bytes,

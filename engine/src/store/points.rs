@@ -1,5 +1,8 @@
 //! Points of this module; see [`mod@cutwater_io::points`].
 
+/// What only damage to durable data leads to.
+pub const OF_DAMAGE: &[cutwater_io::points::Point] = &[WAL_REFUSED, MANIFEST_REFUSED, BLOCK_REFUSED];
+
 cutwater_io::points! {
     point WAL_ROTATED = "store.wal.rotated": "a new log exists, the memtable of the old one is not closed yet";
     point WAL_BEFORE_SYNC = "store.wal.before_sync": "writes are in the log and not durable";
@@ -7,6 +10,7 @@ cutwater_io::points! {
     point FLUSH_TABLE_SYNCED = "store.flush.table_synced": "the table of a flush is durable, its name is not, no edit names it";
     point FLUSH_BEFORE_MANIFEST = "store.flush.before_manifest": "the table of a flush is durable with its name, no edit names it";
     point MANIFEST_APPENDED = "store.manifest.appended": "an edit is in the MANIFEST and not durable";
+    point MANIFEST_BEFORE_SEAL = "store.manifest.before_seal": "an edit is durable, its seal is not";
     point MANIFEST_SYNCED = "store.manifest.synced": "an edit is durable and not applied in memory";
     point MANIFEST_ROLLED = "store.manifest.rolled": "a new MANIFEST is durable with its name, CURRENT names the old one";
     point CURRENT_BEFORE_RENAME = "store.current.before_rename": "the new CURRENT is durable under its temporary name";
@@ -17,6 +21,7 @@ cutwater_io::points! {
     point RECOVERY_TABLE_WRITTEN = "store.recovery.table_written": "recovery wrote a table from the logs, no edit names it";
     point RECOVERY_BEFORE_CURRENT = "store.recovery.before_current": "recovery has all tables durable, CURRENT names the old MANIFEST";
     point RECOVERY_AFTER_CURRENT = "store.recovery.after_current": "recovery switched CURRENT, old logs and orphans still exist";
+    point CHECKPOINT_BEFORE_LINKS = "store.checkpoint.before_links": "a checkpoint knows its tables, none is linked";
     point CHECKPOINT_LINKED = "store.checkpoint.linked": "the tables of a checkpoint are linked, it has no CURRENT";
     point CHECKPOINT_BEFORE_RENAME = "store.checkpoint.before_rename": "a checkpoint is complete under its temporary name";
     point CHECKPOINT_AFTER_RENAME = "store.checkpoint.after_rename": "a checkpoint has its name, which is not durable";
@@ -28,6 +33,9 @@ cutwater_io::points! {
     sometimes WAL_HOLE = "store.recovery.wal_hole": "recovery ignored a log because the one before it had lost its end";
     sometimes WAL_REPLAYED = "store.recovery.replayed": "recovery replayed writes from a log";
     sometimes MANIFEST_TORN = "store.recovery.torn_manifest": "recovery met a MANIFEST that does not end in a whole record";
+    sometimes WAL_REFUSED = "store.recovery.wal_refused": "recovery refused a log of which durable records cannot be read";
+    sometimes MANIFEST_REFUSED = "store.recovery.manifest_refused": "recovery refused a MANIFEST of which durable edits cannot be read";
+    sometimes BLOCK_REFUSED = "store.table.block_refused": "a block of a table was not what its checksum says";
     sometimes ORPHAN_REMOVED = "store.recovery.orphan_removed": "recovery removed a file that nothing needs";
     sometimes STALLED = "store.write.stalled": "a write waited for a flush or a compaction";
     sometimes TRIVIAL_MOVE = "store.compaction.trivial_move": "a table went one level down without being rewritten";

@@ -1,8 +1,9 @@
 //! Opening a store: what CURRENT and its MANIFEST say, plus what the logs hold beyond that.
 //!
-//! Logs are replayed to the first damage (RocksDB's point-in-time mode, its default): the result is a prefix of what was
-//! written, and holds at least what was durable. Damage *inside* what is known to have been durable is refused. An I/O error
-//! is never taken for the end of a log.
+//! Logs are replayed to the first record that is not whole (RocksDB's point-in-time mode, its default): the result is a
+//! prefix of what was written, and holds at least what was durable. Records that are missing although a link or a mark of a
+//! log says that they were durable (see [`super::wal`]) are damage, and refused. An I/O error is never taken for the end of a
+//! log.
 //!
 //! Nothing is changed in place. What the logs hold goes into new tables; then a new MANIFEST with the whole result is made
 //! durable, and CURRENT is switched, once. A crash before that leaves the former state, to be recovered again to the same
@@ -35,7 +36,7 @@ use super::shared::{Shared, Site, State};
 use super::snapshot::SnapshotList;
 use super::tables::TableCache;
 use super::version::{FileMeta, Version, VersionEdit};
-use super::wal::{Link, Wals};
+use super::wal::{Link, Mark, Wals};
 
 /// No store counts this far; a higher number is damage.
 const MAX_FILE_NUMBER: u64 = 1 << 62;
@@ -66,13 +67,14 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
     let mut replay = Replay::new(&site, recovered.version, next_number);
     for number in on_disk.iter().filter_map(|kind| if let FileKind::Wal(n) = kind { Some(*n) } else { None })
     {
-        if number >= replay.version.log_number && !replay.is_over {
+        if number >= replay.version.log_number {
             replay.log(number).await?;
         }
     }
     replay.flush().await?;
     let switched = switch(&site, replay).await?;
-    let wals = Wals::create(dir, switched.wal_number).await?;
+    let next_sequence = switched.version.flushed_sequence + 1;
+    let wals = Wals::create(dir, switched.wal_number, next_sequence).await?;
     let left = remove_orphans(&site, &on_disk, &switched).await;
     Ok((Arc::new(shared(site, switched, tables, lock, left)), wals))
 }
@@ -254,8 +256,8 @@ struct Replay<'a> {
     last_sequence: Option<u64>,
     /// The log before this one is damaged.
     is_damaged: bool,
-    /// What follows comes after a hole.
-    is_over: bool,
+    /// Where records are missing; what follows is not applied.
+    hole: Option<(PathBuf, u64)>,
 }
 
 impl<'a> Replay<'a> {
@@ -269,13 +271,16 @@ impl<'a> Replay<'a> {
             replayed_bytes: BTreeMap::new(),
             last_sequence: None,
             is_damaged: false,
-            is_over: false,
+            hole: None,
         }
     }
 
     async fn log(&mut self, number: u64) -> Result<(), Error> {
         let path = FileKind::Wal(number).path(&self.site.dir);
-        let data = fs::read(&path).await.during("read", &path)?;
+        let data = Bytes::from(fs::read(&path).await.during("read", &path)?);
+        if let Some((before, at)) = &self.hole {
+            return refuse_if_durable(before, *at, &path, Mark::highest_in(&data, number));
+        }
         let mut reader = LogReader::new(&data, number);
         let mut is_first = true;
         let replayed_bytes = loop {
@@ -288,31 +293,33 @@ impl<'a> Replay<'a> {
                 }
                 Err(LogEnd::Damaged(Damage { record_offset_bytes, offset_bytes, what })) => {
                     sometimes!(points::WAL_TORN, true);
-                    tracing::info!(
-                        log = number,
-                        offset_bytes,
-                        what,
-                        "a log ends in a record that is not whole"
-                    );
+                    tracing::info!(log = number, offset_bytes, what, "a record of a log is not whole");
                     self.is_damaged = true;
                     break record_offset_bytes;
                 }
             };
             let batch = DecodedBatch::decode(&record).map_err(|m| Error::malformed(&path, at, m))?;
-            if std::mem::take(&mut is_first) && !self.continues(&path, &batch)? {
+            if std::mem::take(&mut is_first)
+                && let Some(hole) = self.hole_before(&path, &batch)?
+            {
                 sometimes!(points::WAL_HOLE, true);
                 tracing::warn!(log = number, "a log is ignored, as the one before it lost its end");
-                self.is_over = true;
+                refuse_if_durable(&hole.0, hole.1, &path, Mark::highest_in(&data, number))?;
+                self.hole = Some(hole);
                 return Ok(());
             }
             self.apply(&path, at, batch).await?;
         };
+        if replayed_bytes < data.len() as u64 {
+            let mark = Mark::highest_in(&data, number).filter(|mark| mark.synced_bytes > replayed_bytes);
+            refuse_if_durable(&path, replayed_bytes, &path, mark)?;
+        }
         self.replayed_bytes.insert(number, replayed_bytes);
         Ok(())
     }
 
-    /// True if nothing is missing between what was replayed and a log that begins with this batch.
-    fn continues(&self, path: &Path, first: &DecodedBatch) -> Result<bool, Error> {
+    /// What is missing between what was replayed and a log that begins with this batch: the log before, and from where on.
+    fn hole_before(&self, path: &Path, first: &DecodedBatch) -> Result<Option<(PathBuf, u64)>, Error> {
         let link = first
             .records
             .iter()
@@ -320,18 +327,21 @@ impl<'a> Replay<'a> {
         let Some(link) = link else {
             // RocksDB's logs have no links: after damage only the very next write may follow.
             let expected = self.last_sequence.map(|s| s + 1);
-            return Ok(!self.is_damaged || Some(first.first_sequence) == expected);
+            let follows = !self.is_damaged || Some(first.first_sequence) == expected;
+            let last = self.replayed_bytes.last_key_value().filter(|_| !follows);
+            return Ok(last.map(|(number, at)| (FileKind::Wal(*number).path(&self.site.dir), *at)));
         };
         if link.number < self.version.log_number {
-            return Ok(true);
+            return Ok(None);
         }
         let replayed_bytes = self.replayed_bytes.get(&link.number).copied().unwrap_or(0);
+        let before = FileKind::Wal(link.number).path(&self.site.dir);
         if replayed_bytes < link.synced_bytes {
-            let before = FileKind::Wal(link.number).path(&self.site.dir);
             let what = format!("{} bytes of it were durable, as {} says", link.synced_bytes, path.display());
             return Err(Error::corruption(&before, replayed_bytes, what));
         }
-        Ok(replayed_bytes == link.len_bytes)
+        // Behind its last write the log may hold marks.
+        Ok((replayed_bytes < link.len_bytes).then_some((before, replayed_bytes)))
     }
 
     async fn apply(&mut self, path: &Path, at: u64, batch: DecodedBatch) -> Result<(), Error> {
@@ -378,6 +388,18 @@ impl<'a> Replay<'a> {
         self.new_files.extend(build.run(merge, &mut Retention::new(Vec::new(), None)).await?);
         point!(points::RECOVERY_TABLE_WRITTEN);
         Ok(())
+    }
+}
+
+/// A crash takes only what was not durable: records that are missing although a later mark says that they were are damage.
+fn refuse_if_durable(missing: &Path, at: u64, witness: &Path, mark: Option<Mark>) -> Result<(), Error> {
+    match mark {
+        None => Ok(()),
+        Some(_) => {
+            sometimes!(points::WAL_REFUSED, true);
+            let what = format!("what was there was durable, as {} says", witness.display());
+            Err(Error::corruption(missing, at, what))
+        }
     }
 }
 

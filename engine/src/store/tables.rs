@@ -28,14 +28,14 @@ impl TableCache {
             return Ok(table.clone());
         }
         let path = FileKind::Table(file.number).path(&self.dir);
-        let table = Arc::new(Table::open(&path, file.len_bytes).await?);
+        let table = Arc::new(Table::open(&path, file).await?);
         Ok(lock(&self.open).entry(file.number).or_insert(table).clone())
     }
 
     /// Opens the table anew, without what is remembered of it.
     pub(crate) async fn open_fresh(&self, file: &FileMeta) -> Result<Arc<Table>, Error> {
         let path = FileKind::Table(file.number).path(&self.dir);
-        Table::open(&path, file.len_bytes).await.map(Arc::new)
+        Table::open(&path, file).await.map(Arc::new)
     }
 
     /// Closes the table once nobody reads it.

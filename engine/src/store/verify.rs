@@ -3,13 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::error::Error;
+use cutwater_io::fs::File;
+
+use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::iter::Entry;
 use super::key::InternalKey;
 use super::table::TableIter;
 use super::tables::TableCache;
 use super::version::{FileMeta, Version};
+
+/// Read at once when a whole file is checked. Bytes.
+const READ_BYTES: usize = 1 << 20;
 
 /// Checks the rules of the tree, and every block of every table against its checksum and what the MANIFEST says of it.
 pub(crate) async fn verify(dir: &Path, tables: &TableCache, version: &Version) -> Result<(), Error> {
@@ -21,6 +26,9 @@ pub(crate) async fn verify(dir: &Path, tables: &TableCache, version: &Version) -
 }
 
 async fn verify_table(dir: &Path, tables: &TableCache, file: &Arc<FileMeta>) -> Result<(), Error> {
+    if let Some(crc32c) = file.crc32c() {
+        verify_whole(dir, file, crc32c).await?;
+    }
     let table = tables.open_fresh(file).await?;
     let mut iter = TableIter::new(table.clone());
     let (mut first, mut last, mut count) = (None, None, 0u64);
@@ -47,6 +55,26 @@ async fn verify_table(dir: &Path, tables: &TableCache, file: &Arc<FileMeta>) -> 
             Err(mismatch(dir, file, format!("{count} entries, it says {stated}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Every byte of the file, those outside of blocks included.
+async fn verify_whole(dir: &Path, meta: &FileMeta, expected: u32) -> Result<(), Error> {
+    let path = FileKind::Table(meta.number).path(dir);
+    let file = File::open(&path).await.during("open", &path)?;
+    let (mut found, mut at) = (0, 0);
+    let mut buffer = vec![0; READ_BYTES];
+    while at < meta.len_bytes {
+        let left = usize::try_from(meta.len_bytes - at).unwrap_or(usize::MAX).min(READ_BYTES);
+        file.read_exact_at(&mut buffer[..left], at).await.during("read", &path)?;
+        found = crc32c::crc32c_append(found, &buffer[..left]);
+        at += left as u64;
+    }
+    match found == expected {
+        true => Ok(()),
+        false => {
+            Err(mismatch(dir, meta, format!("its crc32c is {found:08x}, the MANIFEST says {expected:08x}")))
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! An object store in memory whose puts fail as told: before their effect, after it, or with an effect that comes later.
+//! An object store in memory whose puts fail as told: before their effect, after it, with an effect that comes later, or with
+//! a conflict.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -19,6 +20,8 @@ pub enum Fault {
     After,
     /// It has an error, and its effect when [`Flaky::land`] is called.
     Late,
+    /// It has no effect, and is said to have met an object (S3's 409, as this crate reports it).
+    Conflict,
 }
 
 /// See the module.
@@ -64,6 +67,9 @@ impl ObjectStore for Flaky {
             Fault::After => {
                 let _ = self.inner.put_opts(path, payload, options).await;
                 Err(failed())
+            }
+            Fault::Conflict => {
+                Err(Error::AlreadyExists { path: path.to_string(), source: "409 Conflict".into() })
             }
             Fault::Late => {
                 self.late.lock().unwrap().push((path.clone(), payload, options));

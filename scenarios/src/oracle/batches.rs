@@ -7,13 +7,15 @@
 //!
 //! The oracle knows nothing of the store; it compares maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cutwater_sim::scenario::Violation;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Keys and values.
 pub type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+/// What could be read of some keys.
+pub type Readable = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// Keys and what becomes of them.
 pub type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
@@ -37,9 +39,16 @@ pub struct BatchId {
 #[derive(Clone, Debug, Default)]
 pub struct Batches {
     writers: BTreeMap<usize, Writer>,
-    /// Everything up to this sequence number is durable.
-    durable: u64,
+    /// Everything up to this sequence number is in tables.
+    flushed: u64,
+    /// Everything up to these sequence numbers was durable in the log, each with the time in microseconds.
+    synced: Vec<(u64, u64)>,
+    /// Everything that was ever written.
+    ever: BTreeSet<(Vec<u8>, Vec<u8>)>,
 }
+
+/// Answers closer together than this are of one sync, in microseconds: no sync is that quick.
+const ONE_SYNC_US: u64 = 20;
 
 #[derive(Clone, Debug, Default)]
 struct Writer {
@@ -101,6 +110,8 @@ impl Batches {
         let waits = writer.batches.last().is_some_and(|b| b.sequence.is_none());
         assert!(!waits, "a writer waits for its answer");
         let id = BatchId { actor: batch.actor, index: writer.batches.len() };
+        let values = batch.changes.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+        self.ever.extend(values);
         writer.batches.push(batch);
         id
     }
@@ -124,9 +135,27 @@ impl Batches {
         Ok(())
     }
 
-    /// Everything up to `sequence` was reported durable.
-    pub fn durable(&mut self, sequence: u64) {
-        self.durable = self.durable.max(sequence);
+    /// Everything up to `sequence` was reported to be in tables.
+    pub fn flushed(&mut self, sequence: u64) {
+        self.flushed = self.flushed.max(sequence);
+    }
+
+    /// Everything up to `sequence` was reported durable in the log.
+    pub fn synced(&mut self, sequence: u64, now_us: u64) {
+        match self.synced.last_mut() {
+            Some((last, at_us)) if now_us - *at_us < ONE_SYNC_US => *last = sequence.max(*last),
+            Some((last, _)) if *last >= sequence => {}
+            _ => self.synced.push((sequence, now_us)),
+        }
+    }
+
+    /// The last `count` syncs of the log do not count.
+    pub fn forgive_syncs(&mut self, count: usize) {
+        self.synced.truncate(self.synced.len().saturating_sub(count));
+    }
+
+    fn durable(&self) -> u64 {
+        self.flushed.max(self.synced.last().map_or(0, |(sequence, _)| *sequence))
     }
 
     /// The highest sequence number that was acknowledged in this life of the process.
@@ -138,7 +167,7 @@ impl Batches {
     /// more.
     pub fn digest(&self) -> u64 {
         let mut hash = Xxh3::new();
-        hash.update(&self.durable.to_le_bytes());
+        hash.update(&self.durable().to_le_bytes());
         for (actor, writer) in &self.writers {
             hash.update(&(*actor as u64).to_le_bytes());
             hash.update(&digest(&writer.base).to_le_bytes());
@@ -165,12 +194,8 @@ impl Batches {
     /// # Errors
     /// If no cut explains it.
     pub fn recover(&mut self, found: &Content, keeps_all: bool) -> Result<String, Violation> {
-        let least = if keeps_all { self.acknowledged() } else { self.durable };
-        let mut cuts: Vec<u64> =
-            self.writers.values().flat_map(Writer::acknowledged).filter(|&s| s >= least).collect();
-        cuts.push(least);
-        cuts.sort_unstable();
-        cuts.reverse();
+        let least = if keeps_all { self.acknowledged() } else { self.durable() };
+        let cuts = self.cuts_from(least);
         let Some(cut) = self.find_cut(found, &cuts)? else {
             return Err(self.explain(found, least, keeps_all));
         };
@@ -178,16 +203,76 @@ impl Batches {
             self.acknowledged(),
             self.writers.values().flat_map(Writer::acknowledged).filter(|&s| s > cut).count(),
         );
-        for (&actor, writer) in &mut self.writers {
-            writer.base = part(found, actor);
-            writer.content = writer.base.clone();
-            writer.batches.clear();
-        }
-        self.durable = 0;
+        self.begin_anew(found);
         Ok(format!(
             "{} keys; of {written} sequence numbers up to {cut} are there, {lost} unsynced batches are lost",
             found.len()
         ))
+    }
+
+    /// From here on there is `content`, and it is durable.
+    pub fn begin_anew(&mut self, content: &Content) {
+        for (&actor, writer) in &mut self.writers {
+            writer.base = part(content, actor);
+            writer.content = writer.base.clone();
+            writer.batches.clear();
+        }
+        self.flushed = 0;
+        self.synced.clear();
+    }
+
+    /// As [`Batches::recover`], where all that is known is that nothing may be made up.
+    ///
+    /// # Errors
+    /// If something is there that was never written.
+    pub fn recover_anything(&mut self, found: &Content) -> Result<(), Violation> {
+        for (key, value) in found {
+            if !self.ever.contains(&(key.clone(), value.clone())) {
+                return Err(never_written(key, value));
+            }
+        }
+        self.begin_anew(found);
+        Ok(())
+    }
+
+    /// Judges keys that could be read although others could not: some cut explains them all.
+    ///
+    /// # Errors
+    /// If none does.
+    pub fn judge_readable(&self, found: &Readable, syncs_forgiven: usize) -> Result<(), Violation> {
+        let mut lenient = self.clone();
+        lenient.forgive_syncs(syncs_forgiven);
+        let agrees = |writer: &Writer, actor: usize, count: usize| {
+            let state = &writer.states()[count];
+            let prefix = format!("writer{actor}/").into_bytes();
+            let keys = found.iter().filter(|(key, _)| key.starts_with(&prefix));
+            keys.into_iter().all(|(key, value)| state.get(key) == value.as_ref())
+        };
+        let explains = |cut: &u64| {
+            lenient.writers.iter().all(|(&actor, writer)| {
+                writer.counts_at(*cut).into_iter().any(|count| agrees(writer, actor, count))
+            })
+        };
+        let least = lenient.durable();
+        match lenient.cuts_from(least).iter().any(explains) {
+            true => Ok(()),
+            false => {
+                Err(Violation::new("durability", "what can be read of a damaged store is of one moment")
+                    .of("keys")
+                    .expected(format!("one cut at {least} or after for {} keys", found.len()))
+                    .found("none fits"))
+            }
+        }
+    }
+
+    /// Where recovery may have ended, the latest first.
+    fn cuts_from(&self, least: u64) -> Vec<u64> {
+        let mut cuts: Vec<u64> =
+            self.writers.values().flat_map(Writer::acknowledged).filter(|&s| s >= least).collect();
+        cuts.push(least);
+        cuts.sort_unstable();
+        cuts.reverse();
+        cuts
     }
 
     /// Judges a copy that was made as of `sequence` while writers went on.
@@ -231,10 +316,7 @@ impl Batches {
                         .any(|b| b.changes.iter().any(|(k, v)| k == key && v.as_ref() == Some(value)))
             });
             if !written {
-                return Err(Violation::new("durability", "what is there was written")
-                    .of("key")
-                    .expected(format!("{} = something that was written", show(Some(key))))
-                    .found(show(Some(value))));
+                return Err(never_written(key, value));
             }
         }
         Ok(())
@@ -276,6 +358,13 @@ impl Batches {
                 .found("none fits"),
         }
     }
+}
+
+fn never_written(key: &[u8], value: &[u8]) -> Violation {
+    Violation::new("durability", "what is there was written")
+        .of("key")
+        .expected(format!("{} = something that was written", show(Some(key))))
+        .found(show(Some(value)))
 }
 
 /// A digest of keys and values.
@@ -331,7 +420,7 @@ mod tests {
         write(&mut batches, 1, "b", "1", Some(2));
         write(&mut batches, 0, "a", "2", Some(3));
         write(&mut batches, 1, "b", "2", None);
-        batches.durable(1);
+        batches.synced(1, 0);
         batches
     }
 

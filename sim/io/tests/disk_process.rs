@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use cutwater_io::fs::{self, File};
 use cutwater_io::sim::{
-    Config, Crash, CrashKind, Env, Errno, FsyncFail, Injector, Key, MetaAfterFailure, NodeId, Passing,
-    PointAction, Quiet, Site, SiteAction, SiteFault, Survivors, ViewAfterFailure, disk,
+    Config, Crash, CrashKind, Damage, Env, Errno, FsyncFail, Injector, Key, NodeId, Passing, PointAction,
+    Quiet, Site, SiteAction, SiteFault, Survivors, disk,
 };
 use futures::FutureExt;
 use madsim::runtime::{Handle, NodeHandle, Runtime};
@@ -199,14 +199,14 @@ fn a_crash_during_a_sync_forces_nothing_and_after_it_everything() {
 #[test]
 fn faults_at_sites_reach_the_caller() {
     let fail = |errno: Errno| SiteFault::Fail(errno);
-    let fsync =
-        SiteFault::Fsync(FsyncFail { view: ViewAfterFailure::KeepNew, meta: MetaAfterFailure::NoSize });
+    let fsync = SiteFault::Fsync(FsyncFail::XFS);
     for (name, fault, code) in [
         ("disk.open", fail(Errno::Eio), libc::EIO),
         ("disk.mkdir", fail(Errno::Enospc), libc::ENOSPC),
         ("disk.sync", fsync, libc::EIO),
         ("disk.sync_dir", fail(Errno::Eio), libc::EIO),
         ("disk.write", fail(Errno::Enospc), libc::ENOSPC),
+        ("disk.sync", fail(Errno::Enospc), libc::ENOSPC),
     ] {
         run(Box::new(Strike { name, nth: 1, fault }), move |_| async move {
             let result = node().spawn(async { write_log(true).await.map(drop) }).await.unwrap();
@@ -251,6 +251,49 @@ fn a_stalled_disk_answers_when_the_stall_is_over() {
         env.disks().stall(N1, 5_000_000);
         node().spawn(async { write_log(true).await.map(drop) }).await.unwrap().unwrap();
         assert!(env.now_ns() >= 5_000_000_000);
+    });
+}
+
+#[test]
+fn a_slow_disk_takes_its_time_for_every_call() {
+    let took_ns = |factor: u32| {
+        run(Box::new(Quiet), move |env| async move {
+            env.disks().slow(N1, factor, 60_000_000);
+            node().spawn(async { write_log(true).await.map(drop) }).await.unwrap().unwrap();
+            env.now_ns()
+        })
+    };
+    let (normal, slow) = (took_ns(1), took_ns(100));
+    assert!(slow > 30 * normal, "{slow} ns after {normal} ns");
+}
+
+#[test]
+fn damage_reaches_the_reader_and_the_ledger() {
+    let rot = SiteFault::Damage(Damage::BitRot { sectors: 1 });
+    run(Box::new(Strike { name: "disk.read", nth: 2, fault: rot }), |env| async move {
+        node()
+            .spawn(async {
+                drop(write_log(true).await.unwrap());
+                for rotten in [false, true, true] {
+                    assert_eq!(fs::read("/db/1.log").await.unwrap() != b"written", rotten);
+                }
+            })
+            .await
+            .unwrap();
+        let ledger = env.disks().ledger(N1);
+        assert_eq!((ledger.len(), ledger[0].served, ledger[0].class), (1, 2, "wal"));
+        assert_eq!(ledger[0].to_string(), "BitRot in /db/1.log (wal), bytes 0..4096");
+        assert!(env.recorded().iter().any(|event| event.kind == "disk.served_damage"));
+    });
+    let lost = SiteFault::Damage(Damage::LostWrite);
+    run(Box::new(Strike { name: "disk.write", nth: 1, fault: lost }), |env| async move {
+        let read = node().spawn(async {
+            drop(write_log(true).await.unwrap());
+            fs::read("/db/1.log").await.unwrap()
+        });
+        assert_eq!(read.await.unwrap(), [0; 7]);
+        assert_eq!(env.disks().damage_served(N1), 1);
+        assert!(!env.disks().damage_at_rest(&env, N1, "wal", 1, Damage::Eio), "it is damaged already");
     });
 }
 

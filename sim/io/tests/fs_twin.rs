@@ -16,8 +16,31 @@ use cutwater_io::sim::Key;
 use cutwater_io::sim::disk::{Config, Disk, Fd, OpenMode};
 use proptest::prelude::*;
 
-const PATHS: [&str; 13] =
-    ["a", "b", "c", "d", "d/a", "d/b", "d/e", "d/e/a", "e", "e/a", "a/x", "d/../b", "d/missing/x"];
+const PATHS: [&str; 16] = [
+    "a",
+    "b",
+    "c",
+    "d",
+    "d/a",
+    "d/b",
+    "d/e",
+    "d/e/a",
+    "e",
+    "e/a",
+    "a/x",
+    "d/../b",
+    "d/missing/x",
+    "d/e/..",
+    TOO_LONG,
+    "a/x/..",
+];
+
+/// A name of 256 bytes.
+const TOO_LONG: &str = "\
+    ----------------------------------------------------------------\
+    ----------------------------------------------------------------\
+    ----------------------------------------------------------------\
+    ----------------------------------------------------------------";
 
 #[derive(Clone, Debug)]
 enum Do {
@@ -26,7 +49,10 @@ enum Do {
     Read { slot: usize, offset_bytes: u64, len: usize },
     Write { slot: usize, offset_bytes: u64, len: usize, fill: u8 },
     SetLen { slot: usize, len_bytes: u64 },
+    Append { slot: usize, len: usize, fill: u8 },
     Len { slot: usize },
+    Sync { slot: usize, data_only: bool },
+    SyncDir { path: usize },
     Lock { slot: usize },
     Mkdir { path: usize },
     Remove { path: usize },
@@ -54,7 +80,11 @@ fn step() -> impl Strategy<Value = Do> {
             .prop_map(|(slot, offset_bytes, len, fill)| Do::Write { slot, offset_bytes, len, fill }),
         3 => (slot.clone(), 0..9000u64).prop_map(|(slot, len_bytes)| Do::SetLen { slot, len_bytes }),
         1 => slot.clone().prop_map(|slot| Do::Len { slot }),
-        2 => slot.prop_map(|slot| Do::Lock { slot }),
+        2 => slot.clone().prop_map(|slot| Do::Lock { slot }),
+        3 => (slot.clone(), 0..5000usize, 1..=255u8)
+            .prop_map(|(slot, len, fill)| Do::Append { slot, len, fill }),
+        1 => (slot, any::<bool>()).prop_map(|(slot, data_only)| Do::Sync { slot, data_only }),
+        1 => path.clone().prop_map(|path| Do::SyncDir { path }),
         5 => path.clone().prop_map(|path| Do::Mkdir { path }),
         3 => path.clone().prop_map(|path| Do::Remove { path }),
         2 => path.clone().prop_map(|path| Do::RemoveDir { path }),
@@ -119,8 +149,16 @@ impl Real {
             Do::Stat { path: p } => told(std::fs::metadata(path(p)), |m| {
                 Told::Stat(if m.is_dir() { 0 } else { m.len() }, m.is_dir())
             }),
+            Do::SyncDir { path: p } => done(std::fs::File::open(path(p)).and_then(|dir| {
+                if !dir.metadata()?.is_dir() {
+                    return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+                }
+                dir.sync_all()
+            })),
             Do::Read { slot, .. }
             | Do::Write { slot, .. }
+            | Do::Append { slot, .. }
+            | Do::Sync { slot, .. }
             | Do::SetLen { slot, .. }
             | Do::Len { slot }
             | Do::Lock { slot } => self.slots.get(slot).map_or(Told::NotOpen, |file| on_real(file, step)),
@@ -149,6 +187,12 @@ fn on_real(file: &std::fs::File, step: &Do) -> Told {
         Do::Write { offset_bytes, len, fill, .. } => {
             told(file.write_at(&vec![*fill; *len], *offset_bytes), |n| Told::Number(n as u64))
         }
+        Do::Append { len, fill, .. } => {
+            let end = file.metadata().map_or(0, |m| if m.is_dir() { 0 } else { m.len() });
+            told(file.write_at(&vec![*fill; *len], end), |n| Told::Number(n as u64))
+        }
+        Do::Sync { data_only: true, .. } => told(file.sync_data(), |()| Told::Done),
+        Do::Sync { data_only: false, .. } => told(file.sync_all(), |()| Told::Done),
         Do::SetLen { len_bytes, .. } => told(file.set_len(*len_bytes), |()| Told::Done),
         // The length of a directory is the file system's own affair.
         Do::Len { .. } => told(file.metadata(), |m| Told::Number(if m.is_dir() { 0 } else { m.len() })),
@@ -201,8 +245,13 @@ impl Model {
                 Told::Entries(entries.into_iter().map(|e| (e.name, e.is_dir)).collect())
             }),
             Do::Stat { path: p } => told(self.disk.metadata(&path(p)), |m| Told::Stat(m.len_bytes, m.is_dir)),
+            Do::SyncDir { path: p } => {
+                done(self.disk.begin_sync_dir(&path(p)).and_then(|sync| self.disk.finish_sync(&sync)))
+            }
             Do::Read { slot, .. }
             | Do::Write { slot, .. }
+            | Do::Append { slot, .. }
+            | Do::Sync { slot, .. }
             | Do::SetLen { slot, .. }
             | Do::Len { slot }
             | Do::Lock { slot } => match self.slots.get(slot).copied() {
@@ -220,6 +269,14 @@ impl Model {
             }
             Do::Write { offset_bytes, len, fill, .. } => {
                 told(self.disk.write_at(fd, &vec![*fill; *len], *offset_bytes), |n| Told::Number(n as u64))
+            }
+            Do::Append { len, fill, .. } => {
+                let end = self.disk.len(fd).unwrap();
+                told(self.disk.write_at(fd, &vec![*fill; *len], end), |n| Told::Number(n as u64))
+            }
+            Do::Sync { data_only, .. } => {
+                let sync = self.disk.begin_sync(fd, *data_only);
+                told(sync.and_then(|sync| self.disk.finish_sync(&sync)), |()| Told::Done)
             }
             Do::SetLen { len_bytes, .. } => told(self.disk.set_len(fd, *len_bytes), |()| Told::Done),
             Do::Len { .. } => told(self.disk.len(fd), Told::Number),

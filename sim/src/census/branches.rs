@@ -65,7 +65,7 @@ pub(crate) struct Census {
 /// When an image can be new.
 #[derive(PartialEq, Eq)]
 struct Moment {
-    disk: [u64; 3],
+    disk: [u64; 2],
     owed: u64,
     all: bool,
 }

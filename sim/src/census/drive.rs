@@ -128,7 +128,7 @@ impl Driver {
                 progress(&self.census);
             }
             let job = Job::new(scenario, What::Plan(Box::new(plan.clone())));
-            match process::fork()? {
+            match process::fork(false)? {
                 Forked::Child(report) => be_golden(&job, settings, std::mem::take(&mut self.seen), report),
                 Forked::Parent(child) => window.push(plan, child),
             }

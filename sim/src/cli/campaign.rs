@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use cutwater_io::points::Kind;
 use serde::Serialize;
 
+use crate::capsule;
 use crate::faults::{FaultClass, Receipts, receipts};
 use crate::scenario::Scenario;
 use crate::search::coverage::{self, Matrix};
-use crate::verdict::Report;
+use crate::verdict::{Report, Work};
 use crate::vocabulary::Vocabulary;
 
 /// Sums over the runs of one scenario.
@@ -28,8 +29,47 @@ pub(super) struct Tally {
     pub(super) matrix: Matrix,
     /// Cells of the matrix that the scenario has and that stayed empty: the points that a class never met.
     pub(super) unmet: BTreeMap<FaultClass, Vec<&'static str>>,
+    /// Points and `sometimes!` of the scenario that this campaign never saw.
+    pub(super) unseen: Vec<&'static str>,
     /// What the scenario demands and this campaign never saw.
     pub(super) void: Vec<String>,
+    /// What the devices had to do.
+    pub(super) work: Work,
+}
+
+/// How many plans ended in each stretch of real time.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Pace {
+    /// Length of a stretch.
+    pub(super) every_ms: u64,
+    /// By stretch; the last one goes on.
+    pub(super) plans: Vec<u64>,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { every_ms: 1_000, plans: Vec::new() }
+    }
+}
+
+impl Pace {
+    /// The most stretches; a campaign that lasts longer has longer ones.
+    const STRETCHES_MAX: usize = 300;
+
+    /// A plan ended at this time since the start.
+    pub(super) fn ended(&mut self, at_ms: u64) {
+        let mut stretch = at_ms / self.every_ms;
+        while stretch >= Self::STRETCHES_MAX as u64 {
+            self.plans = self.plans.chunks(2).map(|pair| pair.iter().sum()).collect();
+            self.every_ms *= 2;
+            stretch = at_ms / self.every_ms;
+        }
+        let stretch = usize::try_from(stretch).expect("below the most");
+        if self.plans.len() <= stretch {
+            self.plans.resize(stretch + 1, 0);
+        }
+        self.plans[stretch] += 1;
+    }
 }
 
 /// Failures that look alike.
@@ -39,6 +79,9 @@ pub(super) struct Failure {
     pub(super) seeds: Vec<u64>,
     /// How many plans that no seed names fail like it.
     pub(super) unnamed: u64,
+    /// The first in one line, and in one screen; written when the campaign is judged.
+    pub(super) title: String,
+    pub(super) text: String,
 }
 
 impl Failure {
@@ -63,6 +106,7 @@ pub(super) struct Divergence {
 pub(super) struct Campaign {
     pub(super) elapsed_ms: u64,
     pub(super) interrupted: bool,
+    pub(super) pace: Pace,
     pub(super) scenarios: BTreeMap<String, Tally>,
     /// By scenario and signature.
     pub(super) failures: BTreeMap<String, Failure>,
@@ -80,6 +124,7 @@ impl Campaign {
         tally.virtual_us += report.virtual_us;
         tally.cpu_us += report.cpu_us;
         tally.stale_calls += report.stale_calls;
+        tally.work += report.work;
         receipts::add(&mut tally.receipts, &report.receipts);
         sum(&mut tally.points, &report.points);
         sum(&mut tally.sometimes, &report.sometimes);
@@ -89,11 +134,12 @@ impl Campaign {
             return false;
         }
         tally.violated += 1;
-        let key = format!("{}-{}", report.scenario, report.verdict.signature());
-        let failure = self.failures.entry(key).or_insert_with(|| Failure {
+        let failure = self.failures.entry(Campaign::failure_name(report)).or_insert_with(|| Failure {
             first: report.clone(),
             seeds: Vec::new(),
             unnamed: 0,
+            title: String::new(),
+            text: String::new(),
         });
         if !report.named_by_seed {
             failure.unnamed += 1;
@@ -108,13 +154,28 @@ impl Campaign {
         failure.plans() == 1
     }
 
-    /// Holds what was seen against what the scenarios demand.
-    pub(super) fn judge(&mut self, scenarios: &[&dyn Scenario]) {
+    /// What failures like that of `report` are called, and the directory of their capsule.
+    pub(super) fn failure_name(report: &Report) -> String {
+        format!("{}-{}", report.scenario, report.verdict.signature())
+    }
+
+    /// Holds what was seen against what the scenarios have and, if it is a campaign that must, against what they demand.
+    pub(super) fn judge(&mut self, scenarios: &[&dyn Scenario], demanding: bool) {
+        for failure in self.failures.values_mut() {
+            let [oracle, property, ..] = failure.first.verdict.explain();
+            failure.title = format!("{oracle}: {property}");
+            if failure.text.is_empty() {
+                failure.text = capsule::plain(&failure.first, None);
+            }
+        }
         for scenario in scenarios {
             let demands = scenario.demands();
             let Some(tally) = self.scenarios.get_mut(scenario.name()) else { continue };
-            tally.unmet = unmet(&scenario.vocabulary(), &tally.matrix);
-            if demands.after_plans == 0 || tally.plans < demands.after_plans {
+            let vocabulary = scenario.vocabulary();
+            tally.unmet = unmet(&vocabulary, &tally.matrix);
+            let seen = |name| tally.points.contains_key(name) || tally.sometimes.contains_key(name);
+            tally.unseen = vocabulary.points.iter().map(|p| p.name).filter(|name| !seen(*name)).collect();
+            if !demanding || demands.after_plans == 0 || tally.plans < demands.after_plans {
                 continue;
             }
             let delivered = |class| tally.receipts.get(class).is_some_and(|r| r.delivered > 0);
@@ -199,5 +260,18 @@ fn unmet(vocabulary: &Vocabulary, matrix: &Matrix) -> BTreeMap<FaultClass, Vec<&
 fn sum(total: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
     for (name, n) in more {
         *total.entry(name.clone()).or_default() += n;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_campaign_is_told_in_longer_stretches() {
+        let mut pace = Pace::default();
+        (0..1_000).for_each(|s| pace.ended(s * 1_000 + 999));
+        assert_eq!(pace.every_ms, 4_000);
+        assert_eq!(pace.plans, vec![4; 250]);
     }
 }

@@ -9,7 +9,7 @@ use cutwater_io::sim::disk::Personality;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{HELD, Registry, USAGE, Usage, VIOLATED, VOID, out, sweep};
+use super::{HELD, Registry, USAGE, Usage, VIOLATED, VOID, out};
 use crate::census::drive::{self, Broken, Census};
 use crate::census::{Settings, mini::MiniWorkload};
 use crate::plan::Plan;
@@ -88,7 +88,7 @@ pub(super) fn run(registry: &Registry<'_>, args: &CensusArgs) -> Result<u8, Usag
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let mini = mini(scenario, seed, args)?;
-    let time = args.time.as_deref().map(sweep::duration).transpose()?;
+    let time = args.time.as_deref().map(super::duration).transpose()?;
     let until_ms =
         time.map(|t| process::real_ms().saturating_add(u64::try_from(t.as_millis()).unwrap_or(u64::MAX)));
     let out = args.out.as_deref().map(out::Out::open).transpose()?;

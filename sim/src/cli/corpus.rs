@@ -20,8 +20,9 @@ pub(super) fn run(registry: &Registry<'_>, verb: &CorpusVerb) -> Result<u8, Usag
         CorpusVerb::Min { dir } => {
             let kept = read(registry, dir)?;
             let (needed, _) = needed(registry, kept.iter())?;
-            let spare: Vec<&PathBuf> =
-                kept.iter().map(|k| &k.path).filter(|p| !needed.contains(*p)).collect();
+            // What cannot be run may not even be ours.
+            let runnable = kept.iter().filter(|kept| kept.plan.is_ok()).map(|kept| &kept.path);
+            let spare: Vec<&PathBuf> = runnable.filter(|path| !needed.contains(*path)).collect();
             for path in &spare {
                 remove(path).map_err(|e| Usage(format!("{}: {e}", path.display())))?;
             }

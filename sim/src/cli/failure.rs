@@ -1,61 +1,26 @@
-//! What a failure looks like: one screen, the same in the terminal, in JUnit and in files; and the story of a run.
+//! What a failure looks like while a sweep goes on, and the story of a run. (The failure on one screen is in `capsule`.)
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use cutwater_io::sim::Event;
 
-use super::{clock, lines_to_copy};
+use super::clock;
 use crate::verdict::{Outcome, Report};
 
 /// How wide a line of the story may be, in characters; the rest of a longer one is cut.
 const STORY_WIDTH: usize = 160;
 
-/// The failure of a run, and how to see it again.
-pub(super) fn text(report: &Report) -> String {
-    let [oracle, property, expected, found] = report.verdict.explain();
-    let [replay, test] = lines_to_copy(&report.scenario, report.seed);
-    let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "FAILURE {}  {}:{}  {oracle}: {property}",
-        report.verdict.signature(),
-        report.scenario,
-        report.seed
-    );
-    let _ = writeln!(text, "  expected  {}", indent(&expected));
-    let _ = writeln!(text, "  found     {}", indent(&found));
-    let _ = writeln!(
-        text,
-        "  at        {}  digest {}  plan {}",
-        clock(report.virtual_us),
-        short(&report.digest),
-        short(&report.plan)
-    );
-    if report.named_by_seed {
-        let _ = writeln!(text, "  replay    {replay}");
-        let _ = writeln!(text, "  test      {test}");
+/// A failure in one line; a `new` one, or one more of a kind.
+pub(super) fn brief(report: &Report, is_new: bool) -> String {
+    let [oracle, property, ..] = report.verdict.explain();
+    let (signature, scenario, seed) = (report.verdict.signature(), &report.scenario, report.seed);
+    let named = if report.named_by_seed { seed.to_string() } else { format!("plan {}", report.plan) };
+    if is_new {
+        format!("failure {signature}  {scenario}:{named}  {oracle}: {property}\n")
     } else {
-        let dir = format!("failures/{}-{}", report.scenario, report.verdict.signature());
-        let _ = writeln!(
-            text,
-            "  replay    cargo cutwater replay OUT/{dir}/plan.json --trace   (OUT: see --out)"
-        );
+        format!("again   {signature}  {scenario}:{named}\n")
     }
-    text
-}
-
-/// One more seed that fails the same way.
-pub(super) fn again(report: &Report) -> String {
-    format!("again   {}  {}:{}\n", report.verdict.signature(), report.scenario, report.seed)
-}
-
-fn short(hex: &str) -> &str {
-    if hex.is_empty() { "-" } else { hex }
-}
-
-fn indent(text: &str) -> String {
-    text.replace('\n', "\n            ")
 }
 
 /// The story of a recorded run.
@@ -98,33 +63,6 @@ pub(super) fn line(event: &Event) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::Violation;
-    use crate::verdict::Verdict;
-
-    #[test]
-    fn a_failure_fits_a_screen() {
-        let violation = Violation::new("durability", "an acknowledged value is in the log")
-            .of("value")
-            .expected("14, acknowledged at 66584 us")
-            .found("only {1, 2}");
-        let verdicts = [
-            Verdict::Violated(violation),
-            Verdict::Panicked { message: "no\nway".into(), location: "store.rs:7".into(), node: 2 },
-            Verdict::Aborted { signal: 11, stderr: "stack overflow".into() },
-            Verdict::Hung { limit_s: 60 },
-            Verdict::Invalid { reason: "no".into() },
-        ];
-        let texts: Vec<String> = verdicts
-            .into_iter()
-            .map(|verdict| {
-                let mut report = Report::bare("store", 196, verdict);
-                report.virtual_us = 3_723_000_042;
-                report.digest = format!("{:032x}", 7);
-                text(&report)
-            })
-            .collect();
-        insta::assert_snapshot!(texts.join("\n"));
-    }
 
     #[test]
     fn a_line_of_the_story_has_a_limit_and_goes_on_below() {

@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::sweep::{Source, campaign, duration};
+use super::duration;
+use super::sweep::{Source, campaign};
 use super::{CampaignArgs, FuzzArgs, Registry, Usage};
 use crate::runner::Job;
 use crate::scenario::Scenario;
@@ -42,7 +43,7 @@ pub(super) fn run(registry: &Registry<'_>, args: &FuzzArgs) -> Result<u8, Usage>
     let kept = args.campaign.out.clone().unwrap_or_else(|| OUT.into());
     let args = CampaignArgs { out: Some(kept), ..args.campaign.clone() };
     let status = campaign(registry, scenarios, &args, &mut fuzz, None, Some(time))?;
-    for explorer in &fuzz.explorers {
+    for explorer in fuzz.explorers.iter().filter(|explorer| explorer.edges() > 0) {
         eprintln!(
             "cutwater: {}: {} edges, {} plans reached new ones",
             explorer.scenario().name(),
@@ -110,7 +111,8 @@ impl<'a> Source<'a> for Fuzz<'a> {
         let among = self.explorers.len();
         let explorer = self.explorers.get_mut(self.turn % among)?;
         self.turn += 1;
-        Some(Job { edges: true, ..Job::new(explorer.scenario(), explorer.next()) })
+        let edges = explorer.is_guided() || self.corpus.is_some();
+        Some(Job { edges, ..Job::new(explorer.scenario(), explorer.next()) })
     }
 
     fn learn(&mut self, job: &Job<'a>, report: &Report) -> std::io::Result<()> {

@@ -1,22 +1,31 @@
-//! The command line: sweep, replay, census, list, plan.
+//! The command line: sweep, fuzz, census, errors, replay, shrink, explain, regress, corpus, bench, list, plan.
 //!
 //! Exit status: 0 everything held; 1 something did not; 2 bad usage or input (one line: what and where, nothing written);
 //! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice gave two digests. Of several,
 //! non-determinism outranks a violation, and that a void campaign: each makes the next worth less.
 
+mod bench;
 mod campaign;
 mod census;
 mod corpus;
+mod errors;
+mod explain;
 mod failure;
 mod fuzz;
+mod github;
 mod list;
 mod out;
+mod regress;
 mod replay;
+mod report;
+mod shrink;
+mod source;
 mod sweep;
 mod table;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use cutwater_io::points::Point;
@@ -53,11 +62,20 @@ enum Verb {
     Sweep(SweepArgs),
     /// Look for failures until the time is over, and never stop at the first
     Fuzz(FuzzArgs),
+    /// Let each call site of a run fail once, in each way that it can
+    Errors(ErrorsArgs),
     /// The plans that a guided search has kept
     #[command(subcommand)]
     Corpus(CorpusVerb),
     /// Run one plan again: the same verdict, the same digest
     Replay(ReplayArgs),
+    /// Look for the smallest plan that fails the same way
+    Shrink(ShrinkArgs),
+    /// Tell what of a failing plan is essential, and when the failure was decided
+    Explain(ExplainArgs),
+    /// Keep failures as tests, and run those that are kept
+    #[command(subcommand)]
+    Regress(RegressVerb),
     /// Recover from every image that a crash can leave, at every call to the disk
     Census(census::CensusArgs),
     /// Show scenarios, fault classes, points and oracles
@@ -66,6 +84,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Measure how much a second of CPU time buys
+    Bench(BenchArgs),
     /// Print the plan that a seed names
     Plan {
         /// SCENARIO:SEED
@@ -113,6 +133,15 @@ struct FuzzArgs {
     campaign: CampaignArgs,
 }
 
+#[derive(Args)]
+struct ErrorsArgs {
+    /// SCENARIO:SEED, or SCENARIO for seed 0; the faults of its plan are left out
+    #[arg(value_name = "SCENARIO[:SEED]")]
+    what: String,
+    #[command(flatten)]
+    campaign: CampaignArgs,
+}
+
 #[derive(Subcommand)]
 enum CorpusVerb {
     /// Show the plans
@@ -147,7 +176,10 @@ struct CampaignArgs {
     /// JSON lines on stdout: one per plan, then a summary
     #[arg(long)]
     json: bool,
-    /// Write summary.json, junit.xml and failures/ here (a fuzz: target/cutwater/fuzz if not given)
+    /// Keep the plans of failures as they are
+    #[arg(long)]
+    no_shrink: bool,
+    /// Write report.html, summary.json, junit.xml and capsules/ here (a fuzz: target/cutwater/fuzz if not given)
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
     /// Of a thousand plans, how many are run twice to compare digests
@@ -172,8 +204,90 @@ enum Annotate {
 }
 
 #[derive(Args)]
+struct BenchArgs {
+    /// Which scenarios; all if none is named
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// How long each is measured, in seconds of CPU time
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// As JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ShrinkArgs {
+    /// SCENARIO:SEED, a plan file, or a capsule
+    #[arg(value_name = "SCENARIO:SEED|PATH")]
+    what: String,
+    /// Write the smallest plan here
+    #[arg(long, value_name = "FILE")]
+    out: Option<std::path::PathBuf>,
+    /// Look for at most this long (30s, 10m)
+    #[arg(long, value_name = "DURATION", default_value = "50s")]
+    time: String,
+    /// Run at most so many plans
+    #[arg(long, value_name = "N", default_value_t = 3000)]
+    runs: u64,
+    /// How many plans at once; as many as there are processors if not given
+    #[arg(long, value_name = "J")]
+    jobs: Option<usize>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// Kill a plan that takes longer than this many seconds of real time
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    limit: u64,
+}
+
+#[derive(Args)]
+struct ExplainArgs {
+    /// SCENARIO:SEED, a plan file, or a capsule
+    #[arg(value_name = "SCENARIO:SEED|PATH")]
+    what: String,
+    /// Look for at most this long (30s, 10m)
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    time: String,
+    /// How many plans at once; as many as there are processors if not given
+    #[arg(long, value_name = "J")]
+    jobs: Option<usize>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// Kill a plan that takes longer than this many seconds of real time
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    limit: u64,
+}
+
+#[derive(Subcommand)]
+enum RegressVerb {
+    /// Keep the minimal plan of a capsule as a regression
+    Add {
+        /// The capsule
+        #[arg(value_name = "DIR")]
+        capsule: std::path::PathBuf,
+        /// What happened, what was lost, why the mended code does not do it
+        #[arg(long, value_name = "TEXT")]
+        story: String,
+        /// Where regressions are kept
+        #[arg(long, value_name = "DIR", default_value = "tests/regressions")]
+        to: std::path::PathBuf,
+    },
+    /// Run the regressions: each must hold and still reach what it reached
+    Run {
+        /// A file, or a directory with files at any depth
+        #[arg(value_name = "PATH", default_value = "tests/regressions")]
+        path: std::path::PathBuf,
+        /// Kill a plan that takes longer than this many seconds of real time
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        limit: u64,
+    },
+}
+
+#[derive(Args)]
 struct ReplayArgs {
-    /// SCENARIO:SEED, or a plan file
+    /// SCENARIO:SEED, a plan file, a capsule, or a regression
     #[arg(value_name = "SCENARIO:SEED|PATH")]
     what: String,
     /// Tell what happened, with virtual times
@@ -238,7 +352,12 @@ impl<'a> Registry<'a> {
 /// the system, for lists and coverage.
 pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
     process::end_quietly_on_broken_pipe();
-    let line = Line::parse();
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) if error.use_stderr() => return refuse(&in_one_line(&error)),
+        // Help, or the version: asked for, and of many lines.
+        Err(error) => error.exit(),
+    };
     let registry = Registry { scenarios, points: &points };
     let result = match line.command {
         None => {
@@ -253,9 +372,17 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
             start_again_with_fixed_addresses();
             sweep::run(&registry, &args)
         }
+        Some(Verb::Bench(args)) => {
+            start_again_with_fixed_addresses();
+            bench::run(&registry, &args)
+        }
         Some(Verb::Fuzz(args)) => {
             start_again_with_fixed_addresses();
             fuzz::run(&registry, &args)
+        }
+        Some(Verb::Errors(args)) => {
+            start_again_with_fixed_addresses();
+            errors::run(&registry, &args)
         }
         Some(Verb::Corpus(verb)) => {
             start_again_with_fixed_addresses();
@@ -264,6 +391,18 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
         Some(Verb::Replay(args)) => {
             start_again_with_fixed_addresses();
             replay::run(&registry, &args)
+        }
+        Some(Verb::Shrink(args)) => {
+            start_again_with_fixed_addresses();
+            shrink::run(&registry, &args)
+        }
+        Some(Verb::Explain(args)) => {
+            start_again_with_fixed_addresses();
+            explain::run(&registry, &args)
+        }
+        Some(Verb::Regress(verb)) => {
+            start_again_with_fixed_addresses();
+            regress::run(&registry, &verb)
         }
         Some(Verb::Census(args)) => {
             start_again_with_fixed_addresses();
@@ -277,13 +416,45 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(usage) => {
-            // Names in a plan are hostile: no line breaks, nothing that steers a terminal.
-            let line = usage.to_string().replace(char::is_control, " ");
-            eprintln!("cutwater: {line}");
-            ExitCode::from(USAGE)
-        }
+        Err(usage) => refuse(&usage.to_string()),
     }
+}
+
+fn refuse(what: &str) -> ExitCode {
+    // Names in a plan are hostile: no line breaks, nothing that steers a terminal.
+    eprintln!("cutwater: {}", what.replace(char::is_control, " "));
+    ExitCode::from(USAGE)
+}
+
+/// What the parser of arguments says, without its hints.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let line = lines.join(" ");
+    format!("{} (see --help)", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+/// How many plans run at once.
+fn jobs(asked: Option<usize>) -> Result<usize, Usage> {
+    match asked {
+        Some(0) => Err(Usage("--jobs 0: at least one plan must run at a time".into())),
+        Some(jobs) => Ok(jobs),
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+    }
+}
+
+/// `90s`, `10m`, `2h`.
+fn duration(text: &str) -> Result<Duration, Usage> {
+    let bad = || Usage(format!("--time {text}: not a duration such as 90s, 10m or 2h"));
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(bad()),
+    };
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    Ok(Duration::from_secs(number.checked_mul(factor).ok_or_else(bad)?))
 }
 
 /// Addresses of code and data must not differ between processes: where they could, a hash of a pointer could too.
@@ -311,11 +482,22 @@ pub(crate) fn lines_to_copy(scenario: &str, seed: u64) -> [String; 2] {
     ]
 }
 
-pub(crate) use replay::read as read_plan_file;
+pub(crate) use source::read as read_plan_file;
 
-/// A failure as people read it.
-pub(crate) fn failure_text(report: &crate::Report) -> String {
-    failure::text(report)
+/// The head of a failure: what was expected, and what was found.
+fn failure_head(report: &crate::Report) -> String {
+    let [oracle, property, expected, found] = report.verdict.explain();
+    format!(
+        "FAILURE {}  {}:{}  {oracle}: {property}\n  expected  {expected}\n  found     {found}\n",
+        report.verdict.signature(),
+        report.scenario,
+        report.seed
+    )
+}
+
+/// An event in one line.
+pub(crate) fn story_line(event: &cutwater_io::sim::Event) -> String {
+    failure::line(event)
 }
 
 /// Virtual time as `hh:mm:ss.uuuuuu`.

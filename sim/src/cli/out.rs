@@ -1,5 +1,5 @@
-//! What a sweep leaves in a directory: `summary.json`, `junit.xml`, and `failures/<scenario>-<signature>/` with the plan and the story
-//! of the first run of each failure.
+//! What a campaign leaves in a directory: `report.html`, `summary.json`, `junit.xml`, and a capsule for each failure in
+//! `capsules/<scenario>-<signature>/`. Those of an earlier campaign into the same directory are removed.
 #![expect(clippy::disallowed_methods, reason = "results are written to the real disk")]
 
 use std::io;
@@ -9,10 +9,12 @@ use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, Tes
 
 use super::Usage;
 use super::campaign::Campaign;
-use super::failure;
+use super::report;
+use crate::capsule;
 use crate::census::drive::Census;
-use crate::plan::Plan;
-use crate::verdict::{Outcome, Report};
+
+/// The directory of the capsules.
+const CAPSULES: &str = "capsules";
 
 /// A directory that can be written to.
 pub(super) struct Out {
@@ -26,18 +28,14 @@ impl Out {
         std::fs::create_dir_all(dir)
             .and_then(|()| std::fs::write(&probe, []))
             .and_then(|()| std::fs::remove_file(&probe))
+            .and_then(|()| capsule::forget(&dir.join(CAPSULES)))
             .map_err(|e| Usage(format!("--out {}: {e}", dir.display())))?;
         Ok(Out { dir: dir.into() })
     }
 
-    /// Keeps a failure: the plan, and the story of the run that was recorded.
-    pub(super) fn failure(&self, plan: &Plan, report: &Report, recorded: &Outcome) -> io::Result<()> {
-        let dir =
-            self.dir.join("failures").join(format!("{}-{}", report.scenario, report.verdict.signature()));
-        std::fs::create_dir_all(&dir)?;
-        std::fs::write(dir.join("plan.json"), plan.to_json())?;
-        let story = format!("{}\n{}", failure::text(report), failure::story(recorded));
-        std::fs::write(dir.join("story.txt"), story)
+    /// Where capsules go.
+    pub(super) fn capsules(&self) -> PathBuf {
+        self.dir.join(CAPSULES)
     }
 
     /// Writes a census, and the plans of what failed.
@@ -55,8 +53,20 @@ impl Out {
     pub(super) fn results(&self, campaign: &Campaign) -> io::Result<()> {
         let summary = serde_json::to_string_pretty(campaign).expect("a campaign is plain data");
         std::fs::write(self.dir.join("summary.json"), summary + "\n")?;
+        let files = campaign.failures.keys().map(|key| (key.clone(), self.files(key))).collect();
+        std::fs::write(self.dir.join("report.html"), report::html(campaign, &files))?;
         let junit = junit(campaign).to_string().map_err(io::Error::other)?;
         std::fs::write(self.dir.join("junit.xml"), junit)
+    }
+
+    /// What was kept of a failure.
+    fn files(&self, key: &str) -> Vec<String> {
+        let dir = self.capsules().join(key);
+        // A directory that is not there holds nothing.
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut files: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+        files.sort();
+        files
     }
 }
 
@@ -78,7 +88,7 @@ fn junit(campaign: &Campaign) -> Junit {
             let [oracle, property, ..] = failure.first.verdict.explain();
             let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
             status.set_message(format!("{oracle}: {property}"));
-            status.set_description(failure::text(&failure.first));
+            status.set_description(failure.text.as_str());
             suite.add_test_case(case(name, &failure.first.verdict.signature(), status));
         }
         for divergence in campaign.divergences.iter().filter(|d| d.scenario == *name) {

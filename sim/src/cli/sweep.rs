@@ -3,9 +3,10 @@
 //! Scenarios take turns, seed by seed, so that a sweep cut short by time or Ctrl-C has treated them alike. Some plans are
 //! run a second time in another process, and the digests compared.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cutwater_io::points::Point;
@@ -16,7 +17,9 @@ use serde::Serialize;
 use super::campaign::{Campaign, Divergence};
 use super::out::Out;
 use super::table::{self, Paint};
-use super::{CampaignArgs, Registry, SweepArgs, Usage, failure};
+use super::{Annotate, CampaignArgs, Registry, SweepArgs, Usage, failure, github};
+use crate::capsule::{self, Budget, Means};
+use crate::plan::Plan;
 use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
 use crate::verdict::{Outcome, Report, Verdict};
@@ -24,12 +27,26 @@ use crate::verdict::{Outcome, Report, Verdict};
 /// How often a plan with two digests is run again, recorded, in the hope of seeing where its runs part.
 const RECORDED_PAIRS: usize = 3;
 
+/// How many failures of a sweep are shrunk and explained; the others are kept as they are.
+const CAPTURES_MAX: usize = 5;
+/// How long shrinking one of them may take; explaining it may take half as long again.
+const CAPTURE_TIME: Duration = Duration::from_secs(14);
+
 /// A line of `--json`.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum JsonLine<'a> {
     Plan(&'a Report),
     Divergence(&'a Divergence),
+    /// A failure, once the sweep is over.
+    Finding {
+        /// Scenario and signature.
+        name: &'a str,
+        /// Its capsule.
+        dir: &'a Path,
+        /// The failure on one screen.
+        text: &'a str,
+    },
     Summary(&'a Campaign),
 }
 
@@ -39,12 +56,15 @@ struct Sweep<'a> {
     limit: Duration,
     out: Option<Out>,
     bar: ProgressBar,
+    start: Instant,
     campaign: Campaign,
     /// First runs whose plans are to run, or are running, once more.
     twice: VecDeque<(Job<'a>, Report)>,
     again: Vec<(Job<'a>, Report)>,
     /// The last plan under other schedules.
     schedules: VecDeque<Job<'a>>,
+    /// The plan of the first run of each failure, by the name of its capsule.
+    plans: BTreeMap<String, Plan>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a sweep is bounded in real time")]
@@ -58,6 +78,10 @@ pub(super) trait Source<'a> {
     fn next(&mut self) -> Option<Job<'a>>;
     /// A plan has run.
     fn learn(&mut self, job: &Job<'a>, report: &Report) -> std::io::Result<()>;
+    /// True if the campaign is void without what the scenarios demand.
+    fn is_held_to_demands(&self) -> bool {
+        true
+    }
 }
 
 /// Seeds in turn, scenario by scenario.
@@ -77,7 +101,7 @@ pub(super) fn run(registry: &Registry<'_>, args: &SweepArgs) -> Result<u8, Usage
     let scenarios = registry.scenarios(&args.scenarios)?;
     let seeds = seeds(&args.seeds)?;
     let (shard, shards) = args.shard.as_deref().map_or(Ok((0, 1)), parse_shard)?;
-    let time = args.time.as_deref().map(duration).transpose()?;
+    let time = args.time.as_deref().map(super::duration).transpose()?;
     if args.campaign.schedules > 1 && args.campaign.out.is_none() {
         return Err(Usage("--schedules: no seed names these plans, so name a directory with --out".into()));
     }
@@ -103,11 +127,7 @@ pub(super) fn campaign<'a>(
     total: Option<u64>,
     time: Option<Duration>,
 ) -> Result<u8, Usage> {
-    let jobs = match args.jobs {
-        Some(0) => return Err(Usage("--jobs 0: at least one plan must run at a time".into())),
-        Some(jobs) => jobs,
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
+    let jobs = super::jobs(args.jobs)?;
     let out = args.out.as_deref().map(Out::open).transpose()?;
     process::catch_interrupt();
     let mut sweep = Sweep {
@@ -116,16 +136,18 @@ pub(super) fn campaign<'a>(
         limit: Duration::from_secs(args.limit),
         out,
         bar: bar(total, args.json),
+        start: real_now(),
         campaign: Campaign::default(),
         schedules: VecDeque::new(),
         twice: VecDeque::new(),
         again: Vec::new(),
+        plans: BTreeMap::new(),
     };
-    let start = real_now();
-    let trouble = sweep.work(source, jobs, start, time);
-    sweep.campaign.elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let written = sweep.finish(registry);
-    match trouble.and(written) {
+    let trouble = sweep.work(source, jobs, time);
+    sweep.campaign.elapsed_ms = sweep.elapsed_ms();
+    let captured = if trouble.is_ok() { sweep.capture(jobs) } else { Ok(()) };
+    let written = sweep.finish(registry, source.is_held_to_demands());
+    match trouble.and(captured).and(written) {
         Ok(()) => Ok(sweep.campaign.status()),
         Err(e) => Err(Usage(format!("the campaign could not go on, or leave its results: {e}"))),
     }
@@ -136,12 +158,11 @@ impl<'a> Sweep<'a> {
         &mut self,
         source: &mut dyn Source<'a>,
         jobs: usize,
-        start: Instant,
         time: Option<Duration>,
     ) -> std::io::Result<()> {
         let mut pool = Pool::new(jobs, self.limit);
         loop {
-            let over = time.is_some_and(|time| start.elapsed() >= time);
+            let over = time.is_some_and(|time| self.start.elapsed() >= time);
             while pool.has_room() {
                 if let Some((job, first)) = self.twice.pop_front() {
                     pool.start(Job { again: true, ..job.clone() })?;
@@ -190,8 +211,9 @@ impl<'a> Sweep<'a> {
             self.print_json(&JsonLine::Plan(&report));
         }
         let is_new = self.campaign.add(&report);
+        self.campaign.pace.ended(self.elapsed_ms());
         if !report.verdict.held() {
-            self.failed(job, &report, is_new)?;
+            self.failed(job, &report, is_new);
         }
         let permille = self.args.check_determinism.min(1000);
         // Evenly spread, seed 0 among them: a short sweep checks a seed, too.
@@ -202,14 +224,51 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    fn failed(&mut self, job: &Job<'a>, report: &Report, is_new: bool) -> std::io::Result<()> {
+    /// Says so at once; what there is to say comes when the sweep is over.
+    fn failed(&mut self, job: &Job<'a>, report: &Report, is_new: bool) {
         if !self.args.json {
-            let text = if is_new { failure::text(report) } else { failure::again(report) };
-            self.print(&text);
+            self.print(&failure::brief(report, is_new));
         }
-        let Some(out) = self.out.as_ref().filter(|_| is_new) else { return Ok(()) };
-        let recorded = Pool::run(Job { record: true, ..job.clone() }, self.limit)?;
-        out.failure(&job.plan(), report, &recorded)
+        self.keep_plan(job, report);
+    }
+
+    /// Keeps the plan of a run that is the first of its failures.
+    fn keep_plan(&mut self, job: &Job<'a>, report: &Report) {
+        let name = Campaign::failure_name(report);
+        if self.campaign.failures.get(&name).is_some_and(|failure| failure.first.plan == report.plan) {
+            self.plans.insert(name, job.plan());
+        }
+    }
+
+    /// A capsule for each failure; the first few are looked into.
+    fn capture(&mut self, jobs: usize) -> std::io::Result<()> {
+        let root = self.out.as_ref().map_or_else(capsule::default_root, Out::capsules);
+        let failures: Vec<(String, Report, Vec<u64>)> = self
+            .campaign
+            .failures
+            .iter()
+            .map(|(name, failure)| (name.clone(), failure.first.clone(), failure.seeds.clone()))
+            .collect();
+        for (i, (name, report, seeds)) in failures.into_iter().enumerate() {
+            let scenario = self.scenarios.iter().find(|s| s.name() == report.scenario);
+            let scenario = *scenario.expect("only what was asked for was run");
+            let looks = i < CAPTURES_MAX && !self.args.no_shrink && !self.campaign.interrupted;
+            let budget = looks.then_some(Budget { time: CAPTURE_TIME, ..Budget::default() });
+            self.bar.set_message(format!("shrinking {name}"));
+            let means = Means { scenario, jobs, limit: self.limit, bar: ProgressBar::hidden() };
+            let plan = self.plans[&name].clone();
+            let captured = capsule::capture(&means, &plan, &report, &seeds, budget, &root)?;
+            if self.args.json {
+                let (dir, text) = (&captured.dir, &captured.text);
+                self.print_json(&JsonLine::Finding { name: &name, dir, text });
+            } else {
+                self.print(&format!("\n{}", captured.text));
+            }
+            if let Some(failure) = self.campaign.failures.get_mut(&name) {
+                failure.text = captured.text;
+            }
+        }
+        Ok(())
     }
 
     /// Two runs of one plan.
@@ -244,10 +303,21 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    fn finish(&mut self, registry: &Registry<'_>) -> std::io::Result<()> {
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn finish(&mut self, registry: &Registry<'_>, demanding: bool) -> std::io::Result<()> {
         self.bar.finish_and_clear();
-        self.campaign.judge(&self.scenarios);
+        if self.campaign.failures.values().any(|failure| !failure.text.is_empty()) && !self.args.json {
+            self.print("\n");
+        }
+        self.campaign.judge(&self.scenarios, demanding);
         let written = self.out.as_ref().map_or(Ok(()), |out| out.results(&self.campaign));
+        let written = written.and_then(|()| match self.args.annotate {
+            Some(Annotate::Github) => self.annotate(),
+            None => Ok(()),
+        });
         if self.args.json {
             self.print_json(&JsonLine::Summary(&self.campaign));
         } else {
@@ -260,6 +330,16 @@ impl<'a> Sweep<'a> {
             self.print(&table::text(&self.campaign, &points, self.args.matrix, paint));
         }
         written
+    }
+
+    fn annotate(&self) -> std::io::Result<()> {
+        let text = github::annotations(&self.campaign);
+        if self.args.json {
+            eprint!("{text}");
+        } else {
+            self.print(&text);
+        }
+        github::write_summary(&self.campaign)
     }
 
     fn print_json(&self, line: &JsonLine<'_>) {
@@ -347,20 +427,6 @@ fn parse_shard(text: &str) -> Result<(u64, u64), Usage> {
     if (1..=n).contains(&k) { Ok((k - 1, n)) } else { Err(bad()) }
 }
 
-/// `90s`, `10m`, `2h`.
-pub(super) fn duration(text: &str) -> Result<Duration, Usage> {
-    let bad = || Usage(format!("--time {text}: not a duration such as 90s, 10m or 2h"));
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(bad()),
-    };
-    let number: u64 = number.parse().map_err(|_| bad())?;
-    Ok(Duration::from_secs(number.checked_mul(factor).ok_or_else(bad)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,9 +442,9 @@ mod tests {
         for bad in ["0/3", "4/3", "1", "a/b", "1/0"] {
             assert!(parse_shard(bad).is_err(), "{bad}");
         }
-        assert_eq!(duration("10m").unwrap(), Duration::from_secs(600));
+        assert_eq!(super::super::duration("10m").unwrap(), Duration::from_secs(600));
         for bad in ["", "10", "m", "10d", "99999999999999999999s", "1µ"] {
-            assert!(duration(bad).is_err(), "{bad}");
+            assert!(super::super::duration(bad).is_err(), "{bad}");
         }
     }
 }

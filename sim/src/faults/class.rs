@@ -34,7 +34,7 @@ classes! {
     DiskError = "disk_error": "a call to the disk fails, is interrupted, or transfers only part";
     DiskFull = "disk_full": "the disk has no space left, for one call or for a while";
     FsyncFailure = "fsync_failure": "a sync fails, and the pages it should have written are clean afterwards";
-    DiskSlow = "disk_slow": "a call to the disk takes long, or the disk answers nothing for a while";
+    DiskSlow = "disk_slow": "a call to the disk takes long, or the disk is slow or answers nothing for a while";
     ReadError = "read_error": "a sector of a file cannot be read until it is written anew";
     BitRot = "bit_rot": "bits of a file are wrong in every read until they are written anew";
     LostWrite = "lost_write": "a write that was acknowledged never gets to the medium, or gets to another place";
@@ -59,6 +59,7 @@ classes! {
     StoreOutage = "store_outage": "the object store answers nobody for a while";
     StoreIsolation = "store_isolation": "one node does not reach the object store for a while";
     StoreAuth = "store_auth": "the object store refuses one node, whose credentials have expired";
+    BeyondBudget = "beyond_budget": "a lie of the disk that no engine can survive; only in plans made by hand";
 }
 
 impl FaultClass {
@@ -83,7 +84,7 @@ impl FaultClass {
             Act::ClockDrift { .. } => FaultClass::ClockDrift,
             Act::ClockJump { .. } => FaultClass::ClockJump,
             Act::DiskFull { .. } => FaultClass::DiskFull,
-            Act::DiskStall { .. } => FaultClass::DiskSlow,
+            Act::DiskStall { .. } | Act::DiskSlow { .. } => FaultClass::DiskSlow,
             Act::Rot { damage, .. } => FaultClass::of_damage(*damage),
             Act::Outage { .. } => FaultClass::StoreOutage,
             Act::ThrottleStore { .. } => FaultClass::StoreThrottle,
@@ -98,6 +99,7 @@ impl FaultClass {
             SiteFault::Short if site.starts_with("objects.") => FaultClass::StoreBody,
             SiteFault::StallBody => FaultClass::StoreBody,
             SiteFault::Fail(Errno::Eio | Errno::Eintr) | SiteFault::Short => FaultClass::DiskError,
+            SiteFault::Fsync(failure) if failure.lies() => FaultClass::BeyondBudget,
             SiteFault::Fsync(_) => FaultClass::FsyncFailure,
             SiteFault::Delay(_) if site.starts_with("net.") => FaultClass::NetStall,
             SiteFault::Delay(_) if site.starts_with("objects.") => FaultClass::StoreThrottle,

@@ -1,6 +1,6 @@
 //! Switches faults that are states on and off, through the controls of the devices. The only file that calls them.
 
-use cutwater_io::sim::{Config, Env, Injector, Key, NodeId, disk, net, objects};
+use cutwater_io::sim::{Config, Crash, CrashKind, Env, Injector, Key, NodeId, Survivors, disk, net, objects};
 
 use crate::plan::Act;
 
@@ -69,11 +69,9 @@ pub(crate) fn switch_on(env: &Env, act: &Act, until_us: u64) {
         Act::SlowNode { node, factor, .. } => slow_node(env, *node, *factor),
         Act::ClockDrift { node, ppm, .. } => env.clocks().drift(NodeId(*node), *ppm),
         Act::ClockJump { node, us } => env.clocks().jump(NodeId(*node), *us),
-        Act::DiskFull { node, .. } => {
-            let used = env.disks().used_bytes(NodeId(*node));
-            env.disks().set_capacity(NodeId(*node), Some(used));
-        }
+        Act::DiskFull { node, late, .. } => env.disks().fill(NodeId(*node), *late),
         Act::DiskStall { node, .. } => env.disks().stall(NodeId(*node), until_us),
+        Act::DiskSlow { node, factor, .. } => env.disks().slow(NodeId(*node), *factor, until_us),
         Act::Rot { node, class, nth, damage } => {
             env.disks().damage_at_rest(env, NodeId(*node), class, *nth, *damage);
         }
@@ -115,6 +113,11 @@ pub(crate) fn heal(env: &Env, nodes: &[NodeId], disk_bytes: Option<u64>) {
     for node in nodes {
         env.disks().set_capacity(*node, disk_bytes);
         env.disks().stall(*node, 0);
+        env.disks().slow(*node, 1, 0);
+        if !env.disks().works(*node) {
+            // A file system that has given up comes back only with its machine.
+            env.crash(*node, Crash { kind: CrashKind::PowerFail(Survivors::None), down_us: 0 });
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use futures::channel::mpsc::UnboundedSender;
 
 use super::{FaultClass, Receipts};
 use crate::census::{Census, Passed};
+use crate::evidence::{Near, Struck};
 use crate::plan::{Act, Anchor, Fault, Plan};
 use crate::search::coverage::Gather;
 
@@ -36,6 +37,11 @@ struct State {
     /// Tasks that wait for an operation or the horizon.
     on_cut: Vec<Waker>,
     reached: Gather,
+    /// No fault strikes at or after this virtual time, in microseconds.
+    over_us: u64,
+    struck: Vec<Struck>,
+    /// For each fault that is anchored to a time: what its node did just before and just after; only if that is asked for.
+    near: Vec<Near>,
 }
 
 impl State {
@@ -51,7 +57,7 @@ impl Shared {
         for fault in &plan.faults {
             receipts.entry(fault.class()).or_default().armed += 1;
         }
-        let state = State {
+        Shared(Arc::new(Mutex::new(State {
             healed: false,
             receipts,
             unobserved: BTreeMap::new(),
@@ -59,18 +65,48 @@ impl Shared {
             passed: Passed::default(),
             census,
             on_cut: Vec::new(),
-        };
-        Shared(Arc::new(Mutex::new(state)))
+            over_us: u64::MAX,
+            struck: Vec::new(),
+            near: Vec::new(),
+        })))
+    }
+
+    /// No fault strikes at or after this virtual time.
+    pub(crate) fn over_from(&self, over_us: u64) {
+        self.state().over_us = over_us;
+    }
+
+    /// True if no fault strikes any more.
+    pub(crate) fn is_over(&self, now_us: u64) -> bool {
+        let state = self.state();
+        state.still() || now_us >= state.over_us
+    }
+
+    /// From now on it is noted what nodes do around the faults that are anchored to times.
+    pub(crate) fn watch(&self, plan: &Plan) {
+        self.state().near = plan.faults.iter().filter_map(Near::of).collect();
+    }
+
+    /// `node` does what `what` names, at `at_us`.
+    fn does(&self, node: NodeId, at_us: u64, what: impl Fn() -> Anchor) {
+        for near in &mut self.state().near {
+            near.note(node.0, at_us, &what);
+        }
+    }
+
+    /// A fault struck.
+    pub(crate) fn strikes(&self, struck: Struck) {
+        self.state().struck.push(struck);
+    }
+
+    pub(crate) fn evidence(&self) -> (Vec<Struck>, Vec<Near>) {
+        let state = self.state();
+        (state.struck.clone(), state.near.clone())
     }
 
     /// From now on nothing strikes.
     pub(crate) fn heal(&self) {
         self.state().healed = true;
-    }
-
-    /// True if nothing of the plan strikes any more.
-    pub(crate) fn healed(&self) -> bool {
-        self.state().still()
     }
 
     /// `fault` of the plan strikes, or is switched on.
@@ -312,6 +348,13 @@ impl Injector for PlanInjector {
         if site.node.0 == 0 || site.node.0 > self.nodes {
             return SiteAction::Proceed;
         }
+        let place = || Anchor::Site {
+            site: site.name.into(),
+            class: site.class.into(),
+            node: site.node.0,
+            nth: u32::try_from(site.nth).unwrap_or(u32::MAX),
+        };
+        self.shared.does(site.node, site.at_us, place);
         let calls = self.calls.entry((site.name, site.node)).or_default();
         *calls = calls.saturating_add(1);
         let calls = *calls;
@@ -339,6 +382,8 @@ impl Injector for PlanInjector {
         match action {
             Some(what) => {
                 self.shared.delivered(fault.class(), site.node);
+                let struck = Struck::new(fault.id, site.node, site.at_us);
+                self.shared.strikes(struck.at(place()).on(site.target));
                 self.shared.struck(&fault);
                 SiteAction::Strike(what)
             }
@@ -357,9 +402,10 @@ impl Injector for PlanInjector {
         if let Some(crash) = self.shared.boundary(node, here, passing.at_us) {
             return PointAction::Crash(crash);
         }
-        if !self.shared.passes(node, passing.point) {
+        if !self.shared.passes(node, passing.point) || self.shared.is_over(passing.at_us) {
             return PointAction::Proceed;
         }
+        self.shared.does(node, passing.at_us, here);
         if let Some(fault) = self.after.get_mut(passing.point).and_then(|place| place.strikes(node, nth)) {
             self.awaiting.push((node, fault));
         }
@@ -372,6 +418,7 @@ impl Injector for PlanInjector {
         match action {
             Some(action) => {
                 self.shared.delivered(fault.class(), node);
+                self.shared.strikes(Struck::new(fault.id, node, passing.at_us).at(here()));
                 self.shared.struck(&fault);
                 action
             }
@@ -480,7 +527,7 @@ mod tests {
 
     #[test]
     fn states_are_handed_on_and_nothing_strikes_after_heal() {
-        let full = Act::DiskFull { node: 0, for_us: 5 };
+        let full = Act::DiskFull { node: 0, for_us: 5, late: false };
         let (mut i, shared, mut orders) =
             injector(vec![(at_point(1, 1), full.clone()), (at_point(1, 2), full), (at_site("", 1, 1), EIO)]);
         assert_eq!(pass(&mut i, 1, 1), PointAction::Proceed);

@@ -1,6 +1,6 @@
 //! The calls into devices at which faults strike, and what can happen at each.
 
-use cutwater_io::sim::{Damage, Errno, SiteFault};
+use cutwater_io::sim::{Damage, Errno, FsyncFail, SiteFault};
 
 /// Every site, as in `cutwater_io::sim::Site::name`.
 pub const ALL: &[&str] = &[
@@ -36,6 +36,32 @@ pub const DISK_CHANGES: &[&str] = &[
 
 /// Calls that change what is in the object store.
 pub const STORE_CHANGES: &[&str] = &["objects.put", "objects.delete"];
+
+/// How long after its failure a request lands that an error-return sweep holds back, in microseconds.
+const LATE_US: u32 = 500_000;
+
+/// Every way in which a call at `site` can fail, as opposed to crash or be slow.
+pub fn errors_at(site: &str) -> Vec<SiteFault> {
+    let errors = [
+        SiteFault::Fail(Errno::Eio),
+        SiteFault::Fail(Errno::Enospc),
+        SiteFault::Fail(Errno::Eintr),
+        SiteFault::Short,
+        SiteFault::Fsync(FsyncFail::EXT4),
+        SiteFault::Fsync(FsyncFail::XFS),
+        SiteFault::Fsync(FsyncFail::XFS_SHUTDOWN),
+        SiteFault::Fsync(FsyncFail::BTRFS),
+        SiteFault::Fsync(FsyncFail::BTRFS_READONLY),
+        SiteFault::Reset,
+        SiteFault::Hang,
+        SiteFault::FailBefore,
+        SiteFault::FailAfter,
+        SiteFault::LateLand(LATE_US),
+        SiteFault::Throttle,
+        SiteFault::StallBody,
+    ];
+    errors.into_iter().filter(|error| allows(site, error)).collect()
+}
 
 /// True if `fault` can happen at `site`.
 pub fn allows(site: &str, fault: &SiteFault) -> bool {

@@ -3,8 +3,7 @@
 
 use cutwater_io::points::Kind;
 use cutwater_io::sim::{
-    Crash, CrashKind, Damage, Draw, Errno, FsyncFail, MetaAfterFailure, SiteFault, Survivors,
-    ViewAfterFailure,
+    Crash, CrashKind, Damage, Draw, Errno, FsyncFail, SiteFault, Survivors, ViewAfterFailure,
 };
 
 use super::choose::{Choose, Source};
@@ -20,6 +19,17 @@ const STABLE_US_MIN: u64 = 50_000;
 const DRAWN_DRIFT_PPM_MAX: u64 = 100_000;
 /// The longest jump of a wall clock that is drawn, in microseconds: an hour, as of a machine with a wrong time zone.
 const JUMP_US_MAX: u64 = 3_600_000_000;
+/// How syncs fail: as file systems have it, none that lies. Those that take the whole file system along are rarer.
+const FSYNC_FAILURES: &[FsyncFail] = &[
+    FsyncFail::EXT4,
+    FsyncFail::XFS,
+    FsyncFail::BTRFS,
+    FsyncFail { view: ViewAfterFailure::RevertOld, ..FsyncFail::EXT4 },
+    FsyncFail::EXT4,
+    FsyncFail::XFS,
+    FsyncFail::BTRFS_READONLY,
+    FsyncFail::XFS_SHUTDOWN,
+];
 
 /// What faults are drawn for: the parts of a plan that they refer to.
 struct Frame<'a> {
@@ -82,15 +92,21 @@ impl Frame<'_> {
                 Some(self.at_sites_of("disk.", fault, c))
             }
             F::DiskFull if c.chance(500) => Some(self.at_site(SiteFault::Fail(Errno::Enospc), c)),
-            F::DiskFull => Some(self.state(c, |node, for_us| Act::DiskFull { node, for_us })),
+            F::DiskFull => {
+                let late = c.chance(300);
+                Some(self.state(c, |node, for_us| Act::DiskFull { node, for_us, late }))
+            }
             F::FsyncFailure => {
-                let view = *c.pick(&[ViewAfterFailure::KeepNew, ViewAfterFailure::RevertOld]);
-                let meta = *c.pick(&[MetaAfterFailure::CommitSize, MetaAfterFailure::NoSize]);
-                Some(self.at_site(SiteFault::Fsync(FsyncFail { view, meta }), c))
+                let failure = *c.pick(FSYNC_FAILURES);
+                Some(self.at_site(SiteFault::Fsync(failure), c))
             }
             F::DiskSlow if c.chance(500) => {
                 let us = self.delay(c);
                 Some(self.at_sites_of("disk.", SiteFault::Delay(us), c))
+            }
+            F::DiskSlow if c.chance(500) => {
+                let factor = c.log_between(10, 100) as u32;
+                Some(self.state(c, |node, for_us| Act::DiskSlow { node, factor, for_us }))
             }
             F::DiskSlow => Some(self.state(c, |node, for_us| Act::DiskStall { node, for_us })),
             F::ReadError if c.chance(500) => Some(self.at_site(SiteFault::Damage(Damage::Eio), c)),
@@ -157,6 +173,7 @@ impl Frame<'_> {
             F::StoreOutage => Some(self.state(c, |_, for_us| Act::Outage { for_us })),
             F::StoreIsolation => Some(self.state(c, |node, for_us| Act::IsolateFromStore { node, for_us })),
             F::StoreAuth => Some(self.state(c, |node, for_us| Act::ExpireCredentials { node, for_us })),
+            F::BeyondBudget => None,
         }
     }
 

@@ -205,7 +205,7 @@ mod tests {
         assert!((200..400).contains(&free), "{free} of 2000 have no faults");
         let mut points = 0;
         let mut crashes = 0;
-        for class in FaultClass::ALL {
+        for class in FaultClass::ALL.iter().filter(|class| **class != FaultClass::BeyondBudget) {
             let with = plans.iter().filter(|p| p.faults.iter().any(|f| f.class() == *class)).count();
             assert!((600..1100).contains(&with), "{with} of 2000 have {}", class.name());
         }

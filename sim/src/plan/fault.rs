@@ -176,11 +176,23 @@ pub enum Act {
         node: u64,
         /// For how long.
         for_us: u64,
+        /// Writes are taken, and the syncs that would have to allocate fail.
+        #[serde(default)]
+        late: bool,
     },
     /// The disk answers nothing, and goes on afterwards.
     DiskStall {
         /// Whose.
         node: u64,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Each call to the disk takes longer.
+    DiskSlow {
+        /// Whose.
+        node: u64,
+        /// How many times as long.
+        factor: u32,
         /// For how long.
         for_us: u64,
     },
@@ -241,6 +253,7 @@ impl Act {
             | Act::ClockDrift { for_us, .. }
             | Act::DiskFull { for_us, .. }
             | Act::DiskStall { for_us, .. }
+            | Act::DiskSlow { for_us, .. }
             | Act::Outage { for_us }
             | Act::ThrottleStore { for_us }
             | Act::IsolateFromStore { for_us, .. }

@@ -8,7 +8,7 @@ use cutwater_io::sim::Env;
 use madsim::runtime::Runtime;
 use madsim::time::TimeHandle;
 
-use super::pool::Job;
+use super::pool::{Job, Redraw, What};
 use super::story;
 use crate::census::{self, Census};
 use crate::plan::Plan;
@@ -95,15 +95,14 @@ pub(crate) fn execute_with(
     census: Option<(census::Settings, census::Seen)>,
 ) -> (Outcome, Option<census::Taken>) {
     let (plan, named_by_seed) = (job.plan(), job.named_by_seed());
+    let redraw = match &job.what {
+        What::Redrawn(_, redraw) => Some(*redraw),
+        What::Seed(_) | What::Plan(_) => None,
+    };
     let vocabulary = job.scenario.vocabulary();
-    let bare = |verdict| Outcome {
-        report: Report {
-            plan: plan.id(),
-            named_by_seed,
-            ..Report::bare(job.scenario.name(), plan.seed, verdict)
-        },
-        story: None,
-        labels: Default::default(),
+    let bare = |verdict| {
+        let bare = Report::bare(job.scenario.name(), plan.seed, verdict);
+        Outcome::bare(Report { plan: plan.id(), named_by_seed, ..bare })
     };
     if let Err(invalid) = plan.validate(&vocabulary) {
         return (bare(Verdict::Invalid { reason: invalid.to_string() }), None);
@@ -122,6 +121,9 @@ pub(crate) fn execute_with(
             let census = census.map(|(settings, seen)| Census::new(settings, seen, &plan, &vocabulary));
             let world = World::new(plan.clone(), vocabulary, devices, classify, job.record, census);
             world.env().name_frames(job.scenario.name_frames());
+            if let Some(Redraw { after_ns, variant }) = redraw {
+                world.redraw(after_ns, variant);
+            }
             *set_up.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some((world.clone(), TimeHandle::current()));
             judge(job.scenario, &world).await
@@ -202,5 +204,6 @@ fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, r
         },
         story,
         labels: world.labels(),
+        evidence: record.then(|| world.evidence()),
     }
 }

@@ -15,4 +15,4 @@ pub mod pool;
 pub(crate) mod process;
 mod story;
 
-pub use pool::{Job, Pool, What};
+pub use pool::{Job, Pool, Redraw, What};

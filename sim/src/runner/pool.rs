@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::execute::{self, execute};
 use super::process::{self, Child, Forked};
+use super::story;
 use crate::plan::Plan;
 use crate::scenario::Scenario;
 use crate::verdict::{Outcome, Report, Verdict};
@@ -39,6 +40,18 @@ pub enum What {
     Seed(u64),
     /// This one.
     Plan(Box<Plan>),
+    /// This one up to some moment, and from then on everything decided anew.
+    Redrawn(Box<Plan>, Redraw),
+}
+
+/// From when on a run goes another way than its plan says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redraw {
+    /// From the first event at or after this virtual time, in nanoseconds: no fault strikes any more, devices draw anew,
+    /// tasks run in another order.
+    pub after_ns: u64,
+    /// Which other way, from 1.
+    pub variant: u64,
 }
 
 impl<'a> Job<'a> {
@@ -51,7 +64,7 @@ impl<'a> Job<'a> {
     pub fn plan(&self) -> Plan {
         match &self.what {
             What::Seed(seed) => self.scenario.generate(*seed),
-            What::Plan(plan) => (**plan).clone(),
+            What::Plan(plan) | What::Redrawn(plan, _) => (**plan).clone(),
         }
     }
 
@@ -59,7 +72,7 @@ impl<'a> Job<'a> {
     pub fn named_by_seed(&self) -> bool {
         match &self.what {
             What::Seed(_) => true,
-            What::Plan(plan) => **plan == self.scenario.generate(plan.seed),
+            What::Plan(plan) | What::Redrawn(plan, _) => **plan == self.scenario.generate(plan.seed),
         }
     }
 
@@ -67,7 +80,7 @@ impl<'a> Job<'a> {
     pub fn seed(&self) -> u64 {
         match &self.what {
             What::Seed(seed) => *seed,
-            What::Plan(plan) => plan.seed,
+            What::Plan(plan) | What::Redrawn(plan, _) => plan.seed,
         }
     }
 }
@@ -113,7 +126,7 @@ impl<'a> Pool<'a> {
     /// # Errors
     /// The system gives no more processes or pipes.
     pub fn start(&mut self, job: Job<'a>) -> io::Result<()> {
-        match process::fork()? {
+        match process::fork(job.record)? {
             Forked::Child(report) => be_child(&job, report),
             Forked::Parent(child) => {
                 self.running.push(Running {
@@ -227,11 +240,12 @@ impl<'a> Running<'a> {
             let bare = Report::bare(self.job.scenario.name(), self.job.seed(), verdict);
             let report = match &self.job.what {
                 What::Seed(_) => bare,
-                What::Plan(plan) => {
+                What::Plan(plan) | What::Redrawn(plan, _) => {
                     Report { plan: plan.id(), named_by_seed: self.job.named_by_seed(), ..bare }
                 }
             };
-            Outcome { report, story: None, labels: Default::default() }
+            let (story, labels) = story::unfinished(self.child.trace().as_deref());
+            Outcome { story, labels, ..Outcome::bare(report) }
         });
         outcome.report.cpu_us = ended.cpu_us;
         (self.job, outcome)
@@ -241,12 +255,13 @@ impl<'a> Running<'a> {
 /// The life of a child.
 fn be_child(job: &Job<'_>, mut report: io::PipeWriter) -> ! {
     execute::note_panics(job.record);
+    if job.record {
+        cutwater_io::sim::on_recorded(story::keep);
+    }
     let outcome = on_fresh_thread(|| execute(job));
     // A panic outside of the simulation is one of the harness: it is reported all the same.
-    let outcome = outcome.unwrap_or_else(|_| Outcome {
-        report: Report::bare(job.scenario.name(), job.seed(), execute::panic_verdict()),
-        story: None,
-        labels: Default::default(),
+    let outcome = outcome.unwrap_or_else(|_| {
+        Outcome::bare(Report::bare(job.scenario.name(), job.seed(), execute::panic_verdict()))
     });
     let bytes = serde_json::to_vec(&outcome).expect("a report is plain data");
     let sent = report.write_all(&bytes);

@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "fork, poll, wait4, personality and signals have no safe form in std")]
 
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// The two sides of a fork.
 pub(crate) enum Forked {
@@ -20,6 +20,8 @@ pub(crate) struct Child {
     pub(crate) report: PipeReader,
     /// What it wrote to stdout and stderr, kept in memory; a branch has that of its parent.
     said: Option<OwnedFd>,
+    /// Its trace so far, if it is recorded, kept in memory.
+    trace: Option<OwnedFd>,
 }
 
 /// How a child ended.
@@ -31,34 +33,67 @@ pub(crate) struct Ended {
     pub(crate) cpu_us: u64,
 }
 
+/// How much of the trace of a child that gave no report is read, in bytes.
+const TRACE_BYTES: usize = 16 << 20;
+
+/// The last bytes of a file, at most `max_bytes`.
+fn tail(file: &OwnedFd, max_bytes: usize) -> Vec<u8> {
+    let fd = file.as_raw_fd();
+    // SAFETY: a plain system call on our own descriptor.
+    let end = unsafe { libc::lseek(fd, 0, libc::SEEK_END) }.max(0);
+    let from = end.saturating_sub(max_bytes as libc::off_t).max(0);
+    let mut bytes = vec![0u8; usize::try_from(end - from).unwrap_or(0)];
+    // SAFETY: the pointer and the length are those of a live, writable buffer.
+    let n = unsafe { libc::pread(fd, bytes.as_mut_ptr().cast(), bytes.len(), from) };
+    bytes.truncate(usize::try_from(n).unwrap_or(0));
+    bytes
+}
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Forks. The process must have one thread.
-pub(crate) fn fork() -> io::Result<Forked> {
+/// A file in memory.
+fn in_memory() -> io::Result<OwnedFd> {
     // SAFETY: the name is a C string; a new descriptor belongs to nobody else.
-    let said = unsafe {
+    unsafe {
         let fd = check(libc::memfd_create(c"cutwater".as_ptr(), libc::MFD_CLOEXEC))?;
-        OwnedFd::from_raw_fd(fd)
-    };
-    let fd = said.as_raw_fd();
-    let forked = branch()?;
-    match forked {
-        Forked::Parent(mut child) => {
-            child.said = Some(said);
-            Ok(Forked::Parent(child))
-        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// In a child that is recorded: where its trace goes; -1 elsewhere.
+static TRACE: AtomicI32 = AtomicI32::new(-1);
+
+/// Forks. The process must have one thread. The trace of a child that is `recorded` outlives it, see [`keep_trace`].
+pub(crate) fn fork(recorded: bool) -> io::Result<Forked> {
+    let said = in_memory()?;
+    let trace = recorded.then(in_memory).transpose()?;
+    match branch()? {
+        Forked::Parent(child) => Ok(Forked::Parent(Child { said: Some(said), trace, ..child })),
         Forked::Child(send) => {
             // SAFETY: plain system calls on descriptors of this process. A child leaves Ctrl-C to its parent, and keeps what
             // it says from the terminal.
             unsafe {
                 libc::signal(libc::SIGINT, libc::SIG_IGN);
-                libc::dup2(fd, 1);
-                libc::dup2(fd, 2);
+                libc::dup2(said.as_raw_fd(), 1);
+                libc::dup2(said.as_raw_fd(), 2);
+            }
+            if let Some(trace) = trace {
+                // It stays open for the rest of this process.
+                TRACE.store(trace.into_raw_fd(), Ordering::Relaxed);
             }
             Ok(Forked::Child(send))
         }
+    }
+}
+
+/// Adds to the trace of this child, which is readable however the child ends.
+pub(crate) fn keep_trace(bytes: &[u8]) {
+    let fd = TRACE.load(Ordering::Relaxed);
+    if fd >= 0 {
+        // SAFETY: the pointer and the length are those of a live buffer. Memory that runs out costs a part of a story.
+        unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
     }
 }
 
@@ -70,7 +105,7 @@ pub(crate) fn branch() -> io::Result<Forked> {
     // of this thread, which goes on in the child.
     let pid = check(unsafe { libc::fork() })?;
     if pid > 0 {
-        return Ok(Forked::Parent(Child { pid, report, said: None }));
+        return Ok(Forked::Parent(Child { pid, report, said: None, trace: None }));
     }
     // SAFETY: a plain system call. A child outlives its parent by nothing.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
@@ -148,15 +183,12 @@ impl Child {
     /// The last of what it said, at most `max_bytes`.
     pub(crate) fn said(&self, max_bytes: usize) -> String {
         let Some(said) = &self.said else { return String::new() };
-        let fd = said.as_raw_fd();
-        // SAFETY: a plain system call on our own descriptor.
-        let end = unsafe { libc::lseek(fd, 0, libc::SEEK_END) };
-        let from = end.saturating_sub(max_bytes as libc::off_t).max(0);
-        let mut bytes = vec![0u8; max_bytes];
-        // SAFETY: the pointer and the length are those of a live, writable buffer.
-        let n = unsafe { libc::pread(fd, bytes.as_mut_ptr().cast(), bytes.len(), from) };
-        bytes.truncate(usize::try_from(n).unwrap_or(0));
-        String::from_utf8_lossy(&bytes).trim().to_string()
+        String::from_utf8_lossy(&tail(said, max_bytes)).trim().to_string()
+    }
+
+    /// The last of its trace, if it was recorded: what it gave to [`keep_trace`], at most `TRACE_BYTES`.
+    pub(crate) fn trace(&self) -> Option<Vec<u8>> {
+        self.trace.as_ref().map(|trace| tail(trace, TRACE_BYTES))
     }
 }
 
@@ -179,6 +211,14 @@ pub(crate) fn readable(fds: &[&PipeReader], timeout_ms: i32) -> io::Result<Vec<b
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: it does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// CPU time of this process so far, in microseconds.
+pub(crate) fn cpu_us() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of the right type.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
 }
 
 /// Asks that processes started from here on have the same addresses every time; false if the system refuses.

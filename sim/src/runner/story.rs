@@ -1,7 +1,6 @@
 //! What the system logs (its `tracing` events and spans down to DEBUG), for the story of a recorded run.
 //!
-//! A span is a phase of the system: a flush, a recovery. It is told as two events, with the facts `begins` and `ends`. A
-//! phase that is no span of one task (a checkpoint of a whole job) is logged by the system with fields of these names.
+//! A span is a phase of the system: a flush, a recovery. It is told as two events, with the facts `begins` and `ends`.
 //!
 //! They are kept beside the trace, not in it: a recorded run must have the digest of one that was not. Each remembers how
 //! many events of the trace came before it, so that the two can be merged in order.
@@ -15,6 +14,8 @@ use madsim::time::TimeHandle;
 use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use super::process;
 
 static LOGGED: Mutex<Logged> = Mutex::new(Logged { events: Vec::new(), spans: BTreeMap::new(), begun: 0 });
 
@@ -37,7 +38,7 @@ fn logged() -> MutexGuard<'static, Logged> {
     LOGGED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep(event: Event) {
+fn log(event: Event) {
     let (_, before) = Env::current().digest();
     logged().events.push((before, event));
 }
@@ -56,9 +57,7 @@ impl<S: tracing::Subscriber> Layer<S> for Listener {
         event.record(&mut text);
         let level = event.metadata().level().as_str().to_lowercase();
         let detail = format!("{}: {}{}", event.metadata().target(), text.message, text.fields);
-        let mut told = self::event(&time, Env::node().0, &format!("log.{level}"), detail);
-        told.facts = text.facts;
-        keep(told);
+        log(self::event(&time, Env::node().0, &format!("log.{level}"), detail));
     }
 
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, _: Context<'_, S>) {
@@ -73,14 +72,14 @@ impl<S: tracing::Subscriber> Layer<S> for Listener {
             logged.spans.insert(id.into_u64(), Open { node, number, name: name.clone() });
             number
         };
-        keep(phase(&time, node, "begins", number, name));
+        log(phase(&time, node, "begins", number, name));
     }
 
     fn on_close(&self, id: span::Id, _: Context<'_, S>) {
         let open = logged().spans.remove(&id.into_u64());
         // What is dropped after the end of the run has no time.
         if let (Some(open), Some(time)) = (open, TimeHandle::try_current()) {
-            keep(phase(&time, open.node, "ends", open.number, open.name));
+            log(phase(&time, open.node, "ends", open.number, open.name));
         }
     }
 }
@@ -96,7 +95,6 @@ fn phase(time: &TimeHandle, node: u64, what: &str, number: u64, name: String) ->
 struct Text {
     message: String,
     fields: String,
-    facts: BTreeMap<String, Fact>,
 }
 
 impl Visit for Text {
@@ -104,10 +102,6 @@ impl Visit for Text {
         // Writing to a string does not fail.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
-            name @ ("begins" | "ends") => {
-                self.facts.insert(name.into(), Fact::Text(format!("{value:?}")));
-                write!(self.fields, " {value:?}")
-            }
             name => write!(self.fields, " {name}={value:?}"),
         };
     }
@@ -139,4 +133,22 @@ pub(super) fn merge(trace: Vec<Event>) -> Vec<Event> {
 pub(super) fn event(time: &TimeHandle, node: u64, kind: &str, detail: String) -> Event {
     let at_ns = u64::try_from(time.elapsed().as_nanos()).unwrap_or(u64::MAX);
     Event { at_ns, node, kind: kind.into(), detail, facts: BTreeMap::new() }
+}
+
+/// Keeps an event where it outlives this process: of a run that hangs or aborts there is nothing else.
+pub(super) fn keep(event: &Event) {
+    let mut line = serde_json::to_vec(event).expect("an event is plain data");
+    line.push(b'\n');
+    process::keep_trace(&line);
+}
+
+/// What a child that gave no report had kept: its events, and what its nodes are.
+pub(super) fn unfinished(trace: Option<&[u8]>) -> (Option<Vec<Event>>, BTreeMap<u64, String>) {
+    let lines = trace.map(|bytes| bytes.split(|byte| *byte == b'\n'));
+    // The first line may be cut off by the limit of what is kept, the last by the end of the process.
+    let events: Option<Vec<Event>> =
+        lines.map(|lines| lines.filter_map(|line| serde_json::from_slice(line).ok()).collect());
+    let created = events.iter().flatten().filter(|event| event.kind == "node.create");
+    let labels = created.map(|event| (event.node, event.detail.clone())).collect();
+    (events, labels)
 }

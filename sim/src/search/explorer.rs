@@ -128,10 +128,15 @@ impl<'a> Explorer<'a> {
         }
         let plan = match what {
             What::Seed(seed) => self.scenario.generate(*seed),
-            What::Plan(plan) => (**plan).clone(),
+            What::Plan(plan) | What::Redrawn(plan, _) => (**plan).clone(),
         };
         self.entries.push(Entry { plan, reached: reached.clone() });
         self.entries.last().map(|entry| &entry.plan)
+    }
+
+    /// True if it learns from what plans reach.
+    pub fn is_guided(&self) -> bool {
+        self.strategy == Strategy::Guided
     }
 
     /// How many different edges were taken so far.

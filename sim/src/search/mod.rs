@@ -5,12 +5,13 @@
 //! - [`mutate`]: a plan that differs a little from one that reached something new;
 //! - [`explorer`]: half fresh seeds, half mutants of the plans that reached new edges;
 //! - [`corpus`]: those plans as files;
-//! - [`sweep_errors`]: every call site fails once, in every way.
+//! - [`errors`]: every call site fails once, in every way.
 //!
 //! *Left out*: coverage of code. Edges between points tell states of the system apart that its authors named; which lines a
 //! whole cluster executed is mostly noise.
 
 pub mod corpus;
 pub mod coverage;
+pub mod errors;
 pub mod explorer;
 pub mod mutate;

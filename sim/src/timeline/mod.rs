@@ -9,6 +9,9 @@
 
 mod model;
 mod perfetto;
+mod read;
+#[cfg(test)]
+mod tests;
 mod thin;
 
 use std::io;
@@ -20,7 +23,7 @@ use crate::verdict::Outcome;
 
 /// The page of a recorded run.
 pub fn html(plan: &Plan, outcome: &Outcome) -> String {
-    let timeline = model::build(plan, outcome);
+    let timeline = read::build(plan, outcome);
     let title = format!("{}:{} {}", timeline.head.scenario, timeline.head.seed, timeline.head.verdict);
     // The data go in last: what they contain is not looked at again.
     include_str!("page.html")
@@ -39,11 +42,16 @@ pub fn write_html(plan: &Plan, outcome: &Outcome, path: &Path) -> io::Result<()>
     std::fs::write(path, html(plan, outcome))
 }
 
+/// A recorded run in the format that ui.perfetto.dev opens.
+pub fn perfetto(plan: &Plan, outcome: &Outcome) -> String {
+    perfetto::json(&read::build(plan, outcome))
+}
+
 /// Writes a recorded run in the format that ui.perfetto.dev opens.
 ///
 /// # Errors
 /// If the file cannot be written.
 #[expect(clippy::disallowed_methods, reason = "a trace is written to the real disk")]
 pub fn write_perfetto(plan: &Plan, outcome: &Outcome, path: &Path) -> io::Result<()> {
-    std::fs::write(path, perfetto::json(&model::build(plan, outcome)))
+    std::fs::write(path, perfetto(plan, outcome))
 }

@@ -3,7 +3,7 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const el = id => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const LABEL_PX = 132, IDLE_NS = 2e6, IDLE_PX_NS = 5e5, SECOND_NS = 1e9;
+const LABEL_PX = 140, IDLE_NS = 2e6, IDLE_PX_NS = 5e5, SECOND_NS = 1e9;
 
 // ---- small helpers ----
 function svg(parent, name, attributes, text) {
@@ -34,6 +34,9 @@ function lower(items, value, key) {
   while (low < high) { const mid = (low + high) >> 1; if (key(items[mid]) < value) low = mid + 1; else high = mid; }
   return low;
 }
+// The end of a path says which file it is, its beginning only where.
+const tail = text => text.replace(/[^ ]{44,}/g, word => "…" + word.slice(-36));
+const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 const brief = (text, length) => text.length > length ? text.slice(0, length - 1) + "…" : text;
 
 // ---- time: virtual nanoseconds t, and u, where idle stretches are squeezed ----
@@ -95,6 +98,14 @@ const PHASE_ROWS_MAX = 4, PHASE_PX = 14;
 const rows = [];
 let lanesPx = 0;
 function layOut() {
+  rows.length = 0;
+  // What room there is goes to the disks.
+  const needed = layLanes(22), disks = rows.filter(row => row.at.disk).length;
+  const spare = el("scroll").clientHeight - needed;
+  if (disks && spare > 0) { rows.length = 0; layLanes(22 + Math.min(34, Math.floor(spare / disks))); }
+  nameLanes();
+}
+function layLanes(diskPx) {
   let y = 0;
   const add = (lane, parts) => {
     const row = { ...lane, y, at: {}, parts };
@@ -104,7 +115,7 @@ function layOut() {
     y += row.px;
     rows.push(row);
   };
-  if (D.faults.length) add({ id: "faults", label: "faults", kind: "faults" }, [["faults", faultRows() * 15]]);
+  if (D.faults.length) add({ id: "faults", label: "faults", kind: "faults" }, [["faults", FAULT_ROWS * FAULT_PX]]);
   for (const lane of D.lanes) {
     const node = lane.id[0] === "n" ? +lane.id.slice(1) : null, parts = [];
     if (lane.kind === "node") parts.push(["life", 12]);
@@ -112,40 +123,52 @@ function layOut() {
     const phases = phasesOf.get(node);
     if (phases) parts.push(["phases", Math.min(PHASE_ROWS_MAX, 1 + Math.max(...phases.map(p => p.row))) * PHASE_PX]);
     if (pointsOf.has(node)) parts.push(["points", 7]);
-    if (diskOf.has(node)) parts.push(["disk", 22]);
-    if (parts.length || talks.has(node)) add({ ...lane, node }, parts);
+    if (diskOf.has(node)) parts.push(["disk", lane.kind === "node" ? diskPx : 22]);
+    if (talks.has(node)) parts.push(["net", 11]);
+    if (parts.length) add({ ...lane, node }, parts);
   }
   if (D.requests.length) add({ id: "objects", label: "object store", kind: "objects" }, [["requests", 12]]);
-  lanesPx = y;
+  return lanesPx = y;
+}
+function nameLanes() {
   const labels = el("labels");
+  labels.replaceChildren();
   for (const row of rows) {
     const label = html(labels, "div", "label");
     label.dataset.lane = row.id;
     label.style.top = `${row.y}px`;
     label.style.height = `${row.px}px`;
-    html(label, "b", "", row.node === null || row.node === undefined ? row.label : `${row.id} ${row.label}`).title = row.label;
-    const small = { phases: "phases", points: "points", disk: "disk" };
+    const name = html(label, "b", "", "");
+    if (row.node !== null && row.node !== undefined) html(name, "i", "", `${row.id} `);
+    name.appendChild(document.createTextNode(row.label));
+    name.title = row.label;
+    const small = { phases: "phases", points: "points", disk: "disk", net: "messages" };
     for (const [name] of row.parts) if (small[name] && row.at[name].y - row.y > 16) {
       html(label, "small", "", small[name]).style.top = `${row.at[name].y - row.y - 3}px`;
     }
   }
 }
-// Faults that overlap in time are drawn below each other.
-function faultRows() {
-  const ends = [];
+const FAULT_ROWS = Math.min(3, D.faults.length), FAULT_PX = 15;
+// Faults that would lie on each other in this window are drawn in different rows: [fault, row, left, right].
+function placeFaults() {
+  const ends = new Array(FAULT_ROWS).fill(-1e9), placed = [];
   for (const fault of D.faults) {
-    let row = ends.findIndex(end => end <= fault.from_ns);
-    if (row < 0) row = ends.length < 3 ? ends.length : 2;
-    ends[row] = Math.max(fault.to_ns, fault.from_ns + 1);
-    fault.row = row;
+    const a = x(fault.from_ns), b = x(fault.to_ns);
+    if (b < LABEL_PX - 6 || a > LABEL_PX + width + 6) continue;
+    let row = ends.findIndex(end => end <= a - 6);
+    if (row < 0) row = ends.indexOf(Math.min(...ends));
+    ends[row] = Math.max(b, a + 7);
+    placed.push([fault, row, a, b]);
   }
-  return Math.max(1, ends.length);
+  return placed;
 }
 const laneOf = node => rows.find(row => row.node === node);
 
 // ---- drawing ----
 let hovered = null;
 function draw() {
+  // What it was about is drawn anew.
+  el("tip").hidden = true;
   const lanes = el("lanes");
   width = Math.max(100, el("scroll").clientWidth - LABEL_PX);
   for (const node of [lanes, el("axis"), el("overview")]) node.replaceChildren();
@@ -225,6 +248,8 @@ function* columns(items, time) {
   }
 }
 const PARTS = {
+  // Messages go from lane to lane: they are drawn after all lanes.
+  net() {},
   life(g, row, at) {
     for (const life of lifeOf.get(row.node) || []) {
       if (life.state === "paused") continue;
@@ -313,32 +338,27 @@ const PARTS = {
       const kind = request.refused ? " refused" : request.verb === "get" || request.verb === "list" ? " read" : "";
       const mark = svg(g, "rect", { class: `request${kind}`, x: px - 1, y: at.y, width: 2.5, height: at.px });
       hit(mark, `n${request.node} ${request.verb} ${brief(request.key, 200)}${request.refused ? " (refused)" : ""}\n${clock(request.at_ns)}`, { item: request, event: request.event, t: request.at_ns, title: `${request.verb} by n${request.node}`, text: request.key });
+      const next = D.requests[lower(D.requests, request.at_ns + 1, r => r.at_ns)], room = Math.min(next ? x(next.at_ns) : 1e9, LABEL_PX + width) - px - 8;
+      if (room > 60) svg(g, "text", { class: "faint", x: px + 4, y: at.y + 10 }, brief(`${request.verb} ${request.key.split("/").slice(-2).join("/")}`, Math.floor(room / 5.2)));
     }
   },
   faults(g, row, at) {
-    const ends = [];
-    for (const fault of D.faults) {
-      const y = at.y + fault.row * 15, a = x(fault.from_ns), b = x(fault.to_ns);
+    const placed = placeFaults();
+    placed.forEach(([fault, line, a, b], i) => {
+      const y = at.y + line * FAULT_PX, lasts = b - a > 7, who = fault.nodes.map(n => `n${n}`).join(", ");
       const crash = fault.name === "power_fail" || fault.name === "process_kill" ? " crash" : "";
-      if (b < LABEL_PX - 6 || a > LABEL_PX + width + 6) continue;
-      const lasts = b - a > 7;
       const mark = lasts
         ? bar(g, fault.from_ns, fault.to_ns, y, 12, { class: "fault-span", rx: 3 })
         : svg(g, "path", { class: `fault${crash}`, d: `M${a} ${y}l6 6l-6 6l-6 -6z` });
       mark.dataset.fault = D.faults.indexOf(fault);
-      const who = fault.nodes.map(n => `n${n}`).join(", ");
       hit(mark, `${fault.name} ${who}\n${brief(fault.text, 300)}\n${clock(fault.from_ns)}${fault.to_ns > fault.from_ns ? ` for ${span(fault.to_ns - fault.from_ns)}` : ""}`, faultTarget(fault));
-      const next = D.faults.find(f => f.row === fault.row && x(f.from_ns) > a + 2);
-      const left = Math.max(lasts ? a + 4 : a + 9, LABEL_PX + 4), room = Math.min(next ? x(next.from_ns) - 8 : 1e9, LABEL_PX + width) - left;
-      const label = `${fault.name}${fault.nodes.length === 1 ? " " + who : ""}`;
-      if (room > 30 && !(ends[fault.row] > left)) {
-        const text = brief(label, Math.floor(room / 5.6));
-        svg(g, "text", { class: "fault-text", x: left, y: y + 10 }, text);
-        ends[fault.row] = left + text.length * 5.6;
-      }
-    }
+      const next = placed.slice(i + 1).find(other => other[1] === line), left = Math.max(a + (lasts ? 4 : 9), LABEL_PX + 4);
+      const room = Math.min(next ? next[2] - 9 : 1e9, LABEL_PX + width) - left;
+      if (room > 30) svg(g, "text", { class: "fault-text", x: left, y: y + 10 }, brief(`${fault.name}${fault.nodes.length === 1 ? " " + who : ""}`, Math.floor(room / 5.8)));
+    });
   },
 };
+const violationTarget = () => ({ item: D.violation, event: D.violation.event, t: D.violation.at_ns, title: `${D.head.oracle}: ${D.head.property}` });
 const faultTarget = fault => ({ item: fault, event: fault.event, t: fault.from_ns, title: `fault: ${fault.name}`, text: fault.text, loss: D.losses.find(l => l.at_ns === fault.from_ns && fault.nodes.includes(l.node)) });
 
 // Faults go through the lanes they strike.
@@ -358,7 +378,7 @@ function wanted() {
   const end = D.violation ? D.violation.at_ns : D.end_ns, since = state.messages === "last" ? end - SECOND_NS : 0;
   const until = state.messages === "last" ? end : Infinity, words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
   return D.messages.filter(m => m.from !== m.to && m.sent_ns >= since && m.sent_ns <= until
-    && (words.length ? words.every(w => m.name.toLowerCase().includes(w)) : m.name !== "Heartbeat"));
+    && words.every(w => w[0] === "-" && w.length > 1 ? !m.name.toLowerCase().includes(w.slice(1)) : m.name.toLowerCase().includes(w)));
 }
 function messages(clip) {
   const g = svg(clip, "g", { id: "arrows" }), seen = new Set(), labels = [];
@@ -367,8 +387,8 @@ function messages(clip) {
     if (!from || !to) continue;
     const x1 = x(m.sent_ns), x2 = gone ? x1 + 14 : x(m.arrived_ns);
     if (x2 < LABEL_PX || x1 > LABEL_PX + width) continue;
-    const down = to.y > from.y, y1 = down ? from.y + from.px - 4 : from.y + 4;
-    const end = down ? to.y + 3 : to.y + to.px - 4, y2 = gone ? y1 + (end - y1) * .45 : end;
+    const down = to.y > from.y, y1 = from.at.net.y + (down ? 9 : 2), end = to.at.net.y + (down ? 0 : 11);
+    const y2 = gone ? y1 + (end - y1) * .45 : end;
     const key = `${Math.round(x1)} ${Math.round(x2)} ${m.from} ${m.to}`;
     if (seen.has(key)) continue;
     seen.add(key);
@@ -379,13 +399,13 @@ function messages(clip) {
       const turn = Math.atan2(y2 - y1, x2 - x1) * 180 / Math.PI;
       svg(g, "path", { class: "arrow", d: "M0 0l-6 -2.6v5.2z", transform: `translate(${x2} ${y2}) rotate(${turn})` });
     }
-    if (m.name) labels.push({ px: (x1 + x2) / 2 + 4, y: y1 + (y2 - y1) * .35, text: brief(m.name, 28) });
+    if (m.name) labels.push({ px: x1 + 5, y: from.at.net.y + 9, text: brief(m.name, 30) });
   }
-  // A label only where there is room for it: arrows say enough by themselves.
-  const taken = [];
-  for (const label of labels) {
-    const right = label.px + label.text.length * 5.4;
-    if (labels.length > 250 || taken.some(t => Math.abs(t.y - label.y) < 11 && t.left < right && label.px < t.right)) continue;
+  // The name stands where the message is sent, if there is room for it; what is rarely said comes first.
+  const kind = text => text.split(" ", 1)[0], often = by(labels, label => kind(label.text)), taken = [];
+  for (const label of labels.sort((a, b) => often.get(kind(a.text)).length - often.get(kind(b.text)).length || a.px - b.px)) {
+    const right = label.px + label.text.length * 5.6 + 4;
+    if (label.px < LABEL_PX || taken.some(t => t.y === label.y && t.left < right && label.px < t.right)) continue;
     taken.push({ left: label.px, right, y: label.y });
     svg(g, "text", { class: "message-text", x: label.px, y: label.y }, label.text);
   }
@@ -398,10 +418,10 @@ function marks(clip) {
       const left = px > LABEL_PX + width - 70, flag = svg(el("axis"), "g", {});
       svg(flag, "rect", { class: "violation-flag", x: left ? px - 62 : px, y: 4, width: 62, height: 16, rx: 3 });
       svg(flag, "text", { class: "violation-text", x: left ? px - 56 : px + 6, y: 15.5 }, D.head.oracle === "panic" ? "panic" : "violation");
-      hit(flag, `${D.head.oracle}: ${D.head.property}\n${clock(D.violation.at_ns)}`, { item: D.violation, event: D.violation.event, t: D.violation.at_ns });
+      hit(flag, `${D.head.oracle}: ${D.head.property}\n${clock(D.violation.at_ns)}`, violationTarget());
     }
   }
-  if (state.cursor !== null) svg(clip, "line", { class: "cursor", x1: x(state.cursor), x2: x(state.cursor), y1: 0, y2: 1e5 });
+  if (state.cursor !== null && !(D.violation && state.cursor === D.violation.at_ns)) svg(clip, "line", { class: "cursor", x1: x(state.cursor), x2: x(state.cursor), y1: 0, y2: 1e5 });
   hovered = svg(clip, "line", { class: "hover", x1: -9, x2: -9, y1: 0, y2: 1e5, "pointer-events": "none" });
 }
 function overview() {
@@ -449,7 +469,7 @@ function listAround() {
       row.dataset.event = i;
       html(row, "span", "", clock(e.t));
       html(row, "i", "", `n${e.n}`);
-      html(row, "span", "", `${e.k} ${e.d.split("\n", 1)[0]}`);
+      html(row, "span", "", `${e.k} ${tail(e.d.split("\n", 1)[0])}`);
       row.addEventListener("click", () => choose({ item: e, event: i, t: e.t }));
     }
     if (first + LIST_ROWS < matching.length) html(list, "div", "row dim", "").appendChild(document.createTextNode("…"));
@@ -561,7 +581,7 @@ function begin() {
   el("badge").textContent = held ? "held" : `${h.verdict} ${h.signature}`;
   el("badge").classList.toggle("held", held);
   el("what").textContent = held ? `${h.scenario}:${h.seed}` : `${h.oracle}: ${h.property}`;
-  el("facts").textContent = `${held ? "" : `${h.scenario}:${h.seed}  ·  `}${h.ops} operations and ${h.faults} faults planned  ·  ${span(D.end_ns)} virtual  ·  ${h.replay}`;
+  el("facts").textContent = `${held ? "" : `${h.scenario}:${h.seed}  ·  `}${count(h.ops, "operation")} and ${count(h.faults, "fault")} planned  ·  ${span(D.end_ns)} virtual  ·  ${h.replay}`;
   el("facts").title = `${h.replay}\nplan ${h.plan}\ndigest ${h.digest}`;
   el("verdict").hidden = held;
   el("verdict").style.display = held ? "none" : "";
@@ -598,9 +618,12 @@ function begin() {
   draggable(el("lanes")); draggable(el("axis"));
   for (const id of ["scroll", "axis", "overview"]) el(id).addEventListener("wheel", wheel, { passive: false });
   addEventListener("keydown", key);
-  addEventListener("resize", draw);
+  addEventListener("resize", () => { layOut(); draw(); });
   introduce();
   search();
-  if (D.violation) toViolation(); else fit();
+  if (D.violation) {
+    toViolation();
+    choose(violationTarget());
+  } else fit();
 }
 begin();

@@ -55,12 +55,6 @@ pub(super) fn thin(story: &[Event], violation: Option<usize>) -> Thinned {
     Thinned { events, kept, left_out }
 }
 
-/// Where event `i` of the story stands among those that are kept.
-pub(super) fn position(story: &[Event], violation: Option<usize>, i: usize) -> Option<usize> {
-    let keep = choose(story, violation, EVENTS_MAX);
-    keep[i].then(|| keep[..i].iter().filter(|keep| **keep).count())
-}
-
 fn choose(story: &[Event], violation: Option<usize>, max: usize) -> Vec<bool> {
     if story.len() <= max {
         return vec![true; story.len()];

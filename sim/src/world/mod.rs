@@ -27,6 +27,7 @@ use madsim::runtime::Handle;
 pub use ops::Ops;
 
 use crate::census::Census;
+use crate::evidence::Evidence;
 use crate::faults::deliver::{self, Devices};
 use crate::faults::injector::{Order, PlanInjector, Shared};
 use crate::faults::{FaultClass, Receipts};
@@ -108,6 +109,9 @@ impl World {
     ) -> World {
         let is_census = census.is_some();
         let faults = Shared::new(&plan, census);
+        if record {
+            faults.watch(&plan);
+        }
         let (orders, received) = mpsc::unbounded();
         let nodes = plan.node_count(&vocabulary);
         let injector = PlanInjector::new(&plan, nodes, faults.clone(), orders.clone());
@@ -370,6 +374,18 @@ impl World {
     /// How many faults of a class have struck so far.
     pub fn delivered(&self, class: FaultClass) -> u64 {
         self.inner.faults.receipts().get(&class).map_or(0, |receipt| receipt.delivered)
+    }
+
+    /// From `after_ns` on no fault strikes any more, and everything is drawn anew.
+    pub(crate) fn redraw(&self, after_ns: u64, variant: u64) {
+        self.inner.faults.over_from(after_ns.div_ceil(1000));
+        self.inner.env.redraw(after_ns, variant);
+    }
+
+    pub(crate) fn evidence(&self) -> Evidence {
+        let (struck, near) = self.inner.faults.evidence();
+        let power_failures = self.inner.env.disks().power_failures().into_iter().map(Into::into).collect();
+        Evidence { struck, near, power_failures }
     }
 
     pub(crate) fn end_census(&self) -> Option<Census> {

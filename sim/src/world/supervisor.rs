@@ -10,6 +10,7 @@ use madsim::task::spawn_local;
 use madsim::time::sleep;
 
 use super::{Active, Start, World};
+use crate::evidence::Struck;
 use crate::faults::FaultClass;
 use crate::faults::deliver;
 use crate::faults::injector::Order;
@@ -98,7 +99,7 @@ impl World {
     }
 
     async fn deliver(self, order: Order) {
-        if self.inner.faults.healed() {
+        if self.inner.faults.is_over(self.now_us()) {
             return;
         }
         self.inner.faults.struck(&order.fault);
@@ -112,10 +113,12 @@ impl World {
         match &act {
             Act::Crash { crash, .. } if alive => {
                 self.inner.faults.delivered(class, node);
+                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
                 self.inner.env.crash(node, crash.clone());
             }
             Act::Pause { for_us, .. } if alive => {
                 self.inner.faults.delivered(class, node);
+                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
                 self.fault("fault.on", id, class, &act);
                 self.pause(node, *for_us).await;
                 self.fault("fault.off", id, class, &act);
@@ -123,7 +126,10 @@ impl World {
             // A dead node can neither die nor pause.
             Act::Crash { .. } | Act::Pause { .. } => {}
             _ if !deliver::applies(&act) => {}
-            _ => self.switch(id, class, act).await,
+            _ => {
+                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
+                self.switch(id, class, act).await;
+            }
         }
     }
 
@@ -177,7 +183,7 @@ impl World {
         steps.sort_by_key(|(at_us, _, off)| (*at_us, !off));
         for (at_us, node, off) in steps {
             self.until(begun_us + at_us).await;
-            if self.inner.faults.healed() {
+            if self.inner.faults.is_over(self.now_us()) {
                 return;
             }
             self.note("fault.swizzle", &format!("{} {}", NodeId(node), if off { "off" } else { "on" }));
@@ -314,6 +320,7 @@ fn target(act: &Act) -> Option<u64> {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
         | Act::Rot { node, .. }
         | Act::SlowNode { node, .. }
         | Act::ClockDrift { node, .. }
@@ -345,6 +352,7 @@ fn resolve(mut act: Act, passed_by: NodeId) -> Act {
         | Act::Pause { node, .. }
         | Act::DiskFull { node, .. }
         | Act::DiskStall { node, .. }
+        | Act::DiskSlow { node, .. }
         | Act::Rot { node, .. }
         | Act::SlowNode { node, .. }
         | Act::ClockDrift { node, .. }

@@ -112,6 +112,15 @@ impl<'a> LogReader<'a> {
         })
     }
 
+    /// The record that begins at `at` and is not cut into fragments, if it is intact.
+    pub fn whole_record_at(&self, at: usize) -> Option<&'a [u8]> {
+        let mut at = at;
+        match self.whole_fragment(&mut at) {
+            Ok((FULL, payload)) => Some(payload),
+            _ => None,
+        }
+    }
+
     /// Where the fragment begins that comes next at `at`.
     fn after_padding(&self, at: usize) -> usize {
         let room = BLOCK_BYTES - at % BLOCK_BYTES;
@@ -152,7 +161,7 @@ impl<'a> LogReader<'a> {
     /// The fragment at `at`, which is then moved past it.
     fn whole_fragment(&self, at: &mut usize) -> Result<(u8, &'a [u8]), &'static str> {
         let here = *at;
-        let rest = &self.data[here..];
+        let rest = self.data.get(here..).unwrap_or_default();
         if rest.len() < HEADER_BYTES {
             return Err("a header is cut off");
         }

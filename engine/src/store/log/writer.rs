@@ -21,6 +21,14 @@ impl LogWriter {
         LogWriter { block_offset: 0, recyclable: Some(log_number as u32) }
     }
 
+    /// True if a record of `len_bytes` would not be cut into fragments.
+    pub fn fits(&self, len_bytes: usize) -> bool {
+        let header_bytes = if self.recyclable.is_some() { RECYCLABLE_HEADER_BYTES } else { HEADER_BYTES };
+        let room = BLOCK_BYTES - self.block_offset;
+        let room = if room < header_bytes { BLOCK_BYTES } else { room };
+        header_bytes + len_bytes <= room
+    }
+
     /// Appends the framed record to `out`.
     pub fn add_record(&mut self, record: &[u8], out: &mut Vec<u8>) {
         let header_bytes = if self.recyclable.is_some() { RECYCLABLE_HEADER_BYTES } else { HEADER_BYTES };

@@ -41,11 +41,10 @@ impl Handle {
     }
 }
 
-/// How blocks are checked.
+/// How blocks are checked. RocksDB can also write none (type 0); such a table cannot be told from a damaged one, and a single
+/// flipped bit in the footer, which has no checksum itself, would turn all checks off. So it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
-    /// Not at all.
-    None,
     /// Masked crc32c.
     Crc32c,
     /// Low half of XXH3-64.
@@ -56,7 +55,6 @@ impl Checksum {
     /// The checksum of a block and the byte that names its compression.
     pub fn of(self, block: &[u8], compression: u8) -> u32 {
         match self {
-            Checksum::None => 0,
             Checksum::Crc32c => mask_crc(crc32c::crc32c_append(crc32c::crc32c(block), &[compression])),
             Checksum::Xxh3 => {
                 let low = xxhash_rust::xxh3::xxh3_64(block) as u32;
@@ -67,7 +65,6 @@ impl Checksum {
 
     fn from_u8(byte: u8) -> Option<Checksum> {
         match byte {
-            0 => Some(Checksum::None),
             1 => Some(Checksum::Crc32c),
             4 => Some(Checksum::Xxh3),
             _ => None,
@@ -114,7 +111,7 @@ impl Footer {
         if !(2..=FORMAT_VERSION).contains(&format_version) {
             return Err(at(FOOTER_BYTES as u64 - 12, "a format_version other than 2 to 5"));
         }
-        let checksum = Checksum::from_u8(bytes[0]).ok_or(at(0, "an unknown checksum type"))?;
+        let checksum = Checksum::from_u8(bytes[0]).ok_or(at(0, "an unknown checksum type, or none"))?;
         let mut handles = Cursor::new(&bytes[..=HANDLES_BYTES]);
         handles.u8()?;
         let metaindex = Handle::decode(&mut handles)?;
@@ -134,7 +131,7 @@ pub fn check_trailer(block: &[u8], checksum: Checksum) -> Result<usize, Malforme
         .ok_or(Malformed { offset_bytes: 0, what: "a block has no trailer" })?;
     let (content, trailer) = block.split_at(len);
     let stored = Cursor::new(&trailer[1..]).fixed32()?;
-    if checksum != Checksum::None && checksum.of(content, trailer[0]) != stored {
+    if checksum.of(content, trailer[0]) != stored {
         return Err(Malformed { offset_bytes: 0, what: "a block's checksum does not match" });
     }
     if trailer[0] != 0 {

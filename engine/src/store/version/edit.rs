@@ -97,6 +97,26 @@ impl Default for FileMeta {
     }
 }
 
+/// What RocksDB calls the checksum that is made here: CRC-32C of the file, big-endian (`util/file_checksum_helper.h`).
+const CRC32C_FUNCTION: &str = "FileChecksumCrc32c";
+
+impl FileMeta {
+    /// With the CRC-32C of the whole file.
+    pub fn with_crc32c(self, crc32c: u32) -> FileMeta {
+        FileMeta {
+            checksum: crc32c.to_be_bytes().to_vec(),
+            checksum_function: CRC32C_FUNCTION.to_owned(),
+            ..self
+        }
+    }
+
+    /// The CRC-32C of the whole file, if it was recorded.
+    pub fn crc32c(&self) -> Option<u32> {
+        let is_known = self.checksum_function == CRC32C_FUNCTION;
+        <[u8; 4]>::try_from(&self.checksum[..]).ok().filter(|_| is_known).map(u32::from_be_bytes)
+    }
+}
+
 /// A new blob file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlobAddition {

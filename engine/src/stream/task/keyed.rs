@@ -179,6 +179,10 @@ impl KeyedTask<'_> {
                 self.context.decline(checkpoint, error.to_string());
                 let blobs = self.context.blobs.clone();
                 cutwater_io::task::spawn(discard(blobs, uploaded, links));
+                // Damage does not go away: only a restore replaces the file.
+                if matches!(error, state::Error::Damaged { .. }) {
+                    return Err(error.into());
+                }
             }
         }
         Ok(())

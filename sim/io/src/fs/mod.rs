@@ -213,7 +213,7 @@ pub async fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
     for ancestor in path.as_ref().ancestors().filter(|p| !p.as_os_str().is_empty()) {
         match metadata(ancestor).await {
             Ok(m) if m.is_dir => break,
-            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Ok(_) => return Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
             Err(e) => return Err(e),
         }

@@ -65,7 +65,7 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send
 pub(super) async fn sync_dir(path: &Path) -> io::Result<()> {
     let dir = std::fs::File::open(path)?;
     if !dir.metadata()?.is_dir() {
-        return Err(io::ErrorKind::NotADirectory.into());
+        return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
     }
     blocking(move || dir.sync_all()).await
 }

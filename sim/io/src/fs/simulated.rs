@@ -13,8 +13,8 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{DirEntry, Metadata, OpenOptions};
-use crate::sim::disk::{Disk, Fd, OpenMode, Pace, Sync};
-use crate::sim::{Crash, Damage, Env, FsyncFail, NodeId, SiteAction, SiteFault, Told};
+use crate::sim::disk::{Disk, Fd, OpenMode, Pace, Sync, slowed_us};
+use crate::sim::{Crash, Damage, Env, Errno, FsyncFail, NodeId, SiteAction, SiteFault, Told};
 
 /// Of so many calls on names one may be throttled.
 const NAMES_BATCH: u64 = 64;
@@ -51,6 +51,8 @@ impl Drop for File {
 #[derive(Default)]
 struct Struck {
     short: bool,
+    /// The sync finds no space for what was written.
+    no_space: bool,
     fsync: Option<FsyncFail>,
     damage: Option<Damage>,
     crash_after: Option<Crash>,
@@ -98,6 +100,7 @@ impl Call {
         let mut struck = Struck::default();
         let SiteAction::Strike(fault) = self.env.at_site(self.name, class, target) else { return Ok(struck) };
         match fault {
+            SiteFault::Fail(Errno::Enospc) if self.name == "disk.sync" => struck.no_space = true,
             SiteFault::Fail(errno) => return Err(io::Error::from_raw_os_error(errno.raw())),
             SiteFault::Short => struck.short = true,
             SiteFault::Fsync(failure) => struck.fsync = Some(failure),
@@ -127,6 +130,8 @@ impl Call {
 
     /// Lets `us` pass, and as long as the disk stalls. Nothing happens in between from here to the effect of the call.
     async fn wait_us(&self, us: u64) {
+        let slowness = self.env.disks().slowness(self.node, self.env.now_ns() / 1000);
+        let us = slowed_us(us, slowness);
         self.sleep_us(us + self.env.clocks().drag_us(self.node, us)).await;
         loop {
             let stalled_until_us = self.env.disks().stalled_until_us(self.node);
@@ -222,7 +227,8 @@ impl Call {
                 disk.damage_sync(sync, damage, class_of(Path::new(target)), class_of);
             }
             match struck.fsync {
-                Some(failure) => Err(disk.fail_sync(sync, failure)),
+                Some(failure) => disk.fail_sync(sync, failure),
+                None if struck.no_space => disk.fail_sync_for_space(sync),
                 None => disk.finish_sync(sync),
             }
         });

@@ -44,7 +44,8 @@ pub struct Passing {
 /// What a fault does to the call it strikes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
 pub enum SiteFault {
-    /// The call fails with this error and does nothing.
+    /// The call fails with this error and does nothing; but a sync of a file that fails with `ENOSPC` has found no space
+    /// for what was written, and loses some of it.
     Fail(Errno),
     /// A read or write transfers only part; a write that then fails with `ENOSPC` is [`SiteFault::Fail`]. The body of an
     /// answer of the object store breaks off half way.
@@ -125,8 +126,51 @@ impl Errno {
 pub struct FsyncFail {
     /// What processes read afterwards.
     pub view: ViewAfterFailure,
-    /// What becomes of pending length changes.
+    /// What becomes of pending length changes, and of the file system.
     pub meta: MetaAfterFailure,
+    /// Who is told.
+    #[serde(default)]
+    pub report: FsyncReport,
+}
+
+impl FsyncFail {
+    /// ext4 with `data=ordered`.
+    pub const EXT4: FsyncFail = FsyncFail {
+        view: ViewAfterFailure::KeepNew,
+        meta: MetaAfterFailure::CommitSize,
+        report: FsyncReport::EachOpenFd,
+    };
+    /// ext4 with `data=journal`: a lie.
+    pub const EXT4_JOURNAL: FsyncFail = FsyncFail { report: FsyncReport::NextSync, ..FsyncFail::EXT4 };
+    /// xfs that could not write data.
+    pub const XFS: FsyncFail = FsyncFail { meta: MetaAfterFailure::NoSize, ..FsyncFail::EXT4 };
+    /// xfs that could not write its log.
+    pub const XFS_SHUTDOWN: FsyncFail = FsyncFail { meta: MetaAfterFailure::Shutdown, ..FsyncFail::EXT4 };
+    /// btrfs that could not write data.
+    pub const BTRFS: FsyncFail = FsyncFail {
+        view: ViewAfterFailure::RevertOld,
+        meta: MetaAfterFailure::NoSize,
+        report: FsyncReport::EachOpenFd,
+    };
+    /// btrfs that could not write its trees.
+    pub const BTRFS_READONLY: FsyncFail = FsyncFail { meta: MetaAfterFailure::Readonly, ..FsyncFail::BTRFS };
+
+    /// True if somebody who syncs is told that all is well when it is not: no engine can survive that.
+    pub fn lies(&self) -> bool {
+        self.report != FsyncReport::EachOpenFd
+    }
+}
+
+/// See [`FsyncFail::report`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+pub enum FsyncReport {
+    /// The caller at once, and each file that is open at the failure at its next sync (Linux since 4.13, `errseq_t`).
+    #[default]
+    EachOpenFd,
+    /// This sync succeeds; the next one on the inode fails, whoever calls it (ext4 with `data=journal`).
+    NextSync,
+    /// The caller, and nobody else who has the file open (Linux before 4.13).
+    FirstCallerOnly,
 }
 
 /// See [`FsyncFail::view`].
@@ -145,6 +189,10 @@ pub enum MetaAfterFailure {
     CommitSize,
     /// The length is lost with the data (xfs, btrfs).
     NoSize,
+    /// The same, and the file system answers nothing but `EIO` until the machine is started anew (xfs).
+    Shutdown,
+    /// The same, and the file system takes no changes (`EROFS`) until the machine is started anew (btrfs).
+    Readonly,
 }
 
 /// How a node dies, and when it comes back.
@@ -175,9 +223,9 @@ pub enum Survivors {
     All,
     /// The first so many per mille, in issue order.
     Prefix(u16),
-    /// All but one (chosen by this number modulo the count) and what depends on it.
+    /// All but one (this number chooses it, whatever others there are) and what depends on it.
     AllBut(u16),
-    /// Only one and what it depends on.
+    /// Only one (chosen in the same way) and what it depends on.
     Only(u16),
     /// Each with so many per mille, by the given key.
     Each {

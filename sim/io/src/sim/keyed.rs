@@ -2,14 +2,33 @@
 //!
 //! `key.draw("disk.latency", &[node, nth])` is the same whatever else happened in the run, so that taking one event out
 //! of a plan leaves every other decision as it was. That is what lets a failing plan shrink.
+//!
+//! To ask when a failure was decided, a run can be repeated with everything from some moment on drawn anew: from then on the
+//! draws of the devices ([`Key::of_devices`]) have another root. The draws of a scenario keep theirs, for what it once drew
+//! (the content of a value) it may draw again to compare.
+
+use std::cell::Cell;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+thread_local! {
+    /// What the draws of the devices of this thread's run are mixed with; 0 for nothing.
+    static VARIANT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// From now on the devices of this thread's run draw as `variant` says; 0 is the plan's own way.
+pub(super) fn redraw(variant: u64) {
+    VARIANT.set(variant);
+}
+
 /// The root of a tree of draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key([u8; 32]);
+pub struct Key {
+    bytes: [u8; 32],
+    of_devices: bool,
+}
 
 /// A stream of random values that belongs to one decision.
 #[derive(Clone, Debug)]
@@ -18,27 +37,36 @@ pub struct Draw(ChaCha8Rng);
 impl Key {
     /// The root key of a plan.
     pub fn root(seed: u64) -> Key {
-        Key([0; 32]).child("root", &[seed])
+        Key { bytes: [0; 32], of_devices: false }.child("root", &[seed])
+    }
+
+    /// The same key, whose draws can be drawn anew from some moment on.
+    pub fn of_devices(self) -> Key {
+        Key { of_devices: true, ..self }
     }
 
     /// The key of everything about `purpose` and the entities `ids`.
     pub fn child(&self, purpose: &str, ids: &[u64]) -> Key {
         let mut message = Vec::with_capacity(40 + purpose.len() + ids.len() * 8);
-        message.extend_from_slice(&self.0);
+        message.extend_from_slice(&self.bytes);
         message.extend_from_slice(&(purpose.len() as u64).to_le_bytes());
         message.extend_from_slice(purpose.as_bytes());
         for id in ids {
             message.extend_from_slice(&id.to_le_bytes());
         }
-        let mut key = [0; 32];
-        key[..16].copy_from_slice(&xxh3_128_with_seed(&message, 0).to_le_bytes());
-        key[16..].copy_from_slice(&xxh3_128_with_seed(&message, 1).to_le_bytes());
-        Key(key)
+        let variant = VARIANT.get();
+        if self.of_devices && variant != 0 {
+            message.extend_from_slice(&variant.to_le_bytes());
+        }
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(&xxh3_128_with_seed(&message, 0).to_le_bytes());
+        bytes[16..].copy_from_slice(&xxh3_128_with_seed(&message, 1).to_le_bytes());
+        Key { bytes, of_devices: self.of_devices }
     }
 
     /// A number for one decision, where a whole [`Draw`] would be too much: for choices about each of many things.
     pub fn hash(&self, purpose: &str, ids: &[u64]) -> u64 {
-        let child = self.child(purpose, ids).0;
+        let child = self.child(purpose, ids).bytes;
         u64::from_le_bytes(*child.first_chunk().expect("a key is longer"))
     }
 
@@ -49,7 +77,7 @@ impl Key {
 
     /// The draw for one decision.
     pub fn draw(&self, purpose: &str, ids: &[u64]) -> Draw {
-        Draw(ChaCha8Rng::from_seed(self.child(purpose, ids).0))
+        Draw(ChaCha8Rng::from_seed(self.child(purpose, ids).bytes))
     }
 }
 
@@ -108,5 +136,26 @@ impl Draw {
     /// Random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         self.0.fill_bytes(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_devices_draw_anew() {
+        let (scenario, devices) = (Key::root(7), Key::root(7).of_devices());
+        let first = |key: Key| key.child("disk", &[1]).draw("latency", &[2]).u64();
+        let before = first(scenario);
+        assert_eq!(first(devices), before, "the mark alone changes nothing");
+        redraw(3);
+        assert_eq!(first(scenario), before);
+        let anew = first(devices);
+        assert_ne!(anew, before);
+        redraw(4);
+        assert_ne!(first(devices), anew);
+        redraw(0);
+        assert_eq!(first(devices), before);
     }
 }

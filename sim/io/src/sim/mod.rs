@@ -7,6 +7,7 @@
 //! A killed process takes no further part: every handle belongs to an incarnation of its node, and a call from an earlier
 //! one (destructors run after a kill) has no effect, and is counted in [`Env::stale_calls`].
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -26,7 +27,7 @@ mod trace;
 pub use inject::*;
 pub use keyed::{Draw, Key};
 pub use owed::Owed;
-pub use trace::{Event, Fact, Told, Trace};
+pub use trace::{Event, Fact, Told, Trace, on_recorded};
 
 use crate::points::{Kind, Point};
 
@@ -63,6 +64,7 @@ pub struct Config {
 
 /// The world of one run.
 pub struct Env {
+    time: madsim::time::TimeHandle,
     state: Mutex<State>,
     clocks: clock::Clocks,
     disks: disk::Disks,
@@ -86,6 +88,14 @@ struct State {
     crashes: Vec<(NodeId, Crash)>,
     on_crash: Option<std::task::Waker>,
     stale_calls: u64,
+    redraw: Option<Redraw>,
+}
+
+/// From some moment on, everything is drawn anew.
+#[derive(Clone, Copy, Debug)]
+struct Redraw {
+    after_ns: u64,
+    variant: u64,
 }
 
 #[derive(Default)]
@@ -96,8 +106,9 @@ struct Node {
 }
 
 impl Simulator for Env {
-    fn new(_: &madsim::rand::GlobalRng, _: &madsim::time::TimeHandle, _: &madsim::Config) -> Self {
+    fn new(_: &madsim::rand::GlobalRng, time: &madsim::time::TimeHandle, _: &madsim::Config) -> Self {
         Env {
+            time: time.clone(),
             state: Mutex::new(State {
                 key: Key::root(0),
                 classify: |_| "other",
@@ -112,6 +123,7 @@ impl Simulator for Env {
                 crashes: Vec::new(),
                 on_crash: None,
                 stale_calls: 0,
+                redraw: None,
             }),
             clocks: clock::Clocks::default(),
             disks: disk::Disks::default(),
@@ -131,8 +143,19 @@ impl Simulator for Env {
 }
 
 fn number(id: madsim::task::NodeId) -> NodeId {
-    // madsim keeps the number private, and shows it.
-    NodeId(id.to_string().parse().expect("a madsim node id is shown as its number"))
+    thread_local! {
+        /// Those met so far: reading one takes longer than what most calls into a device do.
+        static READ: RefCell<Vec<(madsim::task::NodeId, NodeId)>> = const { RefCell::new(Vec::new()) };
+    }
+    READ.with_borrow_mut(|read| match read.iter().find(|(known, _)| *known == id) {
+        Some((_, number)) => *number,
+        None => {
+            // madsim keeps the number private, and shows it.
+            let number = NodeId(id.to_string().parse().expect("a madsim node id is shown as its number"));
+            read.push((id, number));
+            number
+        }
+    })
 }
 
 /// Passes a point; see [`crate::point!`].
@@ -149,17 +172,24 @@ impl Env {
     /// Sets up the world of this run. To be called once, before any node is created.
     pub fn install(config: Config) -> Arc<Env> {
         let env = Env::current();
+        let key = config.key.of_devices();
         {
             let mut state = env.state();
-            state.key = config.key;
+            state.key = key;
             state.classify = config.classify;
             state.injector = config.injector;
             state.trace = Trace::new(config.record);
         }
-        env.disks.configure(config.key, config.disk);
-        env.net.configure(config.key, config.net);
-        env.objects.configure(config.key, config.objects);
+        env.disks.configure(key, config.disk);
+        env.net.configure(key, config.net);
+        env.objects.configure(key, config.objects);
         env
+    }
+
+    /// From the first event, call or passing at or after `after_ns` on, the devices draw and the executor orders tasks in
+    /// another way, a different one for each `variant` (from 1). Everything before is as the plan has it.
+    pub fn redraw(&self, after_ns: u64, variant: u64) {
+        self.state().redraw = Some(Redraw { after_ns, variant });
     }
 
     /// The world of the run that this task belongs to.
@@ -202,7 +232,7 @@ impl Env {
 
     /// Virtual time since the start of the run, in nanoseconds.
     pub fn now_ns(&self) -> u64 {
-        u64::try_from(madsim::time::TimeHandle::current().elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.time.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// The root of all draws.
@@ -228,7 +258,9 @@ impl Env {
     /// Adds an event to the trace. `tell` is only called when the run is recorded; it must not call into the world.
     pub fn emit<T: Into<Told>>(&self, node: NodeId, kind: &str, payload: &[u8], tell: impl FnOnce() -> T) {
         let now = self.now_ns();
-        self.state().trace.add(now, node, kind, payload, tell);
+        let mut state = self.state();
+        state.redraw_if_due(now);
+        state.trace.add(now, node, kind, payload, tell);
     }
 
     /// True if the run is recorded. Decides what is told, never what happens.
@@ -270,17 +302,19 @@ impl Env {
 
     /// Asks the injector about a call into a device. To be called by devices, holding no lock.
     pub fn at_site(&self, name: &'static str, class: &'static str, target: &str) -> SiteAction {
-        let (node, at_us) = (Env::node(), self.now_ns() / 1000);
+        let (node, now) = (Env::node(), self.now_ns());
         let mut state = self.state();
+        state.redraw_if_due(now);
         let nth = state.sites.entry((node, name, class)).or_default();
         *nth += 1;
         let nth = *nth;
-        let action = state.injector.at_site(&Site { name, node, class, target, nth, at_us });
+        let action = state.injector.at_site(&Site { name, node, class, target, nth, at_us: now / 1000 });
         if let SiteAction::Strike(fault) = &action {
             let fault = format!("{fault:?}");
-            state.trace.add(self.now_ns(), node, "fault.strike", fault.as_bytes(), || {
+            state.trace.add(now, node, "fault.strike", fault.as_bytes(), || {
                 Told::from(format!("{name} {target}: {fault}"))
                     .with("place", name)
+                    .with("fault", fault.as_str())
                     .with("class", class)
                     .with("nth", nth)
             });
@@ -292,6 +326,7 @@ impl Env {
         assert!(point.kind == Kind::Point, "{} is not a point", point.name);
         let (node, now) = (Env::node(), self.now_ns());
         let mut state = self.state();
+        state.redraw_if_due(now);
         *state.points.entry(point.name).or_default() += 1;
         let passings = &mut state.nodes.entry(node).or_default().passings;
         let nth = passings.entry(point.name).or_default();
@@ -412,5 +447,19 @@ impl Env {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn redraw_if_due(&mut self, now_ns: u64) {
+        if self.redraw.is_some_and(|redraw| redraw.after_ns <= now_ns) {
+            let variant = self.redraw.take().expect("it is there").variant;
+            keyed::redraw(variant);
+            // The executor draws from a stream: skipping some of it gives the rest another order.
+            let mut stream = madsim::rand::thread_rng();
+            for _ in 0..variant {
+                madsim::rand::RngCore::next_u64(&mut stream);
+            }
+        }
     }
 }

@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
@@ -121,6 +123,16 @@ impl Told {
     }
 }
 
+/// Hears of every recorded event of this process; see [`on_recorded`].
+static LISTENER: OnceLock<fn(&Event)> = OnceLock::new();
+
+/// From now on `listener` hears of every event of this process that is recorded, as it happens: of a run that never comes to
+/// its end there is nothing else. The first one stays.
+pub fn on_recorded(listener: fn(&Event)) {
+    // Fails if there is one already.
+    let _ = LISTENER.set(listener);
+}
+
 /// The digest of the events so far, and the events if they are recorded.
 #[derive(Debug, Default)]
 pub struct Trace {
@@ -154,7 +166,11 @@ impl Trace {
         self.count += 1;
         if let Some(events) = &mut self.recorded {
             let Told { detail, facts } = tell().into();
-            events.push(Event { at_ns, node: node.0, kind: kind.into(), detail, facts });
+            let event = Event { at_ns, node: node.0, kind: kind.into(), detail, facts };
+            if let Some(listener) = LISTENER.get() {
+                listener(&event);
+            }
+            events.push(event);
         }
     }
 

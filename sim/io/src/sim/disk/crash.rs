@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 use super::Disk;
 use super::log::{MicroOp, Op, OpId};
+use super::sync::Health;
 use super::tree::{Ino, Listing, Tree};
 use crate::sim::{Key, Survivors};
 
@@ -22,6 +23,9 @@ pub struct CrashRecord {
     pub kept: Vec<MicroOp>,
     /// Pending operations that are gone, in the order of their issue.
     pub lost: Vec<MicroOp>,
+    /// Where the lost ones stood among what was not forced, in the order of issue: the numbers of
+    /// [`Survivors::Losing`].
+    pub losing: Vec<u16>,
     /// A path of each inode concerned, as processes saw it before.
     pub paths: BTreeMap<Ino, String>,
 }
@@ -41,6 +45,11 @@ impl CrashRecord {
     /// A line for each of `ops`.
     pub(super) fn told(&self, ops: &[MicroOp]) -> Vec<String> {
         ops.iter().map(|op| format!("{} (issued {} us)", self.describe(&op.op), op.issued_us)).collect()
+    }
+
+    /// The operations that were lost, and those that were kept, in words.
+    pub fn in_words(&self) -> [Vec<String>; 2] {
+        [&self.lost, &self.kept].map(|ops| ops.iter().map(|op| self.describe(&op.op)).collect())
     }
 
     fn describe(&self, op: &Op) -> String {
@@ -64,6 +73,8 @@ impl CrashRecord {
 pub(super) struct Pending {
     pub(super) ops: Vec<MicroOp>,
     pub(super) before: Vec<Vec<usize>>,
+    /// What draws know them by.
+    idents: Vec<[u64; 3]>,
 }
 
 impl Pending {
@@ -73,7 +84,17 @@ impl Pending {
         let before = (ops.iter())
             .map(|op| disk.log.befores(op).into_iter().map(|id| position[&id]).collect())
             .collect();
-        Pending { ops, before }
+        let idents = disk.idents(&ops);
+        Pending { ops, before, idents }
+    }
+
+    /// One of `free` by a number: the least by a hash of each by itself, so that others come and go without moving it.
+    fn pick(&self, free: &[usize], which: u16, key: &Key) -> usize {
+        let hash = |i: &usize| {
+            let [place, what, count] = self.idents[*i];
+            key.hash("disk.survivor", &[which.into(), place, what, count])
+        };
+        free.iter().copied().min_by_key(hash).expect("there is one")
     }
 
     /// The forced operations: closed, because forcing closes.
@@ -119,11 +140,11 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
         }
         Survivors::AllBut(which) => {
             set.fill(true);
-            set[free[usize::from(*which) % free.len()]] = false;
+            set[pending.pick(&free, *which, key)] = false;
             pending.close_by_removing(&mut set);
         }
         Survivors::Only(which) => {
-            set[free[usize::from(*which) % free.len()]] = true;
+            set[pending.pick(&free, *which, key)] = true;
             pending.close_by_adding(&mut set);
         }
         Survivors::Losing(lost) => {
@@ -136,10 +157,10 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
             pending.close_by_removing(&mut set);
         }
         Survivors::Each { permille, key: name } => {
-            let mut draw = key.draw("disk.survivors", &[u64::from(*name)]);
-            let by_adding = draw.chance(500);
+            let key = key.child("disk.survivors", &[u64::from(*name)]);
+            let by_adding = key.chance("by_adding", &[], 500);
             for i in free {
-                set[i] = draw.chance(u64::from(*permille));
+                set[i] = key.chance("op", &pending.idents[i], u64::from(*permille));
             }
             if by_adding {
                 pending.close_by_adding(&mut set);
@@ -160,8 +181,8 @@ impl Disk {
 
     /// The power fails: of what is pending, `choice` decides; open files and locks are gone; what was in memory is gone.
     pub fn power_fail(&mut self, choice: &Survivors, now_us: u64) -> CrashRecord {
-        self.crashes += 1;
-        let key = self.key_of_crash(self.crashes);
+        self.losses += 1;
+        let key = self.key;
         let pending = Pending::of(self);
         let set = survivors(&pending, choice, &key);
         self.now_us = now_us;
@@ -175,6 +196,12 @@ impl Disk {
         });
         self.defects.settle(&tree, now_us);
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
+        let free = pending.ops.iter().zip(&set).filter(|(op, _)| !op.forced);
+        record.losing = free
+            .enumerate()
+            .filter(|(_, (_, survives))| !**survives)
+            .filter_map(|(position, _)| u16::try_from(position).ok())
+            .collect();
         for (op, survives) in pending.ops.into_iter().zip(set) {
             if survives { &mut record.kept } else { &mut record.lost }.push(op);
         }
@@ -184,12 +211,14 @@ impl Disk {
         self.fds.clear();
         self.locks.clear();
         self.sync_errors.clear();
+        self.owed_errors.clear();
+        self.health = Health::Working;
+        let gone: Vec<Ino> =
+            self.labels.keys().copied().filter(|ino| self.vol.inode(*ino).is_none()).collect();
+        for ino in gone {
+            self.labels.remove(&ino);
+        }
         record
-    }
-
-    /// The key of the draws of the `nth` power failure of the disk, from 1.
-    pub(super) fn key_of_crash(&self, nth: u64) -> Key {
-        self.key.child("disk.crash", &[nth])
     }
 
     fn paths_of(&self, pending: &Pending) -> BTreeMap<Ino, String> {
@@ -230,13 +259,13 @@ pub(super) fn left_by(
 
 /// A length that reached the medium without its sectors uncovers what was there before, rather than zeros.
 fn leave_stale_sectors(tree: &mut Tree, pending: &Pending, set: &[bool], key: &Key) {
-    for (op, _) in pending.ops.iter().zip(set).filter(|(_, survives)| !**survives) {
+    for (i, op) in pending.ops.iter().enumerate().filter(|(i, _)| !set[*i]) {
         let Op::Data { ino, sector, .. } = op.op else { continue };
         let offset = sector * u64::from(tree.sector_bytes());
         let uncovered = tree.len_bytes(ino).is_some_and(|len| offset < len);
         if uncovered && tree.sector(ino, sector).is_none() {
             let mut stale = vec![0; tree.sector_bytes() as usize];
-            key.draw("disk.stale", &[ino.0, sector]).fill(&mut stale);
+            key.draw("disk.stale", &pending.idents[i]).fill(&mut stale);
             tree.put_sector(ino, sector, stale.into());
         }
     }

@@ -21,6 +21,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
 use xxhash_rust::xxh3::xxh3_64;
@@ -55,6 +56,29 @@ pub struct Damaged {
     pub lifted_us: Option<u64>,
     /// How often a reader was given bad bytes, or an error, because of it.
     pub served: u64,
+}
+
+/// Which files may not be damaged, by path: those whose other copies may be.
+#[derive(Clone, Default)]
+pub struct Spared(Option<Arc<IsSpared>>);
+
+type IsSpared = dyn Fn(&Path) -> bool + Send + std::marker::Sync;
+
+impl Spared {
+    /// Those for which `is_spared` is true.
+    pub fn new(is_spared: impl Fn(&Path) -> bool + Send + std::marker::Sync + 'static) -> Spared {
+        Spared(Some(Arc::new(is_spared)))
+    }
+
+    fn contains(&self, path: &str) -> bool {
+        self.0.as_ref().is_some_and(|is_spared| is_spared(Path::new(path)))
+    }
+}
+
+impl fmt::Debug for Spared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Spared(by path)" } else { "Spared(nothing)" })
+    }
 }
 
 /// The kinds of damage in the ledger.
@@ -299,6 +323,11 @@ fn chosen<T>(key: &Key, candidates: impl IntoIterator<Item = T>, ids: impl Fn(&T
 }
 
 impl Disk {
+    /// From now on these files are not damaged.
+    pub fn spare(&mut self, spared: Spared) {
+        self.spared = spared;
+    }
+
     /// What was damaged, in the order in which it happened.
     pub fn ledger(&self) -> impl Iterator<Item = &Damaged> {
         self.defects.ledger.iter()
@@ -330,6 +359,9 @@ impl Disk {
     ) -> bool {
         let Ok(file) = self.open_file(fd) else { return false };
         let ino = file.ino;
+        if self.spared.contains(&self.path_of(ino)) {
+            return false;
+        }
         let end = self.vol.len_bytes(ino).unwrap_or(0);
         let there = usize::try_from(end.saturating_sub(offset_bytes)).unwrap_or(usize::MAX).min(len);
         let label = self.label(ino);
@@ -398,6 +430,9 @@ impl Disk {
             Damage::StaleRead => (DamageKind::StaleRead, true),
             Damage::Eio | Damage::BitRot { .. } | Damage::BitFlipOnce => return false,
         };
+        if self.spared.contains(&self.path_of(ino)) {
+            return false;
+        }
         let pending = self.log.of_file(ino, until).filter(|op| op.id >= since && !op.forced);
         // Of each sector the last: the others will be overwritten.
         let writes: BTreeMap<u64, OpId> = pending
@@ -456,7 +491,8 @@ impl Disk {
     fn sectors_at_rest(&self, class: &str, class_of: fn(&Path) -> &'static str) -> Vec<SectorAt> {
         let mut sectors = Vec::new();
         self.vol.walk(|path, ino| {
-            if class.is_empty() || class_of(Path::new(path)) == class {
+            let is_wanted = class.is_empty() || class_of(Path::new(path)) == class;
+            if is_wanted && !self.spared.contains(path) {
                 sectors.extend(self.vol.sector_numbers(ino).map(|sector| (ino, sector)));
             }
         });

@@ -3,6 +3,8 @@
 //! A write is an operation for each sector that it touches, and one for the length if the file grows. A write smaller than
 //! a sector carries the merged sector, as the page cache does.
 //!
+//! Any call fails with `EIO` or `EROFS` on a file system that has given up after a failed sync.
+//!
 //! Not modelled: append mode, mmap, direct I/O, asynchronous requests within one call.
 
 use std::io;
@@ -64,6 +66,7 @@ impl Disk {
                 "neither readable nor writable as asked",
             ));
         }
+        self.check_health(write)?;
         let ino = match self.resolve(path)? {
             Place::Entry { ino: Some(_), .. } | Place::Dir(_) if create_new => return Err(os(libc::EEXIST)),
             Place::Entry { dir, name, ino: None, .. } => {
@@ -83,7 +86,7 @@ impl Disk {
         if truncate && self.vol.len_bytes(ino) != Some(0) {
             self.issue(Op::Size { ino, len_bytes: 0 }, vec![]);
         }
-        let errors_seen = self.sync_errors.get(&ino).copied().unwrap_or(0);
+        let errors_seen = self.sync_errors.get(&ino).map_or(0, |errors| errors.count);
         self.next_fd += 1;
         let fd = Fd(self.next_fd);
         self.fds.insert(fd, OpenFile { ino, read, write, errors_seen });
@@ -109,6 +112,7 @@ impl Disk {
     /// # Errors
     /// `EBADF`, `EISDIR`, `EIO` for a damaged sector.
     pub fn read_at(&mut self, fd: Fd, buf: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
+        self.check_health(false)?;
         let file = self.open_file(fd)?;
         if !file.read {
             return Err(os(libc::EBADF));
@@ -145,6 +149,7 @@ impl Disk {
     /// # Errors
     /// `EBADF`, `ENOSPC` if there is no space for the first byte, `EFBIG`.
     pub fn write_at(&mut self, fd: Fd, buf: &[u8], offset_bytes: u64) -> io::Result<usize> {
+        self.check_health(true)?;
         let file = self.open_file(fd)?;
         if !file.write {
             return Err(os(libc::EBADF));
@@ -191,6 +196,7 @@ impl Disk {
     /// # Errors
     /// `EINVAL` if the file is not open for writing, `EFBIG`.
     pub fn set_len(&mut self, fd: Fd, len_bytes: u64) -> io::Result<()> {
+        self.check_health(true)?;
         let file = self.open_file(fd)?;
         let ino = file.ino;
         if !file.write || i64::try_from(len_bytes).is_err() {
@@ -220,6 +226,7 @@ impl Disk {
     /// # Errors
     /// `EBADF`.
     pub fn len(&self, fd: Fd) -> io::Result<u64> {
+        self.check_health(false)?;
         let ino = self.open_file(fd)?.ino;
         Ok(self.vol.len_bytes(ino).expect("an open file has an inode"))
     }

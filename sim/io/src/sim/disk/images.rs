@@ -57,13 +57,12 @@ impl Disk {
 
     /// Changes whenever there may be images that there were none of before: what a sync or writeback forces only takes
     /// images away.
-    pub fn moment(&self) -> [u64; 3] {
-        [self.log.next_id().0, self.crashes, self.failed_syncs]
+    pub fn moment(&self) -> [u64; 2] {
+        [self.log.next_id().0, self.losses]
     }
 
     fn left_by_next_crash(&self, pending: &Pending, set: &[bool]) -> Tree {
-        let key = self.key_of_crash(self.crashes + 1);
-        left_by(&self.dur, self.config.stale_tail, pending, set, &key, |_, _, _| {})
+        left_by(&self.dur, self.config.stale_tail, pending, set, &self.key, |_, _, _| {})
     }
 }
 

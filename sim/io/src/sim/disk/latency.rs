@@ -4,6 +4,9 @@
 //! millisecond or more. One draw serves a batch of calls on a file. A sync takes a log-normal time around the configured
 //! median, and one in a thousand a very long one (Pareto, up to 30 s).
 //!
+//! In a slow phase everything takes a factor longer, buffered calls included: a device that fails slowly throttles writers
+//! and answers reads that miss the cache.
+//!
 //! Not modelled: queues between files, bandwidth. (The shortest sleep of the simulation is a millisecond.)
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +22,14 @@ const SYNC_SIGMA: f64 = 0.8;
 const SYNC_TAIL_PERMILLE: u64 = 1;
 const SYNC_TAIL_ALPHA: f64 = 1.3;
 const SYNC_US_MAX: f64 = 30e6;
+
+/// What a buffered call takes of a disk that is slow, times the factor; of one that is not, nothing.
+const BUFFERED_US: u64 = 20;
+
+/// `us` on a disk that is slower by `factor`.
+pub(crate) fn slowed_us(us: u64, factor: u64) -> u64 {
+    if factor == 1 { us } else { us.max(BUFFERED_US).saturating_mul(factor) }
+}
 
 /// The pace of the calls on one open file, or of those on the names of one node.
 #[derive(Debug)]

@@ -113,7 +113,11 @@ impl Op {
 
     /// True if it touches a name in `dir`.
     pub fn touches_dir(&self, dir: Ino) -> bool {
-        self.names().any(|(d, _)| d == dir)
+        match self {
+            Op::Link { dir: d, .. } | Op::Unlink { dir: d, .. } => *d == dir,
+            Op::Rename { from_dir, to_dir, .. } => *from_dir == dir || *to_dir == dir,
+            Op::Data { .. } | Op::Size { .. } | Op::Zero { .. } => false,
+        }
     }
 
     /// The inode that a name comes to lead to.

@@ -35,10 +35,11 @@ mod tree;
 mod writeback;
 
 pub use crash::{CrashRecord, States, enumerate_states};
-pub use damage::{DamageKind, Damaged};
+pub use damage::{DamageKind, Damaged, Spared};
 pub use file::{Fd, OpenFile, OpenMode};
 pub use images::{Image, Images};
 pub use latency::Pace;
+pub(crate) use latency::slowed_us;
 pub use log::{Before, Log, MicroOp, Op, OpId, OpKey};
 pub use model::{Config, Disk};
 pub use personality::{NamesForced, Personality, Rules};
@@ -57,11 +58,30 @@ struct State {
     key: Key,
     config: Config,
     nodes: BTreeMap<NodeId, NodeDisk>,
+    power_failures: Vec<PowerFailure>,
+}
+
+/// A power failure of a recorded run.
+#[derive(Clone, Debug)]
+pub struct PowerFailure {
+    /// Whose.
+    pub node: NodeId,
+    /// What became of what was pending.
+    pub record: CrashRecord,
+    /// What processes saw before.
+    pub before: Listing,
+    /// What was left.
+    pub after: Listing,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { key: Key::root(0), config: Config::default(), nodes: BTreeMap::new() }
+        State {
+            key: Key::root(0),
+            config: Config::default(),
+            nodes: BTreeMap::new(),
+            power_failures: Vec::new(),
+        }
     }
 }
 
@@ -69,10 +89,18 @@ impl Default for State {
 struct NodeDisk {
     disk: Disk,
     stall_until_us: u64,
+    slow: Slow,
     /// A process ended here, and none was seen since.
     may_be_down: bool,
     last_crash: Option<CrashRecord>,
     names_calls: u64,
+}
+
+/// A phase in which everything takes longer.
+#[derive(Clone, Copy, Debug)]
+struct Slow {
+    factor: u64,
+    until_us: u64,
 }
 
 impl Disks {
@@ -92,7 +120,13 @@ impl Disks {
 
     pub(crate) fn power_fail(&self, env: &Env, node: NodeId, survivors: &Survivors) {
         let now_us = env.now_ns() / 1000;
+        let recording = env.is_recording();
+        let before = recording.then(|| self.listing(node));
         let record = self.state().node(node).disk.power_fail(survivors, now_us);
+        if let Some(before) = before {
+            let after = self.listing(node);
+            self.state().power_failures.push(PowerFailure { node, record: record.clone(), before, after });
+        }
         let mut payload = Vec::with_capacity(16 + record.lost.len() * 8);
         payload.extend_from_slice(&(record.kept.len() as u64).to_le_bytes());
         for op in &record.lost {
@@ -133,14 +167,42 @@ impl Disks {
         slot.disk.process_kill();
     }
 
-    /// Sets the size of the disk; `None` for no limit.
+    /// Sets the size of the disk; `None` for no limit. Writes miss the space, not syncs.
     pub fn set_capacity(&self, node: NodeId, bytes: Option<u64>) {
-        self.with_mut(node, |disk| disk.set_capacity(bytes));
+        self.with_mut(node, |disk| {
+            disk.set_capacity(bytes);
+            disk.set_late_enospc(false);
+        });
     }
 
     /// The disk answers no call before that moment, in microseconds of virtual time.
     pub fn stall(&self, node: NodeId, until_us: u64) {
         self.state().node(node).stall_until_us = until_us;
+    }
+
+    /// Each call takes `factor` times as long until that moment, in microseconds of virtual time.
+    pub fn slow(&self, node: NodeId, factor: u32, until_us: u64) {
+        self.state().node(node).slow = Slow { factor: factor.max(1).into(), until_us };
+    }
+
+    /// How much longer calls take now.
+    pub(crate) fn slowness(&self, node: NodeId, now_us: u64) -> u64 {
+        let slow = self.state().node(node).slow;
+        if now_us < slow.until_us { slow.factor } else { 1 }
+    }
+
+    /// The disk takes no more data: writes fail, or, if `late`, the syncs that would have to allocate.
+    pub fn fill(&self, node: NodeId, late: bool) {
+        self.with_mut(node, |disk| {
+            let used = if late { disk.used_on_medium_bytes() } else { disk.used_bytes() };
+            disk.set_capacity(Some(used));
+            disk.set_late_enospc(late);
+        });
+    }
+
+    /// False if the file system of the node has given up, and waits for the machine to be started anew.
+    pub fn works(&self, node: NodeId) -> bool {
+        self.with(node, Disk::works)
     }
 
     pub(crate) fn stalled_until_us(&self, node: NodeId) -> u64 {
@@ -172,6 +234,11 @@ impl Disks {
         self.with(node, |disk| disk.ledger().cloned().collect())
     }
 
+    /// From now on these files of the node are not damaged.
+    pub fn spare(&self, node: NodeId, spared: Spared) {
+        self.with_mut(node, |disk| disk.spare(spared));
+    }
+
     /// How often processes of the node were given damaged bytes, or errors in their place.
     pub fn damage_served(&self, node: NodeId) -> u64 {
         self.with(node, Disk::damage_served)
@@ -193,6 +260,11 @@ impl Disks {
     /// Repairs every defect of the disk of the node.
     pub fn lift_damage(&self, node: NodeId) {
         self.with_mut(node, Disk::lift_damage);
+    }
+
+    /// The power failures of a recorded run, in order.
+    pub fn power_failures(&self) -> Vec<PowerFailure> {
+        self.state().power_failures.clone()
     }
 
     /// Writes what processes of the node see below `prefix` into a real directory.
@@ -244,6 +316,7 @@ impl State {
         self.nodes.entry(node).or_insert_with(|| NodeDisk {
             disk: Disk::new(key.child("disk", &[node.0]), config.clone()),
             stall_until_us: 0,
+            slow: Slow { factor: 1, until_us: 0 },
             may_be_down: false,
             last_crash: None,
             names_calls: 0,

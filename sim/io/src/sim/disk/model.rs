@@ -3,14 +3,17 @@
 //! `vol` is what processes see now, `dur` is what is certainly on the medium, `log` is what lies between. Every change is
 //! issued once: it is done to `vol` at once and added to the log with its edges.
 
+use std::collections::BTreeMap;
+
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::damage::Defects;
+use super::damage::{Defects, Spared};
 use super::file::{Fd, OpenFile};
-use super::log::{Before, Log, Op, OpId};
+use super::log::{Before, Log, MicroOp, Op, OpId};
 use super::personality::{Personality, Rules};
+use super::sync::{Health, SyncErrors};
 use super::tree::{Ino, Listing, ROOT, Tree};
 use super::writeback::Writeback;
 use crate::sim::Key;
@@ -62,16 +65,21 @@ pub struct Disk {
     /// Names of inodes that do not depend on how many were made before, for keyed draws.
     pub(super) labels: OrdMap<Ino, u64>,
     pub(super) defects: Defects,
+    pub(super) spared: Spared,
     pub(super) locks: OrdMap<Ino, Fd>,
-    /// How many syncs of an inode have failed.
-    pub(super) sync_errors: OrdMap<Ino, u64>,
+    pub(super) sync_errors: OrdMap<Ino, SyncErrors>,
+    /// What the next sync of an inode fails with, whoever calls it.
+    pub(super) owed_errors: OrdMap<Ino, i32>,
+    pub(super) health: Health,
     pub(super) capacity_bytes: Option<u64>,
+    /// Space is missed only when a sync needs it.
+    pub(super) late_enospc: bool,
     pub(super) writeback: Writeback,
     pub(super) now_us: u64,
     pub(super) next_ino: u64,
     pub(super) next_fd: u64,
-    pub(super) crashes: u64,
-    pub(super) failed_syncs: u64,
+    /// How often pending operations were lost: in power failures and in failed syncs.
+    pub(super) losses: u64,
 }
 
 impl Disk {
@@ -94,13 +102,16 @@ impl Disk {
             fds: OrdMap::new(),
             labels: OrdMap::new(),
             defects: Defects::default(),
+            spared: Spared::default(),
             locks: OrdMap::new(),
             sync_errors: OrdMap::new(),
+            owed_errors: OrdMap::new(),
+            health: Health::default(),
+            late_enospc: false,
             now_us: 0,
             next_ino: ROOT.0,
             next_fd: 0,
-            crashes: 0,
-            failed_syncs: 0,
+            losses: 0,
         }
     }
 
@@ -158,6 +169,28 @@ impl Disk {
     /// share it.
     pub(super) fn label(&self, ino: Ino) -> u64 {
         self.labels.get(&ino).copied().unwrap_or(0)
+    }
+
+    /// What keyed draws know pending operations by, given in the order of issue: what each is about, and the how many-th
+    /// about that it is. An operation that is not there moves no draw about another place.
+    pub(super) fn idents(&self, ops: &[MicroOp]) -> Vec<[u64; 3]> {
+        let mut counts: BTreeMap<[u64; 2], u64> = BTreeMap::new();
+        let ident = |op: &MicroOp| match &op.op {
+            Op::Data { ino, sector, .. } => [self.label(*ino), sector << 2],
+            Op::Zero { ino, sector, .. } => [self.label(*ino), sector << 2 | 1],
+            Op::Size { ino, .. } => [self.label(*ino), 2],
+            Op::Link { dir, name, .. } | Op::Unlink { dir, name, .. } => {
+                [xxh3_64_with_seed(name.as_bytes(), self.label(*dir)), 3]
+            }
+            Op::Rename { to_dir, to, .. } => [xxh3_64_with_seed(to.as_bytes(), self.label(*to_dir)), 7],
+        };
+        (ops.iter().map(ident))
+            .map(|[place, what]| {
+                let count = counts.entry([place, what]).or_default();
+                *count += 1;
+                [place, what, *count]
+            })
+            .collect()
     }
 
     /// Does `op` to what processes see, and adds it to what is pending.

@@ -1,11 +1,12 @@
-//! Operations on names: directories, links, renames.
+//! Operations on names: directories, links, renames. Any of them fails with `EIO` or `EROFS` on a file system that has given
+//! up after a failed sync.
 
 use std::io;
 use std::path::Path;
 
 use super::Disk;
 use super::log::{Before, MicroOp, Op};
-use super::path::{Place, os};
+use super::path::{Place, check_name, os};
 use super::tree::{Ino, Name, Tree};
 use crate::fs::{DirEntry, Metadata};
 
@@ -15,6 +16,7 @@ impl Disk {
     /// # Errors
     /// `EEXIST`, `ENOENT`, `ENOTDIR`, `ENOSPC`, `ENAMETOOLONG`.
     pub fn create_dir(&mut self, path: &Path) -> io::Result<()> {
+        self.check_health(true)?;
         match self.resolve(path)? {
             Place::Entry { dir, name, ino: None, .. } => {
                 self.check_space_for_name()?;
@@ -29,10 +31,11 @@ impl Disk {
     /// rmdir(2).
     ///
     /// # Errors
-    /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY`, `EBUSY` for the root, `EINVAL` for a path that ends in `.` or `..`.
+    /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY`, also for a path that ends in `..`, `EBUSY` for the root.
     pub fn remove_dir(&mut self, path: &Path) -> io::Result<()> {
+        self.check_health(true)?;
         match self.resolve(path)? {
-            Place::Dir(ino) => Err(os(if ino == super::tree::ROOT { libc::EBUSY } else { libc::EINVAL })),
+            Place::Dir(ino) => Err(os(if ino == super::tree::ROOT { libc::EBUSY } else { libc::ENOTEMPTY })),
             Place::Entry { ino: None, .. } => Err(os(libc::ENOENT)),
             Place::Entry { dir, name, ino: Some(ino), .. } => {
                 let entries = self.vol.entries(ino).ok_or_else(|| os(libc::ENOTDIR))?;
@@ -50,6 +53,7 @@ impl Disk {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `EISDIR`.
     pub fn remove_file(&mut self, path: &Path) -> io::Result<()> {
+        self.check_health(true)?;
         match self.resolve(path)? {
             Place::Dir(_) => Err(os(libc::EISDIR)),
             Place::Entry { ino: None, .. } => Err(os(libc::ENOENT)),
@@ -73,6 +77,7 @@ impl Disk {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `EEXIST`, `EPERM` for a directory, `ENOSPC`.
     pub fn hard_link(&mut self, original: &Path, link: &Path) -> io::Result<()> {
+        self.check_health(true)?;
         let ino = self.lookup(original)?;
         let Place::Entry { dir, name, ino: None, .. } = self.resolve(link)? else {
             return Err(os(libc::EEXIST));
@@ -89,9 +94,10 @@ impl Disk {
     ///
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `EISDIR`, `ENOTEMPTY`, `EINVAL` for a directory into itself, `EBUSY` for the root and for paths
-    /// that end in `.` or `..`.
+    /// that end in `..`, `ENOSPC` for a new name in another directory.
     pub fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        let (old, new) = (self.resolve(from)?, self.resolve(to)?);
+        self.check_health(true)?;
+        let (old, new) = (self.resolve_parent(from)?, self.resolve_parent(to)?);
         let (
             Place::Entry { dir: from_dir, name: from, ino, ancestors: above_old },
             Place::Entry { dir: to_dir, name: to, ino: victim, ancestors: above_new },
@@ -99,7 +105,9 @@ impl Disk {
         else {
             return Err(os(libc::EBUSY));
         };
+        check_name(&from)?;
         let ino = ino.ok_or_else(|| os(libc::ENOENT))?;
+        check_name(&to)?;
         if above_new.contains(&ino) {
             return Err(os(libc::EINVAL));
         }
@@ -117,6 +125,9 @@ impl Disk {
                 (true, Some(entries)) if !entries.is_empty() => return Err(os(libc::ENOTEMPTY)),
                 _ => {}
             }
+        }
+        if victim.is_none() && from_dir != to_dir {
+            self.check_space_for_name()?;
         }
         let mut before = Vec::new();
         if self.rules.contents_before_replace && victim.is_some() && !is_dir {
@@ -136,6 +147,7 @@ impl Disk {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`.
     pub fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.check_health(false)?;
         let ino = self.lookup(path)?;
         let entries = self.vol.entries(ino).ok_or_else(|| os(libc::ENOTDIR))?;
         let entry =
@@ -148,6 +160,7 @@ impl Disk {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`.
     pub fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.check_health(false)?;
         let ino = self.lookup(path)?;
         let len_bytes = self.vol.len_bytes(ino).expect("an entry leads to an inode");
         Ok(Metadata { len_bytes, is_dir: self.is_dir(ino) })
@@ -159,6 +172,7 @@ impl Disk {
         if nameless && ino != super::tree::ROOT && !self.fds.values().any(|fd| fd.ino == ino) {
             self.vol.free(ino);
             self.sync_errors.remove(&ino);
+            self.owed_errors.remove(&ino);
             self.free_on_medium(ino);
         }
     }

@@ -1,6 +1,7 @@
 //! From paths to inodes, with the errors of Linux.
 //!
-//! Paths are absolute; a relative one is taken from the root. There are no symbolic links.
+//! Paths are absolute; a relative one is taken from the root. There are no symbolic links. As with
+//! [`std::path::Path::components`], a `.` and a slash at the end mean nothing.
 
 use std::io;
 use std::path::{Component, Path};
@@ -14,6 +15,11 @@ const NAME_BYTES_MAX: usize = 255;
 /// An error of the operating system.
 pub(super) fn os(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
+}
+
+/// Refuses a name that is too long.
+pub(super) fn check_name(name: &str) -> io::Result<()> {
+    if name.len() > NAME_BYTES_MAX { Err(os(libc::ENAMETOOLONG)) } else { Ok(()) }
 }
 
 /// Where a path ends.
@@ -45,6 +51,15 @@ impl Place {
 impl Disk {
     /// Walks `path`; only its last name may be missing.
     pub(super) fn resolve(&self, path: &Path) -> io::Result<Place> {
+        let place = self.resolve_parent(path)?;
+        if let Place::Entry { name, .. } = &place {
+            check_name(name)?;
+        }
+        Ok(place)
+    }
+
+    /// As [`Disk::resolve`], without a judgement of the last name.
+    pub(super) fn resolve_parent(&self, path: &Path) -> io::Result<Place> {
         let components: Vec<Component<'_>> = path.components().collect();
         if components.is_empty() {
             return Err(os(libc::ENOENT));
@@ -57,13 +72,11 @@ impl Disk {
                 Component::ParentDir if above.len() > 1 => drop(above.pop()),
                 Component::Normal(name) => {
                     let name = name.to_str().ok_or_else(|| os(libc::EINVAL))?;
-                    if name.len() > NAME_BYTES_MAX {
-                        return Err(os(libc::ENAMETOOLONG));
-                    }
                     let ino = self.vol.entry(dir, name);
                     if last {
                         return Ok(Place::Entry { dir, name: name.into(), ino, ancestors: above });
                     }
+                    check_name(name)?;
                     let ino = ino.ok_or_else(|| os(libc::ENOENT))?;
                     if !self.is_dir(ino) {
                         return Err(os(libc::ENOTDIR));

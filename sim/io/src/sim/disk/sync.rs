@@ -5,10 +5,14 @@
 //!
 //! A failed sync loses data for good: the pages count as clean, a later sync succeeds without writing them. Each file that
 //! is open at the failure is told once (`errseq_t`); a file that is opened later is not. This is what Linux does
-//! (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020).
+//! (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020). A file system may also shut down or turn
+//! read-only, until the machine has been started anew; and older ones lie: they report one sync late, or to one caller only
+//! ([`FsyncReport`]).
 //!
-//! Not modelled: errors that come one sync late or to the first caller only (a lie that no engine can survive), a file
-//! system that shuts down or turns read-only.
+//! A sync can also find that there is no space for what was taken long ago (delayed allocation, thin provisioning): then
+//! new sectors are lost and the error is `ENOSPC`.
+//!
+//! What is lost is drawn for each sector by itself, by the path its file was made at.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,7 +24,28 @@ use super::log::{MicroOp, Op, OpId, OpKey};
 use super::path::os;
 use super::personality::NamesForced;
 use super::tree::{Ino, Tree};
-use crate::sim::{FsyncFail, MetaAfterFailure, ViewAfterFailure};
+use crate::sim::{FsyncFail, FsyncReport, MetaAfterFailure, ViewAfterFailure};
+
+/// Failed syncs of an inode.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SyncErrors {
+    /// How many.
+    pub(super) count: u64,
+    /// What the last one failed with.
+    errno: i32,
+}
+
+/// Whether the file system still works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Health {
+    /// It does.
+    #[default]
+    Working,
+    /// It takes no changes any more.
+    Readonly,
+    /// It answers nothing any more.
+    Shutdown,
+}
 
 /// A sync under way.
 #[derive(Clone, Debug)]
@@ -34,14 +59,22 @@ pub struct Sync {
 #[derive(Clone, Copy, Debug)]
 enum Target {
     File(Fd, Ino),
-    Dir(Ino),
+    /// A directory, by the file that it is open as if it is.
+    Dir(Ino, Option<Fd>),
 }
 
 impl Sync {
     /// What is synced.
     pub(super) fn ino(&self) -> Ino {
         match self.target {
-            Target::File(_, ino) | Target::Dir(ino) => ino,
+            Target::File(_, ino) | Target::Dir(ino, _) => ino,
+        }
+    }
+
+    fn fd(&self) -> Option<Fd> {
+        match self.target {
+            Target::File(fd, _) => Some(fd),
+            Target::Dir(_, fd) => fd,
         }
     }
 
@@ -52,17 +85,32 @@ impl Sync {
 }
 
 impl Disk {
+    /// False after a failure that ends only when the machine is started anew.
+    pub fn works(&self) -> bool {
+        self.health == Health::Working
+    }
+
+    /// The error of each call on a file system that has given up.
+    pub(super) fn check_health(&self, changes: bool) -> io::Result<()> {
+        match self.health {
+            Health::Shutdown => Err(os(libc::EIO)),
+            Health::Readonly if changes => Err(os(libc::EROFS)),
+            Health::Working | Health::Readonly => Ok(()),
+        }
+    }
+
     /// A sync of an open file begins: fdatasync(2) if `data_only`, else fsync(2).
     ///
     /// fdatasync writes the length that is needed to read the data; it commits the journal, with what the personality
     /// carries along, only if there was such a length to write.
     ///
     /// # Errors
-    /// `EBADF`.
+    /// `EBADF`; `EIO` or `EROFS` if the file system has given up.
     pub fn begin_sync(&self, fd: Fd, data_only: bool) -> io::Result<Sync> {
+        self.check_health(true)?;
         let ino = self.open_file(fd)?.ino;
         if self.is_dir(ino) {
-            return Ok(self.sync_of_dir(ino));
+            return Ok(self.sync_of_dir(ino, Some(fd)));
         }
         let until = self.log.next_id();
         let commits_journal = !data_only
@@ -74,23 +122,32 @@ impl Disk {
     /// A sync of a directory begins.
     ///
     /// # Errors
-    /// `ENOENT`, `ENOTDIR`.
+    /// `ENOENT`, `ENOTDIR`; `EIO` or `EROFS` if the file system has given up.
     pub fn begin_sync_dir(&self, path: &Path) -> io::Result<Sync> {
+        self.check_health(true)?;
         let dir = self.lookup(path)?;
-        if self.is_dir(dir) { Ok(self.sync_of_dir(dir)) } else { Err(os(libc::ENOTDIR)) }
+        if self.is_dir(dir) { Ok(self.sync_of_dir(dir, None)) } else { Err(os(libc::ENOTDIR)) }
     }
 
-    fn sync_of_dir(&self, dir: Ino) -> Sync {
-        Sync { target: Target::Dir(dir), until: self.log.next_id(), names: self.rules.dir_sync_names }
+    fn sync_of_dir(&self, dir: Ino, fd: Option<Fd>) -> Sync {
+        Sync { target: Target::Dir(dir, fd), until: self.log.next_id(), names: self.rules.dir_sync_names }
     }
 
     /// The sync succeeds: what was pending at its beginning survives any crash from now on.
     ///
     /// # Errors
-    /// `EIO` if another sync of the file failed since this file was opened or last told; then nothing is forced.
+    /// That of another sync of the file that failed since this file was opened or last told; then nothing is forced.
+    /// `ENOSPC` if there is no space for what was written; `EIO` or `EROFS` if the file system has given up meanwhile.
     pub fn finish_sync(&mut self, sync: &Sync) -> io::Result<()> {
-        if let Target::File(fd, ino) = sync.target {
-            self.tell_error(fd, ino)?;
+        self.check_health(true)?;
+        if let Some(errno) = self.owed_errors.remove(&sync.ino()) {
+            return Err(os(errno));
+        }
+        if let Some(fd) = sync.fd() {
+            self.tell_error(fd, sync.ino())?;
+        }
+        if self.is_short_of_space(sync) {
+            return self.fail_sync_for_space(sync);
         }
         let mut keys: Vec<OpKey> = self.names_of(sync).map(MicroOp::key).collect();
         if let Target::File(_, ino) = sync.target {
@@ -104,7 +161,7 @@ impl Disk {
         let target = sync.target;
         let is_own = move |op: &&MicroOp| match target {
             Target::File(_, ino) => op.op.target() == Some(ino),
-            Target::Dir(dir) => op.op.touches_dir(dir),
+            Target::Dir(dir, _) => op.op.touches_dir(dir),
         };
         let concerns = move |op: &&MicroOp| {
             is_own(op)
@@ -131,62 +188,108 @@ impl Disk {
     }
 
     fn tell_error(&mut self, fd: Fd, ino: Ino) -> io::Result<()> {
-        let errors = self.sync_errors.get(&ino).copied().unwrap_or(0);
+        let errors = self.sync_errors.get(&ino).copied().unwrap_or_default();
         let file = self.fds.get_mut(&fd).ok_or_else(|| os(libc::EBADF))?;
-        assert!(file.errors_seen <= errors, "an error was seen that did not happen");
-        if file.errors_seen < errors {
-            file.errors_seen = errors;
-            return Err(os(libc::EIO));
+        assert!(file.errors_seen <= errors.count, "an error was seen that did not happen");
+        if file.errors_seen < errors.count {
+            file.errors_seen = errors.count;
+            return Err(os(errors.errno));
         }
         Ok(())
     }
 
-    /// The sync fails the way `failure` says; a keyed draw decides what is lost. Returns the error to report.
-    pub fn fail_sync(&mut self, sync: &Sync, failure: FsyncFail) -> io::Error {
-        self.failed_syncs += 1;
+    /// The sync fails the way `failure` says; a keyed draw decides what is lost.
+    ///
+    /// # Errors
+    /// `EIO`, unless the failure is to be reported later.
+    pub fn fail_sync(&mut self, sync: &Sync, failure: FsyncFail) -> io::Result<()> {
         match sync.target {
-            Target::File(fd, ino) => {
-                self.lose_file(ino, sync.until, failure);
-                *self.sync_errors.entry(ino).or_insert(0) += 1;
-                self.tell_error(fd, ino).expect_err("the error is new")
+            Target::File(_, ino) => {
+                let sizes = failure.meta != MetaAfterFailure::CommitSize;
+                self.lose_sectors(ino, sync.until, sizes, |_| true);
+                if failure.view == ViewAfterFailure::RevertOld {
+                    self.reread(ino);
+                }
             }
-            Target::Dir(dir) => {
-                let lost: Vec<MicroOp> = self
-                    .log
-                    .names(sync.until)
-                    .filter(|op| op.op.touches_dir(dir) && !op.forced)
-                    .cloned()
-                    .collect();
+            Target::Dir(dir, _) => {
+                let names = self.log.names(sync.until);
+                let lost: Vec<MicroOp> =
+                    names.filter(|op| op.op.touches_dir(dir) && !op.forced).cloned().collect();
                 self.log.lose(&lost);
-                os(libc::EIO)
             }
+        }
+        match failure.meta {
+            MetaAfterFailure::Shutdown => self.health = Health::Shutdown,
+            MetaAfterFailure::Readonly => self.health = Health::Readonly,
+            MetaAfterFailure::CommitSize | MetaAfterFailure::NoSize => {}
+        }
+        match failure.report {
+            FsyncReport::NextSync => {
+                let finished = self.finish_sync(sync);
+                self.owed_errors.insert(sync.ino(), libc::EIO);
+                finished
+            }
+            FsyncReport::FirstCallerOnly => Err(os(libc::EIO)),
+            FsyncReport::EachOpenFd => self.report_error(sync, libc::EIO),
         }
     }
 
-    /// Loses the pending content of some sectors, at least one if there is any, and with
-    /// [`MetaAfterFailure::NoSize`] the pending lengths.
-    fn lose_file(&mut self, ino: Ino, until: OpId, failure: FsyncFail) {
+    /// The sync finds no space for sectors that were written without having any.
+    ///
+    /// # Errors
+    /// `ENOSPC`.
+    pub fn fail_sync_for_space(&mut self, sync: &Sync) -> io::Result<()> {
+        if let Target::File(_, ino) = sync.target {
+            let there = self.dur.clone();
+            self.lose_sectors(ino, sync.until, true, |sector| there.sector(ino, sector).is_none());
+        }
+        self.report_error(sync, libc::ENOSPC)
+    }
+
+    /// Everybody who has it open now is to be told once; the caller is told here.
+    fn report_error(&mut self, sync: &Sync, errno: i32) -> io::Result<()> {
+        let ino = sync.ino();
+        if self.fds.values().any(|file| file.ino == ino) {
+            let errors = self.sync_errors.entry(ino).or_default();
+            *errors = SyncErrors { count: errors.count + 1, errno };
+        }
+        match sync.fd() {
+            Some(fd) => self.tell_error(fd, ino),
+            None => Err(os(errno)),
+        }
+    }
+
+    /// True if what a file has pending needs more sectors than a thinly provisioned disk has.
+    fn is_short_of_space(&self, sync: &Sync) -> bool {
+        let (Some(free), Target::File(_, ino)) = (self.free_on_medium_sectors(), sync.target) else {
+            return false;
+        };
+        let pending = self.log.of_file(ino, sync.until).filter_map(sector_of);
+        let new: BTreeSet<u64> = pending.filter(|sector| self.dur.sector(ino, *sector).is_none()).collect();
+        new.len() as u64 > free
+    }
+
+    /// Loses the pending content of some of the sectors that `may_lose` names (of any, if it names none), at least one if
+    /// there is any, and if asked the pending lengths.
+    fn lose_sectors(&mut self, ino: Ino, until: OpId, sizes: bool, may_lose: impl Fn(u64) -> bool) {
         let pending: Vec<MicroOp> = self.log.of_file(ino, until).filter(|op| !op.forced).cloned().collect();
-        let sectors: BTreeSet<u64> = pending.iter().filter_map(sector_of).collect();
-        let mut draw = self.key.draw("disk.fsync_failure", &[ino.0, self.failed_syncs]);
-        let all = draw.chance(500);
-        let mut lost_sectors: BTreeSet<u64> =
-            sectors.iter().copied().filter(|_| all || draw.chance(500)).collect();
-        if lost_sectors.is_empty() && !sectors.is_empty() {
-            let candidates: Vec<u64> = sectors.into_iter().collect();
-            lost_sectors.insert(*draw.pick(&candidates));
+        let mut sectors: BTreeSet<u64> = pending.iter().filter_map(sector_of).collect();
+        if sectors.iter().any(|sector| may_lose(*sector)) {
+            sectors.retain(|sector| may_lose(*sector));
         }
-        let lost: Vec<MicroOp> = (pending.into_iter())
-            .filter(|op| match sector_of(op) {
-                Some(sector) => lost_sectors.contains(&sector),
-                None => failure.meta == MetaAfterFailure::NoSize,
-            })
-            .collect();
+        let nth = self.sync_errors.get(&ino).map_or(0, |errors| errors.count);
+        let key = self.key.child("disk.fsync_failure", &[self.label(ino), nth]);
+        let all = key.chance("all", &[], 500);
+        let first = sectors.iter().copied().min_by_key(|sector| key.hash("first", &[*sector]));
+        let is_lost = |sector: u64| {
+            sectors.contains(&sector)
+                && (all || Some(sector) == first || key.chance("sector", &[sector], 500))
+        };
+        let lost: Vec<MicroOp> =
+            pending.into_iter().filter(|op| sector_of(op).map_or(sizes, is_lost)).collect();
         self.log.lose(&lost);
+        self.losses += 1;
         self.defects.lost(&lost, self.now_us);
-        if failure.view == ViewAfterFailure::RevertOld {
-            self.reread(ino);
-        }
     }
 
     /// Processes see again what the medium and the log have of a file. Nothing beyond its end, no stale rest of its last

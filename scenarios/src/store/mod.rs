@@ -1,0 +1,216 @@
+//! Scenario `store`: one machine, one store, up to three writers.
+//!
+//! The machine `n1` opens a store in `/db` and runs the plan's operations on it: writes (some of them synced), deletes,
+//! batches, reads, scans, snapshots held for a while, flushes, compactions, checkpoints, clean reopens. It is killed, loses
+//! power, meets disk errors, failed syncs, full and slow disks, at points inside flush, compaction, recovery and
+//! checkpoint. Each time it comes up again it first judges what it finds.
+//!
+//! What must hold:
+//! - **durability**: what was acknowledged as synced is there; what is there was written; what is there of each writer is a
+//!   prefix of its writes, and over all writers a prefix of the order of sequence numbers. After a mere kill nothing
+//!   acknowledged is missing, synced or not.
+//! - **model**: reads, scans and snapshots of the running store equal a map.
+//! - **checkpoint**: a checkpoint that was reported done opens, now and after every later crash, with the content it was
+//!   taken of.
+//! - **structure**: levels are disjoint, every table exists with its length and checksums, and a quiet store has no file
+//!   that its version does not name.
+//! - **honesty**: nothing injected here damages what a sync made durable, so the store never reports corruption.
+//! - **liveness**: once nothing breaks any more, the store opens, compacts and closes within a minute of virtual time.
+//!
+//! A writer that meets an error does what an application would: it takes the store down and opens it again. Sizes are tiny
+//! (memtables of some KiB, tables of a few blocks), so that a run of a few hundred operations flushes, compacts and rolls
+//! its MANIFEST over many times.
+//!
+//! *Not in it*: damage of durable data (see [`crate::damage`]), column families, blobs.
+
+mod content;
+mod evidence;
+mod ops;
+mod process;
+mod repair;
+
+use std::path::Path;
+
+use cutwater_sim::census::mini::{Letter, MiniWorkload};
+use cutwater_sim::faults::{Devices, FaultClass};
+use cutwater_sim::plan::Plan;
+use cutwater_sim::scenario::{Demands, OracleInfo, Scenario, Violation};
+use cutwater_sim::shrink::Personalities;
+use cutwater_sim::vocabulary::{Knob, Role, Verb, Vocabulary};
+use cutwater_sim::world::World;
+use futures::future::LocalBoxFuture;
+
+pub(crate) use process::{Medium, run};
+
+/// See the module.
+pub struct StoreScenario;
+
+impl Scenario for StoreScenario {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+
+    fn about(&self) -> &'static str {
+        "one store: writes, flush, compaction, checkpoint, reopen, under crashes and disk faults"
+    }
+
+    fn vocabulary(&self) -> Vocabulary {
+        use FaultClass as F;
+        Vocabulary {
+            roles: vec![Role::new("store", "holds the store", 1..=1)],
+            actors: 1..=3,
+            ops: 20..=400,
+            verbs: vec![
+                Verb::new("put", "write one key")
+                    .arg("key", 0..=23)
+                    .log_arg("len", 0..=3000)
+                    .arg("sync_if_3", 0..=3)
+                    .always(),
+                Verb::new("delete", "delete one key").arg("key", 0..=23).arg("sync_if_3", 0..=3),
+                Verb::new("batch", "write and delete several keys atomically")
+                    .arg("key", 0..=23)
+                    .arg("count", 1..=8)
+                    .log_arg("len", 0..=800)
+                    .arg("sync_if_3", 0..=3),
+                Verb::new("get", "read one key").arg("key", 0..=23),
+                Verb::new("scan", "read a range").arg("key", 0..=23).arg("count", 1..=24),
+                Verb::new("snapshot", "hold a snapshot for a while, then scan it")
+                    .arg("hold_us", 0..=400_000),
+                Verb::new("slow_scan", "scan a snapshot, and stop for a while after its first key")
+                    .arg("hold_us", 0..=400_000),
+                Verb::new("flush", "flush the memtable"),
+                Verb::new("compact", "compact everything"),
+                Verb::new("sync_wal", "make all writes so far durable"),
+                Verb::new("checkpoint", "take a checkpoint, and open it"),
+                Verb::new("reopen", "close the store and open it again"),
+            ],
+            knobs: vec![
+                crate::personality_knob(),
+                Knob::new("small_sectors", "1: the disk writes 512 bytes atomically, 0: 4096", 0, 0..=1),
+                Knob::new(
+                    "sync_us",
+                    "median time of a sync, in microseconds; flushes lag behind writes if it is long",
+                    1200,
+                    100..=60_000,
+                ),
+                Knob::new("stale_tail", "1: unwritten sectors of a tail read as garbage", 0, 0..=1),
+                Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 8 << 10, 512..=256 << 10),
+                Knob::new("max_immutable_memtables", "closed memtables before writes stall", 2, 1..=4),
+                Knob::new("block_bytes", "size of a data block, in bytes", 512, 64..=8192),
+                Knob::new(
+                    "target_file_bytes",
+                    "size of a compacted table, in bytes",
+                    8 << 10,
+                    1024..=256 << 10,
+                ),
+                Knob::new("level_base_bytes", "size of level 1, in bytes", 16 << 10, 2048..=1 << 20),
+                Knob::new("level_multiplier", "growth per level", 4, 2..=10),
+                Knob::new("level0_trigger", "tables in level 0 that start a compaction", 3, 1..=8),
+                Knob::new(
+                    "max_manifest_bytes",
+                    "size at which the MANIFEST rolls over, in bytes",
+                    4096,
+                    256..=1 << 20,
+                ),
+                Knob::new("bloom_bits", "bits of the filter per key", 10, 0..=20),
+            ],
+            points: cutwater_engine::store::points::ALL.to_vec(),
+            classes: vec!["wal", "table", "manifest", "current", "other"],
+            faults: vec![
+                F::ProcessKill,
+                F::PowerFail,
+                F::DiskError,
+                F::DiskFull,
+                F::FsyncFailure,
+                F::DiskSlow,
+                F::Pause,
+                F::SlowNode,
+                F::ClockDrift,
+                F::ClockJump,
+            ],
+            horizon_us: 500_000..=8_000_000,
+        }
+    }
+
+    fn oracles(&self) -> &'static [OracleInfo] {
+        &[
+            OracleInfo {
+                name: "durability",
+                about: "what was synced is recovered; what is recovered is a prefix of what was written",
+            },
+            OracleInfo { name: "model", about: "reads, scans and snapshots equal a map" },
+            OracleInfo {
+                name: "checkpoint",
+                about: "a finished checkpoint opens with its content, after every later crash too",
+            },
+            OracleInfo {
+                name: "structure",
+                about: "levels disjoint, tables whole, no file that nothing names",
+            },
+            OracleInfo {
+                name: "honesty",
+                about: "no corruption is reported where no durable byte was damaged",
+            },
+            OracleInfo {
+                name: "liveness",
+                about: "once nothing breaks, the store opens, compacts and closes within 60 s",
+            },
+        ]
+    }
+
+    fn demands(&self) -> Demands {
+        let points = cutwater_engine::store::points::ALL;
+        use cutwater_io::points::Kind;
+        Demands {
+            after_plans: 1000,
+            delivered: self.vocabulary().faults,
+            points: points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
+            // Two plans in a thousand see a hole between logs: a campaign of a thousand cannot be asked for one.
+            sometimes: points
+                .iter()
+                .filter(|p| p.kind != Kind::Point && p.name != "store.recovery.wal_hole")
+                .filter(|p| !cutwater_engine::store::points::OF_DAMAGE.contains(p))
+                .map(|p| p.name)
+                .collect(),
+            ..Demands::default()
+        }
+    }
+
+    fn mini(&self) -> Option<MiniWorkload> {
+        let put = |key, sync| Letter::new("put", &[key, 40, sync]).of_key(key as u8);
+        Some(MiniWorkload {
+            letters: vec![
+                put(0, 0),
+                put(1, 0),
+                put(0, 3),
+                put(1, 3),
+                Letter::new("delete", &[0, 0]).of_key(0),
+                Letter::new("flush", &[]),
+                Letter::new("compact", &[]),
+                Letter::new("sync_wal", &[]),
+                Letter::new("checkpoint", &[]),
+                Letter::new("reopen", &[]),
+            ],
+            // Two tables in level 0 are enough for a compaction, and two edits for a new MANIFEST.
+            knobs: [("level0_trigger", 2), ("max_manifest_bytes", 256)].into(),
+            gap_us: 1_000,
+            rest_us: 200_000,
+        })
+    }
+
+    fn personalities(&self) -> Option<Personalities> {
+        Some(crate::PERSONALITIES)
+    }
+
+    fn classify(&self) -> fn(&Path) -> &'static str {
+        crate::classify
+    }
+
+    fn devices(&self, plan: &Plan) -> Devices {
+        crate::devices(plan)
+    }
+
+    fn run<'a>(&'a self, world: &'a World) -> LocalBoxFuture<'a, Result<(), Violation>> {
+        Box::pin(run(world, Medium::Sound))
+    }
+}

@@ -1,0 +1,193 @@
+//! What writers do.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cutwater_engine::store::{Options, Store, WriteBatch, WriteOptions};
+use cutwater_io::{fs, time};
+use cutwater_sim::plan::Op;
+use cutwater_sim::scenario::Violation;
+
+use super::content::{KEYS, key, own, same, same_value, scan, value};
+use super::process::{Exit, Shared, Taken};
+use super::repair::copy;
+use crate::oracle::batches::{Batch, Content};
+
+/// A checkpoint is looked at again after each crash; more than a few would only cost time.
+const CHECKPOINTS_KEPT: usize = 2;
+
+impl Shared {
+    /// One writer: the operations of its part of the plan, on its own keys.
+    pub(super) async fn work(&self, store: &Store, actor: usize) -> Result<(), Exit> {
+        let mut ops = self.actors[actor].lock().await;
+        while let Some(op) = ops.next().await {
+            let result = self.apply(store, actor, &op).await;
+            self.world.answered(
+                &op,
+                match result {
+                    Ok(()) => "done",
+                    Err(Exit::Failed) => "the process ends",
+                    Err(Exit::Damaged) => "refused as damaged",
+                    Err(Exit::Violated(_)) => "wrong",
+                },
+            );
+            result?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, store: &Store, actor: usize, op: &Op) -> Result<(), Exit> {
+        let args = &op.args;
+        match op.verb.as_str() {
+            "put" => {
+                self.write(
+                    store,
+                    actor,
+                    vec![(key(actor, args[0]), Some(value(op, 0, args[1])))],
+                    args[2] == 3,
+                )
+                .await
+            }
+            "delete" => self.write(store, actor, vec![(key(actor, args[0]), None)], args[1] == 3).await,
+            "batch" => {
+                let changes = (0..args[1]).map(|i| {
+                    let key = key(actor, (args[0] + i * 5) % KEYS);
+                    (key, (i % 3 != 2).then(|| value(op, i, args[2])))
+                });
+                self.write(store, actor, changes.collect(), args[3] == 3).await
+            }
+            "get" => {
+                let key = key(actor, args[0]);
+                let expected = self.state().batches.content_of(actor).get(&key).cloned();
+                let found = self.tolerate("get", store.get(&key).await);
+                let found = self.others_are_right(store, actor, found).await?;
+                same_value("a read returns the last write", &key, &expected, &found).map_err(Exit::from)
+            }
+            "scan" => {
+                let (from, to) = (key(actor, args[0]), key(actor, args[0] + args[1]));
+                let expected: Content =
+                    self.state().batches.content_of(actor).range(from.clone()..to.clone()).map(own).collect();
+                let found = self.tolerate("scan", scan(store, from..to, None).await);
+                let found = self.others_are_right(store, actor, found).await?;
+                same("model", "a scan returns what was written", &expected, &found).map_err(Exit::from)
+            }
+            "snapshot" => self.hold_snapshot(store, args[0]).await,
+            "slow_scan" => self.scan_slowly(store, args[0]).await,
+            "flush" => {
+                let acknowledged = self.state().batches.acknowledged();
+                self.tolerate("flush", store.flush().await)?;
+                self.state().batches.flushed(acknowledged);
+                self.owe();
+                Ok(())
+            }
+            "compact" => self.tolerate("compact", store.compact_all().await),
+            "sync_wal" => {
+                let acknowledged = self.state().batches.acknowledged();
+                self.tolerate("sync", store.sync_wal().await)?;
+                self.state().batches.synced(acknowledged, self.world.now_us());
+                self.owe();
+                Ok(())
+            }
+            "checkpoint" => self.take_checkpoint(store, op).await,
+            "backup" => self.back_up(store, op).await,
+            "scrub" => self.scrub(store).await,
+            "reopen" => {
+                self.tolerate("close", store.clone().close().await)?;
+                Err(Exit::Failed)
+            }
+            other => unreachable!("{other} is not in the vocabulary"),
+        }
+    }
+
+    async fn write(
+        &self,
+        store: &Store,
+        actor: usize,
+        changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+        sync: bool,
+    ) -> Result<(), Exit> {
+        let mut batch = WriteBatch::new();
+        for (key, value) in &changes {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        let id = self.state().batches.attempt(Batch::new(actor, changes));
+        let sequence =
+            self.tolerate("write", store.write(batch, WriteOptions { sync, disable_wal: false }).await)?;
+        let mut state = self.state();
+        state.batches.acknowledge(id, sequence)?;
+        if sync {
+            state.batches.synced(sequence, self.world.now_us());
+        }
+        drop(state);
+        self.owe();
+        Ok(())
+    }
+
+    /// Holds a snapshot while other writers go on, flush and compact: it stays the state at its sequence number, of all.
+    async fn hold_snapshot(&self, store: &Store, hold_us: u64) -> Result<(), Exit> {
+        let snapshot = store.snapshot();
+        time::sleep(Duration::from_micros(hold_us)).await;
+        let found = self.tolerate("scan of a snapshot", scan(store, .., Some(&snapshot)).await)?;
+        self.state().batches.judge_cut("model", &found, snapshot.sequence()).map_err(Exit::Violated)
+    }
+
+    /// Scans a snapshot and stops for a while after the first key, while other writers go on, flush and compact: files that
+    /// the scan has yet to read must not go away under it.
+    async fn scan_slowly(&self, store: &Store, hold_us: u64) -> Result<(), Exit> {
+        let snapshot = store.snapshot();
+        let mut iter = store.iter(.., Some(&snapshot));
+        let mut found = Content::new();
+        while let Some((key, value)) = self.tolerate("slow scan", iter.next().await)? {
+            if found.is_empty() {
+                time::sleep(Duration::from_micros(hold_us)).await;
+            }
+            found.insert(key, value);
+        }
+        self.state().batches.judge_cut("model", &found, snapshot.sequence()).map_err(Exit::Violated)
+    }
+
+    /// Takes a checkpoint, and judges what is in it. Other writers go on meanwhile: what it holds of theirs is judged as after
+    /// a crash. Opening a store writes to it, and would mend what a checkpoint forgot to make durable: so one in two is not
+    /// opened itself before the next crash, only a copy of it.
+    async fn take_checkpoint(&self, store: &Store, op: &Op) -> Result<(), Exit> {
+        let dir = PathBuf::from(format!("/checkpoint-{}", op.id));
+        let before = self.state().batches.acknowledged();
+        let files = self.tolerate("checkpoint", store.checkpoint(&dir).await)?;
+        if files.sequence < before {
+            return Err(Violation::new("checkpoint", "a checkpoint holds what was acknowledged before it")
+                .of("checkpoint")
+                .expected(format!("sequence {before} or more"))
+                .found(files.sequence)
+                .into());
+        }
+        let options = Options { create_if_missing: false, ..self.options() };
+        let probe = PathBuf::from(format!("/probe-{}", op.id));
+        let opened = if op.id % 2 == 0 {
+            &dir
+        } else {
+            self.tolerate("copy checkpoint", copy(&files, &dir, &probe).await)?;
+            &probe
+        };
+        let store = self.tolerate("open checkpoint", Store::open(opened, options).await)?;
+        let content = self.tolerate("scan checkpoint", scan(&store, .., None).await)?;
+        self.tolerate("close checkpoint", store.close().await)?;
+        // What cannot be removed stays; it is not looked at again.
+        let _ = fs::remove_dir_all(&probe).await;
+        let old: Vec<Taken> = {
+            let mut state = self.state();
+            state.batches.judge_cut("checkpoint", &content, files.sequence).map_err(Exit::Violated)?;
+            state.checkpoints.push(Taken { dir, content });
+            let surplus = state.checkpoints.len().saturating_sub(CHECKPOINTS_KEPT);
+            state.checkpoints.drain(..surplus).collect()
+        };
+        self.owe();
+        for taken in old {
+            // What cannot be removed stays; it is not looked at again.
+            let _ = fs::remove_dir_all(&taken.dir).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,380 @@
+//! The process that holds the store, and what is judged each time it comes up.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use cutwater_engine::store::{Error, Options, Store};
+use cutwater_sim::faults::FaultClass;
+use cutwater_sim::scenario::Violation;
+use cutwater_sim::world::{Ops, Start, World};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::content::{list, same, scan};
+use super::evidence::Evidence;
+use crate::oracle::batches::{Batches, Content, Readable, digest};
+
+/// Where the store is.
+pub(super) const DB: &str = "/db";
+const LIVENESS_LIMIT: Duration = Duration::from_secs(60);
+
+/// What is under the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Medium {
+    /// What a sync made durable stays as it is.
+    Sound,
+    /// It can be damaged: the store may refuse what its ledger explains.
+    Damaged,
+}
+
+/// Runs the plan of `world`.
+pub(crate) async fn run(world: &World, medium: Medium) -> Result<(), Violation> {
+    let shared = Arc::new(Shared::new(world, medium));
+    let on_start = shared.clone();
+    world.node("store", 0, move |start| {
+        let shared = on_start.clone();
+        async move { shared.process(start).await }
+    });
+    world.until_horizon().await;
+    world.heal().await;
+    shared.set_stage(Stage::Last);
+    world.within(LIVENESS_LIMIT, "a healed store finishes its work", shared.wait_for(Stage::Done)).await
+}
+
+/// What the run is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Operations run.
+    Work,
+    /// Nothing breaks any more: the next process to come up makes the last checks.
+    Last,
+    /// They are made.
+    Done,
+}
+
+/// What outlives the process: the operations to come, and what the oracles know.
+pub(super) struct Shared {
+    pub(super) world: World,
+    pub(super) medium: Medium,
+    stage: tokio::sync::watch::Sender<Stage>,
+    pub(super) actors: Vec<tokio::sync::Mutex<Ops>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) batches: Batches,
+    pub(super) checkpoints: Vec<Taken>,
+    /// Copies of checkpoints that share no byte with the store.
+    pub(super) backups: Vec<Taken>,
+    /// When recovery was judged the last time, in microseconds of virtual time.
+    judged_us: u64,
+    /// How many lossy faults had struck then.
+    lossy_faults: u64,
+    /// What readers had been served of the damage then.
+    judged: Evidence,
+    /// And when the process started.
+    pub(super) started: Evidence,
+    /// Lives of the process in a row that ended at damage.
+    pub(super) refused: u32,
+    /// The store is being replaced.
+    pub(super) replacing: bool,
+}
+
+/// A checkpoint that was reported done.
+#[derive(Clone)]
+pub(super) struct Taken {
+    pub(super) dir: PathBuf,
+    pub(super) content: Content,
+}
+
+/// Why a process ends.
+pub(super) enum Exit {
+    /// The store failed: come again.
+    Failed,
+    /// The store refused what is damaged.
+    Damaged,
+    /// Something did not hold.
+    Violated(Violation),
+}
+
+impl From<Violation> for Exit {
+    fn from(violation: Violation) -> Exit {
+        Exit::Violated(violation)
+    }
+}
+
+impl Shared {
+    fn new(world: &World, medium: Medium) -> Shared {
+        let actors = world.actors();
+        Shared {
+            world: world.clone(),
+            medium,
+            stage: tokio::sync::watch::Sender::new(Stage::Work),
+            actors: actors.iter().map(|&actor| tokio::sync::Mutex::new(world.ops(actor))).collect(),
+            state: Mutex::default(),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        self.stage.send_replace(stage);
+    }
+
+    async fn wait_for(&self, stage: Stage) {
+        // The sender lives in `self`.
+        let _ = self.stage.subscribe().wait_for(|now| *now >= stage).await;
+    }
+
+    /// One life of the process.
+    async fn process(&self, start: Start) {
+        if *self.stage.borrow() == Stage::Done {
+            return std::future::pending().await;
+        }
+        match self.live(start).await {
+            Ok(()) | Err(Exit::Failed) => self.state().refused = 0,
+            Err(Exit::Damaged) => self.state().refused += 1,
+            Err(Exit::Violated(violation)) => {
+                self.world.object(violation);
+                self.set_stage(Stage::Done);
+            }
+        }
+    }
+
+    async fn live(&self, start: Start) -> Result<(), Exit> {
+        self.state().started = Evidence::now(&self.world, start.node);
+        if self.is_beyond_retries() {
+            return self.replace().await;
+        }
+        let store = self.tolerate("open", Store::open(DB, self.options()).await)?;
+        self.judge_recovery(&store, &start).await?;
+        self.judge_checkpoints().await?;
+        self.world.recovered(start.node);
+        let last = *self.stage.borrow() == Stage::Last;
+        if last {
+            return self.last_checks(store).await;
+        }
+        let writers = self.actors.iter().enumerate().map(|(actor, _)| Box::pin(self.work(&store, actor)));
+        let outcome = {
+            let work = futures::future::try_join_all(writers);
+            let stop = self.wait_for(Stage::Last);
+            futures::pin_mut!(stop);
+            // Whichever comes first; a writer that fails ends them all.
+            match futures::future::select(work, stop).await {
+                futures::future::Either::Left((done, _)) => done.map(drop),
+                futures::future::Either::Right(_) => Ok(()),
+            }
+        };
+        outcome?;
+        self.tolerate("close", store.close().await)?;
+        if *self.stage.borrow() == Stage::Work {
+            self.wait_for(Stage::Last).await;
+        }
+        Ok(())
+    }
+
+    /// An error of the store ends the process, unless it may not occur at all.
+    pub(super) fn tolerate<T>(&self, during: &str, result: Result<T, Error>) -> Result<T, Exit> {
+        result.map_err(|error| {
+            self.world.note("store.error", &format!("{during}: {error}"));
+            match (self.medium, honest(during, &error)) {
+                (Medium::Damaged, _) if self.is_explained(&error) => Exit::Damaged,
+                (_, Some(violation)) => Exit::Violated(violation),
+                (_, None) => Exit::Failed,
+            }
+        })
+    }
+
+    pub(super) fn options(&self) -> Options {
+        let knob = |name| self.world.knob(name);
+        Options {
+            write_buffer_bytes: knob("write_buffer_bytes"),
+            max_immutable_memtables: knob("max_immutable_memtables") as usize,
+            block_bytes: knob("block_bytes") as usize,
+            target_file_bytes: knob("target_file_bytes"),
+            max_bytes_for_level_base: knob("level_base_bytes"),
+            level_multiplier: knob("level_multiplier"),
+            level0_compaction_trigger: knob("level0_trigger") as usize,
+            level0_stop_writes_trigger: knob("level0_trigger") as usize + 8,
+            max_manifest_bytes: knob("max_manifest_bytes"),
+            bloom_bits_per_key: knob("bloom_bits") as u32,
+            ..Options::default()
+        }
+    }
+
+    /// Compares what recovery found with what was written, and goes on from there.
+    async fn judge_recovery(&self, store: &Store, start: &Start) -> Result<(), Exit> {
+        let found = self.tolerate("scan after open", scan(store, .., None).await);
+        let power_failed = self
+            .world
+            .env()
+            .disks()
+            .last_crash(start.node)
+            .is_some_and(|crash| crash.at_us >= self.state().judged_us);
+        let lossy = self.lossy_faults();
+        let served = Evidence::now(&self.world, start.node);
+        let content = match found {
+            Err(Exit::Damaged) => {
+                let readable = self.survey(store).await?;
+                self.judge_readable(&readable, power_failed)?;
+                return Err(Exit::Damaged);
+            }
+            other => other?,
+        };
+        let mut state = self.state();
+        let damage = served.since(&state.judged);
+        let keeps_all = !power_failed && lossy == state.lossy_faults && !damage.hides_the_end();
+        state.batches.forgive_syncs(damage.syncs_forgiven(power_failed));
+        state.lossy_faults = lossy;
+        state.judged = served;
+        state.judged_us = self.world.now_us();
+        let summary = match state.batches.recover(&content, keeps_all) {
+            Err(violation) if damage.is_beyond_budget() => {
+                state.batches.recover_anything(&content)?;
+                format!("{} keys, after damage beyond the budget: {violation}", content.len())
+            }
+            judged => judged?,
+        };
+        drop(state);
+        self.owe();
+        self.world.note("recovered", &summary);
+        Ok(())
+    }
+
+    /// Tells a census what the store owes now.
+    pub(super) fn owe(&self) {
+        self.world.env().owed().is("store", || {
+            let state = self.state();
+            let mut hash = Xxh3::new();
+            hash.update(&state.batches.digest().to_le_bytes());
+            for taken in &state.checkpoints {
+                hash.update(taken.dir.as_os_str().as_encoded_bytes());
+                hash.update(&digest(&taken.content).to_le_bytes());
+            }
+            hash.digest()
+        });
+    }
+
+    /// Judges what can be read of a store in which something cannot.
+    pub(super) fn judge_readable(&self, readable: &Readable, power_failed: bool) -> Result<(), Exit> {
+        let state = self.state();
+        let damage = Evidence::now(&self.world, state.started.node()).since(&state.judged);
+        let forgiven = damage.syncs_forgiven(power_failed);
+        match state.batches.judge_readable(readable, forgiven) {
+            Err(_) if damage.is_beyond_budget() => Ok(()),
+            judged => judged.map_err(Exit::Violated),
+        }
+    }
+
+    /// How many faults have struck so far that lose what was written and not synced, without a power failure.
+    fn lossy_faults(&self) -> u64 {
+        let lossy = [FaultClass::FsyncFailure, FaultClass::DiskError, FaultClass::DiskFull];
+        lossy.into_iter().map(|class| self.world.delivered(class)).sum()
+    }
+
+    /// Every checkpoint that was reported done still opens, with the content it was taken of.
+    async fn judge_checkpoints(&self) -> Result<(), Exit> {
+        let taken = self.state().checkpoints.clone();
+        for checkpoint in taken {
+            match self.open_checkpoint(&checkpoint).await {
+                // It shares its tables with the store, and their damage; nothing will come of it any more.
+                Err(Exit::Damaged) => self.state().checkpoints.retain(|other| other.dir != checkpoint.dir),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn open_checkpoint(&self, taken: &Taken) -> Result<(), Exit> {
+        let options = Options { create_if_missing: false, ..self.options() };
+        let dir = &taken.dir;
+        let store = match Store::open(dir, options).await {
+            Err(Error::NotFound { .. }) => {
+                let violation = Violation::new("checkpoint", "a finished checkpoint is durable");
+                return Err(violation
+                    .of("checkpoint")
+                    .expected(format!("a store in {}", dir.display()))
+                    .found("none")
+                    .into());
+            }
+            other => self.tolerate("open checkpoint", other)?,
+        };
+        let content = self.tolerate("scan checkpoint", scan(&store, .., None).await)?;
+        self.tolerate("close checkpoint", store.close().await)?;
+        same("checkpoint", "a checkpoint holds the content it was taken of", &taken.content, &content)?;
+        Ok(())
+    }
+
+    /// What must hold of a store that nothing disturbs.
+    async fn last_checks(&self, store: Store) -> Result<(), Exit> {
+        let before = self.tolerate("last scan", scan(&store, .., None).await)?;
+        self.tolerate("last compaction", store.compact_all().await)?;
+        let compacted = self.tolerate("scan after compaction", scan(&store, .., None).await)?;
+        same("model", "compaction leaves the content as it was", &before, &compacted)?;
+        self.close_and_count(store).await?;
+        let store = self.tolerate("last open", Store::open(DB, self.options()).await)?;
+        let reopened = self.tolerate("last scan", scan(&store, .., None).await)?;
+        same("durability", "a clean close and open loses nothing", &before, &reopened)?;
+        self.close_and_count(store).await?;
+        self.set_stage(Stage::Done);
+        std::future::pending().await
+    }
+
+    /// Has the store check itself. What it passes has no damage that a reader would see.
+    pub(super) async fn scrub(&self, store: &Store) -> Result<(), Exit> {
+        match store.verify().await {
+            Ok(()) => Ok(()),
+            Err(error) if self.medium == Medium::Damaged => self.tolerate("scrub", Err(error)),
+            Err(error) => Err(Violation::new("structure", "levels are disjoint and tables whole")
+                .of("version")
+                .expected("no error")
+                .found(error)
+                .into()),
+        }
+    }
+
+    /// Checks the tables, closes the store, and counts what it left.
+    async fn close_and_count(&self, store: Store) -> Result<(), Exit> {
+        self.scrub(&store).await?;
+        let tables = store.levels().iter().map(|(files, _)| files).sum::<usize>();
+        self.tolerate("close", store.close().await)?;
+        let names = self.tolerate("list", list(Path::new(DB)).await)?;
+        for (class, expected) in [("table", tables), ("wal", 1), ("manifest", 1)] {
+            let found: Vec<&String> =
+                names.iter().filter(|name| crate::classify(Path::new(name)) == class).collect();
+            if found.len() != expected {
+                return Err(Violation::new("structure", "a closed store has no file that nothing names")
+                    .of(class)
+                    .expected(format!("{expected} files"))
+                    .found(format!("{found:?}"))
+                    .into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A violation if `error` may not occur in this scenario.
+fn honest(during: &str, error: &Error) -> Option<Violation> {
+    let property = match error {
+        error if error.is_corruption() => "no corruption is reported where no durable byte was damaged",
+        Error::Unsupported { .. } | Error::InvalidOption { .. } | Error::InvalidRequest(_) => {
+            "the store does not refuse what it wrote itself"
+        }
+        // No fault takes a name away that was durable.
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            "a file that the store names is there"
+        }
+        Error::Locked { .. } => "the lock of a process ends with it",
+        _ => return None,
+    };
+    Some(
+        Violation::new("honesty", property)
+            .of("store")
+            .expected("no such error")
+            .found(format!("{during}: {error}")),
+    )
+}

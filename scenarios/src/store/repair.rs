@@ -1,0 +1,188 @@
+//! What remains right of a damaged store, and how it is replaced.
+//!
+//! A store that refused once is opened again: what struck only one read is gone. One that refuses twice in a row is
+//! replaced, as an operator would: first it is opened without checking every table, to see that what can be read is right;
+//! then the newest copy that is whole (a backup, or a checkpoint, which shares its tables with the store) becomes the store,
+//! or an empty one if there is none.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cutwater_engine::store::{CheckpointFiles, Error, Options, Store, WriteBatch, WriteOptions};
+use cutwater_io::fs::{self, File};
+use cutwater_sim::plan::Op;
+use cutwater_sim::scenario::Violation;
+
+use super::content::{KEYS, key, same_value, scan};
+use super::process::{DB, Exit, Shared, Taken};
+use crate::oracle::batches::{Content, Readable};
+
+/// Lives in a row that may end at damage before the store is replaced.
+const RETRIES: u32 = 2;
+
+impl Shared {
+    pub(super) fn is_beyond_retries(&self) -> bool {
+        let state = self.state();
+        state.replacing || state.refused >= RETRIES
+    }
+
+    /// Reads every key by itself; those whose read is refused are left out.
+    pub(super) async fn survey(&self, store: &Store) -> Result<Readable, Exit> {
+        let mut readable = BTreeMap::new();
+        for (actor, number) in (0..self.actors.len()).flat_map(|actor| (0..KEYS).map(move |n| (actor, n))) {
+            let key = key(actor, number);
+            match self.tolerate("survey", store.get(&key).await) {
+                Ok(value) => drop(readable.insert(key, value)),
+                Err(Exit::Damaged | Exit::Failed) => {}
+                Err(violated) => return Err(violated),
+            }
+        }
+        Ok(readable)
+    }
+
+    /// If a read of the writer was refused as damaged: its other keys read as ever, or are refused, too.
+    pub(super) async fn others_are_right<T>(
+        &self,
+        store: &Store,
+        actor: usize,
+        found: Result<T, Exit>,
+    ) -> Result<T, Exit> {
+        if !matches!(found, Err(Exit::Damaged)) {
+            return found;
+        }
+        for number in 0..KEYS {
+            let key = key(actor, number);
+            let expected = self.state().batches.content_of(actor).get(&key).cloned();
+            match self.tolerate("survey", store.get(&key).await) {
+                Ok(value) => {
+                    same_value("what is not damaged is read as it was written", &key, &expected, &value)?;
+                }
+                Err(Exit::Damaged | Exit::Failed) => {}
+                Err(violated) => return Err(violated),
+            }
+        }
+        found
+    }
+
+    /// Replaces the store by the newest whole copy of it.
+    pub(super) async fn replace(&self) -> Result<(), Exit> {
+        if !self.state().replacing {
+            self.salvage().await?;
+            self.state().replacing = true;
+        }
+        let content = self.whole_copy().await?;
+        self.world.note("replace", &format!("{} keys from a copy", content.len()));
+        match fs::remove_dir_all(DB).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Exit::Failed),
+            _ => {}
+        }
+        let store = self.tolerate("open anew", Store::open(DB, self.options()).await)?;
+        for (key, value) in &content {
+            let mut batch = WriteBatch::new();
+            batch.put(key, value);
+            self.tolerate("write anew", store.write(batch, WriteOptions::default()).await)?;
+        }
+        self.tolerate("flush anew", store.flush().await)?;
+        self.tolerate("close anew", store.close().await)?;
+        let mut state = self.state();
+        state.batches.begin_anew(&content);
+        state.replacing = false;
+        state.refused = 0;
+        Ok(())
+    }
+
+    /// What can be read of the store without opening every table first is right.
+    async fn salvage(&self) -> Result<(), Exit> {
+        let options = Options { paranoid_checks: false, create_if_missing: false, ..self.options() };
+        // Whether power failed before is not known here any more; what may be missing was judged when it was found.
+        let power_failed = true;
+        let store = match Store::open(DB, options).await {
+            Err(Error::NotFound { .. }) => {
+                let keys = (0..self.actors.len()).flat_map(|actor| (0..KEYS).map(move |n| key(actor, n)));
+                return self.judge_readable(&keys.map(|key| (key, None)).collect(), power_failed);
+            }
+            opened => match self.tolerate("open to salvage", opened) {
+                Err(Exit::Damaged) => return Ok(()),
+                other => other?,
+            },
+        };
+        let readable = self.survey(&store).await?;
+        let judged = self.judge_readable(&readable, power_failed);
+        // It may well fail: it is to be replaced.
+        let _ = store.close().await;
+        judged
+    }
+
+    /// The content of the newest copy that can be read, which must be what it was taken of; empty if there is none.
+    async fn whole_copy(&self) -> Result<Content, Exit> {
+        loop {
+            let newest = {
+                let state = self.state();
+                state.backups.last().or(state.checkpoints.last()).cloned()
+            };
+            let Some(taken) = newest else { return Ok(Content::new()) };
+            match self.open_checkpoint(&taken).await {
+                Ok(()) => return Ok(taken.content),
+                Err(Exit::Damaged) => {
+                    let mut state = self.state();
+                    state.backups.retain(|other| other.dir != taken.dir);
+                    state.checkpoints.retain(|other| other.dir != taken.dir);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
+    /// Copies a checkpoint, so that there is one that shares nothing with the store.
+    pub(super) async fn back_up(&self, store: &Store, op: &Op) -> Result<(), Exit> {
+        let (links, dir) =
+            (PathBuf::from(format!("/links-{}", op.id)), PathBuf::from(format!("/backup-{}", op.id)));
+        let before = self.state().batches.acknowledged();
+        let files = self.tolerate("checkpoint", store.checkpoint(&links).await)?;
+        self.tolerate("back up", copy(&files, &links, &dir).await)?;
+        self.tolerate("back up", io("sync", &dir, fs::sync_dir(&dir).await))?;
+        self.tolerate("back up", io("sync", Path::new("/"), fs::sync_dir("/").await))?;
+        let _ = fs::remove_dir_all(&links).await;
+        let options = Options { create_if_missing: false, ..self.options() };
+        let copy = self.tolerate("open backup", Store::open(&dir, options).await)?;
+        let content = self.tolerate("scan backup", scan(&copy, .., None).await)?;
+        self.tolerate("close backup", copy.close().await)?;
+        let mut state = self.state();
+        if files.sequence < before {
+            return Err(Violation::new("checkpoint", "a checkpoint holds what was acknowledged before it")
+                .of("backup")
+                .expected(format!("sequence {before} or more"))
+                .found(files.sequence)
+                .into());
+        }
+        state.batches.judge_cut("checkpoint", &content, files.sequence)?;
+        state.backups.push(Taken { dir, content });
+        Ok(())
+    }
+}
+
+/// Copies the files of a checkpoint to a new directory, and checks that they are what was written.
+pub(super) async fn copy(files: &CheckpointFiles, from: &Path, to: &Path) -> Result<(), Error> {
+    io("create", to, fs::create_dir(to).await)?;
+    for file in &files.files {
+        let (from, to) = (from.join(&file.name), to.join(&file.name));
+        let content = io("read", &from, fs::read(&from).await)?;
+        if file.crc32c.is_some_and(|expected| expected != crc32c::crc32c(&content)) {
+            let what = "it is not what was written".to_owned();
+            return Err(Error::Corruption { file: from, offset_bytes: 0, what });
+        }
+        io("write", &to, write(&to, &content).await)?;
+    }
+    Ok(())
+}
+
+async fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let file = File::create_new(path).await?;
+    file.write_all_at(content, 0).await?;
+    file.sync_data().await
+}
+
+fn io<T>(op: &'static str, path: &Path, result: std::io::Result<T>) -> Result<T, Error> {
+    result.map_err(|source| Error::Io { op, path: path.into(), source: Arc::new(source) })
+}

@@ -1,0 +1,255 @@
+//! What fuzzers call: everything that reads bytes which others wrote, and the reader of plans.
+//!
+//! Each target takes any bytes and must return: no panic, no allocation beyond what the bytes justify. Where a format is
+//! guarded by a checksum, bytes are tried as they are and again behind a right checksum, as a fuzzer does not guess one. What
+//! decodes is encoded again where there is an encoder, and must come back as it was.
+//!
+//! libFuzzer runs them from `fuzz/`; `tests/targets.rs` runs the same functions over the committed seeds and random bytes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arbitrary::Unstructured;
+use bytes::Bytes;
+use cutwater_engine::checkpoint::{log as job_log, metadata};
+use cutwater_engine::cluster::rpc;
+use cutwater_engine::store::batch::DecodedBatch;
+use cutwater_engine::store::coding::masked_crc32c;
+use cutwater_engine::store::key::{MAX_SEQUENCE, Tag, ValueKind};
+use cutwater_engine::store::log::{LogEnd, LogReader, LogWriter};
+use cutwater_engine::store::table::block::Block;
+use cutwater_engine::store::table::filter::Filter;
+use cutwater_engine::store::table::format::{
+    Checksum, FOOTER_BYTES, Footer, Handle, append_trailer, check_trailer,
+};
+use cutwater_engine::store::table::properties::Properties;
+use cutwater_engine::store::table::{Table, TableBuilder, TableIter};
+use cutwater_engine::store::{Options, version};
+use cutwater_engine::stream::record::Decoder;
+use cutwater_engine::stream::sink::decode_output;
+use cutwater_io::fs::OpenOptions;
+use cutwater_io::sim::Env;
+use cutwater_sim::Plan;
+use serde::{Serialize, de::DeserializeOwned};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A name and what it does with bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("plan", plan),
+    ("wal_record", wal_record),
+    ("write_batch", write_batch),
+    ("manifest_edit", manifest_edit),
+    ("block", block),
+    ("table", table),
+    ("rpc_frame", rpc_frame),
+    ("checkpoint_metadata", checkpoint_metadata),
+    ("sink_output", sink_output),
+];
+
+/// Runs the target of this name.
+///
+/// # Panics
+/// If there is none, or if the target has found something.
+pub fn run(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|(known, _)| *known == name);
+    target.unwrap_or_else(|| panic!("there is no target {name}")).1(bytes);
+}
+
+/// Bytes make a valid plan that survives being written down; the same bytes as a plan file are refused or valid.
+fn plan(bytes: &[u8]) {
+    for scenario in crate::ALL {
+        let vocabulary = scenario.vocabulary();
+        let plan = Plan::arbitrary(scenario.name(), &vocabulary, &mut Unstructured::new(bytes))
+            .expect("any bytes make a plan");
+        plan.validate(&vocabulary).expect("what is made of bytes is valid");
+        assert_eq!(Plan::from_json(&plan.to_json()).expect("a plan is read back"), plan);
+        // A file that is nearly a plan: the bytes in the place of a part of it.
+        let mut text = plan.to_json();
+        if let Ok(hostile) = std::str::from_utf8(bytes) {
+            read_plan(hostile);
+            let at = bytes.len().min(text.len());
+            if text.is_char_boundary(at) {
+                text.insert_str(at, hostile);
+                read_plan(&text);
+            }
+        }
+    }
+}
+
+fn read_plan(text: &str) {
+    let Ok(plan) = Plan::from_json(text) else { return };
+    let scenario = crate::ALL.iter().find(|scenario| scenario.name() == plan.scenario);
+    let Some(scenario) = scenario else { return };
+    if plan.validate(&scenario.vocabulary()).is_ok() {
+        assert_eq!(Plan::from_json(&plan.to_json()).expect("a plan is read back"), plan);
+    }
+}
+
+/// A log of any bytes is read to its end; a log of whole records gives them back.
+fn wal_record(bytes: &[u8]) {
+    let mut reader = LogReader::new(bytes, 7);
+    let mut read = 0;
+    let end = loop {
+        match reader.next_record() {
+            Ok(record) => read += record.len(),
+            Err(end) => break end,
+        }
+    };
+    assert!(read <= bytes.len(), "{read} bytes of records in a log of {}", bytes.len());
+    if let LogEnd::Damaged(damage) = end {
+        assert!(damage.offset_bytes <= bytes.len() as u64, "{damage:?}");
+        let _ = reader.intact_record_after(damage.record_offset_bytes);
+    }
+    for mut writer in [LogWriter::new(), LogWriter::recyclable(7)] {
+        let mut log = Vec::new();
+        let (one, other) = bytes.split_at(bytes.len() / 3);
+        writer.add_record(one, &mut log);
+        writer.add_record(other, &mut log);
+        let mut reader = LogReader::new(&log, 7);
+        assert_eq!(reader.next_record().as_deref(), Ok(one));
+        assert_eq!(reader.next_record().as_deref(), Ok(other));
+        assert_eq!(reader.next_record(), Err(LogEnd::Clean { valid_bytes: log.len() as u64 }));
+    }
+}
+
+fn write_batch(bytes: &[u8]) {
+    let decoded = DecodedBatch::decode(&Bytes::copy_from_slice(bytes));
+    if let Ok(batch) = decoded {
+        assert!(batch.records.len() <= bytes.len(), "more records than bytes");
+    }
+}
+
+fn manifest_edit(bytes: &[u8]) {
+    let Ok(edit) = version::decode(bytes) else { return };
+    let again = version::encode(&edit);
+    assert_eq!(version::decode(&again).as_ref(), Ok(&edit), "an edit is read back");
+    if let Ok(version) = version::Version::empty(7).apply(&edit) {
+        let _ = version.check();
+    }
+}
+
+fn block(bytes: &[u8]) {
+    if bytes.len() >= FOOTER_BYTES {
+        let _ = Footer::decode(&bytes[bytes.len() - FOOTER_BYTES..]);
+    }
+    if let Some(filter) = Filter::new(Bytes::copy_from_slice(bytes)) {
+        let _ = filter.may_contain(bytes);
+    }
+    let Ok(block) = Block::new(Bytes::copy_from_slice(bytes)) else { return };
+    let _ = Properties::decode(&block);
+    let mut iter = block.iter();
+    while let Ok(Some((key, value))) = iter.next_entry() {
+        assert!(key.len() + value.len() <= bytes.len() * bytes.len() + 1);
+    }
+    let mut iter = block.iter();
+    if iter.seek_restart(&bytes[..bytes.len().min(8)], Tag(u64::MAX)).is_ok() {
+        while let Ok(Some(_)) = iter.next_entry() {}
+    }
+}
+
+/// A file of any bytes; a file of which one block after the other is what the bytes say, behind a right checksum; a right
+/// table with some of its bytes changed.
+fn table(bytes: &[u8]) {
+    for checksum in [Checksum::Crc32c, Checksum::Xxh3] {
+        let _ = check_trailer(bytes, checksum);
+    }
+    let mut sealed = bytes.to_vec();
+    append_trailer(&mut sealed, 0);
+    assert_eq!(check_trailer(&sealed, Checksum::Crc32c), Ok(bytes.len()));
+    let candidates = vec![bytes.to_vec(), with_footer(bytes), changed(bytes)];
+    simulate(async move {
+        for (i, candidate) in candidates.into_iter().enumerate() {
+            let path = format!("/{i}.sst");
+            let path = Path::new(&path);
+            let options = OpenOptions::new().create(true).truncate(true).write(true);
+            let file = options.open(path).await.expect("a new disk");
+            file.write_all_at(&candidate, 0).await.expect("a new disk has room");
+            let len_bytes = candidate.len() as u64;
+            let meta = version::FileMeta { len_bytes, largest_sequence: u64::MAX, ..Default::default() };
+            let Ok(table) = Table::open(path, &meta).await else { continue };
+            let mut iter = TableIter::new(Arc::new(table));
+            while let Ok(Some(_)) = iter.next().await {}
+            let _ = iter.seek(&candidate[..candidate.len().min(4)], Tag(u64::MAX)).await;
+        }
+    });
+}
+
+/// `bytes` as a block that is index, metaindex and data in one, with the footer that says so.
+fn with_footer(bytes: &[u8]) -> Vec<u8> {
+    let handle = Handle { offset_bytes: 0, len_bytes: bytes.len() as u64 };
+    let mut file = bytes.to_vec();
+    append_trailer(&mut file, 0);
+    Footer::encode(handle, handle, &mut file);
+    file
+}
+
+/// A right table, changed where `bytes` say: two of them for the place, one for the change.
+fn changed(bytes: &[u8]) -> Vec<u8> {
+    let options = Options { block_bytes: 64, ..Options::default() };
+    let mut builder = TableBuilder::new(&options, 1, "store");
+    for i in 0..20u64 {
+        let key = Bytes::from(format!("key{i:02}"));
+        builder.add(&key, Tag::new(MAX_SEQUENCE - i, ValueKind::Value), b"a value of some bytes");
+    }
+    let (_, mut file) = builder.finish();
+    for change in bytes.chunks_exact(3) {
+        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % file.len();
+        file[at] ^= change[2];
+    }
+    file
+}
+
+fn simulate(future: impl Future<Output = ()> + 'static) {
+    let runtime = madsim::runtime::Runtime::new();
+    runtime.add_simulator::<Env>();
+    runtime.block_on(future);
+}
+
+fn rpc_frame(bytes: &[u8]) {
+    fn read<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+        let Ok(message) = rpc::decode::<T>(bytes) else { return };
+        let frame = rpc::encode(&message);
+        assert_eq!(rpc::decode::<T>(&frame).expect("a message is read back"), message);
+    }
+    read::<rpc::ToCoordinator>(bytes);
+    read::<rpc::FromCoordinator>(bytes);
+    let mut decoder = Decoder::new(Bytes::copy_from_slice(bytes));
+    while let Ok(Some(_)) = decoder.element() {}
+}
+
+/// Checkpoint metadata, and records of the job log.
+fn checkpoint_metadata(bytes: &[u8]) {
+    for content in [bytes.to_vec(), enveloped(*b"CWCM", bytes)] {
+        if let Ok(decoded) = metadata::decode(&content, "chk-1/_metadata") {
+            let again = metadata::encode(&decoded);
+            assert_eq!(metadata::decode(&again, "again").as_ref(), Ok(&decoded), "metadata is read back");
+            let _ = metadata::files(&decoded);
+        }
+    }
+    for content in [bytes.to_vec(), enveloped(*b"CWJL", bytes)] {
+        if let Ok(record) = job_log::decode_record(&content) {
+            let again = job_log::encode_record(&record);
+            assert_eq!(job_log::decode_record(&again).as_ref(), Ok(&record), "a record is read back");
+        }
+    }
+}
+
+/// The envelope of the coordinator's objects around any body.
+fn enveloped(magic: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let mut bytes = [&magic[..], &1u16.to_le_bytes(), body].concat();
+    bytes.extend(masked_crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+fn sink_output(bytes: &[u8]) {
+    let _ = decode_output(bytes);
+    let mut sealed = [b"CWO1".as_slice(), bytes].concat();
+    sealed.extend(xxh3_64(&sealed).to_le_bytes());
+    if let Ok(records) = decode_output(&sealed) {
+        let len: usize = records.iter().map(|record| record.key.len() + record.value.len()).sum();
+        assert!(len <= bytes.len(), "records of {len} bytes in {}", bytes.len());
+    }
+}

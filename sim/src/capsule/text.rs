@@ -1,0 +1,437 @@
+//! A failure on one screen: the same in the terminal, in JUnit and in the `README.md` of its capsule.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use cutwater_io::sim::{Crash, CrashKind, Event, SiteFault, Survivors};
+
+use super::{Finding, Minimal};
+use crate::cli::{clock, lines_to_copy};
+use crate::evidence::{Evidence, Loss, Struck};
+use crate::explain::{Item, VARIANTS};
+use crate::plan::{Act, Anchor, Fault, Op, Plan};
+use crate::verdict::Report;
+
+/// How many items of a plan are shown; the rest is counted.
+const ITEMS_MAX: usize = 24;
+/// How many operations that a crash lost or kept are shown.
+const LOST_MAX: usize = 4;
+/// How long a detail may be, in characters.
+const DETAIL_MAX: usize = 110;
+
+/// The failure, and how to see it again. `capsule` is the directory that holds it, if there is one.
+pub fn one_screen(finding: &Finding, capsule: Option<&Path>) -> String {
+    screen(
+        &finding.report,
+        &finding.seeds,
+        finding.minimal.as_ref().map(|m| (&finding.plan, m)),
+        finding.seed_names_it,
+        capsule,
+    )
+}
+
+/// A failure of which nothing is known but the report of its run; `path` is where its plan is, if no seed names it.
+pub(crate) fn plain(report: &Report, path: Option<&Path>) -> String {
+    screen(report, &[], None, path.is_none() && report.named_by_seed, path)
+}
+
+fn screen(
+    report: &Report,
+    seeds: &[u64],
+    minimal: Option<(&Plan, &Minimal)>,
+    seed_names_it: bool,
+    path: Option<&Path>,
+) -> String {
+    // Values are told of the smallest plan, for that is the one that is shown.
+    let told = minimal.map_or(report, |(_, minimal)| &minimal.outcome.report);
+    let [oracle, property, expected, found] = told.verdict.explain();
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "FAILURE {}  {}:{}  {oracle}: {property}",
+        report.verdict.signature(),
+        report.scenario,
+        report.seed
+    );
+    let mut say = |name: &str, what: &str| {
+        let _ = writeln!(text, "  {name:<9} {}", what.replace('\n', "\n            "));
+    };
+    say("expected", &expected);
+    say("found", &found);
+    say(
+        "at",
+        &format!("{}  digest {}  plan {}", clock(told.virtual_us), short(&told.digest), short(&told.plan)),
+    );
+    if seeds.len() > 1 {
+        say("seeds", &counted(seeds));
+    }
+    if let Some((original, minimal)) = minimal {
+        if !minimal.shrinking.fails_on.is_empty() {
+            say("fails on", &fails_on(&minimal.shrinking.fails_on));
+        }
+        say("minimal", &minimal_plan(original, minimal));
+        if let Some(needs) = essential(minimal) {
+            say("essential", &needs);
+        }
+        if let Some(decided) = decided(minimal) {
+            say("decided", &decided);
+        }
+        if !minimal.shrinking.is_deterministic {
+            say("beware", "two runs of the minimal plan differ: something outside of the plan decides, too");
+        }
+        for (signature, other) in &minimal.shrinking.others {
+            say("also", &format!("{signature}: another failure, met while shrinking ({})", size(other)));
+        }
+    }
+    if let Some(path) = path {
+        say("replay", &format!("cargo cutwater replay {} --trace", path.display()));
+    }
+    if seed_names_it {
+        let [replay, test] = lines_to_copy(&report.scenario, report.seed);
+        say(if path.is_some() { "or" } else { "replay" }, &replay);
+        say("test", &test);
+    }
+    text
+}
+
+fn short(hex: &str) -> &str {
+    if hex.is_empty() { "-" } else { hex }
+}
+
+fn cut(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= DETAIL_MAX {
+        return line.into();
+    }
+    line.chars().take(DETAIL_MAX - 1).chain(['…']).collect()
+}
+
+fn plural(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+fn size(plan: &Plan) -> String {
+    format!("{}, {}", plural(plan.ops.len(), "op"), plural(plan.faults.len(), "fault"))
+}
+
+fn counted(seeds: &[u64]) -> String {
+    let first: Vec<String> = seeds.iter().take(8).map(u64::to_string).collect();
+    let more = if seeds.len() > 8 { ", …" } else { "" };
+    format!("{} fail alike: {}{more}", seeds.len(), first.join(", "))
+}
+
+fn fails_on(all: &[(String, bool)]) -> String {
+    let of = |wanted: bool| -> Vec<&str> {
+        all.iter().filter(|(_, fails)| *fails == wanted).map(|(name, _)| name.as_str()).collect()
+    };
+    match (of(true).join(", "), of(false).join(", ")) {
+        (yes, no) if no.is_empty() => yes,
+        (yes, no) => format!("{yes}; not on {no}"),
+    }
+}
+
+/// The minimal plan in lines.
+fn minimal_plan(original: &Plan, minimal: &Minimal) -> String {
+    let plan = &minimal.plan;
+    let how =
+        if minimal.shrinking.is_minimal { "" } else { "; the budget ended before the last item was tried" };
+    let mut text = format!("{} (from {}; {} runs{how})", size(plan), size(original), minimal.shrinking.runs);
+    let settings = settings(plan);
+    if !settings.is_empty() {
+        let _ = write!(text, "\n{}", cut(&format!("with {settings}")));
+    }
+    let story = minimal.outcome.story.as_deref().unwrap_or_default();
+    let evidence = minimal.outcome.evidence.clone().unwrap_or_default();
+    let mut lines: Vec<(u64, String)> = Vec::new();
+    for op in &plan.ops {
+        lines.push(op_line(op, story));
+    }
+    for fault in &plan.faults {
+        lines.push(fault_line(fault, &evidence));
+    }
+    lines.sort_by_key(|(at_us, _)| *at_us);
+    for (_, line) in lines.iter().take(ITEMS_MAX) {
+        let _ = write!(text, "\n{line}");
+    }
+    if lines.len() > ITEMS_MAX {
+        let _ = write!(text, "\n… and {} more", lines.len() - ITEMS_MAX);
+    }
+    text
+}
+
+fn settings(plan: &Plan) -> String {
+    let all: BTreeMap<&String, &u64> = plan.topology.iter().chain(&plan.knobs).collect();
+    all.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+/// When the operation was issued, and a line for it with its answer, if it had one.
+fn op_line(op: &Op, story: &[Event]) -> (u64, String) {
+    let name = format!("op {}", op.id);
+    let what = format!("{name:<8} client {}  {} {:?}", op.actor, op.verb, op.args);
+    let mark = format!("#{} client", op.id);
+    let Some(at) = story.iter().position(|event| event.kind == "op" && event.detail.starts_with(&mark))
+    else {
+        return (op.at_us, format!("{what}  (never issued)"));
+    };
+    let issued = &story[at];
+    let next = story[at + 1..].iter().filter(|event| event.node == issued.node);
+    let answer = next
+        .take_while(|event| event.kind != "op")
+        .find(|event| matches!(event.kind.as_str(), "client.ok" | "client.fail" | "client.info"))
+        .and_then(|event| event.detail.rsplit_once(" -> "))
+        .map_or_else(String::new, |(_, answer)| format!("  -> {}", cut(answer)));
+    (issued.at_ns / 1000, format!("{what}  at {}{answer}", clock(issued.at_ns / 1000)))
+}
+
+/// When the fault struck, and a line for it; more lines for what a power failure took.
+fn fault_line(fault: &Fault, evidence: &Evidence) -> (u64, String) {
+    let name = format!("fault {}", fault.id);
+    let what = format!("{name:<8} {} {}", act(&fault.act), anchor(&fault.at));
+    let Some(struck) = evidence.struck.iter().find(|struck| struck.fault == fault.id) else {
+        return (u64::MAX, format!("{what}  (never struck)"));
+    };
+    let named = anchor(&fault.at).ends_with(&format!(" of n{}", struck.node));
+    let node = if named || struck.node == 0 { String::new() } else { format!("on n{} ", struck.node) };
+    let mut line = format!("{what}  {node}at {}", clock(struck.at_us));
+    if !struck.target.is_empty() {
+        let _ = write!(line, " ({})", struck.target);
+    }
+    if let Some(loss) = loss_of(struck, fault, evidence) {
+        for (verb, ops) in [("lost", &loss.lost), ("kept", &loss.kept)] {
+            if ops.is_empty() {
+                continue;
+            }
+            let shown = ops.iter().take(LOST_MAX).cloned().collect::<Vec<_>>().join(", ");
+            let more = ops.len().saturating_sub(LOST_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let _ = write!(line, "\n         {verb}: {}{more}", cut(&shown));
+        }
+    }
+    (struck.at_us, line)
+}
+
+fn loss_of<'a>(struck: &Struck, fault: &Fault, evidence: &'a Evidence) -> Option<&'a Loss> {
+    let crash = crate::shrink::crash_of(fault)?;
+    let CrashKind::PowerFail(_) = crash.kind else { return None };
+    evidence.power_failures.iter().find(|loss| loss.node == struck.node && loss.at_us >= struck.at_us)
+}
+
+/// What a fault does, in words.
+fn act(act: &Act) -> String {
+    let long = |us: u64| format!("for {}.{:03} ms", us / 1000, us % 1000);
+    match act {
+        Act::Site(SiteFault::CrashBefore(crash)) => format!("{} before", crash_words(crash)),
+        Act::Site(SiteFault::CrashAfter(crash)) => format!("{} after", crash_words(crash)),
+        Act::Site(SiteFault::Delay(us)) => format!("delay {} at", long(u64::from(*us))),
+        Act::Site(fault) => format!("{fault:?} at"),
+        Act::Crash { crash, .. } => crash_words(crash),
+        Act::Delay { us } => format!("a task is held up {}", long(u64::from(*us))),
+        Act::Pause { for_us, .. } => format!("the node is paused {}", long(*for_us)),
+        Act::Partition { from, to, both, for_us } => {
+            let arrow = if *both { "<->" } else { "->" };
+            format!("partition {from:?} {arrow} {to:?} {}", long(*for_us))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn crash_words(crash: &Crash) -> String {
+    match &crash.kind {
+        CrashKind::ProcessKill => "the process is killed".into(),
+        CrashKind::PowerFail(Survivors::None) => "power fails, all that was not synced is lost,".into(),
+        CrashKind::PowerFail(Survivors::All) => "power fails, nothing is lost,".into(),
+        CrashKind::PowerFail(_) => "power fails, a part of what was not synced is lost,".into(),
+    }
+}
+
+/// Where a fault strikes, in words.
+fn anchor(anchor: &Anchor) -> String {
+    let whose = |node: &u64| if *node == 0 { String::new() } else { format!(" of n{node}") };
+    match anchor {
+        Anchor::Time { at_us } => format!("at {}", clock(*at_us)),
+        Anchor::Point { point, node, nth } => format!("at point {point} #{nth}{}", whose(node)),
+        Anchor::Site { site, class, node, nth } if class.is_empty() => {
+            format!("{site} #{nth}{}", whose(node))
+        }
+        Anchor::Site { site, class, node, nth } => format!("{site} {class} #{nth}{}", whose(node)),
+        Anchor::After { point, node, nth, site, class } => {
+            let class = if class.is_empty() { String::new() } else { format!(" {class}") };
+            format!("first {site}{class} after point {point} #{nth}{}", whose(node))
+        }
+        Anchor::Op { op } => format!("at op {op}"),
+    }
+}
+
+fn essential(minimal: &Minimal) -> Option<String> {
+    let essential = minimal.essential.as_ref()?;
+    let name = |item: &Item| match item {
+        Item::Op(id) => format!("op {id}"),
+        Item::Fault(id) => format!("fault {id}"),
+        Item::Knob(name) | Item::Oddity(name) => name.clone(),
+    };
+    if essential.dispensable.is_empty() {
+        return Some("every item above: without any one of them it does not fail".into());
+    }
+    let names: Vec<String> = essential.dispensable.iter().map(name).collect();
+    Some(format!("every item but {}", cut(&names.join(", "))))
+}
+
+fn decided(minimal: &Minimal) -> Option<String> {
+    let decided = minimal.decided.as_ref()?;
+    if decided.from_the_start {
+        return Some(format!(
+            "from the start: {VARIANTS} of {VARIANTS} runs fail whatever else is decided differently"
+        ));
+    }
+    let event = &decided.event;
+    let mut text = format!(
+        "at {} by n{} {} {}: after it {VARIANTS} of {VARIANTS} variants fail",
+        clock(event.at_ns / 1000),
+        event.node,
+        event.kind,
+        cut(&event.detail)
+    );
+    if let Some((_, failed)) = decided.probes.first() {
+        let _ = write!(text, ", from the start {failed}");
+    }
+    if !decided.is_monotone {
+        text.push_str("\n(the chance to fail does not only grow: this is one such moment of several)");
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capsule::Shrinking;
+    use crate::explain::{Decided, Essential};
+    use crate::scenario::Violation;
+    use crate::verdict::{Outcome, Verdict};
+
+    fn violation() -> Violation {
+        Violation::new("durability", "an acknowledged value is in the log")
+            .of("value")
+            .expected("14, acknowledged at 66584 us")
+            .found("only {1, 2}")
+    }
+
+    #[test]
+    fn a_failure_fits_a_screen() {
+        let verdicts = [
+            Verdict::Violated(violation()),
+            Verdict::Panicked { message: "no\nway".into(), location: "store.rs:7".into(), node: 2 },
+            Verdict::Aborted { signal: 11, stderr: "stack overflow".into() },
+            Verdict::Hung { limit_s: 60 },
+            Verdict::Invalid { reason: "no".into() },
+        ];
+        let mut texts: Vec<String> = verdicts
+            .into_iter()
+            .map(|verdict| {
+                let mut report = Report::bare("store", 196, verdict);
+                report.virtual_us = 3_723_000_042;
+                report.digest = format!("{:032x}", 7);
+                plain(&report, None)
+            })
+            .collect();
+        let edited = Report::bare("store", 196, Verdict::Hung { limit_s: 60 });
+        texts.push(plain(&edited, Some(Path::new("edited.json"))));
+        insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    fn event(at_us: u64, node: u64, kind: &str, detail: &str) -> Event {
+        Event { at_ns: at_us * 1000, node, kind: kind.into(), detail: detail.into(), facts: BTreeMap::new() }
+    }
+
+    fn plan(ops: u32, faults: Vec<Fault>) -> Plan {
+        let op = |id| Op { id, at_us: 500, actor: 0, verb: "put".into(), args: vec![u64::from(id), 100] };
+        Plan {
+            version: 1,
+            scenario: "store".into(),
+            seed: 196,
+            schedule_seed: 1,
+            key: 0,
+            horizon_us: 1_000_000,
+            topology: [("store".into(), 1)].into(),
+            knobs: [("buffer_bytes".into(), 64)].into(),
+            buggify: vec![],
+            ops: (0..ops).map(op).collect(),
+            faults,
+        }
+    }
+
+    /// One of every line that there is.
+    #[test]
+    fn a_failure_that_was_looked_into_fits_a_screen_too() {
+        let crash = |kind| Act::Crash { node: 0, crash: Crash { kind, down_us: 0 } };
+        let faults = vec![
+            Fault {
+                id: 7,
+                at: Anchor::Point { point: "log.synced".into(), node: 1, nth: 2 },
+                act: crash(CrashKind::PowerFail(Survivors::Losing(vec![0]))),
+            },
+            Fault {
+                id: 8,
+                at: Anchor::Site { site: "disk.write".into(), class: "wal".into(), node: 0, nth: 1 },
+                act: Act::Site(SiteFault::Short),
+            },
+            Fault { id: 9, at: Anchor::Op { op: 1 }, act: Act::Pause { node: 1, for_us: 1_500 } },
+        ];
+        let minimal_plan = plan(2, faults);
+        let report = Report::bare("store", 196, Verdict::Violated(violation()));
+        let place = Anchor::Point { point: "log.synced".into(), node: 1, nth: 2 };
+        let evidence = Evidence {
+            struck: vec![
+                Struck { fault: 7, node: 1, at_us: 900, place: Some(place), target: String::new() },
+                Struck { fault: 8, node: 1, at_us: 800, place: None, target: "/db/1.log".into() },
+            ],
+            near: vec![],
+            power_failures: vec![Loss {
+                node: 1,
+                at_us: 900,
+                lost: vec!["write of /db/1.log sector 0".into()],
+                kept: (0..6).map(|i| format!("length of /db/{i}.log = 16 bytes")).collect(),
+                losing: vec![0],
+                before: vec![],
+                after: vec![],
+            }],
+        };
+        let story = vec![
+            event(600, 2, "op", "#0 client 0: put [0, 100]"),
+            event(700, 2, "client.ok", "client 0: 1 -> Ok(())"),
+        ];
+        let outcome =
+            Outcome { story: Some(story), evidence: Some(evidence), ..Outcome::bare(report.clone()) };
+        let minimal = Minimal {
+            plan: minimal_plan,
+            outcome,
+            shrinking: Shrinking {
+                runs: 46,
+                is_minimal: false,
+                is_deterministic: false,
+                fails_on: vec![("ext4".into(), false), ("btrfs".into(), true), ("posix_min".into(), true)],
+                others: [("0badcafe".into(), plan(3, vec![]))].into(),
+            },
+            essential: Some(Essential {
+                needed: vec![Item::Op(0)],
+                dispensable: vec![Item::Op(1), Item::Fault(9)],
+            }),
+            decided: Some(Decided {
+                event: event(900, 1, "disk.power_fail", "1 lost, 6 kept"),
+                probes: vec![(0, 1), (900_000, 8)],
+                is_monotone: false,
+                from_the_start: false,
+            }),
+        };
+        let finding = Finding {
+            plan: plan(200, vec![]),
+            report,
+            seeds: (196..210).collect(),
+            seed_names_it: true,
+            minimal: Some(minimal),
+        };
+        let text = one_screen(&finding, Some(Path::new("target/cutwater/store-7f3a91c2")));
+        assert!(text.lines().count() <= 40, "a screen has 40 lines");
+        insta::assert_snapshot!(text);
+    }
+}

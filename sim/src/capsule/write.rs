@@ -1,0 +1,221 @@
+//! The files of a capsule.
+#![expect(clippy::disallowed_methods, reason = "a capsule is written to the real disk")]
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Finding, SCHEMA, Shrinking, regression};
+use crate::cli::story_line;
+use crate::explain::{Decided, Essential};
+use crate::timeline;
+use crate::verdict::{Outcome, Report};
+
+/// The plan that failed.
+pub const PLAN: &str = "plan.json";
+/// The smallest plan that fails alike.
+pub const PLAN_MIN: &str = "plan.min.json";
+const VERDICT: &str = "verdict.json";
+const TRACE: &str = "trace.jsonl";
+const README: &str = "README.md";
+const REGRESSION: &str = "regression.rs";
+const HISTORY: &str = "history.txt";
+const TIMELINE: &str = "timeline.html";
+const PERFETTO: &str = "trace.perfetto.json";
+const DISK: &str = "disk-n";
+
+/// How long the trace may be, in bytes; of a longer one the end is kept.
+const TRACE_BYTES_MAX: usize = 14 << 20;
+/// How long any other text may be, in bytes.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+/// How many power failures have their disks listed.
+const DISKS_MAX: usize = 4;
+
+/// `verdict.json`, as it is written.
+#[derive(Serialize)]
+struct Told<'a> {
+    schema: u32,
+    signature: String,
+    scenario: &'a str,
+    /// Of the seeds that fail alike, those that were met.
+    seeds: &'a [u64],
+    versions: Versions,
+    report: &'a Report,
+    minimal: Option<ToldMinimal<'a>>,
+}
+
+#[derive(Serialize)]
+struct Versions {
+    cutwater: &'static str,
+    plan: u32,
+    revision: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ToldMinimal<'a> {
+    ops: usize,
+    faults: usize,
+    shrinking: &'a Shrinking,
+    report: &'a Report,
+    essential: &'a Option<Essential>,
+    decided: &'a Option<Decided>,
+}
+
+/// What is read back of `verdict.json`.
+#[derive(Deserialize)]
+struct ReadBack {
+    report: Report,
+    minimal: Option<ReadBackMinimal>,
+}
+
+#[derive(Deserialize)]
+struct ReadBackMinimal {
+    report: Report,
+}
+
+/// Writes the capsule. `recorded` is a run of the minimal plan, `text` the failure on one screen.
+///
+/// # Errors
+/// Those of the file system, with the path.
+pub fn write(finding: &Finding, recorded: &Outcome, text: &str, dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| named(dir, &e))?;
+    let minimal = finding.minimal.as_ref().map_or(&finding.plan, |minimal| &minimal.plan);
+    let put = |name: &str, content: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, content).map_err(|e| named(&path, &e))
+    };
+    put(PLAN, &finding.plan.to_json())?;
+    put(PLAN_MIN, &minimal.to_json())?;
+    put(VERDICT, &verdict(finding))?;
+    put(README, &readme(text))?;
+    put(TRACE, &trace(recorded))?;
+    put(HISTORY, &history(recorded))?;
+    put(TIMELINE, &timeline::html(minimal, recorded))?;
+    put(PERFETTO, &timeline::perfetto(minimal, recorded))?;
+    put(REGRESSION, &regression::test_source(finding, text))?;
+    let losses = recorded.evidence.iter().flat_map(|evidence| &evidence.power_failures);
+    for (loss, nth) in losses.take(DISKS_MAX).zip(1..) {
+        let mut text = format!("power failure of n{} at {} us\n", loss.node, loss.at_us);
+        for (title, lines) in
+            [("lost", &loss.lost), ("kept", &loss.kept), ("before", &loss.before), ("after", &loss.after)]
+        {
+            let _ = write!(text, "\n{title}\n");
+            for line in lines {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+        put(&format!("{DISK}{}-crash{nth}.txt", loss.node), head(&text, TEXT_BYTES_MAX))?;
+    }
+    Ok(())
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn verdict(finding: &Finding) -> String {
+    let minimal = finding.minimal.as_ref().map(|minimal| ToldMinimal {
+        ops: minimal.plan.ops.len(),
+        faults: minimal.plan.faults.len(),
+        shrinking: &minimal.shrinking,
+        report: &minimal.outcome.report,
+        essential: &minimal.essential,
+        decided: &minimal.decided,
+    });
+    let told = Told {
+        schema: SCHEMA,
+        signature: finding.report.verdict.signature(),
+        scenario: &finding.report.scenario,
+        seeds: &finding.seeds,
+        versions: Versions {
+            cutwater: env!("CARGO_PKG_VERSION"),
+            plan: crate::plan::VERSION,
+            revision: revision(),
+        },
+        report: &finding.report,
+        minimal,
+    };
+    serde_json::to_string_pretty(&told).expect("a verdict is plain data") + "\n"
+}
+
+/// What git calls the sources in this directory, if it knows them.
+fn revision() -> Option<String> {
+    let output =
+        Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output().ok()?;
+    let name = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| name.trim().to_string())
+}
+
+fn readme(text: &str) -> String {
+    format!(
+        "# A failure\n\n```text\n{text}```\n\n`{PLAN}` is the plan that failed, `{PLAN_MIN}` the smallest that fails alike; \
+         `{TRACE}` has every event of the latter, `{HISTORY}` what clients saw, `{DISK}*` what each power failure took, \
+         `{VERDICT}` all of it for programs. Once it is mended, `cargo cutwater regress add` keeps it as a test.\n"
+    )
+}
+
+fn trace(recorded: &Outcome) -> String {
+    let lines: Vec<String> = recorded
+        .story
+        .iter()
+        .flatten()
+        .map(|event| serde_json::to_string(event).expect("an event is plain data") + "\n")
+        .collect();
+    let mut bytes = 0;
+    let kept = lines.iter().rev().take_while(|line| {
+        bytes += line.len();
+        bytes <= TRACE_BYTES_MAX
+    });
+    lines[lines.len() - kept.count()..].concat()
+}
+
+fn history(recorded: &Outcome) -> String {
+    let told = |kind: &str| kind == "op" || kind.starts_with("client.") || kind == "oracle";
+    let mut text = String::new();
+    for event in recorded.story.iter().flatten().filter(|event| told(&event.kind)) {
+        let _ = writeln!(text, "{}", story_line(event));
+    }
+    head(&text, TEXT_BYTES_MAX).into()
+}
+
+fn head(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
+}
+
+/// The report of the plan that a capsule keeps as the smallest; `None` if there is no capsule in `dir`.
+pub fn read_report(dir: &Path) -> Option<Report> {
+    let text = std::fs::read_to_string(dir.join(VERDICT)).ok()?;
+    let told: ReadBack = serde_json::from_str(&text).ok()?;
+    Some(told.minimal.map_or(told.report, |minimal| minimal.report))
+}
+
+/// Removes the capsules below `root`: of each only the files that [`write()`] makes, and the directory if nothing else is in it.
+///
+/// # Errors
+/// Those of the file system, with the path.
+pub fn forget(root: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|e| named(root, &e))?,
+    };
+    for entry in entries {
+        let dir = entry.map_err(|e| named(root, &e))?.path();
+        if !dir.join(VERDICT).is_file() || !dir.join(PLAN).is_file() {
+            continue;
+        }
+        for file in std::fs::read_dir(&dir).map_err(|e| named(&dir, &e))? {
+            let path = file.map_err(|e| named(&dir, &e))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let ours = [PLAN, PLAN_MIN, VERDICT, TRACE, README, REGRESSION, HISTORY, TIMELINE, PERFETTO];
+            if ours.contains(&name.as_str()) || name.starts_with(DISK) {
+                std::fs::remove_file(&path).map_err(|e| named(&path, &e))?;
+            }
+        }
+        // Something else may be in it: then it stays.
+        let _ = std::fs::remove_dir(&dir);
+    }
+    Ok(())
+}

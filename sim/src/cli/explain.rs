@@ -1,0 +1,95 @@
+//! `cutwater explain`: what of a failing plan is essential, and when the failure was decided.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::shrink::{cannot_run, failing, spinner};
+use super::source::{self, Source};
+use super::{ExplainArgs, HELD, Registry, Usage, VIOLATED, clock, duration, jobs, story_line};
+use crate::capsule::Means;
+use crate::explain::{self, Decided, Essential, Item, VARIANTS};
+use crate::plan::Plan;
+use crate::shrink::laboratory::Bench;
+
+pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usage> {
+    let time = duration(&args.time)?;
+    let (jobs, limit) = (jobs(args.jobs)?, Duration::from_secs(args.limit));
+    let Source { scenario, plan, .. } = source::load(registry, &args.what)?;
+    let means = Means { scenario, jobs, limit, bar: spinner(args.json) };
+    let Some(report) = failing(&means, &plan, &args.what)? else { return Ok(HELD) };
+    let signature = report.verdict.signature();
+    let mut bench = Bench::new(scenario, jobs, limit, Some(time)).with_bar(means.bar.clone());
+    let decided = explain::decided(&plan, &signature, &mut bench).map_err(|e| cannot_run(&e))?;
+    let essential = explain::essential(&plan, &signature, &mut bench).map_err(|e| cannot_run(&e))?;
+    means.bar.finish_and_clear();
+    if args.json {
+        println!("{}", json!({ "report": report, "essential": essential, "decided": decided }));
+    } else {
+        print!("{}", crate::cli::failure_head(&report));
+        print!(
+            "{}",
+            essential.map_or_else(|| NOT_TRIED.into(), |essential| essential_text(&plan, &essential))
+        );
+        print!("{}", decided.as_ref().map_or_else(|| NOT_DECIDED.into(), decided_text));
+    }
+    Ok(VIOLATED)
+}
+
+const NOT_TRIED: &str = "\nEssential\n  unknown: the time was up before every item was tried (--time)\n";
+const NOT_DECIDED: &str = "\nDecided\n  unknown: the time was up, or the run leaves no story that could be repeated in other ways\n";
+
+fn essential_text(plan: &Plan, essential: &Essential) -> String {
+    let mut text = String::from("\nEssential (it does not fail without)\n");
+    let name = |item: &Item| match item {
+        Item::Op(id) => {
+            let op = plan.ops.iter().find(|op| op.id == *id);
+            op.map_or_else(String::new, |op| {
+                format!("op {id}: client {} {} {:?}", op.actor, op.verb, op.args)
+            })
+        }
+        Item::Fault(id) => {
+            let fault = plan.faults.iter().find(|fault| fault.id == *id);
+            fault.map_or_else(String::new, |fault| {
+                format!("fault {id}: {} {:?}", fault.class().name(), fault.at)
+            })
+        }
+        Item::Oddity(name) => name.clone(),
+        Item::Knob(knob) => format!("{knob}={}", plan.knobs.get(knob).copied().unwrap_or_default()),
+    };
+    for item in &essential.needed {
+        text.push_str(&format!("  {}\n", name(item)));
+    }
+    if essential.needed.is_empty() {
+        text.push_str("  no item alone\n");
+    }
+    if !essential.dispensable.is_empty() {
+        text.push_str(&format!(
+            "  and none of the other {} items alone (cutwater shrink takes them out together)\n",
+            essential.dispensable.len()
+        ));
+    }
+    text
+}
+
+fn decided_text(decided: &Decided) -> String {
+    let mut text = String::from("\nDecided\n");
+    if decided.from_the_start {
+        text.push_str("  from the start: it fails whatever else is decided differently\n");
+    } else {
+        text.push_str(&format!("  {}\n", story_line(&decided.event)));
+        text.push_str(&format!(
+            "  after this event all of {VARIANTS} runs fail in which everything later is decided anew\n"
+        ));
+    }
+    if !decided.is_monotone {
+        text.push_str(
+            "  the chance to fail does not only grow with time: this is one such moment of several\n",
+        );
+    }
+    text.push_str("  decided anew from   of the variants fail\n");
+    for (at_ns, failed) in &decided.probes {
+        text.push_str(&format!("  {}    {failed} of {VARIANTS}\n", clock(at_ns / 1000)));
+    }
+    text
+}

@@ -1,0 +1,123 @@
+//! `cutwater regress`: failures that are kept as tests.
+#![expect(clippy::disallowed_methods, reason = "regressions are files on the real disk")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::shrink::cannot_run;
+use super::source::{self, Source};
+use super::{HELD, Registry, RegressVerb, Usage, VIOLATED};
+use crate::capsule::Means;
+use crate::capsule::read_report;
+use crate::capsule::regression::{Reaches, Regression, Standing, VERSION};
+use crate::plan::Plan;
+use crate::verdict::Report;
+
+/// The longest that a plan may take while it is added.
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub(super) fn run(registry: &Registry<'_>, verb: &RegressVerb) -> Result<u8, Usage> {
+    match verb {
+        RegressVerb::Add { capsule, story, to } => add(registry, capsule, story, to),
+        RegressVerb::Run { path, limit } => run_all(registry, path, Duration::from_secs(*limit)),
+    }
+}
+
+/// Keeps the minimal plan of a capsule. What it must reach is what it reached when it failed and, if it holds by now, still
+/// reaches.
+fn add(registry: &Registry<'_>, capsule: &Path, story: &str, to: &Path) -> Result<u8, Usage> {
+    let failed = read_report(capsule).ok_or_else(|| {
+        Usage(format!("{}: no capsule (no verdict.json that can be read)", capsule.display()))
+    })?;
+    let Source { scenario, plan, .. } = source::load(registry, &capsule.to_string_lossy())?;
+    let means = Means { scenario, jobs: 1, limit: LIMIT, bar: indicatif::ProgressBar::hidden() };
+    let must = Reaches::of(&failed);
+    let (plan, now) = long_enough(&means, plan, &must)?;
+    let mended = now.verdict.held();
+    let reaches = if mended { must.common(&Reaches::of(&now)) } else { must.clone() };
+    let signature = failed.verdict.signature();
+    let story = story.trim().to_string();
+    let missed = must.beyond(&reaches);
+    let regression = Regression { regression: VERSION, story, signature, mended, reaches, plan };
+    let dir = to.join(scenario.name());
+    let file = dir.join(format!("{}.json", regression.signature));
+    std::fs::create_dir_all(&dir)
+        .and_then(|()| std::fs::write(&file, regression.to_json()))
+        .map_err(|e| Usage(format!("{}: {e}", file.display())))?;
+    let state = if mended { "mended: it must hold from here on" } else { "not mended yet" };
+    println!("{}  {state}", file.display());
+    if let Some(missed) = missed {
+        println!("beware: it holds without {missed}, which it reached when it failed");
+    }
+    Ok(HELD)
+}
+
+/// The plan, and a run of it. The horizon of a minimal plan ends with the failure; mended code may do more before it gets to
+/// the same place (a sync takes time), and after the horizon nothing strikes. So the horizon is widened until a run that
+/// holds reaches all that the failing one did, or the scenario allows no more.
+fn long_enough(means: &Means<'_>, plan: Plan, must: &Reaches) -> Result<(Plan, Report), Usage> {
+    let most_us = (*means.scenario.vocabulary().horizon_us.end()).max(plan.horizon_us);
+    let mut longer = plan.clone();
+    loop {
+        let report = means.run(&longer, false).map_err(|e| cannot_run(&e))?.report;
+        let reached = Reaches::of(&report);
+        if !report.verdict.held() || must.beyond(&reached).is_none() || longer.horizon_us == most_us {
+            return Ok((longer, report));
+        }
+        longer.horizon_us = longer.horizon_us.saturating_mul(2).min(most_us);
+    }
+}
+
+/// Runs every regression at `path`, and says of each how it stands.
+fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, Usage> {
+    let mut files = Vec::new();
+    collect(path, &mut files).map_err(|e| Usage(format!("{}: {e}", path.display())))?;
+    let mut broken = 0;
+    for file in &files {
+        match stands(registry, file, limit)? {
+            Standing::AsItShould => println!("held    {}", file.display()),
+            Standing::Broken(how) => {
+                broken += 1;
+                println!("BROKEN  {}: {}", file.display(), how.replace(char::is_control, " "));
+                println!("        cargo cutwater replay {} --trace", file.display());
+            }
+        }
+    }
+    println!("{} regressions, {broken} broken", files.len());
+    Ok(if broken > 0 { VIOLATED } else { HELD })
+}
+
+fn stands(registry: &Registry<'_>, file: &Path, limit: Duration) -> Result<Standing, Usage> {
+    let read = source::read(file).map_err(|e| Usage(e.to_string()));
+    let parsed = read.and_then(|text| Regression::from_json(&text).map_err(|e| Usage(e.to_string())));
+    let regression = match parsed {
+        Ok(regression) => regression,
+        Err(e) => return Ok(Standing::Broken(format!("stale: {e}"))),
+    };
+    let scenario = match source::fitting(registry, &regression.plan) {
+        Ok(scenario) => scenario,
+        Err(e) => return Ok(Standing::Broken(format!("stale: the plan is none any more: {e}"))),
+    };
+    let means = Means { scenario, jobs: 1, limit, bar: indicatif::ProgressBar::hidden() };
+    let outcome = means.run(&regression.plan, false).map_err(|e| cannot_run(&e))?;
+    Ok(regression.judge(&outcome.report))
+}
+
+/// The JSON files at `path`, in order.
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if path.metadata()?.is_file() {
+        files.push(path.into());
+        return Ok(());
+    }
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    entries.sort();
+    for entry in entries {
+        if entry.is_dir() {
+            collect(&entry, files)?;
+        } else if entry.extension().is_some_and(|extension| extension == "json") {
+            files.push(entry);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! What a plan can be named by: a seed, a plan file, a capsule, a regression.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::{Registry, Usage};
+use crate::capsule::regression::Regression;
+use crate::capsule::{PLAN, PLAN_MIN};
+use crate::plan::Plan;
+use crate::scenario::Scenario;
+
+/// The longest plan file that is read, in bytes.
+const PLAN_BYTES_MAX: u64 = 64 << 20;
+
+/// A plan that fits its scenario.
+pub(super) struct Source<'a> {
+    pub(super) scenario: &'a dyn Scenario,
+    pub(super) plan: Plan,
+    /// Where it was read, if no seed names it.
+    pub(super) path: Option<PathBuf>,
+}
+
+/// The plan that `what` names: of a capsule the minimal one.
+pub(super) fn load<'a>(registry: &Registry<'a>, what: &str) -> Result<Source<'a>, Usage> {
+    // What looks like a file is one: a scenario's name has neither slash nor dot.
+    let is_path = what.contains(['/', '.']) || !what.contains(':');
+    if !is_path {
+        let (scenario, seed) = registry.seed(what)?;
+        return Ok(Source { scenario, plan: scenario.generate(seed), path: None });
+    }
+    let path = Path::new(what);
+    let file = if path.join(PLAN_MIN).is_file() {
+        path.join(PLAN_MIN)
+    } else if path.join(PLAN).is_file() {
+        path.join(PLAN)
+    } else {
+        path.to_path_buf()
+    };
+    let said = |e: &dyn std::fmt::Display| Usage(format!("{}: {e}", file.display()));
+    let text = read(&file).map_err(|e| said(&e))?;
+    let plan = plan_of(&text).map_err(|e| said(&e))?;
+    let scenario = fitting(registry, &plan).map_err(|e| said(&e))?;
+    Ok(Source { scenario, plan, path: Some(path.to_path_buf()) })
+}
+
+/// A plan file, or a regression.
+fn plan_of(text: &str) -> Result<Plan, Usage> {
+    let fields: Option<serde_json::Value> = serde_json::from_str(text).ok();
+    let is_regression = fields.is_some_and(|fields| fields.get("regression").is_some());
+    let plan =
+        if is_regression { Regression::from_json(text).map(|r| r.plan) } else { Plan::from_json(text) };
+    plan.map_err(|e| Usage(e.to_string()))
+}
+
+/// The scenario of a plan that is valid for it.
+pub(super) fn fitting<'a>(registry: &Registry<'a>, plan: &Plan) -> Result<&'a dyn Scenario, Usage> {
+    let scenario = registry.scenario(&plan.scenario)?;
+    plan.validate(&scenario.vocabulary()).map_err(|e| Usage(e.to_string()))?;
+    Ok(scenario)
+}
+
+/// The text of a file that is not too long.
+#[expect(clippy::disallowed_types, reason = "a plan file lies on the real disk")]
+pub(crate) fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(PLAN_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > PLAN_BYTES_MAX {
+        return Err(std::io::Error::other(format!("longer than {PLAN_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}

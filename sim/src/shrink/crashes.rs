@@ -1,0 +1,194 @@
+//! Passes over crashes and file systems: what a crash loses, two crashes to one, times to places, the strictest file system.
+
+use std::io;
+
+use cutwater_io::sim::{Crash, CrashKind, SiteFault, Survivors};
+
+use super::Search;
+use crate::plan::{Act, Anchor, Fault, Plan};
+
+/// The crash that a fault is, if it is one.
+pub(crate) fn crash_of(fault: &Fault) -> Option<&Crash> {
+    match &fault.act {
+        Act::Site(SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash))
+        | Act::Crash { crash, .. } => Some(crash),
+        _ => None,
+    }
+}
+
+fn crash_mut(fault: &mut Fault) -> Option<&mut Crash> {
+    match &mut fault.act {
+        Act::Site(SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash))
+        | Act::Crash { crash, .. } => Some(crash),
+        _ => None,
+    }
+}
+
+impl Search<'_> {
+    /// What the other passes do not move: a process that dies, or a power failure that loses all it may.
+    pub(super) fn simplest_crashes(&mut self) -> io::Result<()> {
+        for position in self.crashes() {
+            let crash = crash_of(&self.best.faults[position]);
+            if crash.is_some_and(|crash| crash.kind != CrashKind::ProcessKill) {
+                let kinds = [CrashKind::ProcessKill, CrashKind::PowerFail(Survivors::None)];
+                self.first_alike(kinds.map(|kind| self.with_crash(position, kind)).to_vec())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// For each power failure the fewest operations that must be lost, named one by one.
+    pub(super) fn lose_least(&mut self) -> io::Result<()> {
+        for position in self.crashes() {
+            let fault = &self.best.faults[position];
+            let Some(CrashKind::PowerFail(choice)) = crash_of(fault).map(|crash| &crash.kind) else {
+                continue;
+            };
+            let (fault_id, choice) = (fault.id, choice.clone());
+            let all = CrashKind::PowerFail(Survivors::All);
+            if choice != Survivors::All {
+                let simpler =
+                    vec![self.with_crash(position, CrashKind::ProcessKill), self.with_crash(position, all)];
+                if self.first_alike(simpler)?.is_some() {
+                    continue;
+                }
+            }
+            let losing = match choice {
+                Survivors::All => continue,
+                Survivors::Losing(losing) => losing,
+                _ => match self.lost_by(fault_id)? {
+                    Some(losing) => losing,
+                    None => continue,
+                },
+            };
+            self.fewest(position, losing)?;
+        }
+        Ok(())
+    }
+
+    /// Positions of what the crash of this fault loses when the plan is run.
+    fn lost_by(&mut self, fault: u32) -> io::Result<Option<Vec<u16>>> {
+        let Some((evidence, _)) = self.laboratory.observe(&self.best)? else { return Ok(None) };
+        let Some(struck) = evidence.struck.iter().find(|struck| struck.fault == fault) else {
+            return Ok(None);
+        };
+        let same = |node, at_us| node == struck.node && at_us >= struck.at_us;
+        let loss = evidence.power_failures.iter().find(|loss| same(loss.node, loss.at_us));
+        Ok(loss.map(|loss| loss.losing.clone()))
+    }
+
+    fn fewest(&mut self, position: usize, losing: Vec<u16>) -> io::Result<()> {
+        let with = |search: &Self, losing: Vec<u16>| {
+            search.with_crash(position, CrashKind::PowerFail(Survivors::Losing(losing)))
+        };
+        let explicit = with(self, losing.clone());
+        if self.best != explicit && self.first_alike(vec![explicit])?.is_none() {
+            return Ok(());
+        }
+        let mut losing = losing;
+        let mut size = losing.len().div_ceil(2);
+        while size > 0 && losing.len() > 1 && !self.is_over() {
+            let mut start = 0;
+            while start < losing.len() && losing.len() > 1 {
+                let mut less = losing.clone();
+                less.drain(start..(start + size).min(losing.len()));
+                let candidate = with(self, less.clone());
+                if self.first_alike(vec![candidate])?.is_some() {
+                    losing = less;
+                } else {
+                    start += size;
+                }
+            }
+            size = if size == 1 { 0 } else { size.div_ceil(2) };
+        }
+        Ok(())
+    }
+
+    /// Two crashes to one that loses all it may.
+    pub(super) fn merge_crashes(&mut self) -> io::Result<()> {
+        let mut pairs = Vec::new();
+        for gone in self.crashes() {
+            for left in self.crashes().into_iter().filter(|left| *left != gone) {
+                pairs.push((gone, left));
+            }
+        }
+        let candidates = pairs.into_iter().map(|(gone, left)| {
+            let mut plan = self.with_crash(left, CrashKind::PowerFail(Survivors::None));
+            plan.faults.remove(gone);
+            plan
+        });
+        self.first_alike(candidates.collect()).map(drop)
+    }
+
+    /// A fault that is anchored to a time strikes at what it hit in truth, which says more than a number.
+    pub(super) fn anchor_to_places(&mut self) -> io::Result<()> {
+        if !self.best.faults.iter().any(|fault| matches!(fault.at, Anchor::Time { .. })) {
+            return Ok(());
+        }
+        let Some((evidence, _)) = self.laboratory.observe(&self.best)? else { return Ok(()) };
+        for near in &evidence.near {
+            let Some(position) = self.best.faults.iter().position(|fault| fault.id == near.fault) else {
+                continue;
+            };
+            let candidates = near
+                .places()
+                .into_iter()
+                .map(|place| self.with_fault(position, |fault| fault.at = place.clone()));
+            self.first_alike(candidates.collect())?;
+        }
+        Ok(())
+    }
+
+    /// The strictest file system on which the plan still fails.
+    pub(super) fn strictest_personality(&mut self) -> io::Result<()> {
+        let Some((knob, levels)) = self.subject.personalities else { return Ok(()) };
+        let now = self.personality(knob);
+        let stricter = levels.iter().take_while(|(value, _)| Some(*value) != now);
+        let candidates = stricter.map(|(value, _)| with_knob(&self.best, knob, *value));
+        self.first_alike(candidates.collect()).map(drop)
+    }
+
+    fn personality(&self, knob: &str) -> Option<u64> {
+        let default = self.subject.vocabulary.knob(knob).map(|knob| knob.default);
+        self.best.knobs.get(knob).copied().or(default)
+    }
+
+    /// On which file systems the plan fails alike.
+    pub(super) fn personalities(&mut self) -> io::Result<Vec<(&'static str, bool)>> {
+        let Some((knob, levels)) = self.subject.personalities else { return Ok(Vec::new()) };
+        let now = self.personality(knob);
+        let mut fails_on = Vec::new();
+        for (value, name) in levels {
+            if Some(*value) == now {
+                fails_on.push((*name, true));
+                continue;
+            }
+            let verdicts = self.laboratory.verdicts(&[with_knob(&self.best, knob, *value)], &|_| false)?;
+            // Of one that was not run, because the time is up, nothing is said.
+            if let Some(Some(verdict)) = verdicts.first() {
+                self.runs += 1;
+                fails_on.push((*name, self.alike(verdict)));
+            }
+        }
+        Ok(fails_on)
+    }
+
+    /// Positions of the faults that are crashes.
+    fn crashes(&self) -> Vec<usize> {
+        (0..self.best.faults.len()).filter(|i| crash_of(&self.best.faults[*i]).is_some()).collect()
+    }
+
+    fn with_crash(&self, position: usize, kind: CrashKind) -> Plan {
+        self.with_fault(position, |fault| {
+            if let Some(crash) = crash_mut(fault) {
+                crash.kind = kind.clone();
+            }
+        })
+    }
+}
+
+fn with_knob(plan: &Plan, knob: &str, value: u64) -> Plan {
+    let mut plan = plan.clone();
+    plan.knobs.insert(knob.into(), value);
+    plan
+}
