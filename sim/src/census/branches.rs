@@ -310,7 +310,8 @@ impl Census {
             }
         }
         if !taken.verdict.held() {
-            let finding = Finding { count: 1, verdict: taken.verdict.clone(), cut: ending.what };
+            let finding =
+                Finding { count: 1, undisturbed: false, verdict: taken.verdict.clone(), cut: ending.what };
             add_findings(&mut self.taken.findings, [(taken.verdict.signature(), finding)].into());
         }
         add_findings(&mut self.taken.findings, taken.findings);

@@ -62,6 +62,8 @@ pub struct Broken {
     pub found: String,
     /// How many images fail this way.
     pub count: u64,
+    /// A plan fails this way by itself, without a crash of the census.
+    pub undisturbed: bool,
     /// The plan, run on its own, fails with the same signature.
     pub reproduced: bool,
     /// The first such image, as a plan.
@@ -167,7 +169,10 @@ impl Driver {
         add_findings(&mut findings, taken.findings);
         for (signature, finding) in findings {
             match self.found.get_mut(&signature) {
-                Some((_, first)) => first.count += finding.count,
+                Some((_, first)) => {
+                    first.count += finding.count;
+                    first.undisturbed |= finding.undisturbed;
+                }
                 None => drop(self.found.insert(signature, (plan.clone(), finding))),
             }
         }
@@ -195,6 +200,7 @@ impl Driver {
                 expected,
                 found,
                 count: finding.count,
+                undisturbed: finding.undisturbed,
                 reproduced: reproduced.is_some(),
                 plan: plans.swap_remove(reproduced.unwrap_or(0)),
             });

@@ -141,6 +141,8 @@ impl Cut {
 pub struct Finding {
     /// How many branches fail this way.
     pub count: u64,
+    /// A plan fails this way by itself, without a crash of the census.
+    pub undisturbed: bool,
     /// How the first of them ended.
     pub verdict: Verdict,
     /// The first of them, as a plan.
@@ -152,7 +154,7 @@ impl Finding {
     fn of_plan(plan: &Plan, verdict: Verdict) -> Finding {
         let issued = plan.ops.iter().map(|op| op.id).collect();
         let cut = Cut { faults: plan.faults.clone(), issued, horizon_us: plan.horizon_us };
-        Finding { count: 1, verdict, cut }
+        Finding { count: 1, undisturbed: true, verdict, cut }
     }
 }
 

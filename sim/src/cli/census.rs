@@ -210,7 +210,14 @@ fn text(scenario: &dyn Scenario, personality: &str, census: &Census, kept: bool)
         let _ = writeln!(text, "  plan      {}", plan_text(broken, kept));
         let verb =
             if broken.reproduced { "fails alike" } else { "does not fail alike: only the branch does" };
-        let _ = writeln!(text, "  alone     the plan {verb}\n");
+        let _ = writeln!(text, "  alone     the plan {verb}");
+        if broken.undisturbed {
+            let _ = writeln!(
+                text,
+                "  mind      a plan fails this way without any crash of the census: look there first"
+            );
+        }
+        text.push('\n');
     }
     let least = if tally.sampled > 0 { ">= " } else { "" };
     let _ = writeln!(text, "census of {} on {personality}: {} plans", scenario.name(), census.plans);
@@ -226,7 +233,7 @@ fn text(scenario: &dyn Scenario, personality: &str, census: &Census, kept: bool)
         tally.recovered, tally.inside_recovery
     );
     let _ = writeln!(text, "  violations   {:>10}", census.violations.len());
-    let per_s = |us: u64| if us == 0 { 0 } else { tally.recovered * 1_000_000 / us };
+    let per_s = |us: u64| (tally.recovered * 1_000_000).checked_div(us).unwrap_or(0);
     let _ = writeln!(
         text,
         "  time         {:>8.1} s   {} images/s; {:.1} s of CPU, {} images per CPU second",
