@@ -109,7 +109,11 @@ mod tests {
         let bugs = read_all(&dir, &[]).expect("the patches are there and whole");
         assert!(bugs.len() > 50, "{} bugs", bugs.len());
         for bug in bugs {
-            assert!(["store", "checkpoint", "restore"].contains(&bug.scenario.as_str()), "{}", bug.name);
+            assert!(
+                ["store", "damage", "checkpoint", "restore"].contains(&bug.scenario.as_str()),
+                "{}",
+                bug.name
+            );
         }
         assert!(read_all(&dir, &["no-such-bug".into()]).is_err());
     }
