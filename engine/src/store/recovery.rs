@@ -180,39 +180,48 @@ fn refuse_remains(dir: &Path, on_disk: &[FileKind]) -> Result<(), Error> {
 }
 
 /// The store's uuid. If IDENTITY is not there, as in a directory that was a checkpoint, it is made: with what the MANIFEST
-/// says, as RocksDB does it, or a new one.
+/// says, as RocksDB does it, or a new one. One without a MANIFEST is the remains of an attempt: nothing has its uuid yet, and
+/// nothing would tell if a bit of it were wrong, so it is made anew.
 async fn identity(dir: &Path, manifest: Option<&manifest::Source>) -> Result<String, Error> {
     let path = FileKind::Identity.path(dir);
+    let Some(manifest) = manifest else {
+        let uuid = entropy::uuid("store.identity");
+        return set_identity(dir, &uuid).await.map(|()| uuid);
+    };
     match fs::read(&path).await {
         Ok(bytes) => {
             let text = String::from_utf8(bytes).unwrap_or_default().trim_end().to_owned();
             if !is_plain(&text) {
                 return Err(Error::corruption(&path, 0, "it does not hold a uuid"));
             }
-            match manifest.filter(|m| m.is_bound && m.identity.as_ref() != Some(&text)) {
-                Some(other) => {
-                    let uuid = other.identity.as_deref().unwrap_or("none");
-                    let what = format!("it is of the store {uuid}, and IDENTITY says {text}");
-                    Err(Error::corruption(&other.path, 0, what))
-                }
-                None => Ok(text),
+            if manifest.is_bound && manifest.identity.as_ref() != Some(&text) {
+                let uuid = manifest.identity.as_deref().unwrap_or("none");
+                let what = format!("it is of the store {uuid}, and IDENTITY says {text}");
+                return Err(Error::corruption(&manifest.path, 0, what));
             }
+            Ok(text)
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let recorded = manifest.and_then(|m| m.identity.clone()).filter(|uuid| is_plain(uuid));
+            let recorded = manifest.identity.clone().filter(|uuid| is_plain(uuid));
             let uuid = recorded.unwrap_or_else(|| entropy::uuid("store.identity"));
-            let temporary = FileKind::Temporary(0).path(dir);
-            manifest::write_durably(&temporary, uuid.as_bytes()).await?;
-            fs::rename(&temporary, &path).await.during("rename", &temporary)?;
-            if let Err(e) = fs::sync_dir(dir).await {
-                // As with a directory: this name is not to be trusted any more.
-                let _ = fs::remove_file(&path).await;
-                return Err(e).during("sync", dir);
-            }
-            Ok(uuid)
+            set_identity(dir, &uuid).await.map(|()| uuid)
         }
         Err(e) => Err(e).during("read", &path),
     }
+}
+
+/// Makes IDENTITY say `uuid`, durably.
+async fn set_identity(dir: &Path, uuid: &str) -> Result<(), Error> {
+    let path = FileKind::Identity.path(dir);
+    let temporary = FileKind::Temporary(0).path(dir);
+    manifest::write_durably(&temporary, uuid.as_bytes()).await?;
+    fs::rename(&temporary, &path).await.during("rename", &temporary)?;
+    let synced = fs::sync_dir(dir).await;
+    if synced.is_err() {
+        // As with a directory: this name is not to be trusted any more.
+        let _ = fs::remove_file(&path).await;
+    }
+    synced.during("sync", dir)
 }
 
 /// A uuid, or what another engine takes for one.
