@@ -202,12 +202,73 @@ fn the_newest_edit_of_a_manifest_is_not_cut_off() {
         drop(store);
         let manifest = only(dir.path(), |name| name.starts_with("MANIFEST")).await;
         let len_bytes = fs::metadata(&manifest).await.unwrap().len_bytes;
-        // The seal has seven bytes.
-        flip(&manifest, len_bytes - 10).await;
+        // The seal has at most 15 bytes: a header, and a checksum of what is before it.
+        flip(&manifest, len_bytes - 20).await;
         assert!(open(dir.path()).await.unwrap_err().to_string().ends_with("and records follow"));
-        flip(&manifest, len_bytes - 10).await;
+        flip(&manifest, len_bytes - 20).await;
         flip(&manifest, len_bytes - 1).await;
         assert_eq!(count(&open(dir.path()).await.unwrap()).await, 10);
+    });
+}
+
+#[test]
+fn a_manifest_of_another_store_or_of_another_number_is_refused() {
+    block_on(async {
+        let parent = tempfile::tempdir().unwrap();
+        let dirs = ["a", "b"].map(|name| parent.path().join(name));
+        let mut manifests = Vec::new();
+        for dir in &dirs {
+            let store = open(dir).await.unwrap();
+            put(&store, 0, 10, LOGGED).await;
+            store.flush().await.unwrap();
+            store.checkpoint(dir.with_extension("checkpoint")).await.unwrap();
+            store.close().await.unwrap();
+            manifests.push(only(dir, |name| name.starts_with("MANIFEST")).await);
+        }
+        assert_eq!(manifests[0].file_name(), manifests[1].file_name());
+        let own = fs::read(&manifests[0]).await.unwrap();
+        std::fs::copy(&manifests[1], &manifests[0]).unwrap();
+        let error = open(&dirs[0]).await.unwrap_err();
+        assert!(error.is_corruption() && error.to_string().contains("it is of the store"), "{error}");
+        let checkpoint = dirs[0].with_extension("checkpoint");
+        let of_checkpoint = only(&checkpoint, |name| name.starts_with("MANIFEST")).await;
+        std::fs::copy(of_checkpoint, &manifests[0]).unwrap();
+        let error = open(&dirs[0]).await.unwrap_err();
+        assert!(error.is_corruption() && error.to_string().contains("it is MANIFEST-"), "{error}");
+        std::fs::write(&manifests[0], own).unwrap();
+        // A digit of IDENTITY that became another one.
+        let identity = dirs[0].join("IDENTITY");
+        flip(&identity, 0).await;
+        assert!(open(&dirs[0]).await.unwrap_err().to_string().contains("it is of the store"));
+        flip(&identity, 0).await;
+        assert_eq!(count(&open(&dirs[0]).await.unwrap()).await, 10);
+        // A checkpoint has no IDENTITY until it is opened; the one that is made then is the one that its MANIFEST has.
+        let uuid = open(&checkpoint).await.unwrap().identity().to_owned();
+        assert_eq!(open(&checkpoint).await.unwrap().identity(), uuid);
+        assert_ne!(open(&dirs[0]).await.unwrap().identity(), uuid);
+    });
+}
+
+#[test]
+fn a_table_that_is_gone_tells_that_the_end_of_the_manifest_was_durable() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        for _ in 0..2 {
+            put(&store, 0, 10, LOGGED).await;
+            store.flush().await.unwrap();
+        }
+        let manifest = only(dir.path(), |name| name.starts_with("MANIFEST")).await;
+        let before = fs::metadata(&manifest).await.unwrap().len_bytes as usize;
+        store.compact_all().await.unwrap();
+        store.close().await.unwrap();
+        // The edit of the compaction is lost, with its seal.
+        let mut content = fs::read(&manifest).await.unwrap();
+        content[before..].fill(0);
+        std::fs::write(&manifest, content).unwrap();
+        let error = open(dir.path()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(error.is_corruption() && text.contains("MANIFEST") && text.contains("was durable"), "{text}");
     });
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cutwater_io::fs;
-use cutwater_io::point;
+use cutwater_io::{entropy, point};
 
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
@@ -64,11 +64,10 @@ pub(crate) async fn create(shared: &Shared, dir: &Path) -> Result<CheckpointFile
         fs::remove_dir_all(&temporary).await.during("remove", &temporary)?;
     }
     // The version pins the tables until they are linked.
-    let (version, next_file_number) = {
-        let state = shared.state();
-        (state.version.clone(), state.next_file_number)
-    };
-    let result = fill(shared, &version, next_file_number, &temporary).await;
+    let version = shared.state().version.clone();
+    // Taken for good, although in another directory: no other MANIFEST of this store has the number.
+    let number = shared.allocate_number();
+    let result = fill(shared, &version, number, &temporary).await;
     let result = match result {
         Ok(files) => publish(&temporary, dir, parent).await.map(|()| files),
         Err(e) => Err(e),
@@ -87,7 +86,7 @@ pub(crate) async fn create(shared: &Shared, dir: &Path) -> Result<CheckpointFile
 async fn fill(
     shared: &Shared,
     version: &Arc<Version>,
-    next_file_number: u64,
+    number: u64,
     target: &Path,
 ) -> Result<Vec<CheckpointFile>, Error> {
     fs::create_dir(target).await.during("create", target)?;
@@ -101,9 +100,10 @@ async fn fill(
         files.push(CheckpointFile { name: kind.name(), len_bytes, crc32c, immutable: true });
     }
     point!(points::CHECKPOINT_LINKED);
-    let number = next_file_number;
     let edit = VersionEdit { next_file_number: Some(number + 1), ..version.snapshot() };
-    let manifest = Manifest::create(target, number, edit).await?;
+    // It will be a store of its own; who opens it first gives it an IDENTITY that says so.
+    let identity = entropy::uuid("store.checkpoint.identity");
+    let manifest = Manifest::create(target, number, &identity, edit).await?;
     let kind = FileKind::Manifest(number);
     let (len_bytes, crc32c) = (manifest.len_bytes(), Some(manifest.crc32c()));
     files.push(CheckpointFile { name: kind.name(), len_bytes, crc32c, immutable: false });

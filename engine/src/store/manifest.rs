@@ -5,6 +5,10 @@
 //! nothing. What is done once an edit is durable (a log is removed, a flush is reported) could not be undone if damage to
 //! that edit were taken for a torn tail. The first edit needs no seal: CURRENT names no MANIFEST without one.
 //!
+//! A MANIFEST says which it is. The first edit has its number and the uuid of its store, and each later edit the CRC-32C of
+//! all before it. So what was written to another MANIFEST and landed here, as a whole or in part, is not taken for this one.
+//! RocksDB has a field for the uuid and passes the others over; a MANIFEST that it wrote, which has none, is read as it is.
+//!
 //! CURRENT is switched to a new MANIFEST only after both the contents and the *name* of that are durable. RocksDB 7.8.3
 //! leaves the name out, and on a disk that promises no more than POSIX a crash then leaves a CURRENT that names nothing.
 
@@ -35,13 +39,23 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// A new MANIFEST that begins with `edit`, durable with its name. CURRENT does not name it yet.
-    pub(crate) async fn create(dir: &Path, number: u64, edit: VersionEdit) -> Result<Manifest, Error> {
+    /// A new MANIFEST of the store `identity` that begins with `edit`, durable with its name. CURRENT does not name it yet.
+    pub(crate) async fn create(
+        dir: &Path,
+        number: u64,
+        identity: &str,
+        edit: VersionEdit,
+    ) -> Result<Manifest, Error> {
         let path = FileKind::Manifest(number).path(dir);
         let file = File::create_new(&path).await.during("create", &path)?;
         let framing = LogWriter::new();
         let mut manifest = Manifest { number, path, file, framing, len_bytes: 0, crc32c: 0 };
-        let first = VersionEdit { comparator: Some(COMPARATOR.to_owned()), ..edit };
+        let first = VersionEdit {
+            db_id: Some(identity.to_owned()),
+            manifest_number: Some(number),
+            comparator: Some(COMPARATOR.to_owned()),
+            ..edit
+        };
         manifest.write(&first).await?;
         point!(points::MANIFEST_APPENDED);
         manifest.sync().await?;
@@ -50,13 +64,17 @@ impl Manifest {
     }
 
     /// Appends an edit, durably. After an error nothing more may be appended.
-    pub(crate) async fn append(&mut self, edit: &VersionEdit) -> Result<(), Error> {
-        self.write(edit).await?;
+    pub(crate) async fn append(&mut self, edit: VersionEdit) -> Result<(), Error> {
+        self.write_next(edit).await?;
         point!(points::MANIFEST_APPENDED);
         self.sync().await?;
-        self.write(&VersionEdit::default()).await?;
+        self.write_next(VersionEdit::default()).await?;
         point!(points::MANIFEST_BEFORE_SEAL);
         self.sync().await
+    }
+
+    async fn write_next(&mut self, edit: VersionEdit) -> Result<(), Error> {
+        self.write(&VersionEdit { follows_crc32c: Some(self.crc32c), ..edit }).await
     }
 
     async fn write(&mut self, edit: &VersionEdit) -> Result<(), Error> {
@@ -112,6 +130,20 @@ pub(crate) async fn write_durably(path: &Path, content: &[u8]) -> Result<(), Err
 pub(crate) struct Recovered {
     pub(crate) version: Version,
     pub(crate) next_file_number: u64,
+    /// None for a store that is new.
+    pub(crate) source: Option<Source>,
+}
+
+/// The MANIFEST that was read.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    /// The uuid of its store.
+    pub(crate) identity: Option<String>,
+    /// It is of this engine, which gives a MANIFEST the uuid that IDENTITY has.
+    pub(crate) is_bound: bool,
+    /// Where it cannot be read on, if that is not its end. Bytes.
+    pub(crate) torn_at: Option<u64>,
 }
 
 /// Reads CURRENT and its MANIFEST.
@@ -121,6 +153,7 @@ pub(crate) async fn recover(dir: &Path, num_levels: usize) -> Result<Recovered, 
     let name = std::str::from_utf8(&content).ok().and_then(|text| text.strip_suffix('\n'));
     let named = name.and_then(FileKind::parse).filter(|kind| matches!(kind, FileKind::Manifest(_)));
     let manifest = named.ok_or_else(|| Error::corruption(&current, 0, "it does not name a MANIFEST"))?;
+    let number = manifest.number().expect("a MANIFEST has a number");
     let path = manifest.path(dir);
     let bytes = match fs::read(&path).await {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -128,21 +161,23 @@ pub(crate) async fn recover(dir: &Path, num_levels: usize) -> Result<Recovered, 
         }
         other => other.during("read", &path)?,
     };
-    replay(&path, &bytes, num_levels)
+    replay(&path, number, &bytes, num_levels)
 }
 
-fn replay(path: &Path, bytes: &[u8], num_levels: usize) -> Result<Recovered, Error> {
+fn replay(path: &Path, number: u64, bytes: &[u8], num_levels: usize) -> Result<Recovered, Error> {
     let mut reader = LogReader::new(bytes, 0);
     let mut version = Version::empty(num_levels);
     let (mut next_file_number, mut has_log_number, mut has_last_sequence) = (None, false, false);
     let mut group: Vec<(u64, VersionEdit)> = Vec::new();
-    loop {
+    let mut binding = Binding::new(number);
+    let torn_at = loop {
         let at = reader.offset();
         let record = match reader.next_record() {
             Ok(record) => record,
             Err(LogEnd::Clean { valid_bytes }) => {
-                sometimes!(points::MANIFEST_TORN, valid_bytes < bytes.len() as u64);
-                break;
+                let is_torn = valid_bytes < bytes.len() as u64;
+                sometimes!(points::MANIFEST_TORN, is_torn);
+                break is_torn.then_some(valid_bytes);
             }
             Err(LogEnd::Damaged(damage)) if reader.intact_record_after(damage.record_offset_bytes) => {
                 sometimes!(points::MANIFEST_REFUSED, true);
@@ -152,12 +187,16 @@ fn replay(path: &Path, bytes: &[u8], num_levels: usize) -> Result<Recovered, Err
                     format!("{}, and records follow", damage.what),
                 ));
             }
-            Err(LogEnd::Damaged(_)) => {
+            Err(LogEnd::Damaged(damage)) => {
                 sometimes!(points::MANIFEST_TORN, true);
-                break;
+                break Some(damage.record_offset_bytes);
             }
         };
         let edit = version::decode(&record).map_err(|m| Error::malformed(path, at, m))?;
+        if let Err(what) = binding.check(&edit, &bytes[..at as usize]) {
+            sometimes!(points::MANIFEST_REFUSED, true);
+            return Err(Error::corruption(path, at, what));
+        }
         check_supported(path, &edit)?;
         for (at, edit) in complete_group(path, at, &mut group, edit)? {
             version = version.apply(&edit).map_err(|what| Error::corruption(path, at, what))?;
@@ -165,14 +204,56 @@ fn replay(path: &Path, bytes: &[u8], num_levels: usize) -> Result<Recovered, Err
             has_log_number |= edit.log_number.is_some();
             has_last_sequence |= edit.last_sequence.is_some();
         }
-    }
+    };
     let missing = |what: &str| Error::corruption(path, bytes.len() as u64, format!("no {what} in it"));
     let next_file_number = next_file_number.ok_or_else(|| missing("next_file_number"))?;
     if !has_log_number || !has_last_sequence {
         return Err(missing(if has_log_number { "last_sequence" } else { "log_number" }));
     }
     version.check().map_err(|what| Error::corruption(path, bytes.len() as u64, what))?;
-    Ok(Recovered { version, next_file_number })
+    let Binding { identity, is_bound, .. } = binding;
+    let source = Source { path: path.to_owned(), identity, is_bound, torn_at };
+    Ok(Recovered { version, next_file_number, source: Some(source) })
+}
+
+/// Whether edits are of this very MANIFEST.
+struct Binding {
+    number: u64,
+    identity: Option<String>,
+    /// The first edit has the number: this engine wrote it, and each edit says what it follows.
+    is_bound: bool,
+    /// CRC-32C of so much.
+    crc32c: u32,
+    read_bytes: usize,
+}
+
+impl Binding {
+    fn new(number: u64) -> Binding {
+        Binding { number, identity: None, is_bound: false, crc32c: 0, read_bytes: 0 }
+    }
+
+    /// Looks at the edit that comes after all the edits of `before`.
+    fn check(&mut self, edit: &VersionEdit, before: &[u8]) -> Result<(), String> {
+        if let Some(identity) = &edit.db_id {
+            self.identity = Some(identity.clone());
+        }
+        if before.is_empty() {
+            self.is_bound = edit.manifest_number.is_some();
+            return match edit.manifest_number {
+                Some(number) if number != self.number => {
+                    Err(format!("it is {}", FileKind::Manifest(number).name()))
+                }
+                _ => Ok(()),
+            };
+        }
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &before[self.read_bytes..]);
+        self.read_bytes = before.len();
+        let expected = self.is_bound.then_some(self.crc32c);
+        if edit.manifest_number.is_some() || edit.follows_crc32c != expected {
+            return Err("an edit is of another MANIFEST, or of another place in it".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// The edits that can be applied: one that stands alone, or a group with its last.
@@ -226,13 +307,51 @@ mod tests {
         let step = |n| VersionEdit { next_file_number: Some(n), ..VersionEdit::default() };
         let bytes = log(&[first(), step(10), step(11)]);
         let path = Path::new("MANIFEST-000001");
-        assert_eq!(replay(path, &bytes, 7).unwrap().next_file_number, 11);
-        assert_eq!(replay(path, &bytes[..bytes.len() - 1], 7).unwrap().next_file_number, 10);
+        assert_eq!(replay(path, 1, &bytes, 7).unwrap().next_file_number, 11);
+        assert_eq!(replay(path, 1, &bytes[..bytes.len() - 1], 7).unwrap().next_file_number, 10);
         let mut bad = bytes.clone();
         let in_the_second = bytes.len() - 10;
         bad[in_the_second] ^= 1;
-        let error = replay(path, &bad, 7).unwrap_err();
+        let error = replay(path, 1, &bad, 7).unwrap_err();
         assert!(error.is_corruption() && error.to_string().ends_with("and records follow"), "{error}");
+    }
+
+    /// What [`Manifest`] writes.
+    fn bound(number: u64, next_file_numbers: &[u64]) -> Vec<u8> {
+        let first = VersionEdit { manifest_number: Some(number), db_id: Some("uuid".to_owned()), ..first() };
+        let (mut writer, mut bytes) = (LogWriter::new(), Vec::new());
+        writer.add_record(&version::encode(&first), &mut bytes);
+        for &next_file_number in next_file_numbers {
+            let follows_crc32c = Some(crc32c::crc32c(&bytes));
+            let next_file_number = Some(next_file_number);
+            let edit = VersionEdit { follows_crc32c, next_file_number, ..VersionEdit::default() };
+            writer.add_record(&version::encode(&edit), &mut bytes);
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_was_written_to_another_manifest_is_refused() {
+        let path = Path::new("MANIFEST-000001");
+        let (own, other) = (bound(1, &[10, 11, 12]), bound(2, &[20, 21, 22]));
+        let recovered = replay(path, 1, &own, 7).unwrap();
+        assert_eq!(recovered.next_file_number, 12);
+        let source = recovered.source.unwrap();
+        assert!(source.is_bound && source.identity.as_deref() == Some("uuid"));
+        let error = replay(path, 1, &other, 7).unwrap_err();
+        assert!(error.is_corruption() && error.to_string().ends_with("it is MANIFEST-000002"), "{error}");
+        // The records lie at the same places, so that any of the other may stand in for one of these.
+        let record_bytes = (own.len() - bound(1, &[]).len()) / 3;
+        for from in (1..=3).map(|nth| own.len() - nth * record_bytes) {
+            let mut spliced = own.clone();
+            spliced[from..from + record_bytes].copy_from_slice(&other[from..from + record_bytes]);
+            let error = replay(path, 1, &spliced, 7).unwrap_err();
+            assert!(error.is_corruption() && error.to_string().contains("of another MANIFEST"), "{error}");
+            // Nor may one that RocksDB wrote, which is bound to nothing, go on with it.
+            let mut appended = log(&[first()]);
+            appended.extend_from_slice(&own[from..from + record_bytes]);
+            assert!(replay(path, 1, &appended, 7).unwrap_err().is_corruption());
+        }
     }
 
     #[test]
@@ -243,17 +362,17 @@ mod tests {
             ..VersionEdit::default()
         };
         let path = Path::new("MANIFEST-000001");
-        let open = replay(path, &log(&[first(), part(1, 20)]), 7).unwrap();
+        let open = replay(path, 1, &log(&[first(), part(1, 20)]), 7).unwrap();
         assert_eq!(open.next_file_number, 9);
-        let closed = replay(path, &log(&[first(), part(1, 20), part(0, 21)]), 7).unwrap();
+        let closed = replay(path, 1, &log(&[first(), part(1, 20), part(0, 21)]), 7).unwrap();
         assert_eq!(closed.next_file_number, 21);
-        assert!(replay(path, &log(&[first(), part(2, 20), part(0, 21)]), 7).unwrap_err().is_corruption());
+        assert!(replay(path, 1, &log(&[first(), part(2, 20), part(0, 21)]), 7).unwrap_err().is_corruption());
     }
 
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         let family = VersionEdit { column_family: 1, ..VersionEdit::default() };
-        let error = replay(Path::new("MANIFEST-000001"), &log(&[first(), family]), 7).unwrap_err();
+        let error = replay(Path::new("MANIFEST-000001"), 1, &log(&[first(), family]), 7).unwrap_err();
         assert_eq!(error.to_string(), "MANIFEST-000001 uses an unsupported feature: column families");
     }
 }

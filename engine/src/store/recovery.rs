@@ -56,13 +56,14 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
         manifest::recover(dir, options.num_levels).await?
     } else {
         refuse_remains(dir, &on_disk)?;
-        Recovered { version: Version::empty(options.num_levels), next_file_number: 1 }
+        let version = Version::empty(options.num_levels);
+        Recovered { version, next_file_number: 1, source: None }
     };
-    let identity = identity(dir).await?;
+    let identity = identity(dir, recovered.source.as_ref()).await?;
     let site = Site { dir: dir.to_owned(), options, identity };
     let next_number = next_number(dir, &on_disk, &recovered)?;
     let tables = Arc::new(TableCache::new(dir));
-    check_tables(&site, &recovered.version, &tables).await?;
+    check_tables(&site, &recovered, &tables).await?;
 
     let mut replay = Replay::new(&site, recovered.version, next_number);
     for number in on_disk.iter().filter_map(|kind| if let FileKind::Wal(n) = kind { Some(*n) } else { None })
@@ -178,29 +179,54 @@ fn refuse_remains(dir: &Path, on_disk: &[FileKind]) -> Result<(), Error> {
     }
 }
 
-/// The store's uuid; a new one if there is none, as in a directory that was a checkpoint.
-async fn identity(dir: &Path) -> Result<String, Error> {
+/// The store's uuid. If IDENTITY is not there, as in a directory that was a checkpoint, it is made: with what the MANIFEST
+/// says, as RocksDB does it, or a new one. One without a MANIFEST is the remains of an attempt: nothing has its uuid yet, and
+/// nothing would tell if a bit of it were wrong, so it is made anew.
+async fn identity(dir: &Path, manifest: Option<&manifest::Source>) -> Result<String, Error> {
     let path = FileKind::Identity.path(dir);
+    let Some(manifest) = manifest else {
+        let uuid = entropy::uuid("store.identity");
+        return set_identity(dir, &uuid).await.map(|()| uuid);
+    };
     match fs::read(&path).await {
         Ok(bytes) => {
             let text = String::from_utf8(bytes).unwrap_or_default().trim_end().to_owned();
-            let is_plain = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-            is_plain.then_some(text).ok_or_else(|| Error::corruption(&path, 0, "it does not hold a uuid"))
+            if !is_plain(&text) {
+                return Err(Error::corruption(&path, 0, "it does not hold a uuid"));
+            }
+            if manifest.is_bound && manifest.identity.as_ref() != Some(&text) {
+                let uuid = manifest.identity.as_deref().unwrap_or("none");
+                let what = format!("it is of the store {uuid}, and IDENTITY says {text}");
+                return Err(Error::corruption(&manifest.path, 0, what));
+            }
+            Ok(text)
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let uuid = entropy::uuid("store.identity");
-            let temporary = FileKind::Temporary(0).path(dir);
-            manifest::write_durably(&temporary, uuid.as_bytes()).await?;
-            fs::rename(&temporary, &path).await.during("rename", &temporary)?;
-            if let Err(e) = fs::sync_dir(dir).await {
-                // As with a directory: this name is not to be trusted any more.
-                let _ = fs::remove_file(&path).await;
-                return Err(e).during("sync", dir);
-            }
-            Ok(uuid)
+            let recorded = manifest.identity.clone().filter(|uuid| is_plain(uuid));
+            let uuid = recorded.unwrap_or_else(|| entropy::uuid("store.identity"));
+            set_identity(dir, &uuid).await.map(|()| uuid)
         }
         Err(e) => Err(e).during("read", &path),
     }
+}
+
+/// Makes IDENTITY say `uuid`, durably.
+async fn set_identity(dir: &Path, uuid: &str) -> Result<(), Error> {
+    let path = FileKind::Identity.path(dir);
+    let temporary = FileKind::Temporary(0).path(dir);
+    manifest::write_durably(&temporary, uuid.as_bytes()).await?;
+    fs::rename(&temporary, &path).await.during("rename", &temporary)?;
+    let synced = fs::sync_dir(dir).await;
+    if synced.is_err() {
+        // As with a directory: this name is not to be trusted any more.
+        let _ = fs::remove_file(&path).await;
+    }
+    synced.during("sync", dir)
+}
+
+/// A uuid, or what another engine takes for one.
+fn is_plain(identity: &str) -> bool {
+    (1..=64).contains(&identity.len()) && identity.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// A number above all that are or were in use, orphans included.
@@ -222,12 +248,19 @@ fn next_number(dir: &Path, on_disk: &[FileKind], recovered: &Recovered) -> Resul
 }
 
 /// Every table is there, with its length.
-async fn check_tables(site: &Site, version: &Version, tables: &TableCache) -> Result<(), Error> {
-    for (_, file) in version.files() {
+async fn check_tables(site: &Site, recovered: &Recovered, tables: &TableCache) -> Result<(), Error> {
+    let torn = recovered.source.as_ref().and_then(|m| Some((&m.path, m.torn_at?)));
+    for (_, file) in recovered.version.files() {
         let path = FileKind::Table(file.number).path(&site.dir);
         let len_bytes = match fs::metadata(&path).await {
             Ok(m) => m.len_bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // A table is removed once the edit that lets go of it is durable.
+                if let Some((manifest, at)) = torn {
+                    sometimes!(points::MANIFEST_REFUSED, true);
+                    let what = format!("what was there was durable, as table {} is gone", file.number);
+                    return Err(Error::corruption(manifest, at, what));
+                }
                 return Err(Error::corruption(&path, 0, "the MANIFEST names it, and it is missing"));
             }
             Err(e) => return Err(e).during("stat", &path),
@@ -427,7 +460,7 @@ async fn switch(site: &Site, replay: Replay<'_>) -> Result<Switched, Error> {
     // The names of the new tables, before an edit names them.
     fs::sync_dir(dir).await.during("sync", dir)?;
     let snapshot = VersionEdit { next_file_number: Some(next_file_number), ..version.snapshot() };
-    let manifest = Manifest::create(dir, manifest_number, snapshot).await?;
+    let manifest = Manifest::create(dir, manifest_number, &site.identity, snapshot).await?;
     point!(points::RECOVERY_BEFORE_CURRENT);
     manifest::set_current(dir, manifest_number).await?;
     point!(points::RECOVERY_AFTER_CURRENT);

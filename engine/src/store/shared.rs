@@ -197,7 +197,7 @@ impl Shared {
         let replaced = if is_long || buggify!(points::MANIFEST_ROLLS_EARLY) {
             self.roll_manifest(&mut manifest, &next).await.map(Some)
         } else {
-            manifest.append(&edit).await.map(|()| None)
+            manifest.append(edit).await.map(|()| None)
         };
         let replaced = replaced.map_err(|e| self.fail(during, e))?;
         point!(points::MANIFEST_SYNCED);
@@ -217,7 +217,7 @@ impl Shared {
     async fn roll_manifest(&self, manifest: &mut Manifest, version: &Version) -> Result<u64, Error> {
         let number = self.allocate_number();
         let edit = VersionEdit { next_file_number: Some(number + 1), ..version.snapshot() };
-        let fresh = Manifest::create(&self.site.dir, number, edit).await?;
+        let fresh = Manifest::create(&self.site.dir, number, &self.site.identity, edit).await?;
         point!(points::MANIFEST_ROLLED);
         super::manifest::set_current(&self.site.dir, number).await?;
         Ok(std::mem::replace(manifest, fresh).number())

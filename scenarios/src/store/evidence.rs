@@ -73,11 +73,6 @@ impl Served {
                     self.of(&["manifest", "current", "other"]).next().is_some()
                 }
                 "table" => {
-                    // A MANIFEST that another write landed on may name a table that never was.
-                    let misled = |damaged: &Damaged| damaged.kind == DamageKind::MisdirectedTo;
-                    if self.of(&["manifest"]).any(misled) {
-                        return true;
-                    }
                     let name = file.file_name();
                     self.of(&["table"]).any(|damaged| std::path::Path::new(&damaged.path).file_name() == name)
                 }

@@ -32,6 +32,9 @@ const WAL_ADDITION_OLD: u64 = 8196;
 const WAL_DELETION_OLD: u64 = 8197;
 const WAL_ADDITION: u64 = 8199;
 const WAL_DELETION: u64 = 8200;
+/// Fields of this engine, which have bit 13 and a length, so that RocksDB passes them over.
+const MANIFEST_NUMBER: u64 = IGNORABLE | 0x1c01;
+const FOLLOWS_CRC32C: u64 = IGNORABLE | 0x1c02;
 
 const CUSTOM_END: u64 = 1;
 const CUSTOM_OLDEST_BLOB: u64 = 4;
@@ -50,6 +53,12 @@ const WAL_END: u64 = 1;
 pub fn encode(edit: &VersionEdit) -> Vec<u8> {
     let mut out = Vec::new();
     put_text(&mut out, DB_ID, edit.db_id.as_deref());
+    if let Some(number) = edit.manifest_number {
+        put_framed_number(&mut out, MANIFEST_NUMBER, number);
+    }
+    if let Some(crc32c) = edit.follows_crc32c {
+        put_framed_number(&mut out, FOLLOWS_CRC32C, u64::from(crc32c));
+    }
     put_text(&mut out, COMPARATOR, edit.comparator.as_deref());
     let numbers = [
         (LOG_NUMBER, edit.log_number),
@@ -118,6 +127,14 @@ fn put_all(out: &mut Vec<u8>, values: &[u64]) {
     }
 }
 
+/// A number in a field that has a length, so that who does not know it can pass it over.
+fn put_framed_number(out: &mut Vec<u8>, tag: u64, value: u64) {
+    let mut body = Vec::new();
+    put_varint(&mut body, value);
+    put_varint(out, tag);
+    put_length_prefixed(out, &body);
+}
+
 fn put_text(out: &mut Vec<u8>, tag: u64, text: Option<&str>) {
     if let Some(text) = text {
         put_varint(out, tag);
@@ -130,14 +147,8 @@ fn encode_new_file(out: &mut Vec<u8>, level: u32, file: &FileMeta) {
     put_length_prefixed(out, &file.smallest.encode());
     put_length_prefixed(out, &file.largest.encode());
     put_all(out, &[file.smallest_sequence, file.largest_sequence]);
-    let custom_number = |out: &mut Vec<u8>, tag, value| {
-        let mut body = Vec::new();
-        put_varint(&mut body, value);
-        put_varint(out, tag);
-        put_length_prefixed(out, &body);
-    };
-    custom_number(out, CUSTOM_OLDEST_ANCESTOR_TIME, file.oldest_ancestor_time_s);
-    custom_number(out, CUSTOM_CREATION_TIME, file.file_creation_time_s);
+    put_framed_number(out, CUSTOM_OLDEST_ANCESTOR_TIME, file.oldest_ancestor_time_s);
+    put_framed_number(out, CUSTOM_CREATION_TIME, file.file_creation_time_s);
     for (tag, bytes) in
         [(CUSTOM_CHECKSUM, &file.checksum[..]), (CUSTOM_CHECKSUM_FUNCTION, file.checksum_function.as_bytes())]
     {
@@ -145,10 +156,10 @@ fn encode_new_file(out: &mut Vec<u8>, level: u32, file: &FileMeta) {
         put_length_prefixed(out, bytes);
     }
     if file.oldest_blob_file_number != 0 {
-        custom_number(out, CUSTOM_OLDEST_BLOB, file.oldest_blob_file_number);
+        put_framed_number(out, CUSTOM_OLDEST_BLOB, file.oldest_blob_file_number);
     }
     if file.epoch_number != 0 {
-        custom_number(out, CUSTOM_EPOCH, file.epoch_number);
+        put_framed_number(out, CUSTOM_EPOCH, file.epoch_number);
     }
     put_varint(out, CUSTOM_END);
 }
@@ -194,6 +205,8 @@ fn decode_field(edit: &mut VersionEdit, c: &mut Cursor<'_>) -> Result<(), Malfor
         WAL_DELETION_OLD => edit.wal_deletion = Some(c.varint64()?),
         WAL_ADDITION => edit.wal_additions.push(wal_addition(&mut Cursor::new(c.length_prefixed()?))?),
         WAL_DELETION => edit.wal_deletion = Some(Cursor::new(c.length_prefixed()?).varint64()?),
+        MANIFEST_NUMBER => edit.manifest_number = Some(Cursor::new(c.length_prefixed()?).varint64()?),
+        FOLLOWS_CRC32C => edit.follows_crc32c = Some(Cursor::new(c.length_prefixed()?).varint32()?),
         tag if tag & IGNORABLE != 0 => {
             c.length_prefixed()?;
         }
@@ -325,7 +338,8 @@ mod tests {
 
     prop_compose! {
         fn edit()(
-            numbers in prop::array::uniform6(of(any::<u64>())),
+            numbers in prop::array::uniform7(of(any::<u64>())),
+            follows_crc32c in of(any::<u32>()),
             max_column_family in of(any::<u32>()),
             texts in prop::array::uniform3(of(any::<String>())),
             compact_cursors: Vec<(u32, Vec<u8>)>,
@@ -338,13 +352,13 @@ mod tests {
             column_family_drop: bool,
             atomic_group_remaining in of(any::<u32>()),
         ) -> VersionEdit {
-            let [log_number, prev_log_number, next_file_number, last_sequence, min_log_number_to_keep, wal_deletion] = numbers;
+            let [log_number, prev_log_number, next_file_number, last_sequence, min_log_number_to_keep, wal_deletion, manifest_number] = numbers;
             let [db_id, comparator, column_family_add] = texts;
             let blob = |(number, total_count, total_bytes, checksum_method, checksum_value)| {
                 BlobAddition { number, total_count, total_bytes, checksum_method, checksum_value }
             };
             VersionEdit {
-                db_id, comparator, log_number, prev_log_number, next_file_number, last_sequence, max_column_family,
+                db_id, manifest_number, follows_crc32c, comparator, log_number, prev_log_number, next_file_number, last_sequence, max_column_family,
                 min_log_number_to_keep, compact_cursors, deleted_files, new_files,
                 blob_additions: blobs.into_iter().map(blob).collect(),
                 blob_garbage: garbage.into_iter().map(|(number, count, bytes)| BlobGarbage { number, count, bytes }).collect(),

@@ -10,6 +10,10 @@ use crate::store::key::{InternalKey, Tag};
 pub struct VersionEdit {
     /// The uuid of the store.
     pub db_id: Option<String>,
+    /// The number of the MANIFEST that this is the first edit of. A field of this engine; RocksDB passes it over.
+    pub manifest_number: Option<u64>,
+    /// CRC-32C of all of the MANIFEST that is before this edit. A field of this engine; RocksDB passes it over.
+    pub follows_crc32c: Option<u32>,
     /// Name of the order of keys.
     pub comparator: Option<String>,
     /// Logs with a lower number are not needed by this column family.
