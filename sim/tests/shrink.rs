@@ -33,7 +33,7 @@ fn flawed() -> PathBuf {
 
 /// The first seeds that fail, in order.
 fn failing(flawed: &Path, name: &str) -> Vec<u64> {
-    let args = ["sweep", name, "--seeds", "150", "--json", "--no-shrink"];
+    let args = ["sweep", name, "--seeds", "1000", "--json", "--no-shrink"];
     let sweep = Command::new(flawed).args(args).output().unwrap();
     let mut seeds: Vec<u64> = lines(&sweep)
         .iter()
