@@ -57,7 +57,11 @@ mod busy {
                 knobs: vec![],
                 points: ALL.to_vec(),
                 classes: vec![],
-                faults: FaultClass::ALL.iter().copied().filter(|class| *class != FaultClass::BeyondBudget).collect(),
+                faults: FaultClass::ALL
+                    .iter()
+                    .copied()
+                    .filter(|class| *class != FaultClass::BeyondBudget)
+                    .collect(),
                 horizon_us: 1_000_000..=5_000_000,
             }
         }
@@ -68,7 +72,7 @@ mod busy {
             }]
         }
         fn demands(&self) -> Demands {
-            Demands { after_plans: 100, delivered: FaultClass::ALL.to_vec(), ..Demands::default() }
+            Demands { after_plans: 100, delivered: self.vocabulary().faults, ..Demands::default() }
         }
         fn run<'a>(&'a self, world: &'a World) -> LocalBoxFuture<'a, Result<(), Violation>> {
             Box::pin(run(world))

@@ -165,7 +165,7 @@ impl Shared {
         }
         let options = Options { create_if_missing: false, ..self.options() };
         let probe = PathBuf::from(format!("/probe-{}", op.id));
-        let opened = if op.id % 2 == 0 {
+        let opened = if op.id.is_multiple_of(2) {
             &dir
         } else {
             self.tolerate("copy checkpoint", copy(&files, &dir, &probe).await)?;
