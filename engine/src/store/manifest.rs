@@ -340,18 +340,21 @@ mod tests {
         assert!(source.is_bound && source.identity.as_deref() == Some("uuid"));
         let error = replay(path, 1, &other, 7).unwrap_err();
         assert!(error.is_corruption() && error.to_string().ends_with("it is MANIFEST-000002"), "{error}");
-        // The records lie at the same places, so that any of the other may stand in for one of these.
-        let record_bytes = (own.len() - bound(1, &[]).len()) / 3;
-        for from in (1..=3).map(|nth| own.len() - nth * record_bytes) {
-            let mut spliced = own.clone();
-            spliced[from..from + record_bytes].copy_from_slice(&other[from..from + record_bytes]);
+        let end_of = |number, numbers: &[u64], nth| bound(number, &numbers[..nth]).len();
+        for nth in 0..3 {
+            let alien = &other[end_of(2, &[20, 21, 22], nth)..end_of(2, &[20, 21, 22], nth + 1)];
+            let (before, after) = (end_of(1, &[10, 11, 12], nth), end_of(1, &[10, 11, 12], nth + 1));
+            let spliced = [&own[..before], alien, &own[after..]].concat();
             let error = replay(path, 1, &spliced, 7).unwrap_err();
             assert!(error.is_corruption() && error.to_string().contains("of another MANIFEST"), "{error}");
-            // Nor may one that RocksDB wrote, which is bound to nothing, go on with it.
-            let mut appended = log(&[first()]);
-            appended.extend_from_slice(&own[from..from + record_bytes]);
+            // Nor may it go on one that RocksDB wrote, which is bound to nothing.
+            let appended = [&log(&[first()])[..], alien].concat();
             assert!(replay(path, 1, &appended, 7).unwrap_err().is_corruption());
         }
+        // An edit of this one, at another place in it.
+        let (second, third) = (end_of(1, &[10, 11, 12], 1), end_of(1, &[10, 11, 12], 2));
+        let skipped = [&own[..second], &own[third..]].concat();
+        assert!(replay(path, 1, &skipped, 7).unwrap_err().to_string().contains("another place in it"));
     }
 
     #[test]
