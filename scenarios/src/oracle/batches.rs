@@ -235,6 +235,21 @@ impl Batches {
         Ok(())
     }
 
+    /// Judges keys that could be read of a store of which nothing else can be known: nothing is made up.
+    ///
+    /// # Errors
+    /// If something is.
+    pub fn was_written(&self, found: &Readable) -> Result<(), Violation> {
+        for (key, value) in found {
+            if let Some(value) = value
+                && !self.ever.contains(&(key.clone(), value.clone()))
+            {
+                return Err(never_written(key, value));
+            }
+        }
+        Ok(())
+    }
+
     /// Judges keys that could be read although others could not: some cut explains them all.
     ///
     /// # Errors

@@ -10,8 +10,10 @@
 //! budget: then only what is read must have been written.
 
 use cutwater_engine::store::Error;
-use cutwater_io::sim::NodeId;
+use std::path::Path;
+
 use cutwater_io::sim::disk::{DamageKind, Damaged};
+use cutwater_io::sim::{Errno, NodeId};
 use cutwater_sim::world::World;
 
 use super::process::Shared;
@@ -66,19 +68,25 @@ impl Served {
     fn explains(&self, error: &Error) -> bool {
         match error {
             Error::Background { source, .. } => self.explains(source),
-            Error::Io { .. } => !self.damage.is_empty(),
-            Error::Corruption { file, .. } => match crate::classify(file) {
-                // CURRENT and IDENTITY were written under other names, of another class.
-                "manifest" | "current" | "other" => {
-                    self.of(&["manifest", "current", "other"]).next().is_some()
-                }
-                "table" => {
-                    let name = file.file_name();
-                    self.of(&["table"]).any(|damaged| std::path::Path::new(&damaged.path).file_name() == name)
-                }
-                class => self.of(&[class]).next().is_some(),
-            },
+            // What a bad sector answers; no damage makes a name or space go away.
+            Error::Io { path, source, .. } => {
+                source.raw_os_error() == Some(Errno::Eio.raw()) && self.is_about(path)
+            }
+            Error::Corruption { file, .. } => self.is_about(file),
             _ => false,
+        }
+    }
+
+    /// True if something was served of the kind of `file`, of a table of that very name.
+    fn is_about(&self, file: &Path) -> bool {
+        match crate::classify(file) {
+            // CURRENT and IDENTITY were written under other names, of another class.
+            "manifest" | "current" | "other" => self.of(&["manifest", "current", "other"]).next().is_some(),
+            "table" => {
+                let name = file.file_name();
+                self.of(&["table"]).any(|damaged| Path::new(&damaged.path).file_name() == name)
+            }
+            class => self.of(&[class]).next().is_some(),
         }
     }
 

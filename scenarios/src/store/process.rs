@@ -264,7 +264,9 @@ impl Shared {
         let damage = Evidence::now(&self.world, state.started.node()).since(&state.judged);
         let forgiven = damage.syncs_forgiven(power_failed);
         match state.batches.judge_readable(readable, forgiven) {
-            Err(_) if damage.is_beyond_budget() => Ok(()),
+            Err(_) if damage.is_beyond_budget() => {
+                state.batches.was_written(readable).map_err(Exit::Violated)
+            }
             judged => judged.map_err(Exit::Violated),
         }
     }
@@ -359,6 +361,9 @@ impl Shared {
 
 /// A violation if `error` may not occur in this scenario.
 fn honest(during: &str, error: &Error) -> Option<Violation> {
+    if let Error::Background { source, .. } = error {
+        return honest(during, source);
+    }
     let property = match error {
         error if error.is_corruption() => "no corruption is reported where no durable byte was damaged",
         Error::Unsupported { .. } | Error::InvalidOption { .. } | Error::InvalidRequest(_) => {

@@ -92,7 +92,7 @@ impl Census {
             last: BTreeMap::new(),
             seen,
             added: Vec::new(),
-            window: Window::new(if settings.jobs > 1 { WINDOW } else { 1 }, settings.jobs),
+            window: Window::new(WINDOW, settings.jobs),
             to: None,
             taken: Taken::of(Verdict::Held),
             settings,

@@ -85,7 +85,7 @@ pub fn run(
     // Where it is not allowed a census takes longer.
     let _ = process::keep_code_mapped();
     let mut driver = Driver { census: Census::default(), found: BTreeMap::new(), seen: Seen::default() };
-    let mut window = Window::new(WINDOW.max(jobs), jobs);
+    let mut window = Window::new(WINDOW, jobs);
     match driver.go_through(scenario, plans, settings, &mut window, progress) {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             driver.census.cut_short = true;

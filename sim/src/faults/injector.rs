@@ -369,7 +369,7 @@ impl Injector for PlanInjector {
                 return SiteAction::Strike(SiteFault::CrashBefore(crash));
             }
         }
-        if !self.shared.calls(site) {
+        if !self.shared.calls(site) || self.shared.is_over(site.at_us) {
             return SiteAction::Proceed;
         }
         let Some(fault) = self.counted(site, calls).or_else(|| self.awaited(site)) else {

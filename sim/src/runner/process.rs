@@ -101,14 +101,21 @@ pub(crate) fn keep_trace(bytes: &[u8]) {
 /// that runs the simulation; any other may only wait for it.
 pub(crate) fn branch() -> io::Result<Forked> {
     let (report, send) = io::pipe()?;
+    // SAFETY: a plain system call.
+    let parent = unsafe { libc::getpid() };
     // SAFETY: this thread is the only one of its process that runs, so that the child starts with every lock free but those
     // of this thread, which goes on in the child.
     let pid = check(unsafe { libc::fork() })?;
     if pid > 0 {
         return Ok(Forked::Parent(Child { pid, report, said: None, trace: None }));
     }
-    // SAFETY: a plain system call. A child outlives its parent by nothing.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: plain system calls. A child outlives its parent by nothing, not even if that died before it could ask for it.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        if libc::getppid() != parent {
+            exit_now(1);
+        }
+    }
     Ok(Forked::Child(send))
 }
 

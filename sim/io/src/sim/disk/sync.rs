@@ -215,6 +215,7 @@ impl Disk {
                 let names = self.log.names(sync.until);
                 let lost: Vec<MicroOp> =
                     names.filter(|op| op.op.touches_dir(dir) && !op.forced).cloned().collect();
+                self.losses += 1;
                 self.log.lose(&lost);
             }
         }
