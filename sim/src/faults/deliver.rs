@@ -109,6 +109,7 @@ pub(crate) fn heal(env: &Env, nodes: &[NodeId], disk_bytes: Option<u64>) {
     env.net().heal();
     env.objects().heal();
     env.clocks().heal();
+    env.disks().heal();
     env.arm([]);
     for node in nodes {
         env.disks().set_capacity(*node, disk_bytes);

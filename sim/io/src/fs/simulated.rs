@@ -222,7 +222,11 @@ impl Call {
     ) -> io::Result<()> {
         self.wait_us(latency_us).await;
         let class_of = self.env.classifier();
+        let is_healed = self.env.disks().is_healed();
         let result = self.effect(|disk| {
+            if is_healed {
+                return disk.finish_sync(sync);
+            }
             if let Some(damage) = struck.damage {
                 disk.damage_sync(sync, damage, class_of(Path::new(target)), class_of);
             }

@@ -59,6 +59,7 @@ struct State {
     config: Config,
     nodes: BTreeMap<NodeId, NodeDisk>,
     power_failures: Vec<PowerFailure>,
+    healed: bool,
 }
 
 /// A power failure of a recorded run.
@@ -81,6 +82,7 @@ impl Default for State {
             config: Config::default(),
             nodes: BTreeMap::new(),
             power_failures: Vec::new(),
+            healed: false,
         }
     }
 }
@@ -173,6 +175,16 @@ impl Disks {
             disk.set_capacity(bytes);
             disk.set_late_enospc(false);
         });
+    }
+
+    /// From now on nothing strikes, not even a sync that was struck and has not failed yet: a file system that gave up after
+    /// the last fault would never be mended.
+    pub fn heal(&self) {
+        self.state().healed = true;
+    }
+
+    pub(crate) fn is_healed(&self) -> bool {
+        self.state().healed
     }
 
     /// The disk answers no call before that moment, in microseconds of virtual time.
