@@ -254,6 +254,14 @@ fn a_plan_file_is_run_as_its_seed_is_with_and_without_a_trace() {
     }
 }
 
+/// A sync that was struck just before the world healed once shut its file system down just after it, for ever.
+#[test]
+fn every_call_of_a_store_may_fail_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let output = run(&["errors", "store:3", "--out", scratch.path().to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 #[test]
 fn a_plan_decides_by_what_it_says_and_not_by_its_name() {
     let scratch = tempfile::tempdir().unwrap();

@@ -1,3 +1,4 @@
+//! libFuzzer target `sink_output`; what it does is in `scenarios/src/targets.rs`, where `cargo test` runs it, too.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cutwater_scenarios::targets::run("sink_output", bytes));

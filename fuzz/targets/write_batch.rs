@@ -1,3 +1,4 @@
+//! libFuzzer target `write_batch`; what it does is in `scenarios/src/targets.rs`, where `cargo test` runs it, too.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cutwater_scenarios::targets::run("write_batch", bytes));

@@ -7,7 +7,7 @@ use std::path::Path;
 use cutwater_io::sim::{Crash, CrashKind, Event, SiteFault, Survivors};
 
 use super::{Finding, Minimal};
-use crate::cli::{clock, lines_to_copy};
+use crate::cli::{clock, lines_to_copy, replay_line};
 use crate::evidence::{Evidence, Loss, Struck};
 use crate::explain::{Item, VARIANTS};
 use crate::plan::{Act, Anchor, Fault, Op, Plan};
@@ -85,12 +85,14 @@ fn screen(
         }
     }
     if let Some(path) = path {
-        say("replay", &format!("cargo cutwater replay {} --trace", path.display()));
+        say("replay", &replay_line(&path.display().to_string()));
     }
     if seed_names_it {
-        let [replay, test] = lines_to_copy(&report.scenario, report.seed);
+        let (replay, test) = lines_to_copy(&report.scenario, report.seed);
         say(if path.is_some() { "or" } else { "replay" }, &replay);
-        say("test", &test);
+        if let Some(test) = test {
+            say("test", &test);
+        }
     }
     text
 }

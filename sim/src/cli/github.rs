@@ -99,7 +99,7 @@ pub(super) fn summary(campaign: &Campaign) -> String {
 
 fn again(report: &Report) -> String {
     if report.named_by_seed {
-        let [replay, _] = lines_to_copy(&report.scenario, report.seed);
+        let (replay, _) = lines_to_copy(&report.scenario, report.seed);
         format!("`{replay}`")
     } else {
         format!("the plan `{}` in the artefacts", report.plan)

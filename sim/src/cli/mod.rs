@@ -24,7 +24,9 @@ mod sweep;
 mod table;
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -186,7 +188,7 @@ struct CampaignArgs {
     #[arg(long, value_name = "PERMILLE", default_value_t = 20)]
     check_determinism: u64,
     /// Kill a plan that takes longer than this many seconds of real time
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     /// Name every cell of the matrix (fault class x point) that stayed empty
     #[arg(long)]
@@ -237,7 +239,7 @@ struct ShrinkArgs {
     #[arg(long)]
     json: bool,
     /// Kill a plan that takes longer than this many seconds of real time
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
 }
 
@@ -256,7 +258,7 @@ struct ExplainArgs {
     #[arg(long)]
     json: bool,
     /// Kill a plan that takes longer than this many seconds of real time
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
 }
 
@@ -280,7 +282,7 @@ enum RegressVerb {
         #[arg(value_name = "PATH", default_value = "tests/regressions")]
         path: std::path::PathBuf,
         /// Kill a plan that takes longer than this many seconds of real time
-        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
     },
 }
@@ -303,7 +305,7 @@ struct ReplayArgs {
     #[arg(long)]
     json: bool,
     /// Kill the run if it takes longer than this many seconds of real time
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
 }
 
@@ -352,6 +354,7 @@ impl<'a> Registry<'a> {
 /// the system, for lists and coverage.
 pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
     process::end_quietly_on_broken_pipe();
+    note_program();
     let line = match Line::try_parse() {
         Ok(line) => line,
         Err(error) if error.use_stderr() => return refuse(&in_one_line(&error)),
@@ -359,55 +362,28 @@ pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
         Err(error) => error.exit(),
     };
     let registry = Registry { scenarios, points: &points };
+    // What runs no plan has no digest.
+    if !matches!(line.command, Some(Verb::List { .. } | Verb::Plan { .. })) {
+        start_again_with_fixed_addresses();
+    }
     let result = match line.command {
         None => {
-            start_again_with_fixed_addresses();
             let sweep = ["cutwater", "sweep", "--time", "50s"];
             match Line::parse_from(sweep).command {
                 Some(Verb::Sweep(args)) => sweep::run(&registry, &args),
                 _ => unreachable!("the line above is a sweep"),
             }
         }
-        Some(Verb::Sweep(args)) => {
-            start_again_with_fixed_addresses();
-            sweep::run(&registry, &args)
-        }
-        Some(Verb::Bench(args)) => {
-            start_again_with_fixed_addresses();
-            bench::run(&registry, &args)
-        }
-        Some(Verb::Fuzz(args)) => {
-            start_again_with_fixed_addresses();
-            fuzz::run(&registry, &args)
-        }
-        Some(Verb::Errors(args)) => {
-            start_again_with_fixed_addresses();
-            errors::run(&registry, &args)
-        }
-        Some(Verb::Corpus(verb)) => {
-            start_again_with_fixed_addresses();
-            corpus::run(&registry, &verb)
-        }
-        Some(Verb::Replay(args)) => {
-            start_again_with_fixed_addresses();
-            replay::run(&registry, &args)
-        }
-        Some(Verb::Shrink(args)) => {
-            start_again_with_fixed_addresses();
-            shrink::run(&registry, &args)
-        }
-        Some(Verb::Explain(args)) => {
-            start_again_with_fixed_addresses();
-            explain::run(&registry, &args)
-        }
-        Some(Verb::Regress(verb)) => {
-            start_again_with_fixed_addresses();
-            regress::run(&registry, &verb)
-        }
-        Some(Verb::Census(args)) => {
-            start_again_with_fixed_addresses();
-            census::run(&registry, &args)
-        }
+        Some(Verb::Sweep(args)) => sweep::run(&registry, &args),
+        Some(Verb::Bench(args)) => bench::run(&registry, &args),
+        Some(Verb::Fuzz(args)) => fuzz::run(&registry, &args),
+        Some(Verb::Errors(args)) => errors::run(&registry, &args),
+        Some(Verb::Corpus(verb)) => corpus::run(&registry, &verb),
+        Some(Verb::Replay(args)) => replay::run(&registry, &args),
+        Some(Verb::Shrink(args)) => shrink::run(&registry, &args),
+        Some(Verb::Explain(args)) => explain::run(&registry, &args),
+        Some(Verb::Regress(verb)) => regress::run(&registry, &verb),
+        Some(Verb::Census(args)) => census::run(&registry, &args),
         Some(Verb::List { json }) => Ok(list::run(&registry, json)),
         Some(Verb::Plan { seed }) => registry.seed(&seed).map(|(scenario, seed)| {
             print!("{}", scenario.generate(seed).to_json());
@@ -474,12 +450,32 @@ fn start_again_with_fixed_addresses() {
     eprintln!("cutwater: could not start again with fixed addresses ({error}); digests rest on lints alone");
 }
 
-/// What a user copies to see a failure again: two lines.
-pub(crate) fn lines_to_copy(scenario: &str, seed: u64) -> [String; 2] {
-    [
-        format!("cargo cutwater replay {scenario}:{seed} --trace"),
-        format!("MADSIM_TEST_SEED={seed} cargo test --test seeds {scenario} -- --exact"),
-    ]
+/// How this program is called, if not by its alias.
+static PROGRAM: OnceLock<String> = OnceLock::new();
+
+/// Notes how this program is called. The alias `cargo cutwater` runs the project's own; another one (an example, a patched
+/// build) has other scenarios, and is called by its path.
+fn note_program() {
+    let Ok(path) = std::env::current_exe() else { return };
+    let dir = path.parent().and_then(Path::parent).and_then(Path::file_name);
+    if path.file_name() == Some("cutwater".as_ref()) && dir == Some("target".as_ref()) {
+        return;
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    let path = path.strip_prefix(&here).map_or(path.clone(), Path::to_path_buf);
+    // Set once, at the start.
+    let _ = PROGRAM.set(path.display().to_string());
+}
+
+/// What to type to have `what` (a plan, a capsule, SCENARIO:SEED) run again.
+pub(crate) fn replay_line(what: &str) -> String {
+    format!("{} replay {what} --trace", PROGRAM.get().map_or("cargo cutwater", String::as_str))
+}
+
+/// What a user copies to see a failure again: a line, and one more that does it as a test, where there is such a test.
+pub(crate) fn lines_to_copy(scenario: &str, seed: u64) -> (String, Option<String>) {
+    let test = || format!("MADSIM_TEST_SEED={seed} cargo test --test seeds {scenario} -- --exact");
+    (replay_line(&format!("{scenario}:{seed}")), PROGRAM.get().is_none().then(test))
 }
 
 pub(crate) use source::read as read_plan_file;

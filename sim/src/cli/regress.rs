@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::shrink::cannot_run;
 use super::source::{self, Source};
-use super::{HELD, Registry, RegressVerb, Usage, VIOLATED};
+use super::{HELD, Registry, RegressVerb, Usage, VIOLATED, replay_line};
 use crate::capsule::Means;
 use crate::capsule::read_report;
 use crate::capsule::regression::{Reaches, Regression, Standing, VERSION};
@@ -79,7 +79,7 @@ fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, 
             Standing::Broken(how) => {
                 broken += 1;
                 println!("BROKEN  {}: {}", file.display(), how.replace(char::is_control, " "));
-                println!("        cargo cutwater replay {} --trace", file.display());
+                println!("        {}", replay_line(&file.display().to_string()));
             }
         }
     }

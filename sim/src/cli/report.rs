@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::campaign::{Campaign, Failure, Pace, Tally};
+use super::lines_to_copy;
 use crate::faults::FaultClass;
 use crate::html::{self, escape};
 
@@ -111,13 +112,13 @@ fn finding(page: &mut String, key: &str, failure: &Failure, files: &[String]) {
     let report = &failure.first;
     let [oracle, property, expected, found] = report.verdict.explain();
     let first = if report.named_by_seed {
-        format!("<code>cargo cutwater replay {}:{} --trace</code>", escape(&report.scenario), report.seed)
+        format!("<code>{}</code>", escape(&lines_to_copy(&report.scenario, report.seed).0))
     } else {
         format!("plan <code>{}</code>", escape(&report.plan))
     };
     let links: Vec<String> = files
         .iter()
-        .map(|file| format!("<a href=\"failures/{}/{}\">{}</a>", address(key), address(file), escape(file)))
+        .map(|file| format!("<a href=\"capsules/{}/{}\">{}</a>", address(key), address(file), escape(file)))
         .collect();
     put!(
         page,

@@ -9,6 +9,7 @@ use super::model::{
     Disk, Fault, Head, Lane, LaneKind, Life, Loss, Message, Moment, Op, Phase, Request, Timeline,
 };
 use super::thin::{self, Thinned};
+use crate::cli::lines_to_copy;
 use crate::plan::Plan;
 use crate::verdict::Outcome;
 
@@ -53,7 +54,7 @@ fn head(plan: &Plan, outcome: &Outcome) -> Head {
         faults: plan.faults.len(),
         plan: report.plan.clone(),
         digest: report.digest.clone(),
-        replay: format!("cargo cutwater replay {}:{} --trace", report.scenario, report.seed),
+        replay: lines_to_copy(&report.scenario, report.seed).0,
     }
 }
 
