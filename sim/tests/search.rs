@@ -173,8 +173,8 @@ fn github_is_told_in_its_own_words() {
     assert!(annotations[0].contains("title=") && annotations[0].contains("durability"), "{annotations:?}");
     let step = std::fs::read_to_string(step).unwrap();
     assert!(
-        step.contains("| log_unsynced | 30 |") && step.contains("cargo cutwater replay log_unsynced:"),
-        "{step}"
+        step.contains("| log_unsynced | 30 |") && step.contains("toy replay log_unsynced:"),
+        "the line to copy names the program that ran: {step}"
     );
 }
 
