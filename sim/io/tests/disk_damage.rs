@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use cutwater_io::sim::disk::{Config, DamageKind, Damaged, Disk, Fd, OpenMode, Personality};
+use cutwater_io::sim::disk::{Bite, Config, DamageKind, Damaged, Disk, Fd, OpId, OpenMode, Personality};
 use cutwater_io::sim::{Damage, Key, Survivors};
 
 const A: [u8; 512] = [b'a'; 512];
@@ -274,4 +274,143 @@ fn another_file_does_not_move_the_choice() {
         let share = with_more.iter().filter(|choice| choice.0 == path).count();
         assert!((8..=34).contains(&share), "{share} of 60 strike {path}");
     }
+}
+
+fn first_sector(disk: &mut Disk, fd: Fd) -> Result<[u8; 512], i32> {
+    let mut buf = [0; 512];
+    disk.read_at(fd, &mut buf, 0).map(|_| buf).map_err(|e| e.raw_os_error().unwrap())
+}
+
+/// What the ledger says of each damage: whether it was laid, whether it lies there, how often it was served.
+fn told(disk: &Disk) -> Vec<(bool, bool, u64)> {
+    disk.ledger().map(|d| (d.laid, d.lifted_us.is_none(), d.served)).collect()
+}
+
+#[test]
+fn what_shows_once_lies_over_what_lasts_and_uncovers_it() {
+    for lasting in [Damage::Eio, ROT] {
+        for once in [Damage::StaleRead, Damage::BitFlipOnce] {
+            let (mut disk, fd) = one_file(&[A]);
+            disk.write_at(fd, &B, 0).unwrap();
+            sync(&mut disk, fd);
+            assert!(disk.damage_read(fd, 0, 512, lasting, "other"));
+            let lasts = first_sector(&mut disk, fd);
+            assert!(disk.damage_read(fd, 0, 512, once, "other"));
+            let over = first_sector(&mut disk, fd);
+            match (lasting, once) {
+                (_, Damage::StaleRead) => assert_eq!(over, Ok(A)),
+                (Damage::Eio, _) => assert_eq!(over, Err(libc::EIO), "there is nothing to flip a bit of"),
+                _ => assert_eq!(bits_apart(&over.unwrap(), &lasts.unwrap()), 1),
+            }
+            assert_eq!(first_sector(&mut disk, fd), lasts, "{lasting:?} under {once:?}");
+            let seen = over != lasts;
+            let below = if once == Damage::StaleRead { 2 } else { 3 };
+            assert_eq!(told(&disk), [(true, true, below), (seen, false, u64::from(seen))]);
+        }
+    }
+}
+
+#[test]
+fn a_write_that_is_lost_heals_nothing() {
+    let (mut disk, fd) = one_file(&[A]);
+    assert!(disk.damage_read(fd, 0, 512, ROT, "other"));
+    let rotten = first_sector(&mut disk, fd);
+    for (n, content) in [B, C].into_iter().enumerate() {
+        let since = disk.log().next_id();
+        disk.write_at(fd, &content, 0).unwrap();
+        assert!(disk.damage_write(fd, since, Damage::LostWrite, "other", class_of));
+        assert!(!disk.damage_write(fd, since, Damage::LostWrite, "other", class_of), "it is lost already");
+        sync(&mut disk, fd);
+        assert_eq!(first_sector(&mut disk, fd), rotten);
+        assert_eq!(disk.ledger().filter(|d| d.served > 0).count(), n + 2, "all of them are to blame");
+    }
+    disk.write_at(fd, &C, 0).unwrap();
+    sync(&mut disk, fd);
+    assert_eq!(first_sector(&mut disk, fd), Ok(C));
+    assert!(disk.ledger().all(|d| d.lifted_us.is_some()));
+}
+
+#[test]
+fn what_changes_nothing_is_no_damage() {
+    let (mut disk, fd) = one_file(&[A]);
+    // Nothing is read, or nothing that lies on the medium.
+    let empty = open(&mut disk, "/empty");
+    let hole = open(&mut disk, "/hole");
+    disk.set_len(hole, 512).unwrap();
+    sync(&mut disk, hole);
+    for damage in [Damage::Eio, ROT, Damage::BitFlipOnce, Damage::StaleRead] {
+        assert!(!disk.damage_read(empty, 0, 512, damage, "other"));
+        assert!(!disk.damage_read(hole, 0, 512, damage, "other"));
+    }
+    assert_eq!(told(&disk), []);
+    // What was there before is there now.
+    disk.write_at(fd, &A, 0).unwrap();
+    sync(&mut disk, fd);
+    assert!(!disk.damage_read(fd, 0, 512, Damage::StaleRead, "other"));
+    for damage in [Damage::LostWrite, Damage::StaleRead] {
+        let since = disk.log().next_id();
+        disk.write_at(fd, &A, 0).unwrap();
+        assert!(disk.damage_write(fd, since, damage, "other", class_of));
+        sync(&mut disk, fd);
+        assert_eq!(first_sector(&mut disk, fd), Ok(A));
+        assert_eq!(told(&disk).pop(), Some((false, false, 0)));
+    }
+    // A crash takes the write.
+    let since = disk.log().next_id();
+    disk.write_at(fd, &B, 0).unwrap();
+    assert!(disk.damage_write(fd, since, Damage::LostWrite, "other", class_of));
+    disk.power_fail(&Survivors::None, 5);
+    assert_eq!(told(&disk).pop(), Some((false, false, 0)));
+    assert_eq!(disk.take_bites(), []);
+}
+
+#[test]
+fn a_fault_is_told_once_when_it_bites_and_once_when_it_is_served() {
+    let mut disk = disk_on(Personality::PosixMin, 0);
+    let victim = durable(&mut disk, "/1.log", &[A]);
+    let fd = durable(&mut disk, "/2.log", &[B]);
+    let since = disk.log().next_id();
+    disk.write_at(fd, &C, 0).unwrap();
+    assert!(disk.damage_write(fd, since, Damage::Misdirect, "wal", class_of));
+    assert_eq!(disk.take_bites(), [], "it is pending");
+    sync(&mut disk, fd);
+    assert_eq!(disk.take_bites(), [Bite::Laid(DamageKind::MisdirectedFrom)]);
+    for fd in [victim, fd, victim] {
+        first_sector(&mut disk, fd).unwrap();
+    }
+    assert_eq!(disk.take_bites(), [Bite::Served(DamageKind::MisdirectedTo)]);
+    assert!(disk.damage_read(fd, 0, 512, Damage::BitFlipOnce, "wal"));
+    assert_eq!(disk.take_bites(), [], "nobody has read it");
+    first_sector(&mut disk, fd).unwrap();
+    let flip = DamageKind::BitFlip;
+    assert_eq!(disk.take_bites(), [Bite::Laid(flip), Bite::Served(flip)]);
+}
+
+/// A census looks at an image once: those that differ in what is damaged are two.
+#[test]
+fn images_are_told_apart_by_their_damage() {
+    let with = |damage: Option<Damage>| {
+        let (mut disk, fd) = one_file(&[A]);
+        disk.write_at(fd, &B, 0).unwrap();
+        let before = disk.moment();
+        if let Some(damage) = damage {
+            assert!(disk.damage_write(fd, OpId(0), damage, "other", class_of));
+            assert_ne!(disk.moment(), before);
+        }
+        let images = disk.images(64, 64, &mut Key::root(0).draw("", &[])).images;
+        (images.iter().map(|image| (image.survivors.clone(), image.hash)).collect::<Vec<_>>(), disk)
+    };
+    let (plain, _) = with(None);
+    let (doomed, mut disk) = with(Some(Damage::LostWrite));
+    assert_eq!(plain.len(), 2);
+    for ((survivors, plain), (_, doomed)) in plain.iter().zip(&doomed) {
+        assert_eq!(plain == doomed, *survivors == Survivors::None, "a write that is lost is not damaged");
+    }
+    assert_eq!(disk.images(64, 64, &mut Key::root(0).draw("", &[])).images[0].hash, doomed[0].1);
+    let hash = disk.seen_hash();
+    disk.power_fail(&Survivors::All, 0);
+    assert_eq!(disk.seen_hash(), doomed[0].1, "the image says what the crash then leaves");
+    assert_ne!(disk.seen_hash(), hash);
+    disk.lift_damage();
+    assert_eq!(disk.seen_hash(), disk.volatile().hash());
 }

@@ -158,10 +158,12 @@ impl Call {
 
     fn effect<T>(&self, change: impl FnOnce(&mut Disk) -> T) -> T {
         let now_us = self.env.now_ns() / 1000;
-        self.env.disks().with_mut(self.node, |disk| {
+        let (result, bites) = self.env.disks().with_mut(self.node, |disk| {
             disk.tick(now_us);
-            change(disk)
-        })
+            (change(disk), disk.take_bites())
+        });
+        bites.into_iter().for_each(|bite| self.env.bites(self.node, bite));
+        result
     }
 
     /// Records the call; `payload` goes into the digest, with the outcome.

@@ -8,6 +8,7 @@ use arbitrary::Arbitrary;
 use serde::{Deserialize, Serialize};
 
 use super::NodeId;
+use super::disk::Bite;
 
 /// A call into a device.
 #[derive(Clone, Copy, Debug)]
@@ -259,12 +260,14 @@ pub enum PointAction {
     Crash(Crash),
 }
 
-/// Decides where faults strike. Called with no lock of a device held; must not call into a device.
+/// Decides where faults strike, and hears what becomes of some. Called with no lock of a device held; must not call into a device.
 pub trait Injector: Send {
     /// Asked before each call into a device.
     fn at_site(&mut self, site: &Site<'_>) -> SiteAction;
     /// Asked at each passing of a point.
     fn at_point(&mut self, passing: &Passing) -> PointAction;
+    /// Told of the faults that damage a disk: not when they strike, but when they have an effect.
+    fn bites(&mut self, _node: NodeId, _bite: Bite) {}
 }
 
 /// Injects nothing.

@@ -322,6 +322,11 @@ impl Env {
         action
     }
 
+    /// Tells the injector that a fault which damages a disk had an effect.
+    pub(crate) fn bites(&self, node: NodeId, bite: disk::Bite) {
+        self.state().injector.bites(node, bite);
+    }
+
     fn at_point(&self, point: Point) -> PointAction {
         assert!(point.kind == Kind::Point, "{} is not a point", point.name);
         let (node, now) = (Env::node(), self.now_ns());

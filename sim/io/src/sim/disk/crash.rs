@@ -186,15 +186,10 @@ impl Disk {
         let pending = Pending::of(self);
         let set = survivors(&pending, choice, &key);
         self.now_us = now_us;
-        let defects = &mut self.defects;
-        let tree = left_by(&self.dur, self.config.stale_tail, &pending, &set, &key, |op, tree, survives| {
-            if survives {
-                defects.landing(op, tree, now_us);
-            } else {
-                defects.lost(std::slice::from_ref(op), now_us);
-            }
-        });
-        self.defects.settle(&tree, now_us);
+        let mut defects = std::mem::take(&mut self.defects);
+        let tree = self.left(&pending, &set, |op, tree, survives| defects.meet(op, tree, survives, now_us));
+        defects.settle(&tree, now_us);
+        self.defects = defects;
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
         let free = pending.ops.iter().zip(&set).filter(|(op, _)| !op.forced);
         record.losing = free
@@ -221,6 +216,28 @@ impl Disk {
         record
     }
 
+    /// What a mount finds if of what is pending the operations in `set` survive. `each` is told of every operation in turn,
+    /// with the tree as it is before it and whether it survives.
+    pub(super) fn left(
+        &self,
+        pending: &Pending,
+        set: &[bool],
+        mut each: impl FnMut(&MicroOp, &Tree, bool),
+    ) -> Tree {
+        let mut tree = self.dur.clone();
+        for (op, survives) in pending.ops.iter().zip(set) {
+            each(op, &tree, *survives);
+            if *survives {
+                op.op.apply(&mut tree);
+            }
+        }
+        if self.config.stale_tail {
+            leave_stale_sectors(&mut tree, pending, set, &self.key);
+        }
+        tree.settle();
+        tree
+    }
+
     fn paths_of(&self, pending: &Pending) -> BTreeMap<Ino, String> {
         let mut paths = BTreeMap::new();
         if !pending.ops.is_empty() {
@@ -231,30 +248,6 @@ impl Disk {
         }
         paths
     }
-}
-
-/// What a mount finds if of what is pending on `medium` the operations in `set` survive. `each` is told of every operation
-/// in turn, with the tree as it is before it and whether it survives.
-pub(super) fn left_by(
-    medium: &Tree,
-    stale_tail: bool,
-    pending: &Pending,
-    set: &[bool],
-    key: &Key,
-    mut each: impl FnMut(&MicroOp, &Tree, bool),
-) -> Tree {
-    let mut tree = medium.clone();
-    for (op, survives) in pending.ops.iter().zip(set) {
-        each(op, &tree, *survives);
-        if *survives {
-            op.op.apply(&mut tree);
-        }
-    }
-    if stale_tail {
-        leave_stale_sectors(&mut tree, pending, set, key);
-    }
-    tree.settle();
-    tree
 }
 
 /// A length that reached the medium without its sectors uncovers what was there before, rather than zeros.

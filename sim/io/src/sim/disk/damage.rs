@@ -1,10 +1,10 @@
-//! What is wrong with the medium: defects of sectors, laid over data that stays pristine below, and the ledger of them.
+//! How a medium comes to be damaged: which sector is struck, and what with.
 //!
 //! A defect belongs to a sector of an inode. It survives crashes and restarts, moves with a rename, and is lifted when
 //! another content of the sector (or its end) reaches the medium, when the inode is gone, or by [`Disk::lift_damage`]. What
 //! is pending of a sector is read from memory: a defect shows as soon as the sector is clean, as if no clean page stayed in
 //! the cache. So a write that is lost takes a defect with it only if it gets through, and a lost write is noticed before
-//! any crash.
+//! any crash. What becomes of defects, and what readers get, is in [`super::defects`].
 //!
 //! On a file system with checksums ([`Rules::checksums`](super::Rules::checksums)) wrong bytes are an `EIO`.
 //!
@@ -12,51 +12,26 @@
 //! it. It excuses nothing by itself; an oracle holds it against what was lost.
 //!
 //! Which sector is struck is drawn for each candidate by itself (the least hash wins): other candidates come and go without
-//! moving the choice.
+//! moving the choice. What could make no difference is no candidate: what is not on the medium, what has a lasting defect
+//! already, a stale read of what was always so.
 //!
 //! Not modelled: damage to metadata (names, lengths), defects that come and go, remapping, checksums of the device itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use imbl::{OrdMap, Vector};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Disk;
+use super::defects::{Bite, DamageKind, Damaged, Doom, Effect, Life, SectorAt};
 use super::file::{Fd, Piece, pieces};
 use super::log::{MicroOp, Op, OpId};
-use super::path::os;
 use super::sync::Sync;
-use super::tree::{Ino, Sector, Tree};
+use super::tree::Ino;
 use crate::sim::{Damage, Key};
-
-/// A sector of a file.
-pub type SectorAt = (Ino, u64);
-
-/// What became of a place on the medium.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damaged {
-    /// A path of the file when it happened; empty if it had none.
-    pub path: String,
-    /// The file.
-    pub ino: Ino,
-    /// What the file is to the system under test.
-    pub class: &'static str,
-    /// Where in the file.
-    pub bytes: Range<u64>,
-    /// What happened there.
-    pub kind: DamageKind,
-    /// When, in microseconds of virtual time.
-    pub at_us: u64,
-    /// When the last of it was overwritten, removed or lifted; `None` while some of it is there.
-    pub lifted_us: Option<u64>,
-    /// How often a reader was given bad bytes, or an error, because of it.
-    pub served: u64,
-}
 
 /// Which files may not be damaged, by path: those whose other copies may be.
 #[derive(Clone, Default)]
@@ -81,236 +56,6 @@ impl fmt::Debug for Spared {
     }
 }
 
-/// The kinds of damage in the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DamageKind {
-    /// Reads fail.
-    Eio,
-    /// A bit is wrong in each read.
-    BitRot,
-    /// A bit was wrong in one read.
-    BitFlip,
-    /// A write was acknowledged and is not there.
-    LostWrite,
-    /// A write went elsewhere, and is not here.
-    MisdirectedFrom,
-    /// A write that was meant for elsewhere is here.
-    MisdirectedTo,
-    /// One read gives what was there before.
-    StaleRead,
-}
-
-impl fmt::Display for Damaged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Damaged { path, class, bytes, kind, .. } = self;
-        write!(f, "{kind:?} in {path} ({class}), bytes {}..{}", bytes.start, bytes.end)
-    }
-}
-
-/// What a read of a clean sector gives instead of its content.
-#[derive(Clone, Debug)]
-enum Effect {
-    Eio,
-    Flip {
-        byte: u32,
-        bit: u8,
-    },
-    /// Another content; `None` for zeros.
-    Content(Option<Sector>),
-}
-
-#[derive(Clone, Debug)]
-struct Defect {
-    effect: Effect,
-    /// Gone after one read.
-    once: bool,
-    /// Position in the ledger.
-    entry: usize,
-}
-
-/// A pending write that will not get where it should.
-#[derive(Clone, Debug)]
-struct Doom {
-    at: SectorAt,
-    entry: usize,
-    /// Where it lands instead, with the entry of that.
-    onto: Option<(SectorAt, usize)>,
-    /// The old content is read once only.
-    once: bool,
-}
-
-/// The defects of a medium.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Defects {
-    of_sector: OrdMap<SectorAt, Defect>,
-    doomed: OrdMap<OpId, Doom>,
-    /// What was on the medium before, for sectors that were overwritten there.
-    previous: OrdMap<SectorAt, Sector>,
-    ledger: Vector<Damaged>,
-    served: u64,
-}
-
-impl Defects {
-    /// `op` is about to be applied to the medium.
-    pub(super) fn landing(&mut self, op: &MicroOp, medium: &Tree, now_us: u64) {
-        match &op.op {
-            Op::Data { ino, sector, content } => {
-                let at = (*ino, *sector);
-                let old = medium.sector(*ino, *sector).cloned();
-                self.lift(at, now_us);
-                if let Some(doom) = self.doomed.remove(&op.id) {
-                    self.put(at, Effect::Content(old.clone()), doom.once, doom.entry, now_us);
-                    match doom.onto {
-                        Some((onto, entry)) if medium.inode(onto.0).is_some() => {
-                            self.put(onto, Effect::Content(Some(content.clone())), false, entry, now_us);
-                        }
-                        Some((_, entry)) => self.ledger[entry].lifted_us = Some(now_us),
-                        None => {}
-                    }
-                }
-                if let Some(old) = old {
-                    self.previous.insert(at, old);
-                }
-            }
-            Op::Zero { ino, sector, .. } => self.lift((*ino, *sector), now_us),
-            Op::Size { ino, len_bytes } => {
-                let first_beyond = len_bytes.div_ceil(u64::from(medium.sector_bytes()));
-                self.lift_range(*ino, first_beyond, now_us);
-            }
-            Op::Link { .. } | Op::Unlink { .. } | Op::Rename { .. } => {}
-        }
-    }
-
-    /// These operations never get to the medium.
-    pub(super) fn lost(&mut self, ops: &[MicroOp], now_us: u64) {
-        for op in ops {
-            if let Some(doom) = self.doomed.remove(&op.id) {
-                self.close(&doom, now_us);
-            }
-        }
-    }
-
-    /// The inode is gone for good.
-    pub(super) fn forget(&mut self, ino: Ino, now_us: u64) {
-        self.lift_range(ino, 0, now_us);
-        let gone: Vec<OpId> =
-            self.doomed.iter().filter(|(_, doom)| doom.at.0 == ino).map(|(id, _)| *id).collect();
-        for id in gone {
-            let doom = self.doomed.remove(&id).expect("just listed");
-            self.close(&doom, now_us);
-        }
-        let previous: Vec<SectorAt> =
-            self.previous.range((ino, 0)..=(ino, u64::MAX)).map(|(at, _)| *at).collect();
-        previous.iter().for_each(|at| drop(self.previous.remove(at)));
-    }
-
-    /// After a crash: whatever is not on `medium` is gone.
-    pub(super) fn settle(&mut self, medium: &Tree, now_us: u64) {
-        let inodes: BTreeSet<Ino> =
-            self.of_sector.keys().chain(self.previous.keys()).map(|(ino, _)| *ino).collect();
-        for ino in inodes.into_iter().filter(|ino| medium.inode(*ino).is_none()) {
-            self.forget(ino, now_us);
-        }
-    }
-
-    fn put(&mut self, at: SectorAt, effect: Effect, once: bool, entry: usize, now_us: u64) {
-        self.lift(at, now_us);
-        self.of_sector.insert(at, Defect { effect, once, entry });
-    }
-
-    fn lift(&mut self, at: SectorAt, now_us: u64) {
-        if let Some(defect) = self.of_sector.remove(&at)
-            && !self.of_sector.values().any(|other| other.entry == defect.entry)
-        {
-            self.ledger[defect.entry].lifted_us = Some(now_us);
-        }
-    }
-
-    fn lift_range(&mut self, ino: Ino, from: u64, now_us: u64) {
-        let range: Vec<SectorAt> =
-            self.of_sector.range((ino, from)..=(ino, u64::MAX)).map(|(at, _)| *at).collect();
-        range.into_iter().for_each(|at| self.lift(at, now_us));
-    }
-
-    /// Closes the entries of a write that will not happen at all.
-    fn close(&mut self, doom: &Doom, now_us: u64) {
-        for entry in [Some(doom.entry), doom.onto.map(|(_, entry)| entry)].into_iter().flatten() {
-            self.ledger[entry].lifted_us = Some(now_us);
-        }
-    }
-
-    fn enter(&mut self, damaged: Damaged) -> usize {
-        self.ledger.push_back(damaged);
-        self.ledger.len() - 1
-    }
-
-    /// What a read gets of a clean sector from byte `from` on; `bytes` holds what it should get.
-    pub(super) fn serve(
-        &mut self,
-        at: SectorAt,
-        from: usize,
-        bytes: &mut [u8],
-        checksums: bool,
-        now_us: u64,
-    ) -> io::Result<()> {
-        let Some(defect) = self.of_sector.get(&at) else { return Ok(()) };
-        let (entry, once) = (defect.entry, defect.once);
-        let changed = defect.effect.spoil(from, bytes);
-        let fails = matches!(defect.effect, Effect::Eio) || checksums;
-        if once {
-            self.lift(at, now_us);
-        }
-        if changed || fails {
-            self.ledger[entry].served += 1;
-            self.served += 1;
-        }
-        if fails { Err(os(libc::EIO)) } else { Ok(()) }
-    }
-
-    /// As [`Defects::serve`] for what lasts, without anybody being served; `EIO` is zeros.
-    fn spoil_lasting(&self, at: SectorAt, bytes: &mut [u8]) {
-        if let Some(defect) = self.of_sector.get(&at).filter(|defect| !defect.once) {
-            defect.effect.spoil(0, bytes);
-        }
-    }
-
-    /// False if no sector has a defect.
-    pub(super) fn any(&self) -> bool {
-        !self.of_sector.is_empty()
-    }
-}
-
-impl Effect {
-    /// Puts what a read gives in the place of what is there; true if that made a difference.
-    fn spoil(&self, from: usize, bytes: &mut [u8]) -> bool {
-        match self {
-            Effect::Eio => {
-                bytes.fill(0);
-                true
-            }
-            Effect::Flip { byte, bit } => match (*byte as usize).checked_sub(from) {
-                Some(i) if i < bytes.len() => {
-                    bytes[i] ^= 1 << bit;
-                    true
-                }
-                _ => false,
-            },
-            Effect::Content(content) => {
-                let to = from + bytes.len();
-                let same = match content {
-                    Some(content) => content[from..to] == *bytes,
-                    None => bytes.iter().all(|byte| *byte == 0),
-                };
-                match content {
-                    Some(content) => bytes.copy_from_slice(&content[from..to]),
-                    None => bytes.fill(0),
-                }
-                !same
-            }
-        }
-    }
-}
-
 /// Which bit rots, by what is there: the same damage in each run that has the same content.
 fn rot_of(content: &[u8], from: usize) -> Effect {
     let hash = xxh3_64(content);
@@ -330,25 +75,31 @@ impl Disk {
 
     /// What was damaged, in the order in which it happened.
     pub fn ledger(&self) -> impl Iterator<Item = &Damaged> {
-        self.defects.ledger.iter()
+        self.defects.ledger()
     }
 
     /// How often readers were given bad bytes, or errors in their place.
     pub fn damage_served(&self) -> u64 {
-        self.defects.served
+        self.defects.served()
+    }
+
+    /// What faults that damage this disk have come to since the last time.
+    pub fn take_bites(&mut self) -> Vec<Bite> {
+        self.defects.take_bites()
+    }
+
+    /// [`Tree::hash`](super::Tree::hash) of what processes see, and what is damaged in it.
+    pub fn seen_hash(&self) -> u128 {
+        self.defects.hash_with(self.vol.hash(), &self.vol)
     }
 
     /// Repairs every defect; pending writes get where they should.
     pub fn lift_damage(&mut self) {
-        let now_us = self.now_us;
-        let sectors: Vec<SectorAt> = self.defects.of_sector.keys().copied().collect();
-        sectors.into_iter().for_each(|at| self.defects.lift(at, now_us));
-        let doomed = std::mem::take(&mut self.defects.doomed);
-        doomed.values().for_each(|doom| self.defects.close(doom, now_us));
+        self.defects.lift_all(self.now_us);
     }
 
-    /// Damages what a read of `len` bytes is about to give. What is pending is read from memory and cannot be damaged:
-    /// false if the read covers nothing else.
+    /// Damages what a read of `len` bytes is about to give; false if nothing of it can be. What is pending is read from memory,
+    /// and a hole is not read at all.
     pub fn damage_read(
         &mut self,
         fd: Fd,
@@ -365,27 +116,50 @@ impl Disk {
         let end = self.vol.len_bytes(ino).unwrap_or(0);
         let there = usize::try_from(end.saturating_sub(offset_bytes)).unwrap_or(usize::MAX).min(len);
         let label = self.label(ino);
-        let is_clean = |piece: &Piece| !self.log.is_pending(ino, piece.sector);
-        let clean = pieces(self.sector_bytes(), offset_bytes, there).filter(is_clean);
+        let can_be = |piece: &Piece| {
+            let at = (ino, piece.sector);
+            self.is_at_rest(at) && self.would_matter(at, piece.from..piece.from + piece.len, damage)
+        };
+        let candidates = pieces(self.sector_bytes(), offset_bytes, there).filter(can_be);
         let key = self.key.child("disk.read", &[label]);
-        let Some(piece) = chosen(&key, clean, |piece| [piece.sector, 0, 0]) else { return false };
+        let Some(piece) = chosen(&key, candidates, |piece| [piece.sector, 0, 0]) else { return false };
         let at = (ino, piece.sector);
         match damage {
             Damage::BitRot { sectors } => self.rot(at, piece.from..piece.from + piece.len, sectors, class),
-            Damage::Eio => self.defect(at, 1, DamageKind::Eio, class, false, |_, _| Effect::Eio),
+            Damage::Eio => self.defect(at, 1, DamageKind::Eio, class, Life::Lasting, |_, _| Effect::Eio),
             Damage::BitFlipOnce => {
                 let (from, to) = (piece.from, piece.from + piece.len);
-                self.defect(at, 1, DamageKind::BitFlip, class, true, |_, content| {
+                self.defect(at, 1, DamageKind::BitFlip, class, Life::ThisRead, |_, content| {
                     rot_of(&content[from..to], from)
                 });
             }
             Damage::StaleRead => {
-                let old = self.defects.previous.get(&at).cloned();
-                self.defect(at, 1, DamageKind::StaleRead, class, true, |_, _| Effect::Content(old.clone()));
+                let old = Effect::Content(self.defects.previous(at).cloned());
+                self.defect(at, 1, DamageKind::StaleRead, class, Life::ThisRead, |_, _| old.clone());
             }
             Damage::LostWrite | Damage::Misdirect => return false,
         }
         true
+    }
+
+    /// True if the sector lies on the medium, and a read of it would read it there.
+    fn is_at_rest(&self, at: SectorAt) -> bool {
+        self.dur.sector(at.0, at.1).is_some() && !self.log.is_pending(at.0, at.1)
+    }
+
+    /// True if `damage` would make a difference to a read of these bytes of the sector.
+    fn would_matter(&self, at: SectorAt, bytes: Range<usize>, damage: Damage) -> bool {
+        match damage {
+            Damage::Eio | Damage::BitRot { .. } => !self.defects.has_lasting(at),
+            Damage::BitFlipOnce => true,
+            Damage::StaleRead => {
+                let zeros = vec![0; self.sector_bytes() as usize];
+                let old = self.defects.previous(at).map_or(&zeros[..], |old| old);
+                let now = self.vol.sector(at.0, at.1).map_or(&zeros[..], |now| now);
+                old[bytes.clone()] != now[bytes]
+            }
+            Damage::LostWrite | Damage::Misdirect => false,
+        }
     }
 
     /// Damages one of the sectors that were written since `since` by this open file.
@@ -433,7 +207,8 @@ impl Disk {
         if self.spared.contains(&self.path_of(ino)) {
             return false;
         }
-        let pending = self.log.of_file(ino, until).filter(|op| op.id >= since && !op.forced);
+        let can_be = |op: &&MicroOp| op.id >= since && !op.forced && !self.defects.is_doomed(op.id);
+        let pending = self.log.of_file(ino, until).filter(can_be);
         // Of each sector the last: the others will be overwritten.
         let writes: BTreeMap<u64, OpId> = pending
             .filter_map(|op| match op.op {
@@ -444,10 +219,11 @@ impl Disk {
         let key = self.key.child("disk.write", &[self.label(ino)]);
         let Some((sector, id)) = chosen(&key, writes, |(sector, _)| [*sector, 0, 0]) else { return false };
         let at = (ino, sector);
-        let entry = self.enter(at, 1, kind, class);
+        let entry = self.enter(at, 1, kind, class, None);
         let onto = (damage == Damage::Misdirect).then(|| self.elsewhere(at, class, class_of)).flatten();
-        let onto = onto.map(|onto| (onto, self.enter(onto, 1, DamageKind::MisdirectedTo, class)));
-        self.defects.doomed.insert(id, Doom { at, entry, onto, once });
+        let onto =
+            onto.map(|onto| (onto, self.enter(onto, 1, DamageKind::MisdirectedTo, class, Some(entry))));
+        self.defects.doom(id, Doom { at, entry, onto, once });
         true
     }
 
@@ -477,7 +253,7 @@ impl Disk {
         };
         let class = class_of(Path::new(&self.path_of(file)));
         match damage {
-            Damage::Eio => self.defect(at, 1, DamageKind::Eio, class, false, |_, _| Effect::Eio),
+            Damage::Eio => self.defect(at, 1, DamageKind::Eio, class, Life::Lasting, |_, _| Effect::Eio),
             Damage::BitRot { sectors } => {
                 let visible = self.visible_bytes(at);
                 self.rot(at, 0..visible, sectors, class);
@@ -487,7 +263,7 @@ impl Disk {
         true
     }
 
-    /// Allocated sectors inside the files of a class that are on the medium and have no defect.
+    /// Allocated sectors inside the files of a class that are on the medium and have no lasting defect.
     fn sectors_at_rest(&self, class: &str, class_of: fn(&Path) -> &'static str) -> Vec<SectorAt> {
         let mut sectors = Vec::new();
         self.vol.walk(|path, ino| {
@@ -497,10 +273,7 @@ impl Disk {
             }
         });
         sectors.retain(|at| {
-            self.visible_bytes(*at) > 0
-                && self.dur.sector(at.0, at.1).is_some()
-                && !self.log.is_pending(at.0, at.1)
-                && !self.defects.of_sector.contains_key(at)
+            self.visible_bytes(*at) > 0 && self.is_at_rest(*at) && !self.defects.has_lasting(*at)
         });
         sectors
     }
@@ -515,10 +288,13 @@ impl Disk {
     fn rot(&mut self, at: SectorAt, bytes: Range<usize>, sectors: u16, class: &'static str) {
         let count = u64::from(sectors.max(1));
         let run = (at.1..at.1 + count)
-            .take_while(|sector| *sector == at.1 || self.visible_bytes((at.0, *sector)) > 0)
+            .take_while(|sector| {
+                let at = (at.0, *sector);
+                self.visible_bytes(at) > 0 && self.is_at_rest(at) && !self.defects.has_lasting(at)
+            })
             .count() as u64;
         let visible: Vec<usize> = (at.1..at.1 + run).map(|s| self.visible_bytes((at.0, s))).collect();
-        self.defect(at, run, DamageKind::BitRot, class, false, |sector, content| {
+        self.defect(at, run, DamageKind::BitRot, class, Life::Lasting, |sector, content| {
             if sector == at.1 {
                 rot_of(&content[bytes.clone()], bytes.start)
             } else {
@@ -534,19 +310,31 @@ impl Disk {
         count: u64,
         kind: DamageKind,
         class: &'static str,
-        once: bool,
+        life: Life,
         effect: impl Fn(u64, &[u8]) -> Effect,
     ) {
-        let entry = self.enter(at, count, kind, class);
-        let zeros = vec![0; self.sector_bytes() as usize];
+        let entry = self.enter(at, count, kind, class, None);
         for sector in at.1..at.1 + count {
-            let content = self.vol.sector(at.0, sector).map_or(&zeros[..], |content| content);
-            let effect = effect(sector, content);
-            self.defects.put((at.0, sector), effect, once, entry, self.now_us);
+            let sector_at = (at.0, sector);
+            let mut content = vec![0; self.sector_bytes() as usize];
+            if let Some(there) = self.vol.sector(at.0, sector) {
+                content.copy_from_slice(there);
+            }
+            // A bit that is wrong already is not flipped back.
+            self.defects.spoil_lasting(sector_at, &mut content);
+            let effect = effect(sector, &content);
+            self.defects.lay(sector_at, effect, life, entry);
         }
     }
 
-    fn enter(&mut self, at: SectorAt, count: u64, kind: DamageKind, class: &'static str) -> usize {
+    fn enter(
+        &mut self,
+        at: SectorAt,
+        count: u64,
+        kind: DamageKind,
+        class: &'static str,
+        of: Option<usize>,
+    ) -> usize {
         let size = u64::from(self.sector_bytes());
         let damaged = Damaged {
             path: self.path_of(at.0),
@@ -555,10 +343,11 @@ impl Disk {
             bytes: at.1 * size..(at.1 + count) * size,
             kind,
             at_us: self.now_us,
+            laid: false,
             lifted_us: None,
             served: 0,
         };
-        self.defects.enter(damaged)
+        self.defects.enter(damaged, of)
     }
 
     /// The first path that leads to a file, or nothing.

@@ -112,6 +112,12 @@ impl Disk {
     /// # Errors
     /// `EBADF`, `EISDIR`, `EIO` for a damaged sector.
     pub fn read_at(&mut self, fd: Fd, buf: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
+        let read = self.read(fd, buf, offset_bytes);
+        self.defects.end_read(self.now_us);
+        read
+    }
+
+    fn read(&mut self, fd: Fd, buf: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
         self.check_health(false)?;
         let file = self.open_file(fd)?;
         if !file.read {

@@ -8,8 +8,7 @@
 //! Each image comes with a hash of what is seen in it, so that those that cannot be told apart need to be looked at once.
 
 use super::Disk;
-use super::crash::{Pending, left_by};
-use super::tree::Tree;
+use super::crash::Pending;
 use crate::sim::{Draw, Survivors};
 
 /// What a power failure may leave now.
@@ -28,7 +27,7 @@ pub struct Images {
 pub struct Image {
     /// The choice that leaves it; [`Survivors::Losing`], or one of the extremes.
     pub survivors: Survivors,
-    /// [`Tree::hash`] of what is left.
+    /// [`Tree::hash`](super::Tree::hash) of what is left, and what is damaged in it.
     pub hash: u128,
 }
 
@@ -44,10 +43,7 @@ impl Disk {
         let count = sets.len() as u64;
         let mut images: Vec<Image> = Vec::new();
         for set in sets {
-            let image = Image {
-                hash: self.left_by_next_crash(&pending, &set).hash(),
-                survivors: pending.choice(&set),
-            };
+            let image = Image { hash: self.hash_after(&pending, &set), survivors: pending.choice(&set) };
             if images.iter().all(|earlier| earlier.hash != image.hash) {
                 images.push(image);
             }
@@ -58,11 +54,19 @@ impl Disk {
     /// Changes whenever there may be images that there were none of before: what a sync or writeback forces only takes
     /// images away.
     pub fn moment(&self) -> [u64; 2] {
-        [self.log.next_id().0, self.losses]
+        [self.log.next_id().0, self.losses + self.defects.changes()]
     }
 
-    fn left_by_next_crash(&self, pending: &Pending, set: &[bool]) -> Tree {
-        left_by(&self.dur, self.config.stale_tail, pending, set, &self.key, |_, _, _| {})
+    /// The hash of what would be left, and what would be damaged in it.
+    fn hash_after(&self, pending: &Pending, set: &[bool]) -> u128 {
+        if !self.defects.any_or_doomed() {
+            return self.left(pending, set, |_, _, _| {}).hash();
+        }
+        let mut defects = self.defects.clone();
+        let tree =
+            self.left(pending, set, |op, tree, survives| defects.meet(op, tree, survives, self.now_us));
+        defects.settle(&tree, self.now_us);
+        defects.hash_with(tree.hash(), &tree)
     }
 }
 

@@ -20,6 +20,7 @@ use super::{Damage, Env, Key, NodeId, Survivors, Told};
 
 mod crash;
 mod damage;
+mod defects;
 mod export;
 mod file;
 mod images;
@@ -35,7 +36,8 @@ mod tree;
 mod writeback;
 
 pub use crash::{CrashRecord, States, enumerate_states};
-pub use damage::{DamageKind, Damaged, Spared};
+pub use damage::Spared;
+pub use defects::{Bite, DamageKind, Damaged};
 pub use file::{Fd, OpenFile, OpenMode};
 pub use images::{Image, Images};
 pub use latency::Pace;
@@ -140,6 +142,7 @@ impl Disks {
                 .with("kept", record.told(&record.kept))
         });
         self.state().node(node).last_crash = Some(record);
+        self.tell_bites(env, node);
     }
 
     /// Calls `look` with the disk of a node.
@@ -266,7 +269,15 @@ impl Disks {
         if let Some(Some(damaged)) = &struck {
             env.emit(node, "disk.fault", format!("{damaged:?}").as_bytes(), || damaged.to_string());
         }
+        self.tell_bites(env, node);
         struck.is_some()
+    }
+
+    /// Tells the injector what faults have come to that damage the disk of the node.
+    pub(crate) fn tell_bites(&self, env: &Env, node: NodeId) {
+        for bite in self.with_mut(node, Disk::take_bites) {
+            env.bites(node, bite);
+        }
     }
 
     /// Repairs every defect of the disk of the node.

@@ -9,7 +9,8 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::damage::{Defects, Spared};
+use super::damage::Spared;
+use super::defects::Defects;
 use super::file::{Fd, OpenFile};
 use super::log::{Before, Log, MicroOp, Op, OpId};
 use super::personality::{Personality, Rules};
