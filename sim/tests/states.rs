@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cutwater_io::sim::{Crash, CrashKind, Event};
+use cutwater_io::sim::{Crash, CrashKind, Damage, Event};
 use cutwater_io::time;
 use cutwater_sim::plan::VERSION;
 use cutwater_sim::runner::execute::execute;
@@ -220,4 +220,11 @@ fn a_swizzle_cuts_off_one_after_the_other_and_lets_all_back() {
     let (story, _) = run(vec![(3_900, Act::Swizzle { nodes: vec![3, 1], for_us: 100_000_000 })]);
     let late = times(&story, 0, "fault.swizzle").into_iter().filter(|ms| *ms >= HORIZON_MS).count();
     assert_eq!(late, 0);
+}
+
+#[test]
+fn what_lies_on_no_disk_is_not_damaged() {
+    let rot = Act::Rot { node: 1, class: String::new(), nth: 1, damage: Damage::BitRot { sectors: 1 } };
+    let (_, delivered) = run(vec![(100, rot)]);
+    assert_eq!(delivered[&FaultClass::BitRot], 0);
 }

@@ -30,14 +30,12 @@ const REST_US: u64 = 2_000;
 const WINDOW: usize = 8;
 
 /// What of the plan has happened so far.
-#[derive(Debug, Default)]
-pub(crate) struct Passed {
+#[derive(Debug)]
+pub(crate) struct Passed<'a> {
     /// Faults that struck.
-    pub(crate) struck: Vec<Fault>,
+    pub(crate) struck: Vec<&'a Fault>,
     /// Operations that were issued.
-    pub(crate) issued: BTreeSet<u32>,
-    /// In a branch, its horizon.
-    pub(crate) cut_us: Option<u64>,
+    pub(crate) issued: &'a BTreeSet<u32>,
 }
 
 /// A census from inside of a run.
@@ -106,7 +104,7 @@ impl Census {
         node: NodeId,
         at: &Anchor,
         at_us: u64,
-        passed: &Passed,
+        passed: &Passed<'_>,
     ) -> Option<Fault> {
         let of = self.crashed.map_or(self.settings.node, |node| node.0);
         let concerned = of == 0 || of == node.0;
@@ -186,7 +184,7 @@ impl Census {
     }
 
     /// The crashes that may leave something new now.
-    fn candidates(&mut self, node: NodeId, passed: &Passed) -> Vec<Candidate> {
+    fn candidates(&mut self, node: NodeId, passed: &Passed<'_>) -> Vec<Candidate> {
         let env = Env::current();
         let owed = env.owed().digest();
         let disk = env.disks().with(node, |disk| disk.moment());
@@ -203,9 +201,9 @@ impl Census {
         self.taken.tally.moments += 1;
         let all_up_to = if self.settings.exhaustive { ALL_UP_TO_EXHAUSTIVE } else { ALL_UP_TO };
         let mut draw = self.draws.draw("sample", &[node.0, disk[0], disk[1], owed]);
-        let (images, seen_by_processes) = env.disks().with(node, |disk| {
-            (disk.images(all_up_to, self.settings.sample, &mut draw), disk.volatile().hash())
-        });
+        let (images, seen_by_processes) = env
+            .disks()
+            .with(node, |disk| (disk.images(all_up_to, self.settings.sample, &mut draw), disk.seen_hash()));
         self.taken.tally.permissible += images.sets;
         self.taken.tally.sampled += u64::from(!images.all);
         self.last.insert(node, Moment { all: images.all, ..moment });
@@ -219,7 +217,7 @@ impl Census {
         // What else struck may have left its mark beside the tree; and a kill after a power failure loses what one alone does
         // not.
         let crash = |class| matches!(class, FaultClass::ProcessKill | FaultClass::PowerFail);
-        let struck: Vec<FaultClass> = passed.struck.iter().map(Fault::class).collect();
+        let struck: Vec<FaultClass> = passed.struck.iter().map(|fault| fault.class()).collect();
         let others: Vec<FaultClass> = struck.iter().copied().filter(|class| !crash(*class)).collect();
         if self.kinds.1 {
             let key = key(&format!("kill {struck:?}"), seen_by_processes);
@@ -252,7 +250,7 @@ impl Census {
     }
 
     /// Starts a branch; true in the branch.
-    fn branch(&mut self, node: NodeId, crash: &Fault, at_us: u64, passed: &Passed, below: u8) -> bool {
+    fn branch(&mut self, node: NodeId, crash: &Fault, at_us: u64, passed: &Passed<'_>, below: u8) -> bool {
         let limit_s = self.settings.limit_s;
         let forked = loop {
             match self.window.before_next(&mut wind_up(limit_s)) {
@@ -263,8 +261,8 @@ impl Census {
         };
         match forked {
             Ok(Forked::Parent(child)) => {
-                let mut faults = passed.struck.clone();
-                faults.push(crash.clone());
+                let struck = passed.struck.iter().copied().chain([crash]);
+                let faults = struck.cloned().collect();
                 let cut = Cut { faults, issued: passed.issued.clone(), horizon_us: Census::cut_us(at_us) };
                 self.window.push(cut, child);
                 false

@@ -1,5 +1,6 @@
 //! The classes of faults, by which a swarm switches them on and off and a campaign counts what was delivered.
 
+use cutwater_io::sim::disk::DamageKind;
 use cutwater_io::sim::{CrashKind, Damage, Errno, SiteFault};
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +122,18 @@ impl FaultClass {
             Damage::BitRot { .. } => FaultClass::BitRot,
             Damage::LostWrite | Damage::Misdirect => FaultClass::LostWrite,
             Damage::StaleRead | Damage::BitFlipOnce => FaultClass::StaleRead,
+        }
+    }
+
+    /// The class of the fault that did that to a disk.
+    pub(crate) fn of_damage_kind(kind: DamageKind) -> FaultClass {
+        match kind {
+            DamageKind::Eio => FaultClass::ReadError,
+            DamageKind::BitRot => FaultClass::BitRot,
+            DamageKind::LostWrite | DamageKind::MisdirectedFrom | DamageKind::MisdirectedTo => {
+                FaultClass::LostWrite
+            }
+            DamageKind::StaleRead | DamageKind::BitFlip => FaultClass::StaleRead,
         }
     }
 

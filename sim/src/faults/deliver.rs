@@ -136,7 +136,6 @@ pub(crate) fn bites(env: &Env, act: &Act) -> Option<u64> {
         Act::HalfOpen { .. } => Some(env.net().counters().half_opened),
         Act::ExpireCredentials { .. } => Some(env.objects().counters().denied),
         Act::Reset { .. } => Some(env.net().counters().resets),
-        Act::Rot { node, .. } => Some(env.disks().with(NodeId(*node), |disk| disk.ledger().count() as u64)),
         Act::Outage { .. } | Act::ThrottleStore { .. } => Some(env.objects().counters().refused),
         Act::IsolateFromStore { .. } => Some(env.objects().counters().unreachable),
         _ => None,

@@ -3,10 +3,11 @@
 //! A fault strikes at most once. What a call or a point cannot do by itself (a partition, a full disk) is handed to the
 //! task that delivers states. After [`Shared::heal`] nothing strikes any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 
+use cutwater_io::sim::disk::Bite;
 use cutwater_io::sim::{Crash, Injector, NodeId, Passing, PointAction, Site, SiteAction, SiteFault};
 use futures::channel::mpsc::UnboundedSender;
 
@@ -32,14 +33,18 @@ struct State {
     receipts: Receipts,
     /// Struck, and not yet seen to have been noticed.
     unobserved: BTreeMap<NodeId, Vec<FaultClass>>,
-    passed: Passed,
+    /// The faults that struck, in order.
+    struck: Vec<(Fault, Struck)>,
+    /// Operations that were issued.
+    issued: BTreeSet<u32>,
+    /// In a branch of a census, its horizon.
+    cut_us: Option<u64>,
     census: Option<Census>,
     /// Tasks that wait for an operation or the horizon.
     on_cut: Vec<Waker>,
     reached: Gather,
     /// No fault strikes at or after this virtual time, in microseconds.
     over_us: u64,
-    struck: Vec<Struck>,
     /// For each fault that is anchored to a time: what its node did just before and just after; only if that is asked for.
     near: Vec<Near>,
 }
@@ -47,7 +52,7 @@ struct State {
 impl State {
     /// Nothing of the plan strikes any more: the world is healed, or this is a branch of a census.
     fn still(&self) -> bool {
-        self.healed || self.passed.cut_us.is_some()
+        self.healed || self.cut_us.is_some()
     }
 }
 
@@ -62,11 +67,12 @@ impl Shared {
             receipts,
             unobserved: BTreeMap::new(),
             reached: Gather::default(),
-            passed: Passed::default(),
+            struck: Vec::new(),
+            issued: BTreeSet::new(),
+            cut_us: None,
             census,
             on_cut: Vec::new(),
             over_us: u64::MAX,
-            struck: Vec::new(),
             near: Vec::new(),
         })))
     }
@@ -94,14 +100,14 @@ impl Shared {
         }
     }
 
-    /// A fault struck.
-    pub(crate) fn strikes(&self, struck: Struck) {
-        self.state().struck.push(struck);
+    /// A fault strikes, or is switched on.
+    pub(crate) fn strikes(&self, fault: &Fault, struck: Struck) {
+        self.state().struck.push((fault.clone(), struck));
     }
 
     pub(crate) fn evidence(&self) -> (Vec<Struck>, Vec<Near>) {
         let state = self.state();
-        (state.struck.clone(), state.near.clone())
+        (state.struck.iter().map(|(_, struck)| struck.clone()).collect(), state.near.clone())
     }
 
     /// From now on nothing strikes.
@@ -109,19 +115,14 @@ impl Shared {
         self.state().healed = true;
     }
 
-    /// `fault` of the plan strikes, or is switched on.
-    pub(crate) fn struck(&self, fault: &Fault) {
-        self.state().passed.struck.push(fault.clone());
-    }
-
     /// An operation of the plan is issued.
     pub(crate) fn issued(&self, op: u32) {
-        self.state().passed.issued.insert(op);
+        self.state().issued.insert(op);
     }
 
     /// In a branch of a census, the end of its safety phase in microseconds: no operation is issued any more.
     pub(crate) fn cut_us(&self) -> Option<u64> {
-        self.state().passed.cut_us
+        self.state().cut_us
     }
 
     /// Waits until this is a branch of a census, or another one than it was.
@@ -129,7 +130,7 @@ impl Shared {
         let before = self.cut_us();
         std::future::poll_fn(|cx| {
             let mut state = self.state();
-            if state.passed.cut_us != before {
+            if state.cut_us != before {
                 return Poll::Ready(());
             }
             state.on_cut.retain(|waker| !waker.will_wake(cx.waker()));
@@ -143,14 +144,18 @@ impl Shared {
     /// its branches.
     pub(crate) fn boundary(&self, node: NodeId, at: impl FnOnce() -> Anchor, at_us: u64) -> Option<Crash> {
         let mut state = self.state();
-        let State { census, passed, receipts, unobserved, on_cut, .. } = &mut *state;
-        let fault = census.as_mut()?.boundary(node, &at(), at_us, passed)?;
-        passed.cut_us = Some(Census::cut_us(at_us));
+        let State { census, struck, issued, cut_us, receipts, unobserved, on_cut, .. } = &mut *state;
+        let census = census.as_mut()?;
+        let passed = Passed { struck: struck.iter().map(|(fault, _)| fault).collect(), issued };
+        let fault = census.boundary(node, &at(), at_us, &passed)?;
+        *cut_us = Some(Census::cut_us(at_us));
         receipts.entry(fault.class()).or_default().delivered += 1;
         unobserved.entry(node).or_default().push(fault.class());
         on_cut.drain(..).for_each(Waker::wake);
         let Act::Crash { crash, .. } = fault.act.clone() else { unreachable!("a census crashes") };
-        passed.struck.push(fault);
+        let place = fault.at.clone();
+        let id = fault.id;
+        struck.push((fault, Struck::new(id, node, at_us).at(place)));
         Some(crash)
     }
 
@@ -176,7 +181,7 @@ impl Shared {
         state.reached.struck(node, class);
     }
 
-    /// A state of `class` was switched on for `nodes`; whether it is noticed, a device will tell.
+    /// A state of `class` was switched on for `nodes`, or a defect laid; whether it is noticed, a device will tell.
     pub(crate) fn switched_on(&self, class: FaultClass, nodes: &[NodeId]) {
         let mut state = self.state();
         state.receipts.entry(class).or_default().delivered += 1;
@@ -381,10 +386,12 @@ impl Injector for PlanInjector {
         };
         match action {
             Some(what) => {
-                self.shared.delivered(fault.class(), site.node);
+                // Of damage the disk tells whether there is any.
+                if !matches!(what, SiteFault::Damage(_)) {
+                    self.shared.delivered(fault.class(), site.node);
+                }
                 let struck = Struck::new(fault.id, site.node, site.at_us);
-                self.shared.strikes(struck.at(place()).on(site.target));
-                self.shared.struck(&fault);
+                self.shared.strikes(&fault, struck.at(place()).on(site.target));
                 SiteAction::Strike(what)
             }
             None => SiteAction::Proceed,
@@ -418,11 +425,17 @@ impl Injector for PlanInjector {
         match action {
             Some(action) => {
                 self.shared.delivered(fault.class(), node);
-                self.shared.strikes(Struck::new(fault.id, node, passing.at_us).at(here()));
-                self.shared.struck(&fault);
+                self.shared.strikes(&fault, Struck::new(fault.id, node, passing.at_us).at(here()));
                 action
             }
             None => PointAction::Proceed,
+        }
+    }
+
+    fn bites(&mut self, node: NodeId, bite: Bite) {
+        match bite {
+            Bite::Laid(kind) => self.shared.switched_on(FaultClass::of_damage_kind(kind), &[node]),
+            Bite::Served(kind) => self.shared.observed(FaultClass::of_damage_kind(kind)),
         }
     }
 }
@@ -430,8 +443,10 @@ impl Injector for PlanInjector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faults::Receipt;
     use crate::plan::VERSION;
-    use cutwater_io::sim::{CrashKind, Errno};
+    use cutwater_io::sim::disk::DamageKind;
+    use cutwater_io::sim::{CrashKind, Damage, Errno};
     use futures::channel::mpsc;
 
     const EIO: Act = Act::Site(SiteFault::Fail(Errno::Eio));
@@ -548,5 +563,22 @@ mod tests {
         assert_eq!(observed(), 0, "another node knows nothing");
         write(&mut i, 1, "wal", 2);
         assert_eq!(observed(), 1);
+    }
+
+    #[test]
+    fn damage_is_delivered_when_the_disk_says_so() {
+        let lost = Act::Site(SiteFault::Damage(Damage::LostWrite));
+        let (mut i, shared, _orders) =
+            injector(vec![(at_site("", 1, 1), lost.clone()), (at_site("", 2, 1), lost)]);
+        assert!(write(&mut i, 1, "wal", 1) && write(&mut i, 2, "wal", 1));
+        write(&mut i, 1, "wal", 2);
+        let receipt = || shared.receipts()[&FaultClass::LostWrite];
+        assert_eq!(receipt(), Receipt { armed: 2, delivered: 0, observed: 0 });
+        i.bites(NodeId(1), Bite::Laid(DamageKind::LostWrite));
+        write(&mut i, 1, "wal", 3);
+        assert_eq!(receipt(), Receipt { armed: 2, delivered: 1, observed: 0 });
+        i.bites(NodeId(1), Bite::Served(DamageKind::LostWrite));
+        assert_eq!(receipt(), Receipt { armed: 2, delivered: 1, observed: 1 });
+        assert_eq!(shared.evidence().0.len(), 2, "both struck a call");
     }
 }

@@ -1,9 +1,10 @@
 //! Receipts: for each class of faults, how many a plan armed, how many were delivered, how many the system lived to see.
 //!
-//! *Delivered*: the fault struck (its place was reached before the safety phase ended). *Observed*: afterwards the node
+//! *Delivered*: the fault struck (its place was reached before the safety phase ended) and did something; damage counts once
+//! there is a defect on the medium, or a reader got something else than it should. *Observed*: afterwards the node
 //! that was struck made another call or passed another point, or started again; a partition held a packet, an outage
-//! refused a request. A fault that no node was there to notice proves nothing about the system; a class that was never
-//! delivered makes a campaign void.
+//! refused a request, a reader was served damage. A fault that no node was there to notice proves nothing about the system;
+//! a class that was never delivered makes a campaign void.
 
 use std::collections::BTreeMap;
 

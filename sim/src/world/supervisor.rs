@@ -102,23 +102,23 @@ impl World {
         if self.inner.faults.is_over(self.now_us()) {
             return;
         }
-        self.inner.faults.struck(&order.fault);
         let (id, class) = (order.fault.id, order.fault.class());
         let node = match target(&order.fault.act) {
             Some(0) | None => order.passed_by,
             Some(node) => NodeId(node),
         };
-        let act = resolve(order.fault.act, order.passed_by);
+        let act = resolve(order.fault.act.clone(), order.passed_by);
+        let strikes = || self.inner.faults.strikes(&order.fault, Struck::new(id, node, self.now_us()));
         let alive = node.0 != 0 && !self.inner.handle.is_exit(node.to_string());
         match &act {
             Act::Crash { crash, .. } if alive => {
                 self.inner.faults.delivered(class, node);
-                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
+                strikes();
                 self.inner.env.crash(node, crash.clone());
             }
             Act::Pause { for_us, .. } if alive => {
                 self.inner.faults.delivered(class, node);
-                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
+                strikes();
                 self.fault("fault.on", id, class, &act);
                 self.pause(node, *for_us).await;
                 self.fault("fault.off", id, class, &act);
@@ -127,7 +127,7 @@ impl World {
             Act::Crash { .. } | Act::Pause { .. } => {}
             _ if !deliver::applies(&act) => {}
             _ => {
-                self.inner.faults.strikes(Struck::new(id, node, self.now_us()));
+                strikes();
                 self.switch(id, class, act).await;
             }
         }
@@ -201,12 +201,16 @@ impl World {
         self.fault("fault.on", id, class, &act);
         if for_us == 0 {
             deliver::switch_on(env, &act, 0);
-            // A reset without a connection is none, and no file cannot rot.
-            if let (None, Some(node)) = (before, target(&act)) {
-                self.inner.faults.delivered(class, NodeId(node));
-            } else if deliver::bites(env, &act) > before {
-                self.inner.faults.switched_on(class, &struck);
-                self.inner.faults.observed(class);
+            match (before, target(&act)) {
+                // Of damage the disk tells whether there is any.
+                _ if matches!(act, Act::Rot { .. }) => {}
+                (None, Some(node)) => self.inner.faults.delivered(class, NodeId(node)),
+                // A reset without a connection is none.
+                _ if deliver::bites(env, &act) > before => {
+                    self.inner.faults.switched_on(class, &struck);
+                    self.inner.faults.observed(class);
+                }
+                _ => {}
             }
             return;
         }
