@@ -156,6 +156,7 @@ mod tests {
     use crate::plan::Anchor;
     use crate::vocabulary::{Role, Verb};
     use proptest::prelude::*;
+    use serde_json::Value;
 
     cutwater_io::points! {
         point ONE = "test.one": "a point";
@@ -240,6 +241,40 @@ mod tests {
             let plan = Plan::arbitrary("s", &v, &mut Unstructured::new(&bytes)).unwrap();
             prop_assert_eq!(plan.validate(&v), Ok(()));
             prop_assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan);
+        }
+
+        /// Wherever it is put, and whether it comes before or after the fields that are known.
+        #[test]
+        fn a_field_that_is_unknown_is_refused_by_name(seed: u64, place: prop::sample::Index, first: bool) {
+            let v = vocabulary();
+            let mut plan = serde_json::to_value(swarm("s", &v, seed)).unwrap();
+            let name = if first { "a_secret" } else { "z_secret" };
+            let mut objects = 0;
+            each_object(&mut plan, &mut |_| objects += 1);
+            let mut to_go = place.index(objects) as i64;
+            each_object(&mut plan, &mut |object| {
+                if to_go == 0 {
+                    object.insert(name.into(), 1.into());
+                }
+                to_go -= 1;
+            });
+            for text in [plan.to_string(), format!("{plan:#}")] {
+                let read = Plan::from_json(&text).and_then(|plan| plan.validate(&v));
+                let refused = read.expect_err("it is refused").to_string();
+                prop_assert!(refused.contains(&format!("`{name}`")) && !refused.contains('\n'), "{}", refused);
+            }
+        }
+    }
+
+    /// Calls `change` with each object in `value`.
+    fn each_object(value: &mut Value, change: &mut impl FnMut(&mut serde_json::Map<String, Value>)) {
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| each_object(item, change)),
+            Value::Object(fields) => {
+                fields.values_mut().for_each(|field| each_object(field, change));
+                change(fields);
+            }
+            _ => {}
         }
     }
 }

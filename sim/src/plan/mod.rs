@@ -100,7 +100,13 @@ impl Plan {
             }
             None => return Err(Invalid("not a plan: no field `version`".into())),
         }
-        serde_json::from_str(text).map_err(|e| Invalid(format!("malformed plan: {e}")))
+        serde_json::from_str(text).map_err(|e| match second_name(text, &e) {
+            Some(name) => {
+                let (line, column) = (e.line(), e.column());
+                Invalid(format!("malformed plan: unknown field `{name}` at line {line} column {column}"))
+            }
+            None => Invalid(format!("malformed plan: {e}")),
+        })
     }
 
     /// The plan as a file.
@@ -137,6 +143,19 @@ impl Plan {
     pub fn count(&self, role: &crate::vocabulary::Role) -> u64 {
         self.topology.get(role.name).copied().unwrap_or(*role.count.start())
     }
+}
+
+/// The name of the field at which reading stopped, if that was because a choice (an anchor, an act, ...) has more names than
+/// its own: of those serde says only where they stand.
+fn second_name<'a>(text: &'a str, error: &serde_json::Error) -> Option<&'a str> {
+    if !error.is_syntax() {
+        return None;
+    }
+    let line = text.lines().nth(error.line().checked_sub(1)?)?;
+    let from = line.as_ptr().addr() - text.as_ptr().addr() + error.column();
+    let name = text.get(from..)?.strip_prefix(',')?.trim_start().strip_prefix('"')?;
+    let (name, rest) = name.split_once('"')?;
+    rest.trim_start().starts_with(':').then_some(name)
 }
 
 #[cfg(test)]
@@ -277,6 +296,8 @@ mod tests {
             good.replace("\"seed\"", "\"sead\""),
             good.replace("\"Eio\"", "\"Eioo\""),
             good.replace("\"key\": 18446744073709551615", "\"key\": -1"),
+            good.replace("\"down_us\"", "\"up_us\": 1, \"down_us\""),
+            good.replace("\"Fail\": \"Eio\"", "\"Fail\": \"Eio\", \"at\": \"once\""),
         ];
         for text in texts {
             let invalid = Plan::from_json(&text).unwrap_err().to_string();

@@ -44,6 +44,7 @@ pub struct Passing {
 
 /// What a fault does to the call it strikes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+#[serde(deny_unknown_fields)]
 pub enum SiteFault {
     /// The call fails with this error and does nothing; but a sync of a file that fails with `ENOSPC` has found no space
     /// for what was written, and loses some of it.
@@ -81,6 +82,7 @@ pub enum SiteFault {
 /// Damage to sectors of a disk. It lasts, over crashes and restarts, until the sector is overwritten or its file is gone,
 /// unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+#[serde(deny_unknown_fields)]
 pub enum Damage {
     /// Reads of the sector fail. At `disk.read`, or at rest.
     Eio,
@@ -124,6 +126,7 @@ impl Errno {
 
 /// How a sync fails. Afterwards the pages are clean: a later sync succeeds without writing what was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+#[serde(deny_unknown_fields)]
 pub struct FsyncFail {
     /// What processes read afterwards.
     pub view: ViewAfterFailure,
@@ -198,6 +201,7 @@ pub enum MetaAfterFailure {
 
 /// How a node dies, and when it comes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+#[serde(deny_unknown_fields)]
 pub struct Crash {
     /// What dies.
     pub kind: CrashKind,
@@ -207,6 +211,7 @@ pub struct Crash {
 
 /// What dies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+#[serde(deny_unknown_fields)]
 pub enum CrashKind {
     /// The process: files keep what was written, synced or not.
     ProcessKill,
@@ -217,6 +222,7 @@ pub enum CrashKind {
 /// Which of the operations that were not forced to the medium survive a power failure. Whatever it chooses is closed under
 /// the file system's ordering rules and contains everything that a completed sync forced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
+#[serde(deny_unknown_fields)]
 pub enum Survivors {
     /// Nothing beyond what was forced.
     None,
