@@ -54,6 +54,61 @@ impl State {
     fn still(&self) -> bool {
         self.healed || self.cut_us.is_some()
     }
+
+    /// True if no fault strikes any more.
+    fn is_over(&self, now_us: u64) -> bool {
+        self.still() || now_us >= self.over_us
+    }
+
+    /// `node` does what `what` names, at `at_us`.
+    fn does(&mut self, node: NodeId, at_us: u64, what: impl Fn() -> Anchor) {
+        for near in &mut self.near {
+            near.note(node.0, at_us, &what);
+        }
+    }
+
+    /// `node` acts: it has noticed what struck it.
+    fn acts(&mut self, node: NodeId) {
+        if self.unobserved.is_empty() {
+            return;
+        }
+        for class in self.unobserved.remove(&node).unwrap_or_default() {
+            self.receipts.entry(class).or_default().observed += 1;
+        }
+    }
+
+    /// `node` is at a boundary of a census, if one is taken. Returns the crash to make here, if from here on this is one of
+    /// its branches.
+    fn boundary(&mut self, node: NodeId, at: impl FnOnce() -> Anchor, at_us: u64) -> Option<Crash> {
+        let census = self.census.as_mut()?;
+        let passed =
+            Passed { struck: self.struck.iter().map(|(fault, _)| fault).collect(), issued: &self.issued };
+        let fault = census.boundary(node, &at(), at_us, &passed)?;
+        self.cut_us = Some(Census::cut_us(at_us));
+        self.receipts.entry(fault.class()).or_default().delivered += 1;
+        self.unobserved.entry(node).or_default().push(fault.class());
+        self.on_cut.drain(..).for_each(Waker::wake);
+        let Act::Crash { crash, .. } = fault.act.clone() else { unreachable!("a census crashes") };
+        let struck = Struck::new(fault.id, node, at_us).at(fault.at.clone());
+        self.struck.push((fault, struck));
+        Some(crash)
+    }
+
+    /// A node of a role passes `point`; false if no fault strikes any more.
+    fn passes(&mut self, node: NodeId, point: &'static str, at_us: u64) -> bool {
+        let open = !self.still();
+        self.reached.passed(node, point, open);
+        open && at_us < self.over_us
+    }
+
+    /// A node of a role makes a call; false if no fault strikes any more.
+    fn calls(&mut self, site: &Site<'_>) -> bool {
+        if self.still() {
+            return false;
+        }
+        self.reached.called(site.node, site.name, site.class);
+        site.at_us < self.over_us
+    }
 }
 
 impl Shared {
@@ -84,20 +139,12 @@ impl Shared {
 
     /// True if no fault strikes any more.
     pub(crate) fn is_over(&self, now_us: u64) -> bool {
-        let state = self.state();
-        state.still() || now_us >= state.over_us
+        self.state().is_over(now_us)
     }
 
     /// From now on it is noted what nodes do around the faults that are anchored to times.
     pub(crate) fn watch(&self, plan: &Plan) {
         self.state().near = plan.faults.iter().filter_map(Near::of).collect();
-    }
-
-    /// `node` does what `what` names, at `at_us`.
-    fn does(&self, node: NodeId, at_us: u64, what: impl Fn() -> Anchor) {
-        for near in &mut self.state().near {
-            near.note(node.0, at_us, &what);
-        }
     }
 
     /// A fault strikes, or is switched on.
@@ -143,20 +190,7 @@ impl Shared {
     /// `node` is at a boundary of a census, if one is taken. Returns the crash to make here, if from here on this is one of
     /// its branches.
     pub(crate) fn boundary(&self, node: NodeId, at: impl FnOnce() -> Anchor, at_us: u64) -> Option<Crash> {
-        let mut state = self.state();
-        let State { census, struck, issued, cut_us, receipts, unobserved, on_cut, .. } = &mut *state;
-        let census = census.as_mut()?;
-        let passed = Passed { struck: struck.iter().map(|(fault, _)| fault).collect(), issued };
-        let fault = census.boundary(node, &at(), at_us, &passed)?;
-        *cut_us = Some(Census::cut_us(at_us));
-        receipts.entry(fault.class()).or_default().delivered += 1;
-        unobserved.entry(node).or_default().push(fault.class());
-        on_cut.drain(..).for_each(Waker::wake);
-        let Act::Crash { crash, .. } = fault.act.clone() else { unreachable!("a census crashes") };
-        let place = fault.at.clone();
-        let id = fault.id;
-        struck.push((fault, Struck::new(id, node, at_us).at(place)));
-        Some(crash)
+        self.state().boundary(node, at, at_us)
     }
 
     /// Calls `with` with the census that is taken, if one is.
@@ -200,24 +234,6 @@ impl Shared {
         ask(&self.state().reached)
     }
 
-    /// A node of a role passes `point`; false if no fault strikes any more.
-    fn passes(&self, node: NodeId, point: &'static str) -> bool {
-        let mut state = self.state();
-        let open = !state.still();
-        state.reached.passed(node, point, open);
-        open
-    }
-
-    /// A node of a role makes a call; false if no fault strikes any more.
-    fn calls(&self, site: &Site<'_>) -> bool {
-        let mut state = self.state();
-        let open = !state.still();
-        if open {
-            state.reached.called(site.node, site.name, site.class);
-        }
-        open
-    }
-
     /// A state of `class` was noticed.
     pub(crate) fn observed(&self, class: FaultClass) {
         self.state().receipts.entry(class).or_default().observed += 1;
@@ -225,13 +241,7 @@ impl Shared {
 
     /// `node` acts: it has noticed what struck it.
     pub(crate) fn acts(&self, node: NodeId) {
-        let mut state = self.state();
-        if state.unobserved.is_empty() {
-            return;
-        }
-        for class in state.unobserved.remove(&node).unwrap_or_default() {
-            state.receipts.entry(class).or_default().observed += 1;
-        }
+        self.state().acts(node);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -258,8 +268,8 @@ pub(crate) struct PlanInjector {
     after: BTreeMap<String, Place>,
     /// Those whose passing has come, and the node that passed.
     awaiting: Vec<(NodeId, Fault)>,
-    /// Calls by (site, node), over all classes of targets.
-    calls: BTreeMap<(&'static str, NodeId), u32>,
+    /// Calls by (node, site), over all classes of targets.
+    calls: BTreeMap<(NodeId, &'static str), u32>,
 }
 
 impl PlanInjector {
@@ -349,7 +359,8 @@ impl Place {
 
 impl Injector for PlanInjector {
     fn at_site(&mut self, site: &Site<'_>) -> SiteAction {
-        self.shared.acts(site.node);
+        let mut state = self.shared.state();
+        state.acts(site.node);
         if site.node.0 == 0 || site.node.0 > self.nodes {
             return SiteAction::Proceed;
         }
@@ -359,8 +370,8 @@ impl Injector for PlanInjector {
             node: site.node.0,
             nth: u32::try_from(site.nth).unwrap_or(u32::MAX),
         };
-        self.shared.does(site.node, site.at_us, place);
-        let calls = self.calls.entry((site.name, site.node)).or_default();
+        state.does(site.node, site.at_us, place);
+        let calls = self.calls.entry((site.node, site.name)).or_default();
         *calls = calls.saturating_add(1);
         let calls = *calls;
         if site.name.starts_with("disk.") {
@@ -370,13 +381,14 @@ impl Injector for PlanInjector {
                 node: site.node.0,
                 nth: calls,
             };
-            if let Some(crash) = self.shared.boundary(site.node, here, site.at_us) {
+            if let Some(crash) = state.boundary(site.node, here, site.at_us) {
                 return SiteAction::Strike(SiteFault::CrashBefore(crash));
             }
         }
-        if !self.shared.calls(site) || self.shared.is_over(site.at_us) {
+        if !state.calls(site) {
             return SiteAction::Proceed;
         }
+        drop(state);
         let Some(fault) = self.counted(site, calls).or_else(|| self.awaited(site)) else {
             return SiteAction::Proceed;
         };
@@ -400,19 +412,21 @@ impl Injector for PlanInjector {
 
     fn at_point(&mut self, passing: &Passing) -> PointAction {
         let node = passing.node;
-        self.shared.acts(node);
+        let mut state = self.shared.state();
+        state.acts(node);
         if node.0 == 0 || node.0 > self.nodes {
             return PointAction::Proceed;
         }
         let nth = u32::try_from(passing.nth).unwrap_or(u32::MAX);
         let here = || Anchor::Point { point: passing.point.into(), node: node.0, nth };
-        if let Some(crash) = self.shared.boundary(node, here, passing.at_us) {
+        if let Some(crash) = state.boundary(node, here, passing.at_us) {
             return PointAction::Crash(crash);
         }
-        if !self.shared.passes(node, passing.point) || self.shared.is_over(passing.at_us) {
+        if !state.passes(node, passing.point, passing.at_us) {
             return PointAction::Proceed;
         }
-        self.shared.does(node, passing.at_us, here);
+        state.does(node, passing.at_us, here);
+        drop(state);
         if let Some(fault) = self.after.get_mut(passing.point).and_then(|place| place.strikes(node, nth)) {
             self.awaiting.push((node, fault));
         }

@@ -78,8 +78,8 @@ pub(crate) struct Gather {
     nodes: BTreeMap<NodeId, Signature>,
     matrix: BTreeMap<(FaultClass, &'static str), u64>,
     edges: BTreeSet<u16>,
-    calls: BTreeMap<(&'static str, &'static str, NodeId), u32>,
-    passings: BTreeMap<(&'static str, NodeId), u32>,
+    calls: BTreeMap<(NodeId, &'static str, &'static str), u32>,
+    passings: BTreeMap<(NodeId, &'static str), u32>,
 }
 
 /// Where a node is.
@@ -117,13 +117,13 @@ impl Gather {
         signature.before = signature.last;
         signature.last = Some(point);
         if open {
-            *self.passings.entry((point, node)).or_default() += 1;
+            *self.passings.entry((node, point)).or_default() += 1;
         }
     }
 
     /// `node` makes a call while faults can strike.
     pub(crate) fn called(&mut self, node: NodeId, site: &'static str, class: &'static str) {
-        *self.calls.entry((site, class, node)).or_default() += 1;
+        *self.calls.entry((node, site, class)).or_default() += 1;
     }
 
     /// A fault strikes `node`, which is where it is.
@@ -159,13 +159,13 @@ impl Gather {
             fold(&[xxh3_64(b"sometimes"), xxh3_64(name.as_bytes()), u64::from(n.ilog2().min(8))])
         });
         let edges: BTreeSet<u16> = self.edges.iter().copied().chain(held).collect();
-        let calls = self.calls.iter().map(|((site, class, node), count)| Calls {
+        let calls = self.calls.iter().map(|((node, site, class), count)| Calls {
             site: (*site).into(),
             class: (*class).into(),
             node: node.0,
             count: *count,
         });
-        let passings = self.passings.iter().map(|((point, node), count)| Passings {
+        let passings = self.passings.iter().map(|((node, point), count)| Passings {
             point: (*point).into(),
             node: node.0,
             count: *count,

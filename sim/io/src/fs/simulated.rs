@@ -251,7 +251,7 @@ async fn stale(env: &Env) -> ! {
 }
 
 fn text(path: &Path) -> String {
-    path.display().to_string()
+    path.to_string_lossy().into_owned()
 }
 
 impl File {

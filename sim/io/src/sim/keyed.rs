@@ -47,20 +47,29 @@ impl Key {
 
     /// The key of everything about `purpose` and the entities `ids`.
     pub fn child(&self, purpose: &str, ids: &[u64]) -> Key {
-        let mut message = Vec::with_capacity(40 + purpose.len() + ids.len() * 8);
-        message.extend_from_slice(&self.bytes);
-        message.extend_from_slice(&(purpose.len() as u64).to_le_bytes());
-        message.extend_from_slice(purpose.as_bytes());
-        for id in ids {
-            message.extend_from_slice(&id.to_le_bytes());
-        }
-        let variant = VARIANT.get();
-        if self.of_devices && variant != 0 {
-            message.extend_from_slice(&variant.to_le_bytes());
-        }
+        let variant = if self.of_devices { VARIANT.get() } else { 0 };
+        let variant = (variant != 0).then_some(variant);
+        let len = 40 + purpose.len() + (ids.len() + usize::from(variant.is_some())) * 8;
+        let (mut short, mut long) = ([0; 128], Vec::new());
+        let message = if len <= short.len() {
+            &mut short[..len]
+        } else {
+            long.resize(len, 0);
+            &mut long[..]
+        };
+        let mut rest = &mut *message;
+        let mut add = |part: &[u8]| {
+            let (place, after) = std::mem::take(&mut rest).split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = after;
+        };
+        add(&self.bytes);
+        add(&(purpose.len() as u64).to_le_bytes());
+        add(purpose.as_bytes());
+        ids.iter().chain(&variant).for_each(|id| add(&id.to_le_bytes()));
         let mut bytes = [0; 32];
-        bytes[..16].copy_from_slice(&xxh3_128_with_seed(&message, 0).to_le_bytes());
-        bytes[16..].copy_from_slice(&xxh3_128_with_seed(&message, 1).to_le_bytes());
+        bytes[..16].copy_from_slice(&xxh3_128_with_seed(message, 0).to_le_bytes());
+        bytes[16..].copy_from_slice(&xxh3_128_with_seed(message, 1).to_le_bytes());
         Key { bytes, of_devices: self.of_devices }
     }
 

@@ -60,13 +60,13 @@ impl Disk {
 
     /// As [`Disk::resolve`], without a judgement of the last name.
     pub(super) fn resolve_parent(&self, path: &Path) -> io::Result<Place> {
-        let components: Vec<Component<'_>> = path.components().collect();
-        if components.is_empty() {
+        let mut components = path.components().peekable();
+        if components.peek().is_none() {
             return Err(os(libc::ENOENT));
         }
         let mut above = vec![ROOT];
-        for (i, component) in components.iter().enumerate() {
-            let last = i + 1 == components.len();
+        while let Some(component) = components.next() {
+            let last = components.peek().is_none();
             let dir = *above.last().expect("the root stays");
             match component {
                 Component::ParentDir if above.len() > 1 => drop(above.pop()),
