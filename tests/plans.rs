@@ -1,14 +1,14 @@
 //! Plans of the shipped scenarios: whatever they are made from, they are valid and survive being written down.
 #![cfg(madsim)]
 
-use cutwater_io::sim::Key;
+use cutwater_io::sim::{Crash, CrashKind, Errno, Key, SiteFault, Survivors};
 use cutwater_scenarios::ALL;
 use cutwater_sim::runner::execute::execute;
 use cutwater_sim::runner::{Job, What};
 use cutwater_sim::search::coverage::{Calls, Coverage, Passings};
 use cutwater_sim::search::mutate::{Material, mutant};
 use cutwater_sim::strategy::plans;
-use cutwater_sim::{Act, Anchor, Fault, FaultClass, Plan, Scenario, Verdict};
+use cutwater_sim::{Act, Anchor, Fault, FaultClass, Op, Plan, Scenario, Verdict};
 use proptest::prelude::*;
 
 fn passings() -> impl Strategy<Value = Vec<Passings>> {
@@ -102,6 +102,46 @@ fn a_leader_that_slept_through_its_deposition_creates_a_trimmed_version_and_does
         assert_eq!(report.verdict, Verdict::Held);
         assert_eq!(report.receipts[&FaultClass::Pause].delivered, 1);
         assert!(report.sometimes.contains_key("log.superseded"), "append {nth}: {:?}", report.sometimes);
+    }
+}
+
+/// The data of a sync is durable, and the mark behind it cannot be written, or only in part. The store goes on with a new log,
+/// and a power failure later on, nothing that was acknowledged is missing. That a second attempt fails as well stops it.
+#[test]
+fn a_mark_that_cannot_be_written_costs_a_log_and_not_the_store() {
+    let scenario = *ALL.iter().find(|scenario| scenario.name() == "store").expect("it is shipped");
+    let write = |nth, fault| {
+        let at = Anchor::Site { site: "disk.write".into(), class: "wal".into(), node: 1, nth };
+        (at, Act::Site(fault))
+    };
+    let put = |id: u32| Op {
+        id,
+        at_us: 100_000 + u64::from(id) * 10_000,
+        actor: 0,
+        verb: "put".into(),
+        args: vec![u64::from(id % 24), 100, 3],
+    };
+    let power = (
+        Anchor::Time { at_us: 350_000 },
+        Act::Crash { node: 1, crash: Crash { kind: CrashKind::PowerFail(Survivors::None), down_us: 1_000 } },
+    );
+    // A put is a write of the record and one of its mark: the sixth is the mark of the third.
+    for (failing, stops) in [(vec![6], false), (vec![6, 7], true)] {
+        let mut plan = scenario.generate(1);
+        plan.topology = [("store".into(), 1)].into();
+        plan.horizon_us = 500_000;
+        plan.buggify = Vec::new();
+        plan.knobs.clear();
+        plan.ops = (0..20).map(put).collect();
+        let failures = failing.iter().map(|&nth| write(nth, SiteFault::Fail(Errno::Eio)));
+        let faults = failures.chain([power.clone()]).zip(0..);
+        plan.faults = faults.map(|((at, act), id)| Fault { id, at, act }).collect();
+        let report = run(scenario, plan);
+        assert_eq!(report.verdict, Verdict::Held);
+        assert_eq!(report.receipts[&FaultClass::DiskError].delivered, failing.len() as u64);
+        assert_eq!(report.receipts[&FaultClass::PowerFail].delivered, 1);
+        assert_eq!(report.sometimes.get("store.wal.given_up"), Some(&1), "{failing:?}");
+        assert_eq!(report.sometimes.contains_key("store.background_error"), stops, "{failing:?}");
     }
 }
 

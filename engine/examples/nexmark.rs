@@ -154,6 +154,7 @@ mod real {
                 max_concurrent: 1,
             },
             lease: Duration::from_millis(500),
+            ping_limit: Duration::from_millis(125),
             heartbeat_timeout: Duration::from_secs(3),
             slots_wait: Duration::from_millis(300),
             restart_delay: Duration::from_millis(100),

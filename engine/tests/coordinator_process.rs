@@ -52,6 +52,7 @@ fn config(name: &str, bind: SocketAddr, objects_url: &str) -> CoordinatorConfig 
             max_concurrent: 1,
         },
         lease: 200 * MS,
+        ping_limit: 50 * MS,
         heartbeat_timeout: 500 * MS,
         slots_wait: 100 * MS,
         restart_delay: 20 * MS,

@@ -193,6 +193,43 @@ fn a_later_log_tells_that_an_earlier_one_was_durable() {
     });
 }
 
+/// A user keeps copies of logs as values. What they say of themselves says nothing of the log that holds them, not even where
+/// uuid and number are the same, as in two copies of one directory.
+#[test]
+fn a_log_that_was_stored_as_a_value_is_no_witness() {
+    block_on(async {
+        let parent = tempfile::tempdir().unwrap();
+        let dirs = ["one", "other"].map(|name| parent.path().join(name));
+        open(&dirs[0]).await.unwrap().close().await.unwrap();
+        std::fs::create_dir(&dirs[1]).unwrap();
+        for entry in fs::read_dir(&dirs[0]).await.unwrap() {
+            std::fs::copy(dirs[0].join(&entry.name), dirs[1].join(&entry.name)).unwrap();
+        }
+        let other = open(&dirs[1]).await.unwrap();
+        for i in 0..30 {
+            put(&other, i, i + 1, SYNCED).await;
+        }
+        let store = open(&dirs[0]).await.unwrap();
+        assert_eq!(store.identity(), other.identity());
+        drop(other);
+        let logs = [
+            only(&dirs[0], |name| name.ends_with(".log")).await,
+            only(&dirs[1], |name| name.ends_with(".log")).await,
+        ];
+        assert_eq!(logs[0].file_name(), logs[1].file_name());
+        let copied = fs::read(&logs[1]).await.unwrap();
+        put(&store, 0, 10, LOGGED).await;
+        store.put(b"copied", &copied, LOGGED).await.unwrap();
+        drop(store);
+        let content = fs::read(&logs[0]).await.unwrap();
+        assert!(content.windows(copied.len()).any(|window| window == copied), "it is there as it was");
+        // Nothing was synced here, so this may be the torn tail of a crash.
+        flip(&logs[0], 150).await;
+        let store = open(&dirs[0]).await.unwrap();
+        assert!((1..10).contains(&count(&store).await));
+    });
+}
+
 #[test]
 fn the_newest_edit_of_a_manifest_is_not_cut_off() {
     block_on(async {

@@ -64,6 +64,7 @@ impl Cluster {
                 max_concurrent: 1,
             },
             lease: 200 * MS,
+            ping_limit: 50 * MS,
             heartbeat_timeout: Duration::from_secs(2),
             slots_wait: Duration::from_secs(3),
             restart_delay: 20 * MS,

@@ -409,6 +409,7 @@ fn coordinator_config(
             max_concurrent: knob("max_concurrent"),
         },
         lease: ms("lease_ms") + slowest_ping(world) * 4,
+        ping_limit: ms("lease_ms") / 4 + slowest_ping(world),
         heartbeat_timeout: ms("heartbeat_ms") * 5,
         slots_wait: Duration::from_millis(500),
         restart_delay: Duration::from_millis(100),

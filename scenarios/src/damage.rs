@@ -5,10 +5,10 @@
 //! store cannot repair anything; it can be honest. What must hold (fault budget F2: refuse):
 //! - **honesty**: an error says corruption, and names a file of which a reader was served damage; there is none otherwise,
 //!   and no process dies of damage;
-//! - **model**: whatever is answered is right. Keys beside the damage are read as ever. A scrub passes nothing that is
-//!   damaged;
+//! - **model**: whatever is answered is right. Keys beside the damage are read as ever;
+//! - **scrub**: a scrub passes no table that has lasting damage;
 //! - **durability**: history is not silently shortened: what a sync had forced is recovered, or the store refuses to open.
-//!   (What a single sync cannot promise, and what is beyond the budget, says the module `store::evidence`.)
+//!   (What a single sync cannot promise, and what is beyond the budget, says the module `store::budget`.)
 //! - **checkpoint**: a checkpoint or backup that was not damaged opens with its content. A backup shares nothing with the
 //!   store; a checkpoint shares its tables, by hard link, and so their damage.
 //! - **liveness**: damage that struck a single read is gone at the next attempt; a store that goes on refusing is replaced by
@@ -68,6 +68,7 @@ impl Scenario for DamageScenario {
                 about: "corruption is reported only where a reader was served damage, and then as such",
             },
             OracleInfo { name: "model", about: "whatever is read is right, beside the damage too" },
+            OracleInfo { name: "scrub", about: "a scrub passes no table that has lasting damage" },
             OracleInfo {
                 name: "durability",
                 about: "what was synced is recovered, or refused; it is never silently missing",

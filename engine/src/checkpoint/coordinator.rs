@@ -15,18 +15,21 @@
 //! Time comes in as microseconds of the node's monotonic clock and decides only when to try, never what is true.
 //! Not modelled: savepoints, unaligned checkpoints, claim modes.
 
+mod files;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::acknowledge;
 use super::assign::VertexPlan;
-use super::layout::{Layout, Object};
+use super::layout::Layout;
 use super::log::CompletedCheckpoint;
 use super::metadata;
 use super::registry::{RegisterError, Registry};
 use super::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState, VertexState};
 use super::sweep::View;
 use crate::cluster::rpc::{Attempt, TaskId};
+use files::{Retained, all_files, own_paths, shared_paths};
 
 /// How many ids are reserved in the register at once.
 pub const ID_BLOCK: u64 = 16;
@@ -84,15 +87,6 @@ pub struct Coordinator {
     pending: BTreeMap<CheckpointId, Pending>,
     run: Option<Run>,
     deletions: usize,
-}
-
-#[derive(Clone, Debug)]
-struct Retained {
-    id: CheckpointId,
-    /// Metadata, private files and staged output.
-    files: BTreeSet<String>,
-    /// Files that the registry owns.
-    shared: BTreeSet<String>,
 }
 
 /// A checkpoint under way.
@@ -170,10 +164,7 @@ impl Coordinator {
         retained: &[CheckpointMetadata],
     ) -> Result<Coordinator, RegisterError> {
         assert!(config.retained > 0 && config.max_concurrent > 0, "{config:?}");
-        let retained_files = retained
-            .iter()
-            .map(|m| Retained { id: m.id, files: own_files(&layout, m), shared: shared_files(m) })
-            .collect();
+        let retained_files = retained.iter().map(|metadata| Retained::of(metadata, &layout)).collect();
         Ok(Coordinator {
             registry: Registry::rebuilt(retained)?,
             retained: retained_files,
@@ -557,66 +548,8 @@ impl Coordinator {
         }
         true
     }
-
-    /// Deletes the files that one dead checkpoint alone could have had. Staged output is not among them: its transaction goes
-    /// on and will be part of the next checkpoint.
-    fn delete_private(&mut self, state: &SubtaskState, decisions: &mut Vec<Decision>) {
-        let referenced = |path: &String| self.retained.iter().any(|retained| retained.files.contains(path));
-        let private = |path: &String| matches!(self.layout.parse(path), Some(Object::Private { .. }));
-        let paths: Vec<_> = own_paths(state).filter(|path| private(path) && !referenced(path)).collect();
-        self.delete(paths, decisions);
-    }
-
-    /// Lets go of what the register does not name any more.
-    fn subsume(&mut self, named: &[CheckpointId], decisions: &mut Vec<Decision>) {
-        let (kept, subsumed): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.retained).into_iter().partition(|retained| named.contains(&retained.id));
-        assert!(kept.iter().map(|retained| &retained.id).eq(named), "the register names {named:?}");
-        self.retained = kept;
-        let pending: BTreeSet<_> =
-            self.pending.values().flat_map(|p| p.states.values()).flat_map(own_paths).collect();
-        let referenced = |path: &String| {
-            pending.contains(path) || self.retained.iter().any(|retained| retained.files.contains(path))
-        };
-        let mut paths: Vec<_> = subsumed
-            .into_iter()
-            .flat_map(|retained| retained.files)
-            .filter(|path| !referenced(path))
-            .collect();
-        let lowest = self.retained.first().expect("the newest is always kept").id;
-        paths.extend(self.registry.unregister_unused(lowest));
-        self.delete(paths, decisions);
-    }
-
-    fn delete(&mut self, paths: Vec<String>, decisions: &mut Vec<Decision>) {
-        if !paths.is_empty() {
-            self.deletions += 1;
-            decisions.push(Decision::Delete(paths));
-        }
-    }
 }
 
 fn us(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
-}
-
-fn shared_files(metadata: &CheckpointMetadata) -> BTreeSet<String> {
-    metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks).flat_map(shared_paths).collect()
-}
-
-fn shared_paths(state: &SubtaskState) -> impl Iterator<Item = String> {
-    state.shared_files().map(|handle| handle.path.clone())
-}
-
-fn own_paths(state: &SubtaskState) -> impl Iterator<Item = String> {
-    state.private_files().into_iter().map(|handle| handle.path.clone())
-}
-
-fn own_files(layout: &Layout, metadata: &CheckpointMetadata) -> BTreeSet<String> {
-    let states = metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks);
-    states.flat_map(own_paths).chain([layout.metadata(metadata.id)]).collect()
-}
-
-fn all_files(state: &SubtaskState) -> impl Iterator<Item = (&str, u64)> {
-    state.shared_files().chain(state.private_files()).map(|handle| (handle.path.as_str(), handle.len_bytes))
 }

@@ -147,7 +147,21 @@ impl Commit {
         self.shared.check_writable()?;
         let log_number = self.shared.state().version.log_number;
         let synced = self.wals.sync(log_number).await;
-        synced.map_err(|e| self.shared.fail("a sync of the log", e))
+        if synced.map_err(|e| self.shared.fail("a sync of the log", e))? {
+            self.mark().await?;
+            point!(points::WAL_AFTER_SYNC);
+        }
+        Ok(())
+    }
+
+    /// Writes down that the log is durable. Where that fails nothing is lost, but part of the mark may be there, so that
+    /// nothing may follow it: the next log begins here, and says the same.
+    async fn mark(&mut self) -> Result<(), Error> {
+        let Err(error) = self.wals.mark().await else { return Ok(()) };
+        sometimes!(points::WAL_GIVEN_UP, true);
+        tracing::warn!(%error, "a log is given up, as it could not be marked");
+        self.begin_log().await?;
+        self.wals.mark().await.map_err(|e| self.shared.fail("a mark in the log", e))
     }
 
     /// The last thing a store does with its log.
@@ -186,22 +200,29 @@ impl Commit {
         }
     }
 
+    /// Begins a new log, and returns its number.
+    async fn begin_log(&mut self) -> Result<u64, Error> {
+        let log_number = self.shared.state().version.log_number;
+        let number = self.shared.allocate_number();
+        let rotated = self.wals.rotate(number, log_number).await;
+        rotated.map_err(|e| self.shared.fail("the creation of a log", e))?;
+        self.shared.state().wals.insert(number);
+        Ok(number)
+    }
+
     /// Closes the memtable, if there is anything in it, and begins a new log.
     async fn rotate(&mut self) -> Result<u64, Error> {
         self.shared.check_writable()?;
-        let (is_empty, last_closed, log_number) = {
+        let (is_empty, last_closed) = {
             let state = self.shared.state();
-            (state.mem.is_empty(), state.mem.id() - 1, state.version.log_number)
+            (state.mem.is_empty(), state.mem.id() - 1)
         };
         if is_empty {
             return Ok(last_closed);
         }
-        let number = self.shared.allocate_number();
-        let rotated = self.wals.rotate(number, log_number).await;
-        rotated.map_err(|e| self.shared.fail("the creation of a log", e))?;
+        let number = self.begin_log().await?;
         point!(points::WAL_ROTATED);
         let mut state = self.shared.state();
-        state.wals.insert(number);
         let fresh = Arc::new(Memtable::new(last_closed + 2));
         let mem = std::mem::replace(&mut state.mem, fresh);
         state.immutable.push_back(Immutable { mem, next_log_number: number });

@@ -8,6 +8,9 @@
 //! What it promises:
 //! - A write acknowledged with `sync` survives the loss of power, one in the log survives the loss of the process; what is
 //!   recovered is a prefix of what was written, each batch whole or not at all.
+//! - A write is shown to readers only once it is as durable as it asked to be: what somebody read of a write with `sync`
+//!   survives the loss of power, and what was read of any logged write that of the process. A write that fails is shown to
+//!   nobody before the store is opened again.
 //! - Nothing more is assumed of the disk than POSIX says: contents are durable when synced, names when their directory is.
 //! - A failed sync is never repeated on the same file and never answered with success. It stops writes, with an error that
 //!   says what failed, until the store is opened again and has found out what is really there.

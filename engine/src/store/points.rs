@@ -31,6 +31,7 @@ cutwater_io::points! {
     buggify MANIFEST_ROLLS_EARLY = "store.manifest.rolls_early": "a MANIFEST rolls over long before it is large";
     sometimes WAL_TORN = "store.recovery.torn_wal": "recovery met a log that does not end in a whole record";
     sometimes WAL_HOLE = "store.recovery.wal_hole": "recovery ignored a log because the one before it had lost its end";
+    sometimes WAL_GIVEN_UP = "store.wal.given_up": "a log could not be marked, and a new one was begun";
     sometimes WAL_REPLAYED = "store.recovery.replayed": "recovery replayed writes from a log";
     sometimes MANIFEST_TORN = "store.recovery.torn_manifest": "recovery met a MANIFEST that does not end in a whole record";
     sometimes WAL_REFUSED = "store.recovery.wal_refused": "recovery refused a log of which durable records cannot be read";

@@ -36,7 +36,7 @@ use super::shared::{Shared, Site, State};
 use super::snapshot::SnapshotList;
 use super::tables::TableCache;
 use super::version::{FileMeta, Version, VersionEdit};
-use super::wal::{Link, Mark, Wals};
+use super::wal::{Head, Link, LogId, Mark, Wals};
 
 /// No store counts this far; a higher number is damage.
 const MAX_FILE_NUMBER: u64 = 1 << 62;
@@ -75,7 +75,7 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
     replay.flush().await?;
     let switched = switch(&site, replay).await?;
     let next_sequence = switched.version.flushed_sequence + 1;
-    let wals = Wals::create(dir, switched.wal_number, next_sequence).await?;
+    let wals = Wals::create(&site, switched.wal_number, next_sequence).await?;
     let left = remove_orphans(&site, &on_disk, &switched).await;
     Ok((Arc::new(shared(site, switched, tables, lock, left)), wals))
 }
@@ -311,8 +311,9 @@ impl<'a> Replay<'a> {
     async fn log(&mut self, number: u64) -> Result<(), Error> {
         let path = FileKind::Wal(number).path(&self.site.dir);
         let data = Bytes::from(fs::read(&path).await.during("read", &path)?);
+        let log = LogId { identity: &self.site.identity, number };
         if let Some((before, at)) = &self.hole {
-            return refuse_if_durable(before, *at, &path, Mark::highest_in(&data, number));
+            return refuse_if_durable(before, *at, &path, Mark::highest_in(&data, log));
         }
         let mut reader = LogReader::new(&data, number);
         let mut is_first = true;
@@ -332,19 +333,25 @@ impl<'a> Replay<'a> {
                 }
             };
             let batch = DecodedBatch::decode(&record).map_err(|m| Error::malformed(&path, at, m))?;
-            if std::mem::take(&mut is_first)
-                && let Some(hole) = self.hole_before(&path, &batch)?
-            {
-                sometimes!(points::WAL_HOLE, true);
-                tracing::warn!(log = number, "a log is ignored, as the one before it lost its end");
-                refuse_if_durable(&hole.0, hole.1, &path, Mark::highest_in(&data, number))?;
-                self.hole = Some(hole);
-                return Ok(());
+            if std::mem::take(&mut is_first) {
+                let head = Link::of(&batch, log);
+                if head == Head::Foreign {
+                    tracing::info!(log = number, "a log begins as another one does");
+                    self.is_damaged = true;
+                    break at;
+                }
+                if let Some(hole) = self.hole_before(&path, &batch, head)? {
+                    sometimes!(points::WAL_HOLE, true);
+                    tracing::warn!(log = number, "a log is ignored, as the one before it lost its end");
+                    refuse_if_durable(&hole.0, hole.1, &path, Mark::highest_in(&data, log))?;
+                    self.hole = Some(hole);
+                    return Ok(());
+                }
             }
             self.apply(&path, at, batch).await?;
         };
         if replayed_bytes < data.len() as u64 {
-            let mark = Mark::highest_in(&data, number).filter(|mark| mark.synced_bytes > replayed_bytes);
+            let mark = Mark::highest_in(&data, log).filter(|mark| mark.synced_bytes > replayed_bytes);
             refuse_if_durable(&path, replayed_bytes, &path, mark)?;
         }
         self.replayed_bytes.insert(number, replayed_bytes);
@@ -352,12 +359,13 @@ impl<'a> Replay<'a> {
     }
 
     /// What is missing between what was replayed and a log that begins with this batch: the log before, and from where on.
-    fn hole_before(&self, path: &Path, first: &DecodedBatch) -> Result<Option<(PathBuf, u64)>, Error> {
-        let link = first
-            .records
-            .iter()
-            .find_map(|r| if let Record::LogData(d) = r { Link::decode(d) } else { None });
-        let Some(link) = link else {
+    fn hole_before(
+        &self,
+        path: &Path,
+        first: &DecodedBatch,
+        head: Head,
+    ) -> Result<Option<(PathBuf, u64)>, Error> {
+        let Head::Link(link) = head else {
             // RocksDB's logs have no links: after damage only the very next write may follow.
             let expected = self.last_sequence.map(|s| s + 1);
             let follows = !self.is_damaged || Some(first.first_sequence) == expected;

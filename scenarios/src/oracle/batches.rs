@@ -3,7 +3,8 @@
 //! A writer waits for each answer before it writes again, so that at most its last batch of a life of the process is
 //! without one. Each acknowledged batch has a sequence number. Since there is one log, what a crash leaves is a *cut*: a
 //! sequence number up to which everything is there and after which nothing is. A batch without an answer may be on either
-//! side. What a recovery has shown is durable: a later crash may not take it back.
+//! side, unless a reader saw what it wrote: then it was in the log, and durable if it was to be. What a recovery has shown is
+//! durable: a later crash may not take it back.
 //!
 //! The oracle knows nothing of the store; it compares maps.
 
@@ -24,8 +25,12 @@ pub type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 pub struct Batch {
     actor: usize,
     changes: Changes,
+    /// It is to be durable before it is acknowledged.
+    wants_sync: bool,
     /// Once acknowledged.
     sequence: Option<u64>,
+    /// Somebody read what it wrote.
+    was_shown: bool,
 }
 
 /// Names a batch of this life of the process.
@@ -41,10 +46,32 @@ pub struct Batches {
     writers: BTreeMap<usize, Writer>,
     /// Everything up to this sequence number is in tables.
     flushed: u64,
-    /// Everything up to these sequence numbers was durable in the log, each with the time in microseconds.
-    synced: Vec<(u64, u64)>,
+    /// The syncs of the log that were reported done, oldest first.
+    synced: Vec<Synced>,
     /// Everything that was ever written.
     ever: BTreeSet<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A place in the logs of a store, which are numbered in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The log.
+    pub log: u64,
+    /// Where in it. Bytes.
+    pub offset_bytes: u64,
+}
+
+/// A sync of the log that was reported done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// Everything up to this sequence number was durable then.
+    pub sequence: u64,
+    /// When it was answered, in microseconds of virtual time.
+    pub at_us: u64,
+    /// Where the logs ended when it was asked for.
+    pub asked_at: Place,
+    /// Where they ended when it was answered.
+    pub answered_at: Place,
 }
 
 /// Answers closer together than this are of one sync, in microseconds: no sync is that quick.
@@ -61,9 +88,9 @@ struct Writer {
 }
 
 impl Batch {
-    /// What `actor` is about to write.
-    pub fn new(actor: usize, changes: Changes) -> Batch {
-        Batch { actor, changes, sequence: None }
+    /// What `actor` is about to write, durably if it `wants_sync`.
+    pub fn new(actor: usize, changes: Changes, wants_sync: bool) -> Batch {
+        Batch { actor, changes, wants_sync, sequence: None, was_shown: false }
     }
 
     fn apply(&self, content: &mut Content) {
@@ -75,6 +102,9 @@ impl Batch {
         }
     }
 }
+
+/// Whether a batch that was shown and not acknowledged must be there.
+type Owes = fn(&Batch) -> bool;
 
 impl Writer {
     /// The state after the first `count` batches, for each count.
@@ -93,6 +123,29 @@ impl Writer {
         let included = self.batches.iter().take_while(|b| b.sequence.is_some_and(|s| s <= sequence)).count();
         let unanswered = self.batches.get(included).is_some_and(|b| b.sequence.is_none());
         if unanswered { vec![included, included + 1] } else { vec![included] }
+    }
+
+    /// The values that a key has after the first `count` batches, and after each later one.
+    fn values_since(&self, count: usize, key: &[u8]) -> Vec<Option<&Vec<u8>>> {
+        let mut values = vec![self.base.get(key)];
+        for batch in &self.batches {
+            let changes = batch.changes.iter().filter(|(changed, _)| changed == key);
+            let last = *values.last().expect("there is the base");
+            values.push(changes.map(|(_, value)| value.as_ref()).next_back().unwrap_or(last));
+        }
+        values.split_off(count)
+    }
+
+    /// The batch that has no answer yet.
+    fn waiting(&mut self) -> Option<&mut Batch> {
+        self.batches.last_mut().filter(|batch| batch.sequence.is_none())
+    }
+
+    /// True if the batch without an answer must be there all the same.
+    fn owes_all(&self, owes_shown: Owes) -> bool {
+        self.batches
+            .last()
+            .is_some_and(|batch| batch.sequence.is_none() && batch.was_shown && owes_shown(batch))
     }
 
     fn acknowledged(&self) -> impl Iterator<Item = u64> {
@@ -140,22 +193,40 @@ impl Batches {
         self.flushed = self.flushed.max(sequence);
     }
 
-    /// Everything up to `sequence` was reported durable in the log.
-    pub fn synced(&mut self, sequence: u64, now_us: u64) {
+    /// Everything was reported durable in the log as far as it says.
+    pub fn synced(&mut self, synced: Synced) {
         match self.synced.last_mut() {
-            Some((last, at_us)) if now_us - *at_us < ONE_SYNC_US => *last = sequence.max(*last),
-            Some((last, _)) if *last >= sequence => {}
-            _ => self.synced.push((sequence, now_us)),
+            Some(last) if synced.at_us - last.at_us < ONE_SYNC_US => {
+                last.sequence = synced.sequence.max(last.sequence);
+                last.asked_at = synced.asked_at.min(last.asked_at);
+                last.answered_at = synced.answered_at.max(last.answered_at);
+            }
+            Some(last) if last.sequence >= synced.sequence => return,
+            _ => self.synced.push(synced),
+        }
+        // One that waited longer may have been asked for before others: what it vouches for is taken to be no more.
+        let asked_at = self.synced.last().expect("just added").asked_at;
+        for earlier in self.synced.iter_mut().rev().skip(1).take_while(|earlier| earlier.asked_at > asked_at)
+        {
+            earlier.asked_at = asked_at;
         }
     }
 
-    /// The last `count` syncs of the log do not count.
+    /// The syncs of the log in this life of the process, oldest first.
+    pub fn syncs(&self) -> &[Synced] {
+        &self.synced
+    }
+
+    /// The last `count` syncs of the log do not count, nor what readers saw of later ones.
     pub fn forgive_syncs(&mut self, count: usize) {
         self.synced.truncate(self.synced.len().saturating_sub(count));
+        if count > 0 {
+            self.writers.values_mut().filter_map(Writer::waiting).for_each(|batch| batch.was_shown = false);
+        }
     }
 
     fn durable(&self) -> u64 {
-        self.flushed.max(self.synced.last().map_or(0, |(sequence, _)| *sequence))
+        self.flushed.max(self.synced.last().map_or(0, |synced| synced.sequence))
     }
 
     /// The highest sequence number that was acknowledged in this life of the process.
@@ -163,8 +234,7 @@ impl Batches {
         self.writers.values().flat_map(Writer::acknowledged).max().unwrap_or(0)
     }
 
-    /// A digest of what a recovery is held against. A batch that waits for its answer is not in it: it only ever permits
-    /// more.
+    /// A digest of what a recovery is held against.
     pub fn digest(&self) -> u64 {
         let mut hash = Xxh3::new();
         hash.update(&self.durable().to_le_bytes());
@@ -172,7 +242,8 @@ impl Batches {
             hash.update(&(*actor as u64).to_le_bytes());
             hash.update(&digest(&writer.base).to_le_bytes());
             for batch in &writer.batches {
-                let Some(sequence) = batch.sequence else { continue };
+                // One without an answer that nobody saw only ever permits more.
+                let Some(sequence) = batch.sequence.or(batch.was_shown.then_some(u64::MAX)) else { continue };
                 hash.update(&sequence.to_le_bytes());
                 for (key, value) in &batch.changes {
                     hash.update(&xxh3_64(key).to_le_bytes());
@@ -188,6 +259,48 @@ impl Batches {
         &self.writers.entry(actor).or_default().content
     }
 
+    /// How many batches of a writer were acknowledged in this life of the process.
+    pub fn answered(&self, actor: usize) -> usize {
+        self.writers.get(&actor).map_or(0, |writer| writer.acknowledged().count())
+    }
+
+    /// Judges what somebody read of another writer's key: a read that began when so many batches were `answered`, and that is
+    /// over now. The write may be without an answer; from now on it is known that it was shown.
+    ///
+    /// # Errors
+    /// If the key had no such value in between.
+    pub fn judge_foreign_read(
+        &mut self,
+        actor: usize,
+        answered: usize,
+        key: &[u8],
+        found: &Option<Vec<u8>>,
+    ) -> Result<(), Violation> {
+        let possible =
+            self.writers.get(&actor).map_or(vec![None], |writer| writer.values_since(answered, key));
+        if !possible.contains(&found.as_ref()) {
+            let expected: Vec<String> = possible.into_iter().map(show).collect();
+            return Err(Violation::new("model", "a read returns what another has written")
+                .of("key")
+                .expected(format!("{} = {}", show(Some(key)), expected.join(" or ")))
+                .found(show(found.as_ref())));
+        }
+        if let Some(value) = found {
+            self.shown(&Content::from([(key.to_vec(), value.clone())]));
+        }
+        Ok(())
+    }
+
+    /// A reader saw these keys and values, now or not long ago: values are unique, so a batch that wrote one was visible.
+    pub fn shown(&mut self, found: &Content) {
+        for batch in self.writers.values_mut().filter_map(Writer::waiting) {
+            let is_there = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| {
+                value.as_ref().is_some_and(|value| found.get(key) == Some(value))
+            };
+            batch.was_shown |= batch.changes.iter().any(is_there);
+        }
+    }
+
     /// Judges what a new life of the process found, and goes on from there. `keeps_all` says that nothing acknowledged may
     /// be missing, synced or not. Returns a line for the story.
     ///
@@ -195,9 +308,13 @@ impl Batches {
     /// If no cut explains it.
     pub fn recover(&mut self, found: &Content, keeps_all: bool) -> Result<String, Violation> {
         let least = if keeps_all { self.acknowledged() } else { self.durable() };
+        let owes_shown: Owes = if keeps_all { |_| true } else { |batch| batch.wants_sync };
         let cuts = self.cuts_from(least);
-        let Some(cut) = self.find_cut(found, &cuts)? else {
-            return Err(self.explain(found, least, keeps_all));
+        let Some(cut) = self.find_cut(found, &cuts, owes_shown)? else {
+            return Err(match self.find_cut(found, &cuts, |_| false)? {
+                Some(_) => self.unhappened(found, owes_shown),
+                None => self.explain(found, least, keeps_all),
+            });
         };
         let (written, lost) = (
             self.acknowledged(),
@@ -295,7 +412,7 @@ impl Batches {
     /// # Errors
     /// If it is not the state after exactly the batches up to there.
     pub fn judge_cut(&self, oracle: &str, found: &Content, sequence: u64) -> Result<(), Violation> {
-        match self.find_cut(found, &[sequence])? {
+        match self.find_cut(found, &[sequence], |_| false)? {
             Some(_) => Ok(()),
             None => {
                 Err(self.difference(found, sequence, oracle, "a copy is the state at its sequence number"))
@@ -303,8 +420,8 @@ impl Batches {
         }
     }
 
-    /// The first of `cuts` that explains `found`.
-    fn find_cut(&self, found: &Content, cuts: &[u64]) -> Result<Option<u64>, Violation> {
+    /// The first of `cuts` that explains `found`, with all batches that were shown and are owed.
+    fn find_cut(&self, found: &Content, cuts: &[u64], owes_shown: Owes) -> Result<Option<u64>, Violation> {
         self.no_phantoms(found)?;
         let parts: Vec<(&Writer, Vec<bool>)> = self
             .writers
@@ -315,7 +432,10 @@ impl Batches {
             })
             .collect();
         let explains = |&&cut: &&u64| {
-            parts.iter().all(|(writer, equal)| writer.counts_at(cut).into_iter().any(|count| equal[count]))
+            parts.iter().all(|(writer, equal)| {
+                let least = if writer.owes_all(owes_shown) { writer.batches.len() } else { 0 };
+                writer.counts_at(cut).into_iter().any(|count| count >= least && equal[count])
+            })
         };
         Ok(cuts.iter().find(explains).copied())
     }
@@ -340,12 +460,25 @@ impl Batches {
     fn explain(&self, found: &Content, least: u64, keeps_all: bool) -> Violation {
         let property = if keeps_all {
             "a kill loses nothing that was acknowledged"
-        } else if self.find_cut(found, &self.all_cuts()).is_ok_and(|cut| cut.is_some()) {
+        } else if self.find_cut(found, &self.all_cuts(), |_| false).is_ok_and(|cut| cut.is_some()) {
             "what was acknowledged as durable is recovered"
         } else {
             "what is recovered is a prefix of what was written"
         };
         self.difference(found, least, "durability", property)
+    }
+
+    /// What is found lacks something that a reader was shown.
+    fn unhappened(&self, found: &Content, owes_shown: Owes) -> Violation {
+        let owed = self.writers.values().filter(|writer| writer.owes_all(owes_shown));
+        let changes = owed.flat_map(|writer| writer.batches.last()).flat_map(|batch| &batch.changes);
+        let violation = Violation::new("durability", "what a reader was shown is still there").of("key");
+        match changes.into_iter().find(|(key, value)| found.get(key) != value.as_ref()) {
+            Some((key, value)) => violation
+                .expected(format!("{} = {}", show(Some(key)), show(value.as_ref())))
+                .found(show(found.get(key))),
+            None => violation.expected("one cut for all writers with what was shown").found("none fits"),
+        }
     }
 
     fn all_cuts(&self) -> Vec<u64> {
@@ -413,92 +546,4 @@ pub fn show(bytes: Option<impl AsRef<[u8]>>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn write(batches: &mut Batches, actor: usize, key: &str, value: &str, sequence: Option<u64>) {
-        let key = format!("writer{actor}/{key}").into_bytes();
-        let id = batches.attempt(Batch::new(actor, vec![(key, Some(value.into()))]));
-        if let Some(sequence) = sequence {
-            batches.acknowledge(id, sequence).unwrap();
-        }
-    }
-
-    fn content(pairs: &[(&str, &str)]) -> Content {
-        pairs.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).collect()
-    }
-
-    /// Writer 0 wrote a=1 (1, durable), a=2 (3); writer 1 wrote b=1 (2), and waits for b=2.
-    fn sample() -> Batches {
-        let mut batches = Batches::default();
-        write(&mut batches, 0, "a", "1", Some(1));
-        write(&mut batches, 1, "b", "1", Some(2));
-        write(&mut batches, 0, "a", "2", Some(3));
-        write(&mut batches, 1, "b", "2", None);
-        batches.synced(1, 0);
-        batches
-    }
-
-    #[test]
-    fn every_legal_cut_is_accepted() {
-        for legal in [
-            &[("writer0/a", "1")][..],
-            &[("writer0/a", "1"), ("writer1/b", "1")],
-            &[("writer0/a", "2"), ("writer1/b", "1")],
-            &[("writer0/a", "2"), ("writer1/b", "2")],
-        ] {
-            sample().recover(&content(legal), false).unwrap_or_else(|v| panic!("{legal:?}: {v}"));
-        }
-    }
-
-    #[test]
-    fn what_is_no_cut_is_refused() {
-        let cases: [(&[(&str, &str)], &str); 4] = [
-            (&[], "what was acknowledged as durable is recovered"),
-            (&[("writer0/a", "2")], "what is recovered is a prefix of what was written"),
-            (&[("writer0/a", "3")], "what is there was written"),
-            (&[("writer0/a", "1"), ("other", "1")], "what is there was written"),
-        ];
-        for (found, property) in cases {
-            let violation = sample().recover(&content(found), false).unwrap_err();
-            assert_eq!(violation.property, property, "{found:?}");
-        }
-    }
-
-    #[test]
-    fn a_kill_keeps_all_that_was_acknowledged() {
-        let lost = content(&[("writer0/a", "1"), ("writer1/b", "1")]);
-        assert!(sample().recover(&lost, false).is_ok());
-        assert!(sample().recover(&lost, true).is_err());
-        let kept = content(&[("writer0/a", "2"), ("writer1/b", "1")]);
-        assert!(sample().recover(&kept, true).is_ok());
-    }
-
-    #[test]
-    fn what_a_recovery_showed_stays() {
-        let mut batches = sample();
-        let shown = content(&[("writer0/a", "2"), ("writer1/b", "1")]);
-        batches.recover(&shown, false).unwrap();
-        assert!(batches.clone().recover(&shown, false).is_ok());
-        assert!(batches.recover(&content(&[("writer0/a", "1"), ("writer1/b", "1")]), false).is_err());
-    }
-
-    #[test]
-    fn a_copy_is_exact() {
-        let at_two = content(&[("writer0/a", "1"), ("writer1/b", "1")]);
-        assert!(sample().judge_cut("checkpoint", &at_two, 2).is_ok());
-        assert!(sample().judge_cut("checkpoint", &at_two, 3).is_err());
-        assert!(
-            sample().judge_cut("checkpoint", &at_two, 1).is_err(),
-            "writer 1's first batch is after the cut"
-        );
-    }
-
-    #[test]
-    fn sequence_numbers_grow() {
-        let mut batches = Batches::default();
-        write(&mut batches, 0, "a", "1", Some(5));
-        let id = batches.attempt(Batch::new(0, vec![]));
-        assert!(batches.acknowledge(id, 5).is_err());
-    }
-}
+mod tests;

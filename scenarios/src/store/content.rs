@@ -11,7 +11,7 @@ use cutwater_sim::scenario::Violation;
 
 use crate::oracle::batches::Content;
 
-/// Keys that each writer has.
+/// Keys that each writer has, at most.
 pub(super) const KEYS: u64 = 24;
 
 pub(super) fn key(actor: usize, number: u64) -> Vec<u8> {

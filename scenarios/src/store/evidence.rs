@@ -1,22 +1,25 @@
 //! What the ledger of the disk says for a store that refuses something.
 //!
-//! An error is excused only by damage that a reader was *served* since the process started, in a file of the kind that the
-//! error names (for a table: in the very file). Damage that nobody has met excuses nothing, and no damage excuses a wrong
-//! answer.
+//! An error is excused only by damage that a reader was *served* since the process started, in the very file that the error
+//! names. A file is an inode: a table of a checkpoint is that of the store, one of a backup is not. CURRENT, IDENTITY and
+//! the MANIFEST of a directory speak of each other, so damage to one of them excuses an error that names another. Damage
+//! that nobody has met excuses nothing, and no damage excuses a wrong answer.
 //!
-//! One kind of loss is excused, too, because no log that is synced once per write can tell it from a torn tail (see
-//! `cutwater_engine::store::wal`): after a power failure, damage to the log may cost the last sync. And damage that takes
-//! everything at the very end of a log or a MANIFEST, whole sectors of it at once or both of two writes, is beyond the
-//! budget: then only what is read must have been written.
+//! What may be missing without an error says [`super::budget`].
 
-use cutwater_engine::store::Error;
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 
-use cutwater_io::sim::disk::{DamageKind, Damaged};
+use cutwater_engine::store::Error;
+use cutwater_engine::store::filenames::FileKind;
+use cutwater_io::sim::disk::{DamageKind, Damaged, Ino};
 use cutwater_io::sim::{Errno, NodeId};
 use cutwater_sim::world::World;
 
-use super::process::Shared;
+use super::budget::{Hit, ManifestEnd};
+use super::process::{DB, Medium, Shared};
+use crate::oracle::batches::Place;
 
 /// How often each damage of a disk was served to a reader.
 #[derive(Clone, Debug)]
@@ -60,66 +63,132 @@ impl Evidence {
 }
 
 impl Served {
-    fn of(&self, classes: &[&str]) -> impl Iterator<Item = &Damaged> {
-        self.damage.iter().filter(|damaged| classes.contains(&damaged.class))
+    /// True if one of these files was served damaged.
+    fn is_in(&self, files: &BTreeSet<Ino>) -> bool {
+        self.damage.iter().any(|damaged| files.contains(&damaged.ino))
     }
 
-    /// True if the error is about something that was served.
-    fn explains(&self, error: &Error) -> bool {
-        match error {
-            Error::Background { source, .. } => self.explains(source),
-            // What a bad sector answers; no damage makes a name or space go away.
-            Error::Io { path, source, .. } => {
-                source.raw_os_error() == Some(Errno::Eio.raw()) && self.is_about(path)
-            }
-            Error::Corruption { file, .. } => self.is_about(file),
-            _ => false,
-        }
+    fn is_wide(&self, damaged: &Damaged) -> bool {
+        let is_run = damaged.bytes.end - damaged.bytes.start > self.sector_bytes;
+        is_run || damaged.kind == DamageKind::MisdirectedTo
     }
 
-    /// True if something was served of the kind of `file`, of a table of that very name.
-    fn is_about(&self, file: &Path) -> bool {
-        match crate::classify(file) {
-            // CURRENT and IDENTITY were written under other names, of another class.
-            "manifest" | "current" | "other" => self.of(&["manifest", "current", "other"]).next().is_some(),
-            "table" => {
-                let name = file.file_name();
-                self.of(&["table"]).any(|damaged| Path::new(&damaged.path).file_name() == name)
-            }
-            class => self.of(&[class]).next().is_some(),
-        }
-    }
-
-    /// True if what was not synced may be missing, although no power failed.
-    pub(super) fn hides_the_end(&self) -> bool {
-        self.of(&["wal", "manifest"]).next().is_some()
-    }
-
-    /// How many of the last syncs may be missing.
-    pub(super) fn syncs_forgiven(&self, power_failed: bool) -> usize {
-        if power_failed { self.of(&["wal"]).count() } else { 0 }
-    }
-
-    /// True if it may have taken everything that stood at the end of a log or a MANIFEST.
-    pub(super) fn is_beyond_budget(&self) -> bool {
-        let takes_all = |damaged: &Damaged| {
-            let is_run = damaged.bytes.end - damaged.bytes.start > self.sector_bytes;
-            is_run || damaged.kind == DamageKind::MisdirectedTo
+    /// What was served of the store's own logs, from this number on.
+    pub(super) fn in_logs(&self, from_log: u64) -> Vec<Hit> {
+        let hit = |damaged: &Damaged| {
+            let log = own_log(Path::new(&damaged.path)).filter(|log| *log >= from_log)?;
+            Some(Hit { log, bytes: damaged.bytes.clone(), is_wide: self.is_wide(damaged) })
         };
-        let edits_lost = self.of(&["manifest"]).filter(|damaged| {
-            matches!(
-                damaged.kind,
-                DamageKind::LostWrite | DamageKind::MisdirectedFrom | DamageKind::StaleRead
-            )
-        });
-        self.of(&["wal", "manifest"]).any(takes_all) || edits_lost.count() > 1
+        self.damage.iter().filter_map(hit).collect()
+    }
+
+    /// True if the newest edit of one of these may be hidden.
+    pub(super) fn hides_an_edit(&self, ends: &[ManifestEnd]) -> bool {
+        ends.iter().any(|end| {
+            let own = self.damage.iter().filter(|damaged| damaged.ino == end.ino);
+            let places: Vec<(Range<u64>, bool)> =
+                own.map(|damaged| (damaged.bytes.clone(), self.is_wide(damaged))).collect();
+            end.is_hidden_by(&places)
+        })
+    }
+}
+
+/// The number of a log of the store, by the path.
+fn own_log(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    match FileKind::parse(name) {
+        Some(FileKind::Wal(number)) if path.parent() == Some(Path::new(DB)) => Some(number),
+        _ => None,
+    }
+}
+
+/// What an error is about, if damage can cause it.
+fn concerns(error: &Error) -> Option<&Path> {
+    match error {
+        Error::Background { source, .. } => concerns(source),
+        // What a bad sector answers; no damage makes a name or space go away.
+        Error::Io { path, source, .. } => {
+            (source.raw_os_error() == Some(Errno::Eio.raw())).then_some(path.as_path())
+        }
+        Error::Corruption { file, .. } => Some(file),
+        _ => None,
     }
 }
 
 impl Shared {
     /// True if the error is the answer to damage that this process was served.
     pub(super) fn is_explained(&self, error: &Error) -> bool {
-        let started = self.state().started.clone();
-        Evidence::now(&self.world, started.node).since(&started).explains(error)
+        let Some(path) = concerns(error) else { return false };
+        let files = self.files_behind(path);
+        let state = self.state();
+        let served = Evidence::now(&self.world, state.started.node).since(&state.started);
+        // Without its newest edit a MANIFEST asks for logs and tables that it had let go of.
+        let is_hidden = path.starts_with(DB) && served.hides_an_edit(&state.manifest_ends);
+        served.is_in(&files) || is_hidden
+    }
+
+    /// The files that an error may be about which names this path.
+    fn files_behind(&self, path: &Path) -> BTreeSet<Ino> {
+        let node = self.state().started.node;
+        self.world.env().disks().with(node, |disk| {
+            if matches!(crate::classify(path), "table" | "wal") {
+                return disk.ino(path).into_iter().collect();
+            }
+            let (dir, entries) = match (disk.read_dir(path), path.parent()) {
+                (Ok(entries), _) => (path, entries),
+                (Err(_), Some(dir)) => (dir, disk.read_dir(dir).unwrap_or_default()),
+                (Err(_), None) => return BTreeSet::new(),
+            };
+            let paths = entries.iter().map(|entry| dir.join(&entry.name));
+            let own = paths.filter(|path| !matches!(crate::classify(path), "table" | "wal"));
+            own.filter_map(|path| disk.ino(&path)).collect()
+        })
+    }
+
+    /// Where the logs of the store end now.
+    pub(super) fn logs_end(&self) -> Place {
+        if self.medium == Medium::Sound {
+            return Place::default();
+        }
+        let node = self.state().started.node;
+        self.world.env().disks().with(node, |disk| {
+            let entries = disk.read_dir(Path::new(DB)).unwrap_or_default();
+            let logs = entries.iter().filter_map(|entry| own_log(&Path::new(DB).join(&entry.name)));
+            let Some(log) = logs.max() else { return Place::default() };
+            let len_bytes = disk.metadata(&FileKind::Wal(log).path(Path::new(DB))).map(|m| m.len_bytes);
+            Place { log, offset_bytes: len_bytes.unwrap_or(0) }
+        })
+    }
+
+    /// How the MANIFESTs of the store end that are there now.
+    pub(super) fn manifest_ends(&self) -> Vec<ManifestEnd> {
+        if self.medium == Medium::Sound {
+            return Vec::new();
+        }
+        let node = self.state().started.node;
+        self.world.env().disks().with(node, |disk| {
+            let is_own =
+                |path: &Path| path.parent() == Some(Path::new(DB)) && crate::classify(path) == "manifest";
+            let listing = disk.listing();
+            let own = listing.iter().filter(|(path, _)| is_own(Path::new(path)));
+            own.filter_map(|(path, seen)| ManifestEnd::of(disk.ino(Path::new(path))?, &seen.bytes()))
+                .collect()
+        })
+    }
+
+    /// Which of the store's tables everybody now reads as damaged who reads them whole.
+    pub(super) fn damaged_tables(&self, names: &[String]) -> Vec<(String, Ino)> {
+        let node = self.state().started.node;
+        self.world.env().disks().with(node, |disk| {
+            let damaged = |name: &String| {
+                let path = Path::new(DB).join(name);
+                disk.is_damaged(&path).then(|| disk.ino(&path)).flatten().map(|ino| (name.clone(), ino))
+            };
+            names
+                .iter()
+                .filter(|name| crate::classify(Path::new(name)) == "table")
+                .filter_map(damaged)
+                .collect()
+        })
     }
 }

@@ -8,7 +8,7 @@
 //! What must hold:
 //! - **durability**: what was acknowledged as synced is there; what is there was written; what is there of each writer is a
 //!   prefix of its writes, and over all writers a prefix of the order of sequence numbers. After a mere kill nothing
-//!   acknowledged is missing, synced or not.
+//!   acknowledged is missing, synced or not. What another writer was shown of a write counts as acknowledged.
 //! - **model**: reads, scans and snapshots of the running store equal a map.
 //! - **checkpoint**: a checkpoint that was reported done opens, now and after every later crash, with the content it was
 //!   taken of.
@@ -23,6 +23,7 @@
 //!
 //! *Not in it*: damage of durable data (see [`crate::damage`]), column families, blobs.
 
+mod budget;
 mod content;
 mod evidence;
 mod ops;
@@ -40,6 +41,7 @@ use cutwater_sim::vocabulary::{Knob, Role, Verb, Vocabulary};
 use cutwater_sim::world::World;
 use futures::future::LocalBoxFuture;
 
+use content::KEYS;
 pub(crate) use process::{Medium, run};
 
 /// See the module.
@@ -72,7 +74,7 @@ impl Scenario for StoreScenario {
                     .arg("count", 1..=8)
                     .log_arg("len", 0..=800)
                     .arg("sync_if_3", 0..=3),
-                Verb::new("get", "read one key").arg("key", 0..=23),
+                Verb::new("get", "read one key, and what the other writers have there").arg("key", 0..=23),
                 Verb::new("scan", "read a range").arg("key", 0..=23).arg("count", 1..=24),
                 Verb::new("snapshot", "hold a snapshot for a while, then scan it")
                     .arg("hold_us", 0..=400_000),
@@ -94,6 +96,12 @@ impl Scenario for StoreScenario {
                     100..=60_000,
                 ),
                 Knob::new("stale_tail", "1: unwritten sectors of a tail read as garbage", 0, 0..=1),
+                Knob::new(
+                    "keys",
+                    "keys that each writer writes to; few are overwritten often",
+                    KEYS,
+                    1..=KEYS,
+                ),
                 Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 8 << 10, 512..=256 << 10),
                 Knob::new("max_immutable_memtables", "closed memtables before writes stall", 2, 1..=4),
                 Knob::new("block_bytes", "size of a data block, in bytes", 512, 64..=8192),

@@ -8,10 +8,10 @@ use cutwater_io::{fs, time};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
 
-use super::content::{KEYS, key, own, same, same_value, scan, value};
+use super::content::{key, own, same, same_value, scan, value};
 use super::process::{Exit, Shared, Taken};
 use super::repair::copy;
-use crate::oracle::batches::{Batch, Content};
+use crate::oracle::batches::{Batch, Content, Place, Synced};
 
 /// A checkpoint is looked at again after each crash; more than a few would only cost time.
 const CHECKPOINTS_KEPT: usize = 2;
@@ -43,25 +43,26 @@ impl Shared {
                 self.write(
                     store,
                     actor,
-                    vec![(key(actor, args[0]), Some(value(op, 0, args[1])))],
+                    vec![(self.key(actor, args[0]), Some(value(op, 0, args[1])))],
                     args[2] == 3,
                 )
                 .await
             }
-            "delete" => self.write(store, actor, vec![(key(actor, args[0]), None)], args[1] == 3).await,
+            "delete" => self.write(store, actor, vec![(self.key(actor, args[0]), None)], args[1] == 3).await,
             "batch" => {
                 let changes = (0..args[1]).map(|i| {
-                    let key = key(actor, (args[0] + i * 5) % KEYS);
+                    let key = self.key(actor, args[0] + i * 5);
                     (key, (i % 3 != 2).then(|| value(op, i, args[2])))
                 });
                 self.write(store, actor, changes.collect(), args[3] == 3).await
             }
             "get" => {
-                let key = key(actor, args[0]);
+                let key = self.key(actor, args[0]);
                 let expected = self.state().batches.content_of(actor).get(&key).cloned();
                 let found = self.tolerate("get", store.get(&key).await);
                 let found = self.others_are_right(store, actor, found).await?;
-                same_value("a read returns the last write", &key, &expected, &found).map_err(Exit::from)
+                same_value("a read returns the last write", &key, &expected, &found)?;
+                self.read_foreign(store, actor, args[0]).await
             }
             "scan" => {
                 let (from, to) = (key(actor, args[0]), key(actor, args[0] + args[1]));
@@ -83,8 +84,9 @@ impl Shared {
             "compact" => self.tolerate("compact", store.compact_all().await),
             "sync_wal" => {
                 let acknowledged = self.state().batches.acknowledged();
+                let asked_at = self.logs_end();
                 self.tolerate("sync", store.sync_wal().await)?;
-                self.state().batches.synced(acknowledged, self.world.now_us());
+                self.synced(acknowledged, asked_at);
                 self.owe();
                 Ok(())
             }
@@ -97,6 +99,11 @@ impl Shared {
             }
             other => unreachable!("{other} is not in the vocabulary"),
         }
+    }
+
+    /// One of the keys that the writers of this run use.
+    fn key(&self, actor: usize, number: u64) -> Vec<u8> {
+        key(actor, number % self.world.knob("keys"))
     }
 
     async fn write(
@@ -113,14 +120,41 @@ impl Shared {
                 None => batch.delete(key),
             }
         }
-        let id = self.state().batches.attempt(Batch::new(actor, changes));
+        let id = self.state().batches.attempt(Batch::new(actor, changes, sync));
+        let asked_at = self.logs_end();
         let sequence =
             self.tolerate("write", store.write(batch, WriteOptions { sync, disable_wal: false }).await)?;
-        let mut state = self.state();
-        state.batches.acknowledge(id, sequence)?;
+        self.state().batches.acknowledge(id, sequence)?;
         if sync {
-            state.batches.synced(sequence, self.world.now_us());
+            self.synced(sequence, asked_at);
         }
+        self.owe();
+        Ok(())
+    }
+
+    /// A sync was reported done.
+    fn synced(&self, sequence: u64, asked_at: Place) {
+        let (at_us, answered_at) = (self.world.now_us(), self.logs_end());
+        self.state().batches.synced(Synced { sequence, at_us, asked_at, answered_at });
+    }
+
+    /// Reads a key of each other writer, which may be writing it: what it shows is there for good.
+    async fn read_foreign(&self, store: &Store, actor: usize, number: u64) -> Result<(), Exit> {
+        for other in (0..self.actors.len()).filter(|other| *other != actor) {
+            let key = self.key(other, number);
+            let answered = self.state().batches.answered(other);
+            let found = self.tolerate("get of another's key", store.get(&key).await)?;
+            self.state().batches.judge_foreign_read(other, answered, &key, &found)?;
+        }
+        self.owe();
+        Ok(())
+    }
+
+    /// Everything that a snapshot has: the state at its sequence number, of all writers.
+    fn judge_snapshot(&self, found: &Content, sequence: u64) -> Result<(), Exit> {
+        let mut state = self.state();
+        state.batches.judge_cut("model", found, sequence)?;
+        state.batches.shown(found);
         drop(state);
         self.owe();
         Ok(())
@@ -131,7 +165,7 @@ impl Shared {
         let snapshot = store.snapshot();
         time::sleep(Duration::from_micros(hold_us)).await;
         let found = self.tolerate("scan of a snapshot", scan(store, .., Some(&snapshot)).await)?;
-        self.state().batches.judge_cut("model", &found, snapshot.sequence()).map_err(Exit::Violated)
+        self.judge_snapshot(&found, snapshot.sequence())
     }
 
     /// Scans a snapshot and stops for a while after the first key, while other writers go on, flush and compact: files that
@@ -146,7 +180,7 @@ impl Shared {
             }
             found.insert(key, value);
         }
-        self.state().batches.judge_cut("model", &found, snapshot.sequence()).map_err(Exit::Violated)
+        self.judge_snapshot(&found, snapshot.sequence())
     }
 
     /// Takes a checkpoint, and judges what is in it. Other writers go on meanwhile: what it holds of theirs is judged as after
@@ -156,6 +190,7 @@ impl Shared {
         let dir = PathBuf::from(format!("/checkpoint-{}", op.id));
         let before = self.state().batches.acknowledged();
         let files = self.tolerate("checkpoint", store.checkpoint(&dir).await)?;
+        let taken_us = self.world.now_us();
         if files.sequence < before {
             return Err(Violation::new("checkpoint", "a checkpoint holds what was acknowledged before it")
                 .of("checkpoint")
@@ -179,7 +214,7 @@ impl Shared {
         let old: Vec<Taken> = {
             let mut state = self.state();
             state.batches.judge_cut("checkpoint", &content, files.sequence).map_err(Exit::Violated)?;
-            state.checkpoints.push(Taken { dir, content });
+            state.checkpoints.push(Taken { dir, content, taken_us });
             let surplus = state.checkpoints.len().saturating_sub(CHECKPOINTS_KEPT);
             state.checkpoints.drain(..surplus).collect()
         };

@@ -10,8 +10,9 @@ use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::{Ops, Start, World};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::budget::{ManifestEnd, hides_the_unsynced, may_replace_the_end, syncs_forgiven};
 use super::content::{list, same, scan};
-use super::evidence::Evidence;
+use super::evidence::{Evidence, Served};
 use crate::oracle::batches::{Batches, Content, Readable, digest};
 
 /// Where the store is.
@@ -73,6 +74,10 @@ pub(super) struct State {
     lossy_faults: u64,
     /// What readers had been served of the damage then.
     judged: Evidence,
+    /// The log that was written to since then, at first.
+    first_log: u64,
+    /// The ends of the MANIFESTs that processes found since then.
+    pub(super) manifest_ends: Vec<ManifestEnd>,
     /// And when the process started.
     pub(super) started: Evidence,
     /// Lives of the process in a row that ended at damage.
@@ -86,6 +91,8 @@ pub(super) struct State {
 pub(super) struct Taken {
     pub(super) dir: PathBuf,
     pub(super) content: Content,
+    /// When, in microseconds of virtual time.
+    pub(super) taken_us: u64,
 }
 
 /// Why a process ends.
@@ -146,6 +153,8 @@ impl Shared {
 
     async fn live(&self, start: Start) -> Result<(), Exit> {
         self.state().started = Evidence::now(&self.world, start.node);
+        let ends = self.manifest_ends();
+        self.state().manifest_ends.extend(ends);
         if self.is_beyond_retries() {
             return self.replace().await;
         }
@@ -214,8 +223,6 @@ impl Shared {
             .disks()
             .last_crash(start.node)
             .is_some_and(|crash| crash.at_us >= self.state().judged_us);
-        let lossy = self.lossy_faults();
-        let served = Evidence::now(&self.world, start.node);
         let content = match found {
             Err(Exit::Damaged) => {
                 let readable = self.survey(store).await?;
@@ -224,24 +231,48 @@ impl Shared {
             }
             other => other?,
         };
+        let lossy = self.lossy_faults();
+        let loss = self.loss(power_failed);
         let mut state = self.state();
-        let damage = served.since(&state.judged);
-        let keeps_all = !power_failed && lossy == state.lossy_faults && !damage.hides_the_end();
-        state.batches.forgive_syncs(damage.syncs_forgiven(power_failed));
-        state.lossy_faults = lossy;
-        state.judged = served;
-        state.judged_us = self.world.now_us();
+        let keeps_all = !power_failed && lossy == state.lossy_faults && !loss.hides_the_unsynced;
+        state.batches.forgive_syncs(loss.syncs_forgiven);
         let summary = match state.batches.recover(&content, keeps_all) {
-            Err(violation) if damage.is_beyond_budget() => {
+            Err(violation) if loss.is_beyond_budget => {
                 state.batches.recover_anything(&content)?;
                 format!("{} keys, after damage beyond the budget: {violation}", content.len())
             }
             judged => judged?,
         };
         drop(state);
+        self.judge_from_now_on();
         self.owe();
         self.world.note("recovered", &summary);
         Ok(())
+    }
+
+    /// What is there was judged: what happened before excuses nothing any more.
+    pub(super) fn judge_from_now_on(&self) {
+        let first_log = self.logs_end().log;
+        let lossy_faults = self.lossy_faults();
+        let mut state = self.state();
+        state.judged = Evidence::now(&self.world, state.started.node());
+        state.judged_us = self.world.now_us();
+        state.lossy_faults = lossy_faults;
+        state.first_log = first_log;
+        state.manifest_ends.clear();
+    }
+
+    /// What may be missing for damage that was served since recovery was judged the last time.
+    fn loss(&self, power_failed: bool) -> Loss {
+        let state = self.state();
+        let served: Served = Evidence::now(&self.world, state.started.node()).since(&state.judged);
+        let (syncs, hits) = (state.batches.syncs(), served.in_logs(state.first_log));
+        Loss {
+            syncs_forgiven: syncs_forgiven(syncs, &hits, power_failed),
+            hides_the_unsynced: hides_the_unsynced(syncs, &hits),
+            is_beyond_budget: may_replace_the_end(syncs, &hits, power_failed)
+                || served.hides_an_edit(&state.manifest_ends),
+        }
     }
 
     /// Tells a census what the store owes now.
@@ -260,13 +291,10 @@ impl Shared {
 
     /// Judges what can be read of a store in which something cannot.
     pub(super) fn judge_readable(&self, readable: &Readable, power_failed: bool) -> Result<(), Exit> {
+        let loss = self.loss(power_failed);
         let state = self.state();
-        let damage = Evidence::now(&self.world, state.started.node()).since(&state.judged);
-        let forgiven = damage.syncs_forgiven(power_failed);
-        match state.batches.judge_readable(readable, forgiven) {
-            Err(_) if damage.is_beyond_budget() => {
-                state.batches.was_written(readable).map_err(Exit::Violated)
-            }
+        match state.batches.judge_readable(readable, loss.syncs_forgiven) {
+            Err(_) if loss.is_beyond_budget => state.batches.was_written(readable).map_err(Exit::Violated),
             judged => judged.map_err(Exit::Violated),
         }
     }
@@ -284,13 +312,14 @@ impl Shared {
             match self.open_checkpoint(&checkpoint).await {
                 // It shares its tables with the store, and their damage; nothing will come of it any more.
                 Err(Exit::Damaged) => self.state().checkpoints.retain(|other| other.dir != checkpoint.dir),
-                other => other?,
+                other => drop(other?),
             }
         }
         Ok(())
     }
 
-    pub(super) async fn open_checkpoint(&self, taken: &Taken) -> Result<(), Exit> {
+    /// Opens what was taken, and returns what is read there: what it was taken of.
+    pub(super) async fn open_checkpoint(&self, taken: &Taken) -> Result<Content, Exit> {
         let options = Options { create_if_missing: false, ..self.options() };
         let dir = &taken.dir;
         let store = match Store::open(dir, options).await {
@@ -307,7 +336,7 @@ impl Shared {
         let content = self.tolerate("scan checkpoint", scan(&store, .., None).await)?;
         self.tolerate("close checkpoint", store.close().await)?;
         same("checkpoint", "a checkpoint holds the content it was taken of", &taken.content, &content)?;
-        Ok(())
+        Ok(content)
     }
 
     /// What must hold of a store that nothing disturbs.
@@ -325,10 +354,23 @@ impl Shared {
         std::future::pending().await
     }
 
-    /// Has the store check itself. What it passes has no damage that a reader would see.
+    /// Has the store check itself. Of the tables that it passes none is damaged: what was there all the time, and lasts, it
+    /// must have met.
     pub(super) async fn scrub(&self, store: &Store) -> Result<(), Exit> {
+        let before = self.damaged_tables(&store.live_files());
         match store.verify().await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                let names: Vec<String> = before.iter().map(|(name, _)| name.clone()).collect();
+                let after = self.damaged_tables(&names);
+                match before.into_iter().find(|table| after.contains(table)) {
+                    None => Ok(()),
+                    Some((name, _)) => Err(Violation::new("scrub", "a scrub passes nothing that is damaged")
+                        .of("table")
+                        .expected(format!("an error that names {name}"))
+                        .found("none")
+                        .into()),
+                }
+            }
             Err(error) if self.medium == Medium::Damaged => self.tolerate("scrub", Err(error)),
             Err(error) => Err(Violation::new("structure", "levels are disjoint and tables whole")
                 .of("version")
@@ -357,6 +399,13 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// What may be missing.
+struct Loss {
+    syncs_forgiven: usize,
+    hides_the_unsynced: bool,
+    is_beyond_budget: bool,
 }
 
 /// A violation if `error` may not occur in this scenario.

@@ -85,10 +85,14 @@ impl Shared {
         }
         self.tolerate("flush anew", store.flush().await)?;
         self.tolerate("close anew", store.close().await)?;
-        let mut state = self.state();
-        state.batches.begin_anew(&content);
-        state.replacing = false;
-        state.refused = 0;
+        {
+            let mut state = self.state();
+            state.batches.begin_anew(&content);
+            state.replacing = false;
+            state.refused = 0;
+        }
+        // Its logs have the numbers of the former one's.
+        self.judge_from_now_on();
         Ok(())
     }
 
@@ -114,22 +118,22 @@ impl Shared {
         judged
     }
 
-    /// The content of the newest copy that can be read, which must be what it was taken of; empty if there is none.
+    /// What is read of the newest copy that is whole, and is what it was taken of; nothing if there is none.
     async fn whole_copy(&self) -> Result<Content, Exit> {
         loop {
             let newest = {
                 let state = self.state();
-                state.backups.last().or(state.checkpoints.last()).cloned()
+                let copies = state.backups.iter().chain(&state.checkpoints);
+                copies.max_by_key(|taken| taken.taken_us).cloned()
             };
             let Some(taken) = newest else { return Ok(Content::new()) };
             match self.open_checkpoint(&taken).await {
-                Ok(()) => return Ok(taken.content),
                 Err(Exit::Damaged) => {
                     let mut state = self.state();
                     state.backups.retain(|other| other.dir != taken.dir);
                     state.checkpoints.retain(|other| other.dir != taken.dir);
                 }
-                Err(other) => return Err(other),
+                read => return read,
             }
         }
     }
@@ -140,6 +144,7 @@ impl Shared {
             (PathBuf::from(format!("/links-{}", op.id)), PathBuf::from(format!("/backup-{}", op.id)));
         let before = self.state().batches.acknowledged();
         let files = self.tolerate("checkpoint", store.checkpoint(&links).await)?;
+        let taken_us = self.world.now_us();
         self.tolerate("back up", copy(&files, &links, &dir).await)?;
         self.tolerate("back up", io("sync", &dir, fs::sync_dir(&dir).await))?;
         self.tolerate("back up", io("sync", Path::new("/"), fs::sync_dir("/").await))?;
@@ -157,7 +162,7 @@ impl Shared {
                 .into());
         }
         state.batches.judge_cut("checkpoint", &content, files.sequence)?;
-        state.backups.push(Taken { dir, content });
+        state.backups.push(Taken { dir, content, taken_us });
         Ok(())
     }
 }

@@ -73,6 +73,26 @@ fn last(disk: &Disk) -> Damaged {
 }
 
 #[test]
+fn a_file_is_damaged_if_everybody_reads_something_else_by_any_of_its_names() {
+    let (mut disk, fd) = one_file(&[A, B]);
+    let (name, other) = (Path::new("/f"), Path::new("/g"));
+    disk.hard_link(name, other).unwrap();
+    durable(&mut disk, "/copy", &[A, B]);
+    assert_eq!(disk.ino(name), disk.ino(other));
+    assert_ne!(disk.ino(name), disk.ino(Path::new("/copy")));
+    assert_eq!(disk.ino(Path::new("/nothing")), None);
+    assert!(disk.damage_read(fd, 0, 1024, Damage::BitFlipOnce, "other"));
+    assert!(!disk.is_damaged(name), "one read only");
+    assert!(disk.damage_read(fd, 0, 1024, ROT, "other"));
+    assert!(disk.is_damaged(name) && disk.is_damaged(other) && !disk.is_damaged(Path::new("/copy")));
+    disk.write_at(fd, &[A, B].concat(), 0).unwrap();
+    assert!(!disk.is_damaged(name), "read from memory");
+    disk.power_fail(&Survivors::None, 0);
+    assert!(disk.is_damaged(name));
+    assert_eq!(disk.ledger().map(|damaged| damaged.served).sum::<u64>(), 0, "nobody was served");
+}
+
+#[test]
 fn a_sector_that_cannot_be_read_stays_so_until_it_is_written_anew() {
     let (mut disk, fd) = one_file(&[A, B]);
     assert!(disk.damage_at_rest("other", 1, Damage::Eio, class_of));

@@ -58,7 +58,7 @@ pub(super) async fn observe(context: Arc<Context>, known: Option<SocketAddr>) ->
     let register = register.inspect_err(|error| tracing::warn!(%error, "the register cannot be read")).ok();
     let leader = register.as_ref().map_or(known, |record| record.as_ref().map(|record| record.state.leader));
     let pong = match leader {
-        Some(leader) if leader != context.address => ping(leader, context.config.lease / 4).await,
+        Some(leader) if leader != context.address => ping(leader, context.config.ping_limit).await,
         _ => None,
     };
     Fact::Observed(Observation { register, pong })

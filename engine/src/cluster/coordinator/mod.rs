@@ -59,8 +59,12 @@ pub struct CoordinatorConfig {
     pub parallelism: u16,
     /// When checkpoints are taken.
     pub checkpoint: CheckpointConfig,
-    /// How long a leader may be silent before a candidate takes over; a drawn half of it comes on top.
+    /// How long a leader may be silent before a candidate takes over; a drawn half of it comes on top. At least four times
+    /// [`ping_limit`](CoordinatorConfig::ping_limit).
     pub lease: Duration,
+    /// How long a candidate waits for the answer of a leader: what connecting and a round trip take over the slowest link,
+    /// at least. Candidates that wait for less depose each other for ever.
+    pub ping_limit: Duration,
     /// How long a worker may be silent before it is given up.
     pub heartbeat_timeout: Duration,
     /// How long a deployment waits for more workers when there are fewer slots than wanted.
@@ -102,6 +106,14 @@ pub enum Error {
         found: u16,
         /// In the configuration.
         configured: u16,
+    },
+    /// The lease is over before a slow leader was heard.
+    #[error("configuration: lease is {lease:?} and must be at least four times ping_limit, {:?}", *ping_limit * 4)]
+    ShortLease {
+        /// As configured.
+        lease: Duration,
+        /// As configured.
+        ping_limit: Duration,
     },
     /// The configuration contradicts itself.
     #[error("configuration: {0}")]
@@ -168,6 +180,13 @@ fn check(config: &CoordinatorConfig) -> Result<(), Error> {
     }
     if config.keep_versions < 2 {
         return Err(Error::Configuration("keep_versions must be at least 2"));
+    }
+    let (lease, ping_limit) = (config.lease, config.ping_limit);
+    if ping_limit.is_zero() {
+        return Err(Error::Configuration("ping_limit must be more than 0"));
+    }
+    if lease / 4 < ping_limit {
+        return Err(Error::ShortLease { lease, ping_limit });
     }
     if config.plan.is_empty() {
         return Err(Error::Configuration("the job has no vertices"));
@@ -342,4 +361,50 @@ fn candidate(context: &Context) -> Role {
     }
     let leadership = Leadership::new(context.address, lease, jitter, now);
     Role::Candidate { leadership, look_at_us: Some(now) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::assign::VertexKind;
+
+    fn config(lease: Duration, ping_limit: Duration) -> CoordinatorConfig {
+        let second = Duration::from_secs(1);
+        CoordinatorConfig {
+            name: "c".into(),
+            bind: ([127, 0, 0, 1], 0).into(),
+            advertise: None,
+            objects_url: "memory:///".into(),
+            job: JobSpec { name: "job".into(), query: "count".into(), parameters: Default::default() },
+            plan: vec![VertexPlan { uid: "sink".into(), kind: VertexKind::Sink, max: None }],
+            max_parallelism: 8,
+            parallelism: 1,
+            checkpoint: CheckpointConfig {
+                interval: second,
+                min_pause: second,
+                timeout: second,
+                tolerable_failures: 0,
+                retained: 1,
+                max_concurrent: 1,
+            },
+            lease,
+            ping_limit,
+            heartbeat_timeout: second,
+            slots_wait: second,
+            restart_delay: second,
+            deploy_timeout: second,
+            sweep_interval: second,
+            keep_versions: 2,
+        }
+    }
+
+    #[test]
+    fn a_lease_that_a_slow_leader_cannot_keep_is_refused_by_name() {
+        let ms = Duration::from_millis;
+        assert!(check(&config(ms(200), ms(50))).is_ok());
+        let error = check(&config(ms(199), ms(50))).unwrap_err();
+        let expected = "configuration: lease is 199ms and must be at least four times ping_limit, 200ms";
+        assert_eq!(error.to_string(), expected);
+        assert!(check(&config(ms(199), ms(0))).is_err());
+    }
 }

@@ -21,26 +21,32 @@ impl LogWriter {
         LogWriter { block_offset: 0, recyclable: Some(log_number as u32) }
     }
 
+    fn header_bytes(&self) -> usize {
+        if self.recyclable.is_some() { RECYCLABLE_HEADER_BYTES } else { HEADER_BYTES }
+    }
+
+    /// How many zeros come before the next record: what is left of its block, if that is too short for a header.
+    pub fn padding_bytes(&self) -> usize {
+        let room = BLOCK_BYTES - self.block_offset;
+        if room < self.header_bytes() { room } else { 0 }
+    }
+
     /// True if a record of `len_bytes` would not be cut into fragments.
     pub fn fits(&self, len_bytes: usize) -> bool {
-        let header_bytes = if self.recyclable.is_some() { RECYCLABLE_HEADER_BYTES } else { HEADER_BYTES };
-        let room = BLOCK_BYTES - self.block_offset;
-        let room = if room < header_bytes { BLOCK_BYTES } else { room };
-        header_bytes + len_bytes <= room
+        let begin = (self.block_offset + self.padding_bytes()) % BLOCK_BYTES;
+        begin + self.header_bytes() + len_bytes <= BLOCK_BYTES
     }
 
     /// Appends the framed record to `out`.
     pub fn add_record(&mut self, record: &[u8], out: &mut Vec<u8>) {
-        let header_bytes = if self.recyclable.is_some() { RECYCLABLE_HEADER_BYTES } else { HEADER_BYTES };
+        let header_bytes = self.header_bytes();
         let mut rest = record;
         let mut is_first = true;
         loop {
-            let mut room = BLOCK_BYTES - self.block_offset;
-            if room < header_bytes {
-                out.resize(out.len() + room, 0);
-                self.block_offset = 0;
-                room = BLOCK_BYTES;
-            }
+            let padding_bytes = self.padding_bytes();
+            out.resize(out.len() + padding_bytes, 0);
+            self.block_offset = (self.block_offset + padding_bytes) % BLOCK_BYTES;
+            let room = BLOCK_BYTES - self.block_offset;
             let (fragment, after) = rest.split_at(rest.len().min(room - header_bytes));
             let kind = match (is_first, after.is_empty()) {
                 (true, true) => FULL,

@@ -363,15 +363,26 @@ impl Disk {
 
     /// The bytes of a file as reads would give them; zeros where they would fail.
     pub(super) fn bytes_as_read(&self, ino: Ino) -> Vec<u8> {
+        self.spoiled(ino).0
+    }
+
+    /// True if everybody who reads the whole file is given something wrong, or an error, for damage that lasts.
+    pub fn is_damaged(&self, path: &Path) -> bool {
+        self.ino(path).is_some_and(|ino| self.spoiled(ino).1)
+    }
+
+    /// The bytes as read, and whether they are others than were written.
+    fn spoiled(&self, ino: Ino) -> (Vec<u8>, bool) {
         let mut bytes = self.vol.seen(ino).bytes();
         let size = self.sector_bytes() as usize;
+        let mut is_damaged = false;
         if self.defects.any() {
             for (sector, chunk) in (0u64..).zip(bytes.chunks_mut(size)) {
                 if !self.log.is_pending(ino, sector) {
-                    self.defects.spoil_lasting((ino, sector), chunk);
+                    is_damaged |= self.defects.spoil_lasting((ino, sector), chunk);
                 }
             }
         }
-        bytes
+        (bytes, is_damaged)
     }
 }

@@ -372,12 +372,20 @@ impl Defects {
         }
     }
 
-    /// As [`Defects::serve`] for what lasts, without anybody being served; `EIO` is zeros.
-    pub(super) fn spoil_lasting(&self, at: SectorAt, bytes: &mut [u8]) {
-        let lasting = self.of_sector.get(&at).into_iter().flatten().filter(|d| d.life == Life::Lasting);
-        for defect in lasting {
-            defect.effect.spoil(0, bytes);
+    /// As [`Defects::serve`] for what lasts, without anybody being served; `EIO` is zeros. True if a read would fail, or give
+    /// something else.
+    pub(super) fn spoil_lasting(&self, at: SectorAt, bytes: &mut [u8]) -> bool {
+        let Some(layers) = self.of_sector.get(&at) else { return false };
+        let right = bytes.to_vec();
+        let mut fails = false;
+        for Defect { effect, .. } in layers.iter().filter(|defect| defect.life == Life::Lasting) {
+            if fails && matches!(effect, Effect::Flip { .. }) {
+                continue;
+            }
+            fails = matches!(effect, Effect::Eio);
+            effect.spoil(0, bytes);
         }
+        fails || bytes != right
     }
 
     /// What a read of a sector would give that gets what was there before; `None` for zeros.

@@ -166,6 +166,11 @@ impl Disk {
         Ok(Metadata { len_bytes, is_dir: self.is_dir(ino) })
     }
 
+    /// What a path leads to; names of one file share it.
+    pub fn ino(&self, path: &Path) -> Option<Ino> {
+        self.lookup(path).ok()
+    }
+
     /// Frees an inode that has neither a name nor an open file.
     pub(super) fn free_if_unused(&mut self, ino: Ino) {
         let nameless = self.vol.inode(ino).is_some_and(|inode| inode.nlink == 0);
