@@ -13,7 +13,7 @@ use std::time::Duration;
 use cutwater_io::fs::{self, File};
 use cutwater_io::sim::{
     Config, Crash, CrashKind, Damage, Env, Errno, FsyncFail, Injector, Key, NodeId, Passing, PointAction,
-    Quiet, Site, SiteAction, SiteFault, Survivors, disk,
+    Quiet, Site, SiteAction, SiteFault, Survivors, SyncEnd, disk,
 };
 use futures::FutureExt;
 use madsim::runtime::{Handle, NodeHandle, Runtime};
@@ -294,6 +294,59 @@ fn damage_reaches_the_reader_and_the_ledger() {
         assert_eq!(read.await.unwrap(), [0; 7]);
         assert_eq!(env.disks().damage_served(N1), 1);
         assert!(!env.disks().damage_at_rest(&env, N1, "wal", 1, Damage::Eio), "it is damaged already");
+    });
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_sync_can_leave_garbage_and_one_after_it_cannot() {
+    // What is not forced is the directory, the file, its content and its length, in that order: the content is lost.
+    let rest = Box::new(Survivors::Losing(vec![2]));
+    let crash = power_fail(Survivors::MidSync { end: SyncEnd::Garbage(0), rest });
+    for (fault, name, garbage) in [
+        (SiteFault::CrashBefore(crash.clone()), "disk.sync", true),
+        (SiteFault::CrashAfter(crash.clone()), "disk.sync", false),
+        (SiteFault::CrashAfter(crash), "disk.write", false),
+    ] {
+        run(Box::new(Strike { name, nth: 1, fault }), move |env| async move {
+            node().spawn(async { write_log(true).await.map(drop) });
+            madsim::time::sleep(Duration::from_secs(1)).await;
+            let left = content(&env, "/db/1.log");
+            let is_garbage = left.is_some_and(|left| left != b"written" && left != [0; 7]);
+            assert_eq!(is_garbage, garbage);
+            assert_eq!(env.disks().last_crash(N1).unwrap().garbage.is_some(), garbage);
+        });
+    }
+}
+
+#[test]
+fn a_sync_that_is_given_up_or_fails_is_not_under_way() {
+    let eio = SiteFault::Fail(Errno::Eio);
+    run(Box::new(Strike { name: "disk.sync", nth: 2, fault: eio }), |env| async move {
+        node()
+            .spawn(async {
+                let file = write_log(false).await.unwrap();
+                assert!(file.sync_data().now_or_never().is_none(), "it takes time, and is given up");
+                assert!(file.sync_data().await.is_err());
+            })
+            .await
+            .unwrap();
+        let rest = Box::new(Survivors::Losing(vec![2]));
+        env.crash(N1, power_fail(Survivors::MidSync { end: SyncEnd::Garbage(0), rest }));
+        assert_eq!(env.disks().last_crash(N1).unwrap().garbage, None);
+    });
+}
+
+#[test]
+fn a_machine_can_come_back_with_another_disk() {
+    run(Box::new(Quiet), |env| async move {
+        node().spawn(async { write_log(true).await.map(drop) }).await.unwrap().unwrap();
+        let image = env.disks().snapshot(N1);
+        env.crash(N1, power_fail(Survivors::None));
+        let new = disk::Disk::new(Key::root(2), image.config().clone());
+        env.disks().replace(N1, new);
+        assert_eq!(content(&env, "/db/1.log"), None);
+        env.disks().replace(N1, image);
+        assert_eq!(content(&env, "/db/1.log").unwrap(), b"written", "an old image");
     });
 }
 

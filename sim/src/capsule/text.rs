@@ -214,7 +214,7 @@ fn fault_line(fault: &Fault, evidence: &Evidence) -> (u64, String) {
 }
 
 fn loss_of<'a>(struck: &Struck, fault: &Fault, evidence: &'a Evidence) -> Option<&'a Loss> {
-    let crash = crate::shrink::crash_of(fault)?;
+    let crash = fault.act.crash()?;
     let CrashKind::PowerFail(_) = crash.kind else { return None };
     evidence.power_failures.iter().find(|loss| loss.node == struck.node && loss.at_us >= struck.at_us)
 }

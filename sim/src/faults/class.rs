@@ -1,7 +1,7 @@
 //! The classes of faults, by which a swarm switches them on and off and a campaign counts what was delivered.
 
 use cutwater_io::sim::disk::DamageKind;
-use cutwater_io::sim::{CrashKind, Damage, Errno, SiteFault};
+use cutwater_io::sim::{CrashKind, Damage, Errno, SiteFault, Survivors, SyncEnd};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Act;
@@ -140,6 +140,9 @@ impl FaultClass {
     fn of_crash(kind: &CrashKind) -> FaultClass {
         match kind {
             CrashKind::ProcessKill => FaultClass::ProcessKill,
+            CrashKind::PowerFail(Survivors::MidSync { end: SyncEnd::LandsLater, .. }) => {
+                FaultClass::BeyondBudget
+            }
             CrashKind::PowerFail(_) => FaultClass::PowerFail,
         }
     }

@@ -3,7 +3,7 @@
 
 use cutwater_io::points::Kind;
 use cutwater_io::sim::{
-    Crash, CrashKind, Damage, Draw, Errno, FsyncFail, SiteFault, Survivors, ViewAfterFailure,
+    Crash, CrashKind, Damage, Draw, Errno, FsyncFail, SiteFault, Survivors, SyncEnd, ViewAfterFailure,
 };
 
 use super::choose::{Choose, Source};
@@ -19,6 +19,8 @@ const STABLE_US_MIN: u64 = 50_000;
 const DRAWN_DRIFT_PPM_MAX: u64 = 100_000;
 /// The longest jump of a wall clock that is drawn, in microseconds: an hour, as of a machine with a wrong time zone.
 const JUMP_US_MAX: u64 = 3_600_000_000;
+/// Of a thousand power failures, how many leave garbage of a sync under way.
+const GARBAGE_PERMILLE: u64 = 250;
 /// How syncs fail: as file systems have it, none that lies. Those that take the whole file system along are rarer.
 const FSYNC_FAILURES: &[FsyncFail] = &[
     FsyncFail::EXT4,
@@ -49,7 +51,10 @@ pub(super) fn add(plan: &mut Plan, vocabulary: &Vocabulary, source: &mut Source<
     for &class in &vocabulary.faults {
         let count = source.choose(class.name(), &[], |c| if c.chance(500) { c.log_between(1, 6) } else { 0 });
         for i in 0..count {
-            if let Some((at, act)) = source.choose(class.name(), &[1, i], |c| frame.fault(class, c)) {
+            if let Some((at, mut act)) = source.choose(class.name(), &[1, i], |c| frame.fault(class, c)) {
+                if let Some(crash) = act.crash_mut() {
+                    source.choose("mid_sync", &[i], |c| with_garbage(crash, c));
+                }
                 plan.faults.push(Fault { id: plan.faults.len() as u32, at, act });
             }
         }
@@ -64,7 +69,14 @@ pub(crate) fn one(
     draw: &mut Draw,
 ) -> Option<(Anchor, Act)> {
     let frame = Frame::of(plan, vocabulary);
-    if frame.nodes == 0 { None } else { frame.fault(class, draw) }
+    if frame.nodes == 0 {
+        return None;
+    }
+    let (at, mut act) = frame.fault(class, draw)?;
+    if let Some(crash) = act.crash_mut() {
+        with_garbage(crash, draw);
+    }
+    Some((at, act))
 }
 
 impl<'a> Frame<'a> {
@@ -326,6 +338,17 @@ impl Frame<'_> {
     /// Mostly short: from a millisecond to a quarter of the horizon.
     fn duration(&self, c: &mut dyn Choose) -> u64 {
         c.log_between(1_000, (self.horizon_us / 4).clamp(1_000, 4_000_000_000))
+    }
+}
+
+/// In a quarter of the power failures a sync that is under way leaves garbage, whatever survives.
+pub(crate) fn with_garbage(crash: &mut Crash, c: &mut dyn Choose) {
+    if let CrashKind::PowerFail(survivors) = &mut crash.kind
+        && c.chance(GARBAGE_PERMILLE)
+    {
+        let end = SyncEnd::Garbage(c.between(0, u64::from(u16::MAX)) as u16);
+        let rest = Box::new(std::mem::replace(survivors, Survivors::None));
+        *survivors = Survivors::MidSync { end, rest };
     }
 }
 

@@ -234,6 +234,24 @@ pub enum Act {
 }
 
 impl Act {
+    /// The crash that it is, if it is one.
+    pub fn crash(&self) -> Option<&Crash> {
+        match self {
+            Act::Site(SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash))
+            | Act::Crash { crash, .. } => Some(crash),
+            _ => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn crash_mut(&mut self) -> Option<&mut Crash> {
+        match self {
+            Act::Site(SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash))
+            | Act::Crash { crash, .. } => Some(crash),
+            _ => None,
+        }
+    }
+
     /// How long it lasts; 0 for what happens at once.
     pub fn duration_us(&self) -> u64 {
         match self {

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::faults::FaultClass;
     use crate::vocabulary::{Knob, Role, Verb};
-    use cutwater_io::sim::{Crash, CrashKind, Errno, SiteFault, Survivors};
+    use cutwater_io::sim::{Crash, CrashKind, Errno, SiteFault, Survivors, SyncEnd};
 
     cutwater_io::points! {
         point SWAP = "manifest.swap": "a point";
@@ -266,6 +266,11 @@ mod tests {
             |p| {
                 p.faults[1].at =
                     Anchor::Site { site: "disk.write".into(), class: "log".into(), node: 0, nth: 1 }
+            },
+            |p| {
+                let of = |rest| Survivors::MidSync { end: SyncEnd::Garbage(1), rest: Box::new(rest) };
+                let kind = CrashKind::PowerFail(of(of(Survivors::None)));
+                p.faults[0].act = Act::Crash { node: 0, crash: Crash { kind, down_us: 0 } };
             },
             |p| p.faults[2].at = Anchor::Op { op: 4 },
             |p| p.faults[2].act = Act::Partition { from: vec![1], to: vec![1], both: true, for_us: 9 },

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cutwater_io::points::Kind;
 use cutwater_io::sim::clock::DRIFT_PPM_MAX;
-use cutwater_io::sim::{Damage, SiteFault};
+use cutwater_io::sim::{CrashKind, Damage, SiteFault, Survivors};
 
 use super::{
     Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, ITEMS_MAX, Invalid, Plan, SLOW_FACTORS, VERSION,
@@ -260,6 +260,11 @@ fn validate_act(at: &str, fault: &Fault, vocabulary: &Vocabulary, nodes: u64) ->
             }
         }
         Act::Outage { .. } | Act::ThrottleStore { .. } => {}
+    }
+    let choice = fault.act.crash().map(|crash| &crash.kind);
+    if let Some(CrashKind::PowerFail(Survivors::MidSync { rest, .. })) = choice {
+        let nested = matches!(**rest, Survivors::MidSync { .. });
+        ensure!(!nested, "{at}: a sync under way comes to one end, not to several");
     }
     // A call that is held up goes on being so after the world is healed.
     let held_up_us = match &fault.act {

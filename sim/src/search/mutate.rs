@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cutwater_io::points::Kind;
-use cutwater_io::sim::{CrashKind, Draw, SiteFault};
+use cutwater_io::sim::{CrashKind, Draw};
 
 use super::coverage::Coverage;
 use crate::faults::{FaultClass, sites};
@@ -204,21 +204,16 @@ fn duplicate(plan: &mut Plan, i: usize, vocabulary: &Vocabulary, draw: &mut Draw
 /// Another choice of what survives, or of how long the node is down.
 fn change_crash(plan: &mut Plan, draw: &mut Draw) {
     let longest_us = (plan.horizon_us / 2).clamp(1_000, u64::from(u32::MAX));
-    let mut crashes: Vec<_> = plan
-        .faults
-        .iter_mut()
-        .filter_map(|fault| match &mut fault.act {
-            Act::Crash { crash, .. } => Some(crash),
-            Act::Site(SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash)) => Some(crash),
-            _ => None,
-        })
-        .collect();
+    let mut crashes: Vec<_> = plan.faults.iter_mut().filter_map(|fault| fault.act.crash_mut()).collect();
     if crashes.is_empty() {
         return;
     }
     let i = draw.below(crashes.len() as u64) as usize;
     match &mut crashes[i].kind {
-        CrashKind::PowerFail(survivors) if draw.chance(700) => *survivors = swarm::survivors(draw),
+        CrashKind::PowerFail(survivors) if draw.chance(700) => {
+            *survivors = swarm::survivors(draw);
+            swarm::with_garbage(crashes[i], draw);
+        }
         _ => crashes[i].down_us = draw.log_uniform(1_000, longest_us) as u32,
     }
 }

@@ -2,33 +2,16 @@
 
 use std::io;
 
-use cutwater_io::sim::{Crash, CrashKind, SiteFault, Survivors};
+use cutwater_io::sim::{CrashKind, Survivors, SyncEnd};
 
 use super::Search;
-use crate::plan::{Act, Anchor, Fault, Plan};
-
-/// The crash that a fault is, if it is one.
-pub(crate) fn crash_of(fault: &Fault) -> Option<&Crash> {
-    match &fault.act {
-        Act::Site(SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash))
-        | Act::Crash { crash, .. } => Some(crash),
-        _ => None,
-    }
-}
-
-fn crash_mut(fault: &mut Fault) -> Option<&mut Crash> {
-    match &mut fault.act {
-        Act::Site(SiteFault::CrashBefore(crash) | SiteFault::CrashAfter(crash))
-        | Act::Crash { crash, .. } => Some(crash),
-        _ => None,
-    }
-}
+use crate::plan::{Anchor, Plan};
 
 impl Search<'_> {
     /// What the other passes do not move: a process that dies, or a power failure that loses all it may.
     pub(super) fn simplest_crashes(&mut self) -> io::Result<()> {
         for position in self.crashes() {
-            let crash = crash_of(&self.best.faults[position]);
+            let crash = self.best.faults[position].act.crash();
             if crash.is_some_and(|crash| crash.kind != CrashKind::ProcessKill) {
                 let kinds = [CrashKind::ProcessKill, CrashKind::PowerFail(Survivors::None)];
                 self.first_alike(kinds.map(|kind| self.with_crash(position, kind)).to_vec())?;
@@ -41,7 +24,7 @@ impl Search<'_> {
     pub(super) fn lose_least(&mut self) -> io::Result<()> {
         for position in self.crashes() {
             let fault = &self.best.faults[position];
-            let Some(CrashKind::PowerFail(choice)) = crash_of(fault).map(|crash| &crash.kind) else {
+            let Some(CrashKind::PowerFail(choice)) = fault.act.crash().map(|crash| &crash.kind) else {
                 continue;
             };
             let (fault_id, choice) = (fault.id, choice.clone());
@@ -53,6 +36,10 @@ impl Search<'_> {
                     continue;
                 }
             }
+            let (end, choice) = match choice {
+                Survivors::MidSync { end, rest } => self.plainest_end(position, end, *rest)?,
+                choice => (None, choice),
+            };
             let losing = match choice {
                 Survivors::All => continue,
                 Survivors::Losing(losing) => losing,
@@ -61,7 +48,7 @@ impl Search<'_> {
                     None => continue,
                 },
             };
-            self.fewest(position, losing)?;
+            self.fewest(position, end, losing)?;
         }
         Ok(())
     }
@@ -77,9 +64,32 @@ impl Search<'_> {
         Ok(loss.map(|loss| loss.losing.clone()))
     }
 
-    fn fewest(&mut self, position: usize, losing: Vec<u16>) -> io::Result<()> {
+    /// A crash in which nothing odd comes of a sync under way, else the first garbage of all.
+    fn plainest_end(
+        &mut self,
+        position: usize,
+        end: SyncEnd,
+        rest: Survivors,
+    ) -> io::Result<(Option<SyncEnd>, Survivors)> {
+        let plain = self.with_crash(position, CrashKind::PowerFail(rest.clone()));
+        if self.first_alike(vec![plain])?.is_some() {
+            return Ok((None, rest));
+        }
+        let first = SyncEnd::Garbage(0);
+        if matches!(end, SyncEnd::Garbage(1..)) {
+            let kind = CrashKind::PowerFail(ending(Some(first), rest.clone()));
+            let candidate = self.with_crash(position, kind);
+            if self.first_alike(vec![candidate])?.is_some() {
+                return Ok((Some(first), rest));
+            }
+        }
+        Ok((Some(end), rest))
+    }
+
+    fn fewest(&mut self, position: usize, end: Option<SyncEnd>, losing: Vec<u16>) -> io::Result<()> {
         let with = |search: &Self, losing: Vec<u16>| {
-            search.with_crash(position, CrashKind::PowerFail(Survivors::Losing(losing)))
+            let survivors = ending(end, Survivors::Losing(losing));
+            search.with_crash(position, CrashKind::PowerFail(survivors))
         };
         let explicit = with(self, losing.clone());
         if self.best != explicit && self.first_alike(vec![explicit])?.is_none() {
@@ -175,15 +185,23 @@ impl Search<'_> {
 
     /// Positions of the faults that are crashes.
     fn crashes(&self) -> Vec<usize> {
-        (0..self.best.faults.len()).filter(|i| crash_of(&self.best.faults[*i]).is_some()).collect()
+        (0..self.best.faults.len()).filter(|i| self.best.faults[*i].act.crash().is_some()).collect()
     }
 
     fn with_crash(&self, position: usize, kind: CrashKind) -> Plan {
         self.with_fault(position, |fault| {
-            if let Some(crash) = crash_mut(fault) {
+            if let Some(crash) = fault.act.crash_mut() {
                 crash.kind = kind.clone();
             }
         })
+    }
+}
+
+/// `rest`, with that end of a sync under way.
+fn ending(end: Option<SyncEnd>, rest: Survivors) -> Survivors {
+    match end {
+        Some(end) => Survivors::MidSync { end, rest: Box::new(rest) },
+        None => rest,
     }
 }
 

@@ -37,8 +37,6 @@ pub mod laboratory;
 mod tests;
 mod values;
 
-pub(crate) use crashes::crash_of;
-
 /// How many candidates are offered to the laboratory at once; of those after the first success the work is lost.
 const BATCH: usize = 8;
 /// Schedule seeds that are tried beside a candidate's own.

@@ -1,6 +1,6 @@
 //! The passes on synthetic failures: the evaluation is a function of the plan, the minimum is known.
 
-use cutwater_io::sim::{Crash, CrashKind, Survivors};
+use cutwater_io::sim::{Crash, CrashKind, Survivors, SyncEnd};
 
 use super::*;
 use crate::evidence::{Near, Struck};
@@ -180,14 +180,14 @@ fn a_crash_loses_the_least_that_shows_it_and_two_become_one() {
         crash(2, CrashKind::ProcessKill),
     ];
     let loses_five = |plan: &Plan| {
-        plan.faults.iter().filter_map(crash_of).any(|crash| match &crash.kind {
+        plan.faults.iter().filter_map(|fault| fault.act.crash()).any(|crash| match &crash.kind {
             CrashKind::PowerFail(Survivors::Losing(losing)) => losing.contains(&5),
             _ => false,
         })
     };
     let shrunk = shrunk(&plan, |plan| when(loses_five(plan)));
     let [fault] = &shrunk.plan.faults[..] else { panic!("{:?}", shrunk.plan.faults) };
-    let crash = crash_of(fault).unwrap();
+    let crash = fault.act.crash().unwrap();
     assert_eq!(crash.kind, CrashKind::PowerFail(Survivors::Losing(vec![5])));
     assert_eq!(crash.down_us, 0);
     assert_eq!(
@@ -195,6 +195,34 @@ fn a_crash_loses_the_least_that_shows_it_and_two_become_one() {
         Anchor::Point { point: "p".into(), node: 1, nth: 1 },
         "a place says more than a time"
     );
+}
+
+#[test]
+fn an_odd_end_of_a_sync_is_kept_only_if_it_shows_it() {
+    let mut plan = large();
+    let rest = Box::new(Survivors::Losing(vec![3, 4]));
+    let kind = CrashKind::PowerFail(Survivors::MidSync { end: SyncEnd::Garbage(9), rest });
+    let act = Act::Crash { node: 1, crash: Crash { kind, down_us: 9_000 } };
+    plan.faults = vec![Fault { id: 1, at: Anchor::Time { at_us: 1_000 }, act }];
+    let of =
+        |plan: &Plan| plan.faults.first().and_then(|fault| fault.act.crash()).map(|crash| crash.kind.clone());
+    let loses_four =
+        |survivors: &Survivors| matches!(survivors, Survivors::Losing(losing) if losing.contains(&4));
+    let four = Survivors::Losing(vec![4]);
+
+    let garbage = |plan: &Plan| match of(plan) {
+        Some(CrashKind::PowerFail(Survivors::MidSync { rest, .. })) => loses_four(&rest),
+        _ => false,
+    };
+    let shortest = Survivors::MidSync { end: SyncEnd::Garbage(0), rest: Box::new(four.clone()) };
+    assert_eq!(of(&shrunk(&plan, |plan| when(garbage(plan))).plan), Some(CrashKind::PowerFail(shortest)));
+
+    let any = |plan: &Plan| match of(plan) {
+        Some(CrashKind::PowerFail(Survivors::MidSync { rest, .. })) => loses_four(&rest),
+        Some(CrashKind::PowerFail(survivors)) => loses_four(&survivors),
+        _ => false,
+    };
+    assert_eq!(of(&shrunk(&plan, |plan| when(any(plan))).plan), Some(CrashKind::PowerFail(four)));
 }
 
 #[test]

@@ -244,6 +244,21 @@ impl Call {
     }
 }
 
+/// A sync of a file, until it has ended or its caller has given it up.
+struct UnderWay<'a> {
+    call: &'a Call,
+    sync: &'a Sync,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let Call { env, node, incarnation, .. } = self.call;
+        if env.incarnation(*node) == *incarnation {
+            env.disks().with_mut(*node, |disk| disk.abandon_sync(self.sync));
+        }
+    }
+}
+
 /// The end of a call of a process that is dead: it happens to nobody.
 async fn stale(env: &Env) -> ! {
     env.stale_call();
@@ -344,6 +359,7 @@ impl File {
     async fn sync(&self, data_only: bool) -> io::Result<()> {
         let call = Call::on_file(self, "disk.sync").await;
         let sync = call.effect(|disk| disk.begin_sync(self.fd, data_only))?;
+        let _under_way = UnderWay { call: &call, sync: &sync };
         let struck = call.ask(self.class, &self.path).await?;
         let median_us = call.env.disks().with(self.node, |disk| disk.config().sync_latency_us_median);
         call.complete_sync(&sync, &struck, &self.path, self.pace.next_sync_us(median_us)).await

@@ -3,7 +3,8 @@
 //! Let `log` be what is pending and `F` what is forced in it. The permissible trees are those that come from applying to the
 //! image of the medium, in the order of issue, a set of operations that contains `F` and, with each operation, all that
 //! must be there before it. [`survivors`] chooses one such set, [`enumerate_states`] goes through all of them. Torn writes
-//! need no rule of their own: each sector is an operation.
+//! need no rule of their own: each sector is an operation. What a sync was writing may end otherwise, see
+//! [`super::mid_sync`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,7 +13,7 @@ use super::Disk;
 use super::log::{MicroOp, Op, OpId};
 use super::sync::Health;
 use super::tree::{Ino, Listing, Tree};
-use crate::sim::{Key, Survivors};
+use crate::sim::{Draw, Key, Survivors, SyncEnd};
 
 /// What became of the pending operations in a power failure.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,8 @@ pub struct CrashRecord {
     /// Where the lost ones stood among what was not forced, in the order of issue: the numbers of
     /// [`Survivors::Losing`].
     pub losing: Vec<u16>,
+    /// Of the lost ones the write that left garbage in its place.
+    pub garbage: Option<OpId>,
     /// A path of each inode concerned, as processes saw it before.
     pub paths: BTreeMap<Ino, String>,
 }
@@ -44,12 +47,17 @@ impl CrashRecord {
 
     /// A line for each of `ops`.
     pub(super) fn told(&self, ops: &[MicroOp]) -> Vec<String> {
-        ops.iter().map(|op| format!("{} (issued {} us)", self.describe(&op.op), op.issued_us)).collect()
+        ops.iter().map(|op| format!("{} (issued {} us)", self.words(op), op.issued_us)).collect()
     }
 
     /// The operations that were lost, and those that were kept, in words.
     pub fn in_words(&self) -> [Vec<String>; 2] {
-        [&self.lost, &self.kept].map(|ops| ops.iter().map(|op| self.describe(&op.op)).collect())
+        [&self.lost, &self.kept].map(|ops| ops.iter().map(|op| self.words(op)).collect())
+    }
+
+    fn words(&self, op: &MicroOp) -> String {
+        let garbage = if self.garbage == Some(op.id) { ", which left garbage" } else { "" };
+        self.describe(&op.op) + garbage
     }
 
     fn describe(&self, op: &Op) -> String {
@@ -89,12 +97,17 @@ impl Pending {
     }
 
     /// One of `free` by a number: the least by a hash of each by itself, so that others come and go without moving it.
-    fn pick(&self, free: &[usize], which: u16, key: &Key) -> usize {
+    pub(super) fn pick(&self, free: &[usize], purpose: &str, which: u16, key: &Key) -> usize {
         let hash = |i: &usize| {
             let [place, what, count] = self.idents[*i];
-            key.hash("disk.survivor", &[which.into(), place, what, count])
+            key.hash(purpose, &[which.into(), place, what, count])
         };
         free.iter().copied().min_by_key(hash).expect("there is one")
+    }
+
+    /// The draw of one of the operations.
+    pub(super) fn draw(&self, purpose: &str, i: usize, key: &Key) -> Draw {
+        key.draw(purpose, &self.idents[i])
     }
 
     /// The forced operations: closed, because forcing closes.
@@ -140,11 +153,11 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
         }
         Survivors::AllBut(which) => {
             set.fill(true);
-            set[pending.pick(&free, *which, key)] = false;
+            set[pending.pick(&free, "disk.survivor", *which, key)] = false;
             pending.close_by_removing(&mut set);
         }
         Survivors::Only(which) => {
-            set[pending.pick(&free, *which, key)] = true;
+            set[pending.pick(&free, "disk.survivor", *which, key)] = true;
             pending.close_by_adding(&mut set);
         }
         Survivors::Losing(lost) => {
@@ -156,6 +169,7 @@ fn survivors(pending: &Pending, choice: &Survivors, key: &Key) -> Vec<bool> {
             }
             pending.close_by_removing(&mut set);
         }
+        Survivors::MidSync { rest, .. } => set = survivors(pending, rest, key),
         Survivors::Each { permille, key: name } => {
             let key = key.child("disk.survivors", &[u64::from(*name)]);
             let by_adding = key.chance("by_adding", &[], 500);
@@ -181,16 +195,25 @@ impl Disk {
 
     /// The power fails: of what is pending, `choice` decides; open files and locks are gone; what was in memory is gone.
     pub fn power_fail(&mut self, choice: &Survivors, now_us: u64) -> CrashRecord {
+        self.land_what_is_late();
         self.losses += 1;
         let key = self.key;
         let pending = Pending::of(self);
         let set = survivors(&pending, choice, &key);
         self.now_us = now_us;
         let mut defects = std::mem::take(&mut self.defects);
-        let tree = self.left(&pending, &set, |op, tree, survives| defects.meet(op, tree, survives, now_us));
+        let mut tree =
+            self.left(&pending, &set, |op, tree, survives| defects.meet(op, tree, survives, now_us));
         defects.settle(&tree, now_us);
         self.defects = defects;
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
+        match choice {
+            Survivors::MidSync { end: SyncEnd::Garbage(which), .. } => {
+                record.garbage = self.leave_garbage(&mut tree, &pending, &set, *which);
+            }
+            Survivors::MidSync { end: SyncEnd::LandsLater, .. } => self.land_later(&tree, &pending, &set),
+            _ => {}
+        }
         let free = pending.ops.iter().zip(&set).filter(|(op, _)| !op.forced);
         record.losing = free
             .enumerate()
@@ -205,6 +228,7 @@ impl Disk {
         self.log.clear();
         self.fds.clear();
         self.locks.clear();
+        self.under_way.clear();
         self.sync_errors.clear();
         self.owed_errors.clear();
         self.health = Health::Working;

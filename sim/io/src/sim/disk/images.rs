@@ -5,11 +5,14 @@
 //! depends on it, and nothing but it and what it depends on. Experience with file systems says that most of what a sloppy
 //! order of syncs can break shows in one of these.
 //!
+//! While a sync is under way there are two more, in which one sector that it was writing is garbage.
+//!
 //! Each image comes with a hash of what is seen in it, so that those that cannot be told apart need to be looked at once.
 
 use super::Disk;
 use super::crash::Pending;
-use crate::sim::{Draw, Survivors};
+use super::log::Op;
+use crate::sim::{Draw, Survivors, SyncEnd};
 
 /// What a power failure may leave now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,31 +45,58 @@ impl Disk {
         }
         let count = sets.len() as u64;
         let mut images: Vec<Image> = Vec::new();
-        for set in sets {
-            let image = Image { hash: self.hash_after(&pending, &set), survivors: pending.choice(&set) };
+        let mut add = |image: Image| {
             if images.iter().all(|earlier| earlier.hash != image.hash) {
                 images.push(image);
             }
+        };
+        for set in sets {
+            add(Image { hash: self.hash_after(&pending, &set, None), survivors: pending.choice(&set) });
+        }
+        for (set, which) in self.with_garbage(&pending) {
+            let hash = self.hash_after(&pending, &set, Some(which));
+            let rest = Box::new(pending.choice(&set));
+            let survivors = Survivors::MidSync { end: SyncEnd::Garbage(which), rest };
+            add(Image { hash, survivors });
         }
         Images { sets: if all { count } else { count.max(all_up_to as u64 + 1) }, all, images }
     }
 
-    /// Changes whenever there may be images that there were none of before: what a sync or writeback forces only takes
-    /// images away.
+    /// Changes whenever there may be images that there were none of before: when something is issued or damaged, or a sync
+    /// begins. What a sync or writeback forces only takes images away.
     pub fn moment(&self) -> [u64; 2] {
-        [self.log.next_id().0, self.losses + self.defects.changes()]
+        [self.log.next_id().0, self.losses + self.defects.changes() + self.syncs_begun()]
     }
 
     /// The hash of what would be left, and what would be damaged in it.
-    fn hash_after(&self, pending: &Pending, set: &[bool]) -> u128 {
-        if !self.defects.any_or_doomed() {
-            return self.left(pending, set, |_, _, _| {}).hash();
-        }
+    fn hash_after(&self, pending: &Pending, set: &[bool], garbage: Option<u16>) -> u128 {
         let mut defects = self.defects.clone();
-        let tree =
-            self.left(pending, set, |op, tree, survives| defects.meet(op, tree, survives, self.now_us));
+        let mut tree = if defects.any_or_doomed() {
+            self.left(pending, set, |op, tree, survives| defects.meet(op, tree, survives, self.now_us))
+        } else {
+            self.left(pending, set, |_, _, _| {})
+        };
         defects.settle(&tree, self.now_us);
+        if let Some(which) = garbage {
+            self.leave_garbage(&mut tree, pending, set, which);
+        }
         defects.hash_with(tree.hash(), &tree)
+    }
+
+    /// What is lost, and which garbage it leaves, at a moment at which a sync is under way: nothing survives but what must,
+    /// or all but the data that the sync was writing: a length that survives uncovers the garbage.
+    fn with_garbage(&self, pending: &Pending) -> Vec<(Vec<bool>, u16)> {
+        let none = pending.forced();
+        let written = self.lost_mid_sync(pending, &none);
+        if written.is_empty() {
+            return Vec::new();
+        }
+        let mut others = vec![true; none.len()];
+        for i in written {
+            others[i] = !matches!(pending.ops[i].op, Op::Data { .. });
+        }
+        pending.close_by_removing(&mut others);
+        vec![(none, 0), (others, 0)]
     }
 }
 

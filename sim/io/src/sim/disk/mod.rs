@@ -26,6 +26,7 @@ mod file;
 mod images;
 mod latency;
 mod log;
+mod mid_sync;
 mod model;
 mod names;
 mod path;
@@ -133,8 +134,8 @@ impl Disks {
         }
         let mut payload = Vec::with_capacity(16 + record.lost.len() * 8);
         payload.extend_from_slice(&(record.kept.len() as u64).to_le_bytes());
-        for op in &record.lost {
-            payload.extend_from_slice(&op.id.0.to_le_bytes());
+        for op in record.lost.iter().map(|op| op.id).chain(record.garbage) {
+            payload.extend_from_slice(&op.0.to_le_bytes());
         }
         env.emit(node, "disk.power_fail", &payload, || {
             Told::from(format!("{} lost, {} kept\n{}", record.lost.len(), record.kept.len(), record.story()))

@@ -13,6 +13,7 @@ use super::damage::Spared;
 use super::defects::Defects;
 use super::file::{Fd, OpenFile};
 use super::log::{Before, Log, MicroOp, Op, OpId};
+use super::mid_sync::{Late, UnderWay};
 use super::personality::{Personality, Rules};
 use super::sync::{Health, SyncErrors};
 use super::tree::{Ino, Listing, ROOT, Tree};
@@ -71,6 +72,9 @@ pub struct Disk {
     pub(super) sync_errors: OrdMap<Ino, SyncErrors>,
     /// What the next sync of an inode fails with, whoever calls it.
     pub(super) owed_errors: OrdMap<Ino, i32>,
+    pub(super) under_way: UnderWay,
+    pub(super) next_sync: u64,
+    pub(super) late: Late,
     pub(super) health: Health,
     pub(super) capacity_bytes: Option<u64>,
     /// Space is missed only when a sync needs it.
@@ -107,6 +111,9 @@ impl Disk {
             locks: OrdMap::new(),
             sync_errors: OrdMap::new(),
             owed_errors: OrdMap::new(),
+            under_way: UnderWay::new(),
+            next_sync: 0,
+            late: Late::default(),
             health: Health::default(),
             late_enospc: false,
             now_us: 0,
@@ -156,6 +163,8 @@ impl Disk {
         let open: Vec<Fd> = self.fds.keys().copied().collect();
         open.into_iter().for_each(|fd| self.close(fd));
         assert!(self.fds.is_empty() && self.locks.is_empty());
+        self.under_way.clear();
+        self.land_what_is_late();
     }
 
     /// A new inode, to be called `name` in `dir`.

@@ -54,6 +54,8 @@ pub struct Sync {
     /// What was issued before this number is what the sync is about.
     until: OpId,
     names: NamesForced,
+    /// The how many-th sync of a file on this disk it is; 0 for a directory.
+    nth: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +84,10 @@ impl Sync {
     pub(super) fn until(&self) -> OpId {
         self.until
     }
+
+    pub(super) fn nth(&self) -> u64 {
+        self.nth
+    }
 }
 
 impl Disk {
@@ -106,7 +112,7 @@ impl Disk {
     ///
     /// # Errors
     /// `EBADF`; `EIO` or `EROFS` if the file system has given up.
-    pub fn begin_sync(&self, fd: Fd, data_only: bool) -> io::Result<Sync> {
+    pub fn begin_sync(&mut self, fd: Fd, data_only: bool) -> io::Result<Sync> {
         self.check_health(true)?;
         let ino = self.open_file(fd)?.ino;
         if self.is_dir(ino) {
@@ -116,7 +122,9 @@ impl Disk {
         let commits_journal = !data_only
             || self.log.of_file(ino, until).any(|op| matches!(op.op, Op::Size { .. } | Op::Zero { .. }));
         let names = if commits_journal { self.rules.file_sync_names } else { NamesForced::None };
-        Ok(Sync { target: Target::File(fd, ino), until, names })
+        self.next_sync += 1;
+        self.under_way.insert(self.next_sync, (ino, until));
+        Ok(Sync { target: Target::File(fd, ino), until, names, nth: self.next_sync })
     }
 
     /// A sync of a directory begins.
@@ -130,7 +138,8 @@ impl Disk {
     }
 
     fn sync_of_dir(&self, dir: Ino, fd: Option<Fd>) -> Sync {
-        Sync { target: Target::Dir(dir, fd), until: self.log.next_id(), names: self.rules.dir_sync_names }
+        let (until, names) = (self.log.next_id(), self.rules.dir_sync_names);
+        Sync { target: Target::Dir(dir, fd), until, names, nth: 0 }
     }
 
     /// The sync succeeds: what was pending at its beginning survives any crash from now on.
@@ -139,6 +148,7 @@ impl Disk {
     /// That of another sync of the file that failed since this file was opened or last told; then nothing is forced.
     /// `ENOSPC` if there is no space for what was written; `EIO` or `EROFS` if the file system has given up meanwhile.
     pub fn finish_sync(&mut self, sync: &Sync) -> io::Result<()> {
+        self.abandon_sync(sync);
         self.check_health(true)?;
         if let Some(errno) = self.owed_errors.remove(&sync.ino()) {
             return Err(os(errno));
@@ -203,6 +213,7 @@ impl Disk {
     /// # Errors
     /// `EIO`, unless the failure is to be reported later.
     pub fn fail_sync(&mut self, sync: &Sync, failure: FsyncFail) -> io::Result<()> {
+        self.abandon_sync(sync);
         match sync.target {
             Target::File(_, ino) => {
                 let sizes = failure.meta != MetaAfterFailure::CommitSize;
@@ -240,6 +251,7 @@ impl Disk {
     /// # Errors
     /// `ENOSPC`.
     pub fn fail_sync_for_space(&mut self, sync: &Sync) -> io::Result<()> {
+        self.abandon_sync(sync);
         if let Target::File(_, ino) = sync.target {
             let there = self.dur.clone();
             self.lose_sectors(ino, sync.until, true, |sector| there.sector(ino, sector).is_none());
@@ -295,7 +307,7 @@ impl Disk {
 
     /// Processes see again what the medium and the log have of a file. Nothing beyond its end, no stale rest of its last
     /// sector: that is what a file system shows.
-    fn reread(&mut self, ino: Ino) {
+    pub(super) fn reread(&mut self, ino: Ino) {
         let mut tree = self.dur.clone();
         for op in self.log.of_file(ino, OpId(u64::MAX)) {
             op.op.apply(&mut tree);
