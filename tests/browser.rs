@@ -255,7 +255,7 @@ fn a_timeline_shows_a_run_and_answers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("timeline.html");
     let (plan, outcome) = outcome();
-    timeline::write_html(&plan, &outcome, &path).unwrap();
+    timeline::write_html(&plan, &outcome, "cargo cutwater replay store:7 --trace", &path).unwrap();
     let Some(browser) = Browser::start() else { return };
     browser.open(&path);
     browser.assert_quiet_console();
@@ -277,6 +277,7 @@ fn a_timeline_shows_a_run_and_answers() {
     // Hostile text is text.
     assert_eq!(browser.run("return [window.pwned ?? null, document.images.length]"), json!([null, 0]));
     assert_eq!(browser.text("#expected"), HOSTILE);
+    assert_eq!(browser.text("#lost"), "n2 at 0.300000: write of /db/wal sector 3");
     assert!(browser.text("#list").contains(HOSTILE));
 
     // A fault is chosen by a click, and says what it did.

@@ -112,11 +112,15 @@ fn a_bad_night_does_not_flood_and_a_bad_summary_is_an_error() {
     assert_eq!(String::from_utf8_lossy(&output.stderr).matches("has no issue yet").count(), 3);
 
     let mut divergence = summary(&[("a; rm -rf", "x", 1)]);
-    divergence["divergences"] =
-        json!([{ "scenario": "store", "seed": 7, "digests": ["a", "b"], "first": null }]);
+    let replay = "cargo cutwater replay store:7 --trace";
+    divergence["divergences"] = json!([{
+        "scenario": "store", "seed": 7, "digests": ["a", "b"], "told": "one plan, two digests: a and b",
+        "replay": replay, "first": null,
+    }]);
     let (output, log) = night.file(&[divergence], "2");
     assert!(output.status.success());
     assert!(log.contains("cutwater-sig:store-nondeterminism") && !log.contains("rm -rf"), "{log}");
+    assert!(log.contains("two digests: a and b") && log.contains(replay), "{log}");
 
     let (output, _) = night.file(&[json!({ "nothing": 1 })], "2");
     assert!(!output.status.success(), "a summary that is none is not an empty night");

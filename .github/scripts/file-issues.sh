@@ -17,8 +17,8 @@ trap 'rm -rf "$scratch"' EXIT
 jq -sc '
   [ .[] | .failures | to_entries[] | {key, title: .value.title, text: .value.text,
       plans: ((.value.seeds | length) + .value.unnamed)} ]
-  + [ .[] | .divergences[] | {key: "\(.scenario)-nondeterminism", title: "one plan, two digests", plans: 1,
-      text: "\(.scenario):\(.seed)  digests \(.digests | join(" and "))"} ]
+  + [ .[] | .divergences[] | {key: "\(.scenario)-nondeterminism", title: "a plan went two ways", plans: 1,
+      text: "\(.scenario):\(.seed)  \(.told)\n\(.replay)"} ]
   | group_by(.key)[] | {key: .[0].key, title: .[0].title, text: .[0].text, plans: (map(.plans) | add)}
 ' "$@" >"$scratch/failures"
 

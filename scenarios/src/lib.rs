@@ -61,7 +61,7 @@ fn class_of_object(path: &Path) -> &'static str {
 pub(crate) fn personality_knob() -> Knob {
     Knob::new(
         "personality",
-        "the file system: 0 posix_min, 1 btrfs, 2 xfs, 3 ext4, 4 RocksDB's fault injection",
+        "the file system: 0 posix_min, 1 btrfs, 2 xfs, 3 ext4_ordered, 4 rocksdb_fi",
         0,
         0..=Personality::ALL.len() as u64 - 1,
     )
@@ -69,7 +69,7 @@ pub(crate) fn personality_knob() -> Knob {
 
 /// The knob that says which file system the disks have, the strictest first: every scenario has it, or its default.
 pub(crate) const PERSONALITIES: Personalities =
-    ("personality", &[(3, "ext4"), (2, "xfs"), (1, "btrfs"), (0, "posix_min")]);
+    ("personality", &[(3, "ext4_ordered"), (2, "xfs"), (1, "btrfs"), (0, "posix_min")]);
 
 /// How the disks of a plan behave; every scenario has these knobs or their defaults.
 pub(crate) fn devices(plan: &Plan) -> Devices {
@@ -87,4 +87,20 @@ pub(crate) fn devices(plan: &Plan) -> Devices {
     devices.objects.page_keys =
         usize::try_from(knob("page_keys", devices.objects.page_keys as u64)).unwrap_or(usize::MAX);
     devices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_has_one_name_everywhere() {
+        let about = personality_knob().about;
+        for (number, personality) in Personality::ALL.iter().enumerate() {
+            assert!(about.contains(&format!("{number} {}", personality.name())), "{about}");
+        }
+        for (number, name) in PERSONALITIES.1 {
+            assert_eq!(Personality::ALL[usize::try_from(*number).unwrap()].name(), *name);
+        }
+    }
 }

@@ -40,6 +40,7 @@ mod faulty {
         Panics,
         Aborts,
         Hangs,
+        Flickers,
         Stalls,
         Drifts,
         Blind,
@@ -51,12 +52,17 @@ mod faulty {
         way: Way,
     }
 
-    const ALL_WAYS: [Faulty; 8] = [
+    const ALL_WAYS: [Faulty; 9] = [
         Faulty { name: "healthy", about: "nodes tick, die, and tick again", way: Way::Healthy },
         Faulty { name: "violates", about: "an oracle objects once a node was killed", way: Way::Violates },
         Faulty { name: "panics", about: "a node panics", way: Way::Panics },
         Faulty { name: "aborts", about: "a node aborts the process", way: Way::Aborts },
         Faulty { name: "hangs", about: "a task never yields", way: Way::Hangs },
+        Faulty {
+            name: "flickers",
+            about: "hangs once, as long as there is no file $FAULTY_MARK",
+            way: Way::Flickers,
+        },
         Faulty { name: "stalls", about: "after heal nothing happens any more", way: Way::Stalls },
         Faulty { name: "drifts", about: "a node uses randomness from outside", way: Way::Drifts },
         Faulty { name: "blind", about: "demands a point that is never passed", way: Way::Blind },
@@ -142,7 +148,10 @@ mod faulty {
         world.env().points_passed().get(TICK.name).copied().unwrap_or(0)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the point of `drifts` is to break this rule")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the point of `drifts` and `flickers` is to break this rule"
+    )]
     fn fail_on_node(way: Way, starts: u64) {
         match way {
             Way::Panics if starts > 1 => panic!("a second start"),
@@ -150,6 +159,13 @@ mod faulty {
             Way::Hangs if starts > 1 => loop {
                 std::hint::spin_loop();
             },
+            Way::Flickers => {
+                let mark = std::env::var_os("FAULTY_MARK");
+                let is_first = mark.is_some_and(|mark| std::fs::File::create_new(mark).is_ok());
+                while is_first {
+                    std::hint::spin_loop();
+                }
+            }
             Way::Drifts => {
                 let uuid = std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
                 let node = cutwater_io::sim::Env::node();

@@ -72,6 +72,12 @@ fn what_is_not_synced_is_found_and_told_as_a_plan_that_fails_alike() {
     );
     let signature = violation["signature"].as_str().unwrap();
     let plan = dir.join(format!("failures/census-{signature}/plan.json"));
+    let told = run(&["census", "log_unsynced", "--out", dir.to_str().unwrap()]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(
+        told.contains(&format!("toy replay {} --trace", plan.display())),
+        "the line to copy works: {told}"
+    );
     let replay = run(&["replay", plan.to_str().unwrap()]);
     let text = String::from_utf8(replay.stdout).unwrap();
     assert_eq!(replay.status.code(), Some(1), "{text}");
@@ -106,7 +112,9 @@ fn bad_usage_is_one_line() {
         (&["nothing"][..], "unknown scenario `nothing`"),
         (&["log:x"], "is not a seed"),
         (&["log", "--jobs", "0"], "--jobs 0"),
-        (&["log", "--personality", "fat"], "--personality fat"),
+        (&["log", "--personality", "xfs"], "--personality xfs: log has no choice of file systems"),
+        (&["log", "--node", "9"], "--node 9: no plan of log has so many nodes"),
+        (&["log:1", "--node", "9"], "--node 9: no plan of log:1 has so many nodes"),
         (&["log", "--mini", "2"], "no mini workload"),
         (&["log:1", "--mini", "2"], "not through a seed"),
     ] {

@@ -8,6 +8,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{example, plans, run, scratch, status, stdout};
@@ -93,6 +94,7 @@ fn every_way_to_end_has_its_status() {
         ("hangs", &["--limit", "1", "--no-shrink"], 1, "a report within 1 s"),
         ("stalls", &[], 1, "liveness: every node ticks after heal"),
         ("drifts", &["--check-determinism", "1000"], 4, "one plan, two digests"),
+        ("flickers", &[], 0, "all held"),
         ("blind", &[], 3, "point faulty.never never passed"),
     ];
     for (scenario, more, expected, says) in cases {
@@ -153,6 +155,10 @@ fn bad_input_is_one_line_and_nothing_is_written() {
         (&["replay"], "the following required arguments were not provided: <SCENARIO:SEED|PATH>"),
         (&["sweep", "--seeds"], "a value is required for '--seeds <N|A..B>'"),
         (&["sweep", "--limit", "x"], "invalid value 'x' for '--limit <SECONDS>'"),
+        (
+            &["sweep", "--check-determinism", "1001"],
+            "invalid value '1001' for '--check-determinism <PERMILLE>'",
+        ),
     ];
     for (args, says) in cases {
         let output = run("toy", args);
@@ -163,6 +169,29 @@ fn bad_input_is_one_line_and_nothing_is_written() {
         assert!(output.stdout.is_empty(), "{args:?}");
     }
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), before);
+}
+
+#[test]
+fn no_plan_has_no_time_at_all() {
+    let verbs: [&[&str]; 8] = [
+        &["sweep"],
+        &["fuzz"],
+        &["errors", "log"],
+        &["census", "log"],
+        &["replay", "log:1"],
+        &["shrink", "log:1"],
+        &["explain", "log:1"],
+        &["regress", "run"],
+    ];
+    for verb in verbs {
+        let output = run("toy", &[verb, &["--limit", "0"]].concat());
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!((status(&output), said.lines().count()), (2, 1), "{said}");
+        assert!(
+            said.contains("'0' for '--limit <SECONDS>': not a number of seconds from 1 to 86400"),
+            "{said}"
+        );
+    }
 }
 
 #[test]
@@ -221,9 +250,125 @@ fn results_are_left_in_a_directory_and_a_kept_plan_fails_the_same_way() {
     assert_eq!(digests[1], digests[2]);
     assert_eq!(digests[1], verdict["minimal"]["report"]["digest"]);
 
-    // Another sweep into the same directory leaves nothing of this one.
-    assert_eq!(status(&run("toy", &["sweep", "log", "--seeds", "5", "--out", dir.to_str().unwrap()])), 0);
-    assert_eq!(std::fs::read_dir(dir.join("capsules")).unwrap().count(), 0);
+    // Every line to copy names the program that ran.
+    let [page, report] = ["timeline.html", "../../report.html"].map(read);
+    for text in [&text, &page, &report, &junit, &read("regression.rs"), &stdout(&out)] {
+        assert!(!text.contains("cargo cutwater"), "{text}");
+    }
+    assert!(page.contains(&format!("examples/toy replay {} --trace", capsule.path().display())), "{page}");
+    assert!(text.contains(&format!("regress add {}", capsule.path().display())), "{text}");
+}
+
+#[test]
+fn results_of_an_earlier_campaign_are_set_aside() {
+    let dir = scratch("earlier");
+    let out = dir.to_str().unwrap();
+    let campaign = |args: &[&str]| {
+        let output = run("toy", &[args, &["--no-shrink", "--out", out]].concat());
+        (status(&output), String::from_utf8(output.stderr).unwrap())
+    };
+    let (first, said) = campaign(&["sweep", "log_unsynced", "--seeds", "30"]);
+    assert_eq!((first, said.as_str()), (1, ""));
+    let kept = names(&dir);
+    let capsules = names(&dir.join("capsules"));
+    assert!(!capsules.is_empty() && kept.contains("summary.json"), "{kept:?}");
+    // Something of the user's own stays where it is.
+    std::fs::write(dir.join("notes.txt"), "mine").unwrap();
+
+    let (second, said) = campaign(&["sweep", "log", "--seeds", "5"]);
+    assert_eq!(second, 0);
+    assert!(said.contains(&format!("{out}/earlier-1")) && said.lines().count() == 1, "{said}");
+    assert_eq!(names(&dir.join("earlier-1")), kept);
+    assert_eq!(names(&dir.join("earlier-1/capsules")), capsules);
+    assert!(!dir.join("capsules").exists() && dir.join("notes.txt").exists());
+
+    let census = run("toy", &["census", "log:1", "--out", out]);
+    assert_eq!(status(&census), 0, "{census:?}");
+    assert_eq!(
+        names(&dir.join("earlier-2")),
+        ["junit.xml", "report.html", "summary.json"].map(Into::into).into()
+    );
+    assert!(dir.join("census.json").is_file() && dir.join("earlier-1/summary.json").is_file());
+}
+
+/// The names in a directory.
+fn names(dir: &Path) -> BTreeSet<String> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_failure_that_does_not_repeat_is_non_determinism_and_what_is_known_is_kept() {
+    let dir = scratch("flickers");
+    let mark = dir.join("mark");
+    let flickers = |args: &[&str]| {
+        let _ = std::fs::remove_file(&mark);
+        let mut command = Command::new(example("faulty"));
+        command.args(args).args(["--limit", "1"]).env("FAULTY_MARK", &mark).output().unwrap()
+    };
+    let out = dir.join("out");
+    let sweep = flickers(&["sweep", "flickers", "--seeds", "1", "--out", out.to_str().unwrap()]);
+    assert_eq!(status(&sweep), 4, "{}", stdout(&sweep));
+    let capsule = std::fs::read_dir(out.join("capsules")).unwrap().next().unwrap().unwrap().path();
+    let read = |name: &str| std::fs::read_to_string(capsule.join(name)).unwrap();
+    for (part, texts) in [
+        ("a report within 1 s", [stdout(&sweep), read("README.md")]),
+        ("it did not repeat: run again, the same plan held", [stdout(&sweep), read("README.md")]),
+    ] {
+        assert!(texts.iter().all(|text| text.contains(part)), "no {part:?} in {texts:?}");
+    }
+    assert!(stdout(&sweep).contains("NON-DETERMINISM  flickers:0"), "{}", stdout(&sweep));
+    assert!(!stdout(&sweep).contains("it held\n"), "{}", stdout(&sweep));
+    let summary: Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+    let told = summary["divergences"][0]["told"].as_str().unwrap();
+    assert_eq!(told, "one plan, two ends: hung, and when it was run again held");
+
+    let story = ["regress", "add", capsule.to_str().unwrap(), "--story", "x", "--to", out.to_str().unwrap()];
+    let refused = run("faulty", &story);
+    assert_eq!(status(&refused), 2);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the failure did not repeat"), "{refused:?}");
+    assert_eq!(status(&run("faulty", &["replay", capsule.to_str().unwrap()])), 0);
+    for verb in ["shrink", "explain"] {
+        let output = flickers(&[verb, "flickers:0"]);
+        assert_eq!(status(&output), 4, "{verb}: {}", stdout(&output));
+        assert!(stdout(&output).contains("it did not repeat"), "{verb}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn a_failure_is_kept_once_with_its_story() {
+    let dir = scratch("regress-add");
+    let [out, kept] = ["out", "kept"].map(|name| dir.join(name).to_str().unwrap().to_string());
+    assert_eq!(status(&run("toy", &["sweep", "log_unsynced", "--seeds", "20", "--out", &out])), 1);
+    let capsule = std::fs::read_dir(dir.join("out/capsules")).unwrap().next().unwrap().unwrap().path();
+    let add = |story: &str| {
+        let output =
+            run("toy", &["regress", "add", capsule.to_str().unwrap(), "--story", story, "--to", &kept]);
+        (status(&output), stdout(&output), String::from_utf8(output.stderr).unwrap())
+    };
+    for story in ["", "  \n", "..."] {
+        let (code, _, said) = add(story);
+        assert_eq!((code, said.lines().count()), (2, 1), "{said}");
+        assert!(said.contains("--story"), "{said}");
+    }
+    assert!(!dir.join("kept").exists(), "nothing is written");
+
+    let (code, said, _) = add("the log was not synced");
+    assert!(code == 0 && said.contains("not mended yet"), "{said}");
+    let files = names(&dir.join("kept/log_unsynced"));
+    assert_eq!(files.len(), 1);
+    let (code, _, said) = add("once more");
+    assert!(code == 2 && said.contains("keeps this failure already"), "{said}");
+    assert_eq!(names(&dir.join("kept/log_unsynced")), files);
+    // Another plan with the same signature may be another bug.
+    let plan = capsule.join("plan.min.json");
+    let text = std::fs::read_to_string(&plan).unwrap();
+    let other = text.replace(
+        "\"ops\": [",
+        "\"ops\": [{\"id\": 900, \"at_us\": 1, \"actor\": 0, \"verb\": \"append\", \"args\": []}, ",
+    );
+    std::fs::write(&plan, other).unwrap();
+    let (code, said, failed) = add("another way");
+    assert!(code == 0 && said.contains("-2.json"), "{said}{failed}");
 }
 
 #[test]
@@ -237,6 +382,14 @@ fn a_run_that_hangs_or_aborts_has_a_story_up_to_then() {
         assert_eq!(status(&sweep), 1);
         assert!(stdout(&sweep).contains(says), "{}", stdout(&sweep));
         let capsule = std::fs::read_dir(out.join("capsules")).unwrap().next().unwrap().unwrap().path();
+        let json = |name: &str| -> Value {
+            serde_json::from_slice(&std::fs::read(capsule.join(name)).unwrap()).unwrap()
+        };
+        assert_eq!(
+            json("plan.json")["seed"],
+            json("verdict.json")["report"]["seed"],
+            "the plan of the first seed"
+        );
         let trace = String::from_utf8(std::fs::read(capsule.join("trace.jsonl")).unwrap()).unwrap();
         assert!(trace.contains("node.start") && trace.contains("\"crash\""), "{name}: {trace}");
         let replay = run("faulty", &["replay", capsule.to_str().unwrap(), "--limit", "1", "--trace"]);

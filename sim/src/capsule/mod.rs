@@ -27,7 +27,7 @@ use crate::plan::Plan;
 use crate::runner::{Job, Pool, What};
 use crate::scenario::Scenario;
 use crate::shrink::laboratory::Bench;
-use crate::shrink::{self, Subject};
+use crate::shrink::{self, Personalities, Subject};
 use crate::verdict::{Outcome, Report, Verdict};
 
 pub mod regression;
@@ -35,8 +35,9 @@ mod text;
 mod write;
 
 pub use text::one_screen;
-pub(crate) use text::plain;
-pub use write::{PLAN, PLAN_MIN, forget, read_report, write};
+pub(crate) use text::{fault_words, name, plain, setting, unrepeated};
+pub use write::{PLAN, PLAN_MIN, read_report, write};
+pub(crate) use write::{named, set_aside};
 
 /// The version of `verdict.json`.
 pub const SCHEMA: u32 = 1;
@@ -56,6 +57,8 @@ pub struct Finding {
     pub seed_names_it: bool,
     /// The smallest plan that fails alike, if one was looked for.
     pub minimal: Option<Minimal>,
+    /// How the same plan ended when it was run once more, if not like this.
+    pub unrepeated: Option<Report>,
 }
 
 /// The smallest plan that fails alike.
@@ -63,6 +66,8 @@ pub struct Finding {
 pub struct Minimal {
     /// It.
     pub plan: Plan,
+    /// The knob that says which file system the disks have, and the names of its values.
+    pub personalities: Option<Personalities>,
     /// A recorded run of it.
     pub outcome: Outcome,
     /// What it took, and what it shows.
@@ -71,6 +76,8 @@ pub struct Minimal {
     pub essential: Option<Essential>,
     /// When it was decided.
     pub decided: Option<Decided>,
+    /// Another run of it, if that went another way.
+    pub other: Option<Report>,
 }
 
 /// What shrinking took, and what it showed.
@@ -153,17 +160,31 @@ impl Means<'_> {
         let decided = explain::decided(&shrunk.plan, signature, &mut bench)?;
         let outcome = self.run(&shrunk.plan, true)?;
         let again = self.run(&shrunk.plan, false)?;
-        let same =
-            |a: &Report, b: &Report| a.digest == b.digest && a.verdict.signature() == b.verdict.signature();
+        let same = repeats(&again.report, &outcome.report);
         let shrinking = Shrinking {
             runs: shrunk.runs,
             is_minimal: shrunk.is_minimal,
-            is_deterministic: same(&outcome.report, &again.report),
+            is_deterministic: same,
             fails_on: shrunk.fails_on.into_iter().map(|(name, fails)| (name.into(), fails)).collect(),
             others: shrunk.others,
         };
-        Ok(Minimal { plan: shrunk.plan, outcome, shrinking, essential, decided })
+        let other = (!same).then_some(again.report);
+        let personalities = subject.personalities;
+        Ok(Minimal { plan: shrunk.plan, personalities, outcome, shrinking, essential, decided, other })
     }
+}
+
+/// True if the recorded run of a plan ended like the one that was not recorded. Recording takes time: if that is what the
+/// watchdog was waiting for, it says nothing.
+pub(crate) fn fails_alike(report: &Report, recorded: &Report) -> bool {
+    let hung = |report: &Report| matches!(report.verdict, Verdict::Hung { .. });
+    report.verdict.signature() == recorded.verdict.signature() || hung(recorded) && !hung(report)
+}
+
+/// True if the recorded run of a plan is the same as the one that was not recorded, as far as can be known.
+fn repeats(report: &Report, recorded: &Report) -> bool {
+    let hung = matches!(recorded.verdict, Verdict::Hung { .. });
+    fails_alike(report, recorded) && (hung || report.digest == recorded.digest)
 }
 
 /// A capsule that was written.
@@ -171,13 +192,16 @@ impl Means<'_> {
 pub struct Captured {
     /// Where.
     pub dir: PathBuf,
+    /// Where a capsule of this name, but of another plan, was moved to, if there was one.
+    pub aside: Option<PathBuf>,
     /// What is in it.
     pub finding: Finding,
     /// The failure on one screen.
     pub text: String,
 }
 
-/// Looks into a failure, and writes its capsule below `root`. Without a budget the plan is kept as it is.
+/// Looks into a failure, and writes its capsule below `root`. Without a budget the plan is kept as it is, and so it is if it
+/// does not fail alike a second time: there is nothing to look into, and what is known of the first run is all that there is.
 ///
 /// # Errors
 /// The system gives no more processes, or the directory cannot be written.
@@ -190,27 +214,31 @@ pub fn capture(
     root: &Path,
 ) -> io::Result<Captured> {
     let signature = report.verdict.signature();
+    let mut recorded = means.run(plan, true)?;
+    let unrepeated = (!fails_alike(report, &recorded.report)).then(|| recorded.report.clone());
     let minimal = match budget {
-        Some(budget) if !matches!(report.verdict, Verdict::Invalid { .. }) => {
+        Some(budget) if unrepeated.is_none() && !matches!(report.verdict, Verdict::Invalid { .. }) => {
             Some(means.look_into(plan, &signature, budget)?)
         }
         _ => None,
     };
-    let recorded = match &minimal {
-        Some(minimal) => minimal.outcome.clone(),
-        None => means.run(plan, true)?,
-    };
+    if let Some(minimal) = &minimal {
+        recorded = minimal.outcome.clone();
+    }
     let finding = Finding {
         plan: plan.clone(),
         report: report.clone(),
         seeds: seeds.to_vec(),
         seed_names_it: means.scenario.generate(plan.seed) == *plan,
         minimal,
+        unrepeated,
     };
-    let dir = root.join(format!("{}-{signature}", report.scenario));
+    let name = format!("{}-{signature}", report.scenario);
+    let dir = root.join(&name);
+    let aside = if write::is_of_another(plan, &dir) { set_aside(root, &[&name])? } else { None };
     let text = one_screen(&finding, Some(&dir));
     write(&finding, &recorded, &text, &dir)?;
-    Ok(Captured { dir, finding, text })
+    Ok(Captured { dir, aside, finding, text })
 }
 
 /// Where capsules go if nobody says: `cutwater/` in the build directory of this program, or in `target/` here.

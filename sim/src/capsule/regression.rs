@@ -7,12 +7,16 @@
 //! holds, the file is to be marked.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::Finding;
+use crate::cli::{command_line, program};
 use crate::plan::{Invalid, Plan};
 use crate::verdict::{Report, Verdict};
+use crate::vocabulary::Vocabulary;
 
 /// The version of regression files that this build reads and writes.
 pub const VERSION: u32 = 1;
@@ -114,6 +118,17 @@ impl Regression {
         serde_json::to_string_pretty(self).expect("a regression is plain data") + "\n"
     }
 
+    /// True if `other` keeps the same failure: the same signature, from the same operations and faults under the same settings.
+    ///
+    /// What decides nothing is left out (the seed), and so is what `add` may change (the horizon) and what two runs of a search
+    /// may find differently (the order of tasks, the draws of devices). Where there is one node, "any node" is that one.
+    pub fn keeps_the_same(&self, other: &Regression, vocabulary: &Vocabulary) -> bool {
+        let essence = |plan: &Plan| essence(plan, vocabulary);
+        self.signature == other.signature
+            && self.plan.scenario == other.plan.scenario
+            && essence(&self.plan) == essence(&other.plan)
+    }
+
     /// Judges a run of the plan.
     pub fn judge(&self, report: &Report) -> Standing {
         let broken = |what: String| Standing::Broken(what);
@@ -132,19 +147,56 @@ impl Regression {
     }
 }
 
-/// The source of a test that replays the minimal plan.
-pub(super) fn test_source(finding: &Finding, text: &str) -> String {
+/// A plan without what does not tell two failures apart.
+fn essence(plan: &Plan, vocabulary: &Vocabulary) -> Value {
+    let mut plan = plan.clone();
+    plan.knobs.retain(|name, value| vocabulary.knob(name).is_none_or(|knob| knob.default != *value));
+    plan.topology.retain(|name, count| vocabulary.role(name).is_none_or(|role| role.count.start() != count));
+    let mut essence = json!([&plan.topology, &plan.knobs, &plan.buggify, &plan.ops, &plan.faults]);
+    if plan.node_count(vocabulary) == 1 {
+        name_the_node(&mut essence);
+    }
+    essence
+}
+
+/// Says node 1 where it says any.
+fn name_the_node(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(name_the_node),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if name == "node" && *value == 0 {
+                    *value = 1.into();
+                }
+                name_the_node(value);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What to type to keep the capsule in `dir` as a regression, but for the story.
+pub(super) fn add_line(dir: &Path) -> String {
+    command_line(&["regress", "add", &dir.display().to_string()]) + " --story \"...\""
+}
+
+/// The source of a test that replays the minimal plan of the capsule in `dir`.
+pub(super) fn test_source(finding: &Finding, text: &str, dir: &Path) -> String {
     let (scenario, signature) = (&finding.report.scenario, finding.report.verdict.signature());
     let story: String = text.lines().map(|line| format!("/// {line}\n")).collect();
     let name = format!("{scenario}_{signature}").replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let add = add_line(dir);
+    // In the package of the binary cargo says where it is; another program is known by its path alone.
+    let program =
+        program().map_or_else(|| "env!(\"CARGO_BIN_EXE_cutwater\")".into(), |path| format!("{path:?}"));
     format!(
-        "// Once it is mended: `cargo cutwater regress add` this directory. `cargo test` then replays it as\n\
-         // tests/regressions/{scenario}/{signature}.json, and this is the same as a test of its own.\n\n\
+        "// Once it is mended, keep it:\n//\n//     {add}\n//\n\
+         // and `cargo test` replays tests/regressions/{scenario}/{signature}.json. This is the same as a test of its own.\n\n\
          /// ```text\n{story}/// ```\n\
          #[test]\n\
          fn {name}() {{\n    \
              cutwater_sim::testing::check_regressions(\n        \
-                 std::path::Path::new(env!(\"CARGO_BIN_EXE_cutwater\")),\n        \
+                 std::path::Path::new({program}),\n        \
                  std::path::Path::new(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/../tests/regressions/{scenario}/{signature}.json\")),\n    \
              );\n\
          }}\n"
@@ -155,7 +207,9 @@ pub(super) fn test_source(finding: &Finding, text: &str) -> String {
 mod tests {
     use super::*;
     use crate::faults::{FaultClass, Receipt};
+    use crate::plan::{Act, Anchor, Fault};
     use crate::scenario::Violation;
+    use crate::vocabulary::{Knob, Role};
 
     fn regression(mended: bool) -> Regression {
         let plan = Plan {
@@ -215,6 +269,46 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_same_failure_is_known_again_whatever_its_plan_calls_the_only_node() {
+        let vocabulary = Vocabulary {
+            roles: vec![Role::new("store", "keeps", 1..=2)],
+            actors: 1..=1,
+            ops: 0..=1,
+            verbs: vec![],
+            knobs: vec![Knob::new("sync_us", "of a sync", 9, 1..=10)],
+            points: vec![],
+            classes: vec![],
+            faults: vec![],
+            horizon_us: 1..=10,
+        };
+        let with = |node: u64, nth: u32| {
+            let mut regression = regression(true);
+            regression.plan.faults = vec![Fault {
+                id: 3,
+                at: Anchor::Point { point: "log.synced".into(), node, nth },
+                act: Act::Pause { node, for_us: 5 },
+            }];
+            regression
+        };
+        let same = |a: &Regression, b: &Regression| a.keeps_the_same(b, &vocabulary);
+        let mut other = with(0, 1);
+        (other.plan.seed, other.plan.horizon_us, other.plan.schedule_seed, other.mended) = (7, 9, 8, false);
+        other.plan.knobs = [("sync_us".to_string(), 9)].into();
+        other.plan.topology = [("store".to_string(), 1)].into();
+        assert!(same(&with(1, 1), &other), "node 0 is the only one");
+        assert!(!same(&with(1, 2), &other), "another passing");
+        other.plan.knobs = [("sync_us".to_string(), 1)].into();
+        assert!(!same(&with(1, 1), &other), "another setting");
+        let two = |mut regression: Regression| {
+            regression.plan.topology = [("store".to_string(), 2)].into();
+            regression
+        };
+        assert!(!same(&two(with(1, 1)), &two(with(0, 1))), "any of two nodes is another plan than the first");
+        let renamed = Regression { signature: "0badcafe".into(), ..with(1, 1) };
+        assert!(!same(&with(1, 1), &renamed), "another failure");
     }
 
     #[test]

@@ -7,11 +7,12 @@ use std::path::Path;
 use cutwater_io::sim::{Crash, CrashKind, Event, SiteFault, Survivors};
 
 use super::{Finding, Minimal};
-use crate::cli::{clock, lines_to_copy, replay_line};
+use crate::cli::{clock, folded, lines_to_copy, replay_line};
 use crate::evidence::{Evidence, Loss, Struck};
 use crate::explain::{Item, VARIANTS};
 use crate::plan::{Act, Anchor, Fault, Op, Plan};
-use crate::verdict::Report;
+use crate::shrink::Personalities;
+use crate::verdict::{Report, Verdict};
 
 /// How many items of a plan are shown; the rest is counted.
 const ITEMS_MAX: usize = 24;
@@ -20,49 +21,81 @@ const LOST_MAX: usize = 4;
 /// How long a detail may be, in characters.
 const DETAIL_MAX: usize = 110;
 
+/// Lines that a user copies.
+const COPIED: [&str; 3] = ["replay", "or", "test"];
+
 /// The failure, and how to see it again. `capsule` is the directory that holds it, if there is one.
 pub fn one_screen(finding: &Finding, capsule: Option<&Path>) -> String {
     screen(
         &finding.report,
         &finding.seeds,
         finding.minimal.as_ref().map(|m| (&finding.plan, m)),
+        finding.unrepeated.as_ref(),
         finding.seed_names_it,
         capsule,
     )
 }
 
+/// What the plan of a run is called: by its seed, if the seed alone names it.
+pub(crate) fn name(report: &Report) -> String {
+    let Report { scenario, seed, plan, .. } = report;
+    if report.named_by_seed { format!("{scenario}:{seed}") } else { format!("{scenario} plan {plan}") }
+}
+
+/// How another run of the plan ended, which did not fail like the first.
+pub(crate) fn unrepeated(again: &Report) -> String {
+    let end = match &again.verdict {
+        Verdict::Held => "the same plan held".into(),
+        verdict => {
+            let [oracle, property, ..] = verdict.explain();
+            format!("the same plan failed otherwise, with {}  {oracle}: {property}", verdict.signature())
+        }
+    };
+    format!(
+        "it did not repeat: run again, {end} (digest {})\nso the plan does not decide it: something outside does, or the \
+         machine was too slow for --limit",
+        short(&again.digest)
+    )
+}
+
 /// A failure of which nothing is known but the report of its run; `path` is where its plan is, if no seed names it.
 pub(crate) fn plain(report: &Report, path: Option<&Path>) -> String {
-    screen(report, &[], None, path.is_none() && report.named_by_seed, path)
+    screen(report, &[], None, None, path.is_none() && report.named_by_seed, path)
 }
 
 fn screen(
     report: &Report,
     seeds: &[u64],
     minimal: Option<(&Plan, &Minimal)>,
+    again: Option<&Report>,
     seed_names_it: bool,
     path: Option<&Path>,
 ) -> String {
-    // Values are told of the smallest plan, for that is the one that is shown.
-    let told = minimal.map_or(report, |(_, minimal)| &minimal.outcome.report);
+    // Values are told of the smallest plan, for that is the one that is shown; unless it did not fail when it was recorded.
+    let signature = report.verdict.signature();
+    let smallest = minimal.map(|(_, minimal)| &minimal.outcome.report);
+    let told = smallest.filter(|told| told.verdict.signature() == signature).unwrap_or(report);
     let [oracle, property, expected, found] = told.verdict.explain();
     let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "FAILURE {}  {}:{}  {oracle}: {property}",
-        report.verdict.signature(),
-        report.scenario,
-        report.seed
-    );
+    let head = format!("FAILURE {signature}  {}  {oracle}: {property}\n", name(report));
+    text.push_str(&folded(&head, 12));
     let mut say = |name: &str, what: &str| {
-        let _ = writeln!(text, "  {name:<9} {}", what.replace('\n', "\n            "));
+        let line = format!("  {name:<9} {}\n", what.replace('\n', "\n            "));
+        // What is to be copied stays in one line.
+        text.push_str(&if COPIED.contains(&name) { line } else { folded(&line, 14) });
     };
     say("expected", &expected);
     say("found", &found);
-    say(
-        "at",
-        &format!("{}  digest {}  plan {}", clock(told.virtual_us), short(&told.digest), short(&told.plan)),
-    );
+    // Of a run without a report nothing but its plan is known.
+    let at = if told.digest.is_empty() {
+        "unknown: the run gave no report".into()
+    } else {
+        format!("{}  digest {}", clock(told.virtual_us), told.digest)
+    };
+    say("at", &format!("{at}  plan {}", short(&told.plan)));
+    if let Some(again) = again {
+        say("beware", &format!("{}\n(trace, timeline and history are the second run's)", unrepeated(again)));
+    }
     if seeds.len() > 1 {
         say("seeds", &counted(seeds));
     }
@@ -139,7 +172,7 @@ fn minimal_plan(original: &Plan, minimal: &Minimal) -> String {
     let how =
         if minimal.shrinking.is_minimal { "" } else { "; the budget ended before the last item was tried" };
     let mut text = format!("{} (from {}; {} runs{how})", size(plan), size(original), minimal.shrinking.runs);
-    let settings = settings(plan);
+    let settings = settings(plan, minimal.personalities);
     if !settings.is_empty() {
         let _ = write!(text, "\n{}", cut(&format!("with {settings}")));
     }
@@ -162,9 +195,18 @@ fn minimal_plan(original: &Plan, minimal: &Minimal) -> String {
     text
 }
 
-fn settings(plan: &Plan) -> String {
+fn settings(plan: &Plan, personalities: Option<Personalities>) -> String {
     let all: BTreeMap<&String, &u64> = plan.topology.iter().chain(&plan.knobs).collect();
-    all.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    all.iter().map(|(name, value)| setting(name, **value, personalities)).collect::<Vec<_>>().join(" ")
+}
+
+/// A knob and its value; of a file system its name.
+pub(crate) fn setting(knob: &str, value: u64, personalities: Option<Personalities>) -> String {
+    let levels = personalities.filter(|(name, _)| *name == knob).map(|(_, levels)| levels);
+    match levels.and_then(|levels| levels.iter().find(|(number, _)| *number == value)) {
+        Some((_, name)) => format!("{knob}={name}"),
+        None => format!("{knob}={value}"),
+    }
 }
 
 /// When the operation was issued, and a line for it with its answer, if it had one.
@@ -189,7 +231,7 @@ fn op_line(op: &Op, story: &[Event]) -> (u64, String) {
 /// When the fault struck, and a line for it; more lines for what a power failure took.
 fn fault_line(fault: &Fault, evidence: &Evidence) -> (u64, String) {
     let name = format!("fault {}", fault.id);
-    let what = format!("{name:<8} {} {}", act(&fault.act), anchor(&fault.at));
+    let what = format!("{name:<8} {}", fault_words(fault));
     let Some(struck) = evidence.struck.iter().find(|struck| struck.fault == fault.id) else {
         return (u64::MAX, format!("{what}  (never struck)"));
     };
@@ -217,6 +259,11 @@ fn loss_of<'a>(struck: &Struck, fault: &Fault, evidence: &'a Evidence) -> Option
     let crash = fault.act.crash()?;
     let CrashKind::PowerFail(_) = crash.kind else { return None };
     evidence.power_failures.iter().find(|loss| loss.node == struck.node && loss.at_us >= struck.at_us)
+}
+
+/// What a fault does and where, in words.
+pub(crate) fn fault_words(fault: &Fault) -> String {
+    format!("{} {}", act(&fault.act), anchor(&fault.at))
 }
 
 /// What a fault does, in words.
@@ -309,7 +356,7 @@ mod tests {
     use crate::capsule::Shrinking;
     use crate::explain::{Decided, Essential};
     use crate::scenario::Violation;
-    use crate::verdict::{Outcome, Verdict};
+    use crate::verdict::Outcome;
 
     fn violation() -> Violation {
         Violation::new("durability", "an acknowledged value is in the log")
@@ -355,7 +402,7 @@ mod tests {
             key: 0,
             horizon_us: 1_000_000,
             topology: [("store".into(), 1)].into(),
-            knobs: [("buffer_bytes".into(), 64)].into(),
+            knobs: [("buffer_bytes".into(), 64), ("personality".into(), 1)].into(),
             buggify: vec![],
             ops: (0..ops).map(op).collect(),
             faults,
@@ -406,12 +453,17 @@ mod tests {
             Outcome { story: Some(story), evidence: Some(evidence), ..Outcome::bare(report.clone()) };
         let minimal = Minimal {
             plan: minimal_plan,
+            personalities: Some(("personality", &[(1, "btrfs")])),
             outcome,
             shrinking: Shrinking {
                 runs: 46,
                 is_minimal: false,
                 is_deterministic: false,
-                fails_on: vec![("ext4".into(), false), ("btrfs".into(), true), ("posix_min".into(), true)],
+                fails_on: vec![
+                    ("ext4_ordered".into(), false),
+                    ("btrfs".into(), true),
+                    ("posix_min".into(), true),
+                ],
                 others: [("0badcafe".into(), plan(3, vec![]))].into(),
             },
             essential: Some(Essential {
@@ -424,6 +476,7 @@ mod tests {
                 is_monotone: false,
                 from_the_start: false,
             }),
+            other: Some(Report::bare("store", 196, Verdict::Held)),
         };
         let finding = Finding {
             plan: plan(200, vec![]),
@@ -431,6 +484,7 @@ mod tests {
             seeds: (196..210).collect(),
             seed_names_it: true,
             minimal: Some(minimal),
+            unrepeated: None,
         };
         let text = one_screen(&finding, Some(Path::new("target/cutwater/store-7f3a91c2")));
         assert!(text.lines().count() <= 40, "a screen has 40 lines");

@@ -3,14 +3,15 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, SCHEMA, Shrinking, regression};
-use crate::cli::story_line;
+use crate::cli::{replay_line, story_line};
 use crate::explain::{Decided, Essential};
+use crate::plan::Plan;
 use crate::timeline;
 use crate::verdict::{Outcome, Report};
 
@@ -44,6 +45,8 @@ struct Told<'a> {
     seeds: &'a [u64],
     versions: Versions,
     report: &'a Report,
+    /// A second run of the plan, if it did not fail like the first.
+    unrepeated: &'a Option<Report>,
     minimal: Option<ToldMinimal<'a>>,
 }
 
@@ -68,6 +71,8 @@ struct ToldMinimal<'a> {
 #[derive(Deserialize)]
 struct ReadBack {
     report: Report,
+    #[serde(default)]
+    unrepeated: Option<Report>,
     minimal: Option<ReadBackMinimal>,
 }
 
@@ -90,12 +95,12 @@ pub fn write(finding: &Finding, recorded: &Outcome, text: &str, dir: &Path) -> i
     put(PLAN, &finding.plan.to_json())?;
     put(PLAN_MIN, &minimal.to_json())?;
     put(VERDICT, &verdict(finding))?;
-    put(README, &readme(text))?;
+    put(README, &readme(text, dir))?;
     put(TRACE, &trace(recorded))?;
     put(HISTORY, &history(recorded))?;
-    put(TIMELINE, &timeline::html(minimal, recorded))?;
+    put(TIMELINE, &timeline::html(minimal, recorded, &replay_line(&dir.display().to_string())))?;
     put(PERFETTO, &timeline::perfetto(minimal, recorded))?;
-    put(REGRESSION, &regression::test_source(finding, text))?;
+    put(REGRESSION, &regression::test_source(finding, text, dir))?;
     let losses = recorded.evidence.iter().flat_map(|evidence| &evidence.power_failures);
     for (loss, nth) in losses.take(DISKS_MAX).zip(1..) {
         let mut text = format!("power failure of n{} at {} us\n", loss.node, loss.at_us);
@@ -112,7 +117,8 @@ pub fn write(finding: &Finding, recorded: &Outcome, text: &str, dir: &Path) -> i
     Ok(())
 }
 
-fn named(path: &Path, error: &io::Error) -> io::Error {
+/// The error, with the path that it is about.
+pub(crate) fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
@@ -136,6 +142,7 @@ fn verdict(finding: &Finding) -> String {
             revision: revision(),
         },
         report: &finding.report,
+        unrepeated: &finding.unrepeated,
         minimal,
     };
     serde_json::to_string_pretty(&told).expect("a verdict is plain data") + "\n"
@@ -149,11 +156,13 @@ fn revision() -> Option<String> {
     output.status.success().then(|| name.trim().to_string())
 }
 
-fn readme(text: &str) -> String {
+fn readme(text: &str, dir: &Path) -> String {
+    let keep = regression::add_line(dir);
     format!(
         "# A failure\n\n```text\n{text}```\n\n`{PLAN}` is the plan that failed, `{PLAN_MIN}` the smallest that fails alike; \
          `{TRACE}` has every event of the latter, `{HISTORY}` what clients saw, `{DISK}*` what each power failure took, \
-         `{VERDICT}` all of it for programs. Once it is mended, `cargo cutwater regress add` keeps it as a test.\n"
+         `{VERDICT}` all of it for programs. Once it is mended, this keeps it as a test:\n\n\
+         ```sh\n{keep}\n```\n"
     )
 }
 
@@ -185,37 +194,46 @@ fn head(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
 }
 
-/// The report of the plan that a capsule keeps as the smallest; `None` if there is no capsule in `dir`.
-pub fn read_report(dir: &Path) -> Option<Report> {
-    let text = std::fs::read_to_string(dir.join(VERDICT)).ok()?;
-    let told: ReadBack = serde_json::from_str(&text).ok()?;
-    Some(told.minimal.map_or(told.report, |minimal| minimal.report))
+/// The report of the plan that the capsule in `dir` keeps as the smallest.
+///
+/// # Errors
+/// There is no capsule, or none of a failure that repeats.
+pub fn read_report(dir: &Path) -> io::Result<Report> {
+    let path = dir.join(VERDICT);
+    let text = std::fs::read_to_string(&path).map_err(|e| named(&path, &e))?;
+    let told: ReadBack = serde_json::from_str(&text).map_err(|e| named(&path, &e.into()))?;
+    if told.unrepeated.is_some() {
+        return Err(named(&path, &io::Error::other("the failure did not repeat")));
+    }
+    Ok(told.minimal.map_or(told.report, |minimal| minimal.report))
 }
 
-/// Removes the capsules below `root`: of each only the files that [`write()`] makes, and the directory if nothing else is in it.
+/// Moves those of `names` that are in `dir` to a new directory below it, and says to which, if there were any.
 ///
 /// # Errors
 /// Those of the file system, with the path.
-pub fn forget(root: &Path) -> io::Result<()> {
-    let entries = match std::fs::read_dir(root) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(|e| named(root, &e))?,
-    };
-    for entry in entries {
-        let dir = entry.map_err(|e| named(root, &e))?.path();
-        if !dir.join(VERDICT).is_file() || !dir.join(PLAN).is_file() {
-            continue;
-        }
-        for file in std::fs::read_dir(&dir).map_err(|e| named(&dir, &e))? {
-            let path = file.map_err(|e| named(&dir, &e))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let ours = [PLAN, PLAN_MIN, VERDICT, TRACE, README, REGRESSION, HISTORY, TIMELINE, PERFETTO];
-            if ours.contains(&name.as_str()) || name.starts_with(DISK) {
-                std::fs::remove_file(&path).map_err(|e| named(&path, &e))?;
-            }
-        }
-        // Something else may be in it: then it stays.
-        let _ = std::fs::remove_dir(&dir);
+pub(crate) fn set_aside(dir: &Path, names: &[&str]) -> io::Result<Option<PathBuf>> {
+    let is_there = |name: &&&str| dir.join(name).symlink_metadata().is_ok();
+    let left: Vec<&&str> = names.iter().filter(is_there).collect();
+    if left.is_empty() {
+        return Ok(None);
     }
-    Ok(())
+    let mut n = 1_u64;
+    let aside = loop {
+        let aside = dir.join(format!("earlier-{n}"));
+        match std::fs::create_dir(&aside) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => n += 1,
+            created => break created.map(|()| aside.clone()).map_err(|e| named(&aside, &e))?,
+        }
+    };
+    for name in left {
+        let from = dir.join(name);
+        std::fs::rename(&from, aside.join(name)).map_err(|e| named(&from, &e))?;
+    }
+    Ok(Some(aside))
+}
+
+/// True if there is a capsule of another plan in `dir`.
+pub(super) fn is_of_another(plan: &Plan, dir: &Path) -> bool {
+    std::fs::read_to_string(dir.join(PLAN)).is_ok_and(|text| text != plan.to_json())
 }

@@ -146,7 +146,7 @@ fn appended() -> Disk {
 
 fn text(lines: &[Measured<'_>]) -> String {
     let mut text = format!(
-        "{:<14} {:>7} {:>12} {:>14} {:>11} {:>12} {:>11} {:>14}\n",
+        "{:<14} {:>6} {:>9} {:>12} {:>9} {:>10} {:>8} {:>15}\n",
         "per CPU second",
         "plans",
         "virtual s",
@@ -173,8 +173,8 @@ fn text(lines: &[Measured<'_>]) -> String {
                 let violated =
                     if *violated > 0 { format!("  {violated} of {plans} violated") } else { String::new() };
                 format!(
-                    "{scenario:<14} {plans:>7} {virtual_s:>12.1} {plans_per_cpu_hour:>14.0} {events:>11.0} {disk_calls:>12.0} \
-                     {frames:>11.0} {object_requests:>14.0}{violated}\n"
+                    "{scenario:<14} {plans:>6} {virtual_s:>9.1} {plans_per_cpu_hour:>12.0} {events:>9.0} {disk_calls:>10.0} \
+                     {frames:>8.0} {object_requests:>15.0}{violated}\n"
                 )
             }
             Measured::CrashStates { states, sets } => {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cutwater_io::points::Kind;
 use serde::Serialize;
 
+use super::replay_line;
 use crate::capsule;
 use crate::faults::{FaultClass, Receipts, receipts};
 use crate::scenario::Scenario;
@@ -79,6 +80,8 @@ pub(super) struct Failure {
     pub(super) seeds: Vec<u64>,
     /// How many plans that no seed names fail like it.
     pub(super) unnamed: u64,
+    /// The first did not fail like this when it was run once more.
+    pub(super) unrepeated: bool,
     /// The first in one line, and in one screen; written when the campaign is judged.
     pub(super) title: String,
     pub(super) text: String,
@@ -95,10 +98,31 @@ impl Failure {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Divergence {
     pub(super) scenario: String,
+    /// Of the plan, or that it was made from.
     pub(super) seed: u64,
+    /// Of both runs; that of a run that gave no report is empty.
     pub(super) digests: [String; 2],
+    /// What differs, in one line.
+    pub(super) told: String,
+    /// What to type to see it again.
+    pub(super) replay: String,
     /// The first event that differs, from both sides, if the runs differed again when recorded.
     pub(super) first: Option<[String; 2]>,
+}
+
+impl Divergence {
+    /// Two runs of the plan that `what` names to this program.
+    pub(super) fn new(what: &str, first: &Report, second: &Report) -> Divergence {
+        let digests = [first, second].map(|report| report.digest.clone());
+        let verdicts = [first, second].map(|report| report.verdict.name());
+        let told = if digests.contains(&String::new()) {
+            format!("one plan, two ends: {}, and when it was run again {}", verdicts[0], verdicts[1])
+        } else {
+            format!("one plan, two digests: {}", digests.join(" and "))
+        };
+        let (scenario, seed) = (first.scenario.clone(), first.seed);
+        Divergence { scenario, seed, digests, told, replay: replay_line(what), first: None }
+    }
 }
 
 /// Everything that a sweep has seen.
@@ -138,6 +162,7 @@ impl Campaign {
             first: report.clone(),
             seeds: Vec::new(),
             unnamed: 0,
+            unrepeated: false,
             title: String::new(),
             text: String::new(),
         });

@@ -9,13 +9,14 @@ use cutwater_io::sim::disk::Personality;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{HELD, Registry, USAGE, Usage, VIOLATED, VOID, out};
+use super::{HELD, Registry, USAGE, Usage, VIOLATED, VOID, folded, out, replay_line};
 use crate::census::drive::{self, Broken, Census};
 use crate::census::{Settings, mini::MiniWorkload};
 use crate::plan::Plan;
 use crate::runner::process;
 use crate::scenario::Scenario;
 use crate::verdict::Verdict;
+use crate::vocabulary::Vocabulary;
 
 /// How many seeds are looked at if none is named.
 const SEEDS: u64 = 8;
@@ -36,10 +37,10 @@ pub(super) struct CensusArgs {
     /// All images at every moment, and with --depth 2 inside of every recovery
     #[arg(long)]
     exhaustive: bool,
-    /// All sequences of up to so many operations of the scenario's mini workload
+    /// All sequences of up to so many operations (the mini workload)
     #[arg(long, value_name = "LENGTH")]
     mini: Option<usize>,
-    /// How many images are looked at where there are too many for all
+    /// How many images to look at where there are too many
     #[arg(long, value_name = "N", default_value_t = 8)]
     images: usize,
     /// How many processes at once; as many as there are processors if not given
@@ -48,18 +49,18 @@ pub(super) struct CensusArgs {
     /// Start no more after this long (90s, 10m, 2h)
     #[arg(long, value_name = "DURATION")]
     time: Option<String>,
-    /// The file system
-    #[arg(long, value_name = "NAME", default_value = "posix_min")]
-    personality: String,
+    /// posix_min (if not given), btrfs, xfs, ext4_ordered or rocksdb_fi
+    #[arg(long, value_name = "NAME")]
+    personality: Option<String>,
     /// JSON lines on stdout: one per way to fail, then a summary
     #[arg(long)]
     json: bool,
-    /// Write census.json and the plans of what failed here
+    /// Leave census.json and failing plans here, earlier ones in earlier-N/
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Kill a branch that takes longer than this many seconds of real time
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
+    /// Kill a branch after so many seconds of real time
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = super::limit)]
+    limit: u64,
 }
 
 /// A line of `--json`.
@@ -69,7 +70,8 @@ enum JsonLine<'a> {
     Violation(&'a Broken),
     Summary {
         scenario: &'a str,
-        personality: &'a str,
+        /// The file system, if the scenario has a choice.
+        personality: Option<&'a str>,
         #[serde(flatten)]
         census: &'a Census,
     },
@@ -82,16 +84,11 @@ pub(super) fn run(registry: &Registry<'_>, args: &CensusArgs) -> Result<u8, Usag
     } else {
         (registry.scenario(&args.what)?, None)
     };
-    let jobs = match args.jobs {
-        Some(0) => return Err(Usage("--jobs 0: at least one process must run at a time".into())),
-        Some(jobs) => jobs,
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
+    let jobs = super::jobs(args.jobs)?;
     let mini = mini(scenario, seed, args)?;
     let time = args.time.as_deref().map(super::duration).transpose()?;
     let until_ms =
         time.map(|t| process::real_ms().saturating_add(u64::try_from(t.as_millis()).unwrap_or(u64::MAX)));
-    let out = args.out.as_deref().map(out::Out::open).transpose()?;
     let settings = Settings {
         node: args.node,
         depth: args.depth,
@@ -99,29 +96,29 @@ pub(super) fn run(registry: &Registry<'_>, args: &CensusArgs) -> Result<u8, Usag
         sample: args.images,
         // One plan has both processors to itself; of many, each has one.
         jobs: if seed.is_some() { jobs } else { 1 },
-        limit_s: args.limit,
+        limit_s: u32::try_from(args.limit).expect("it is at most a day"),
         until_ms,
     };
     let vocabulary = scenario.vocabulary();
-    let mut plans: Box<dyn Iterator<Item = Plan>> = match (&mini, seed) {
-        (Some((mini, length)), _) => Box::new(mini.plans(scenario.name(), &vocabulary, *length)),
-        (None, Some(seed)) => Box::new(std::iter::once(scenario.generate(seed))),
+    let file_system = file_system(&vocabulary, scenario.name(), args.personality.as_deref())?;
+    let words = || mini.iter().flat_map(|(mini, length)| mini.plans(scenario.name(), &vocabulary, *length));
+    let seeds: Vec<Plan> = match (&mini, seed) {
+        (Some(_), _) => Vec::new(),
+        (None, Some(seed)) => vec![scenario.generate(seed)],
         (None, None) => {
-            Box::new((0..SEEDS).map(|seed| Plan { faults: Vec::new(), ..scenario.generate(seed) }))
+            (0..SEEDS).map(|seed| Plan { faults: Vec::new(), ..scenario.generate(seed) }).collect()
         }
     };
-    let first = plans.next().expect("there is at least one plan");
-    let first = on_file_system(first, scenario, &args.personality)?;
-    let personality = args.personality.clone();
-    let mut plans = std::iter::once(first).chain(plans.map(|plan| {
-        on_file_system(plan, scenario, &personality).expect("the first plan had that file system, too")
-    }));
-    let total = match &mini {
-        Some((mini, length)) => mini.plans(scenario.name(), &vocabulary, *length).count() as u64,
-        None => seed.map_or(SEEDS, |_| 1),
-    };
+    let has_node = |plan: &Plan| args.node <= plan.node_count(&vocabulary);
+    let total = words().count() + seeds.iter().filter(|plan| has_node(plan)).count();
+    let plans = words().chain(seeds).filter(has_node);
+    let mut plans = plans.map(|plan| on_file_system(plan, file_system)).peekable();
+    if plans.peek().is_none() {
+        return Err(Usage(format!("--node {}: no plan of {} has so many nodes", args.node, args.what)));
+    }
+    let out = args.out.as_deref().map(out::Out::open).transpose()?;
     process::catch_interrupt();
-    let bar = bar(total, args.json);
+    let bar = bar(total as u64, args.json);
     let outer = if seed.is_some() { 1 } else { jobs };
     let census = drive::run(scenario, &mut plans, &settings, outer, &mut |census| {
         bar.set_position(census.plans);
@@ -133,9 +130,9 @@ pub(super) fn run(registry: &Registry<'_>, args: &CensusArgs) -> Result<u8, Usag
         out.census(&census).map_err(|e| Usage(format!("the census could not leave its results: {e}")))?;
     }
     if args.json {
-        print!("{}", json(scenario, &args.personality, &census));
+        print!("{}", json(scenario, file_system, &census));
     } else {
-        print!("{}", text(scenario, &args.personality, &census, args.out.is_some()));
+        print!("{}", text(scenario, file_system, &census, out.as_ref()));
     }
     Ok(status(&census))
 }
@@ -158,17 +155,35 @@ fn mini(
     Ok(Some((mini, length)))
 }
 
-/// The plan on this file system.
-fn on_file_system(mut plan: Plan, scenario: &dyn Scenario, personality: &str) -> Result<Plan, Usage> {
-    let known = |p: &Personality| p.name() == personality;
-    let Some(number) = Personality::ALL.iter().position(known) else {
-        let names: Vec<&str> = Personality::ALL.iter().map(|p| p.name()).collect();
-        return Err(Usage(format!("--personality {personality}: there are {}", names.join(", "))));
-    };
-    if scenario.vocabulary().knob("personality").is_some() {
-        plan.knobs.insert("personality".into(), number as u64);
+/// The knob that chooses the file system, by its number in [`Personality::ALL`].
+const KNOB: &str = "personality";
+
+/// The file system of `--personality`; `None` if the scenario has no choice, and none was made.
+fn file_system(
+    vocabulary: &Vocabulary,
+    scenario: &str,
+    asked: Option<&str>,
+) -> Result<Option<Personality>, Usage> {
+    let known = |name: &str| Personality::ALL.iter().find(|personality| personality.name() == name);
+    match (asked, vocabulary.knob(KNOB)) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Ok(Some(Personality::default())),
+        (Some(name), None) => {
+            Err(Usage(format!("--personality {name}: {scenario} has no choice of file systems")))
+        }
+        (Some(name), Some(_)) => known(name).map(|found| Some(*found)).ok_or_else(|| {
+            let names: Vec<&str> = Personality::ALL.iter().map(|p| p.name()).collect();
+            Usage(format!("--personality {name}: there are {}", names.join(", ")))
+        }),
     }
-    Ok(plan)
+}
+
+/// The plan on this file system.
+fn on_file_system(mut plan: Plan, file_system: Option<Personality>) -> Plan {
+    if let Some(number) = Personality::ALL.iter().position(|known| Some(*known) == file_system) {
+        plan.knobs.insert(KNOB.into(), number as u64);
+    }
+    plan
 }
 
 fn status(census: &Census) -> u8 {
@@ -185,29 +200,31 @@ fn status(census: &Census) -> u8 {
     }
 }
 
-fn json(scenario: &dyn Scenario, personality: &str, census: &Census) -> String {
+fn json(scenario: &dyn Scenario, file_system: Option<Personality>, census: &Census) -> String {
+    let personality = file_system.map(Personality::name);
     let violations = census.violations.iter().map(JsonLine::Violation);
     let summary = JsonLine::Summary { scenario: scenario.name(), personality, census };
     let lines = violations.chain(std::iter::once(summary));
     lines.map(|line| serde_json::to_string(&line).expect("a census is plain data") + "\n").collect()
 }
 
-fn text(scenario: &dyn Scenario, personality: &str, census: &Census, kept: bool) -> String {
+fn text(
+    scenario: &dyn Scenario,
+    file_system: Option<Personality>,
+    census: &Census,
+    out: Option<&out::Out>,
+) -> String {
     let mut text = String::new();
     let tally = &census.tally;
     for broken in &census.violations {
-        let _ = writeln!(
-            text,
-            "FAILURE {}  {}  {}: {}",
-            broken.signature,
-            scenario.name(),
-            broken.oracle,
-            broken.property
+        let name = scenario.name();
+        let head = format!(
+            "FAILURE {}  {name}  {}: {}\n  expected  {}\n  found     {}\n",
+            broken.signature, broken.oracle, broken.property, broken.expected, broken.found
         );
-        let _ = writeln!(text, "  expected  {}", broken.expected);
-        let _ = writeln!(text, "  found     {}", broken.found);
+        text.push_str(&folded(&head, 12));
         let _ = writeln!(text, "  images    {}", broken.count);
-        let _ = writeln!(text, "  plan      {}", plan_text(broken, kept));
+        let _ = writeln!(text, "  plan      {}", plan_text(broken, out));
         let verb =
             if broken.reproduced { "fails alike" } else { "does not fail alike: only the branch does" };
         let _ = writeln!(text, "  alone     the plan {verb}");
@@ -220,7 +237,9 @@ fn text(scenario: &dyn Scenario, personality: &str, census: &Census, kept: bool)
         text.push('\n');
     }
     let least = if tally.sampled > 0 { ">= " } else { "" };
-    let _ = writeln!(text, "census of {} on {personality}: {} plans", scenario.name(), census.plans);
+    let on = file_system.map_or_else(String::new, |on| format!(" on {}", on.name()));
+    let plural = if census.plans == 1 { "" } else { "s" };
+    let _ = writeln!(text, "census of {}{on}: {} plan{plural}", scenario.name(), census.plans);
     let _ = writeln!(text, "  boundaries   {:>10}   calls to disks and points", tally.boundaries);
     let _ = writeln!(text, "  moments      {:>10}   of these, something could be new at", tally.moments);
     let _ =
@@ -251,10 +270,11 @@ fn text(scenario: &dyn Scenario, personality: &str, census: &Census, kept: bool)
     text
 }
 
-/// Where the plan is, or its crashes and operations in a few words.
-fn plan_text(broken: &Broken, kept: bool) -> String {
-    if kept {
-        return format!("{} (replay it with cargo cutwater replay)", out::census_plan(&broken.signature));
+/// Where the plan is and how to replay it, or its crashes and operations in a few words.
+fn plan_text(broken: &Broken, out: Option<&out::Out>) -> String {
+    if let Some(out) = out {
+        let path = out.census_plan(&broken.signature).display().to_string();
+        return format!("{path}\n  replay    {}", replay_line(&path));
     }
     let ops: Vec<String> = broken.plan.ops.iter().map(|op| format!("{}{:?}", op.verb, op.args)).collect();
     let faults: Vec<String> =
@@ -264,7 +284,7 @@ fn plan_text(broken: &Broken, kept: bool) -> String {
     for fault in faults {
         let _ = write!(text, "\n            {fault}");
     }
-    text
+    text + "\n  keep      --out DIR writes it there as a plan that can be replayed"
 }
 
 fn bar(total: u64, json: bool) -> ProgressBar {

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::shrink::{cannot_run, failing, spinner};
+use super::shrink::{Fails, cannot_run, failing, spinner};
 use super::source::{self, Source};
-use super::{ExplainArgs, HELD, Registry, Usage, VIOLATED, clock, duration, jobs, story_line};
-use crate::capsule::Means;
+use super::{
+    ExplainArgs, Registry, Usage, VIOLATED, clock, command_line, duration, folded, jobs, story_line,
+};
+use crate::capsule::{Means, fault_words, setting};
 use crate::explain::{self, Decided, Essential, Item, VARIANTS};
 use crate::plan::Plan;
+use crate::scenario::Scenario;
 use crate::shrink::laboratory::Bench;
 
 pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usage> {
@@ -17,7 +20,10 @@ pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usa
     let (jobs, limit) = (jobs(args.jobs)?, Duration::from_secs(args.limit));
     let Source { scenario, plan, .. } = source::load(registry, &args.what)?;
     let means = Means { scenario, jobs, limit, bar: spinner(args.json) };
-    let Some(report) = failing(&means, &plan, &args.what)? else { return Ok(HELD) };
+    let report = match failing(&means, &plan, &args.what)? {
+        Fails::Alike(report) => report,
+        Fails::Not(status) => return Ok(status),
+    };
     let signature = report.verdict.signature();
     let mut bench = Bench::new(scenario, jobs, limit, Some(time)).with_bar(means.bar.clone());
     let decided = explain::decided(&plan, &signature, &mut bench).map_err(|e| cannot_run(&e))?;
@@ -29,7 +35,10 @@ pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usa
         print!("{}", crate::cli::failure_head(&report));
         print!(
             "{}",
-            essential.map_or_else(|| NOT_TRIED.into(), |essential| essential_text(&plan, &essential))
+            essential.map_or_else(
+                || NOT_TRIED.into(),
+                |essential| essential_text(scenario, &args.what, &plan, &essential)
+            )
         );
         print!("{}", decided.as_ref().map_or_else(|| NOT_DECIDED.into(), decided_text));
     }
@@ -39,7 +48,7 @@ pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usa
 const NOT_TRIED: &str = "\nEssential\n  unknown: the time was up before every item was tried (--time)\n";
 const NOT_DECIDED: &str = "\nDecided\n  unknown: the time was up, or the run leaves no story that could be repeated in other ways\n";
 
-fn essential_text(plan: &Plan, essential: &Essential) -> String {
+fn essential_text(scenario: &dyn Scenario, what: &str, plan: &Plan, essential: &Essential) -> String {
     let mut text = String::from("\nEssential (it does not fail without)\n");
     let name = |item: &Item| match item {
         Item::Op(id) => {
@@ -50,23 +59,25 @@ fn essential_text(plan: &Plan, essential: &Essential) -> String {
         }
         Item::Fault(id) => {
             let fault = plan.faults.iter().find(|fault| fault.id == *id);
-            fault.map_or_else(String::new, |fault| {
-                format!("fault {id}: {} {:?}", fault.class().name(), fault.at)
-            })
+            fault.map_or_else(String::new, |fault| format!("fault {id}: {}", fault_words(fault)))
         }
         Item::Oddity(name) => name.clone(),
-        Item::Knob(knob) => format!("{knob}={}", plan.knobs.get(knob).copied().unwrap_or_default()),
+        Item::Knob(knob) => {
+            let value = plan.knobs.get(knob).copied().unwrap_or_default();
+            setting(knob, value, scenario.personalities())
+        }
     };
     for item in &essential.needed {
-        text.push_str(&format!("  {}\n", name(item)));
+        text.push_str(&folded(&format!("  {}\n", name(item)), 4));
     }
     if essential.needed.is_empty() {
         text.push_str("  no item alone\n");
     }
     if !essential.dispensable.is_empty() {
         text.push_str(&format!(
-            "  and none of the other {} items alone (cutwater shrink takes them out together)\n",
-            essential.dispensable.len()
+            "  and none of the other {} items alone; this takes them out together:\n  {}\n",
+            essential.dispensable.len(),
+            command_line(&["shrink", what])
         ));
     }
     text

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use cutwater_io::sim::Event;
 
 use super::clock;
+use crate::capsule::name;
 use crate::verdict::{Outcome, Report};
 
 /// How wide a line of the story may be, in characters; the rest of a longer one is cut.
@@ -14,12 +15,11 @@ const STORY_WIDTH: usize = 160;
 /// A failure in one line; a `new` one, or one more of a kind.
 pub(super) fn brief(report: &Report, is_new: bool) -> String {
     let [oracle, property, ..] = report.verdict.explain();
-    let (signature, scenario, seed) = (report.verdict.signature(), &report.scenario, report.seed);
-    let named = if report.named_by_seed { seed.to_string() } else { format!("plan {}", report.plan) };
+    let (signature, name) = (report.verdict.signature(), name(report));
     if is_new {
-        format!("failure {signature}  {scenario}:{named}  {oracle}: {property}\n")
+        format!("failure {signature}  {name}  {oracle}: {property}\n")
     } else {
-        format!("again   {signature}  {scenario}:{named}\n")
+        format!("again   {signature}  {name}\n")
     }
 }
 

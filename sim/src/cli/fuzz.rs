@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::duration;
 use super::sweep::{Source, campaign};
 use super::{CampaignArgs, FuzzArgs, Registry, Usage};
+use crate::capsule::named;
 use crate::runner::Job;
 use crate::scenario::Scenario;
 use crate::search::corpus;
@@ -121,7 +122,7 @@ impl<'a> Source<'a> for Fuzz<'a> {
         if let Some(plan) = explorer.learn(&job.what, report)
             && let Some(dir) = &self.corpus
         {
-            corpus::write(dir, plan)?;
+            corpus::write(dir, plan).map_err(|e| named(dir, &e))?;
         }
         Ok(())
     }

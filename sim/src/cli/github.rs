@@ -5,9 +5,11 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::path::Path;
 
 use super::campaign::Campaign;
 use super::lines_to_copy;
+use crate::capsule::named;
 use crate::verdict::{Report, Verdict};
 
 /// The workflow commands of a campaign.
@@ -22,7 +24,10 @@ pub(super) fn annotations(campaign: &Campaign) -> String {
         let _ = writeln!(text, "::error {place}title={}::{}", property_of(&title), data(&body));
     }
     for divergence in &campaign.divergences {
-        let what = format!("{}:{} gave two digests", divergence.scenario, divergence.seed);
+        let what = format!(
+            "{}:{}  {}\n{}",
+            divergence.scenario, divergence.seed, divergence.told, divergence.replay
+        );
         let _ = writeln!(text, "::error title=non-determinism::{}", data(&what));
     }
     for (name, tally) in &campaign.scenarios {
@@ -87,7 +92,11 @@ pub(super) fn summary(campaign: &Campaign) -> String {
         );
     }
     for divergence in &campaign.divergences {
-        let _ = writeln!(text, "\n**non-determinism**: {}:{}", divergence.scenario, divergence.seed);
+        let _ = writeln!(
+            text,
+            "\n**non-determinism**: {}:{}: {}",
+            divergence.scenario, divergence.seed, divergence.told
+        );
     }
     for (name, tally) in &campaign.scenarios {
         for what in &tally.void {
@@ -102,7 +111,7 @@ fn again(report: &Report) -> String {
         let (replay, _) = lines_to_copy(&report.scenario, report.seed);
         format!("`{replay}`")
     } else {
-        format!("the plan `{}` in the artefacts", report.plan)
+        format!("the capsule `{}` in the artefacts", Campaign::failure_name(report))
     }
 }
 
@@ -118,8 +127,9 @@ pub(super) fn write_summary(campaign: &Campaign) -> io::Result<()> {
     let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty()) else {
         return Ok(());
     };
-    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
-    file.write_all(summary(campaign).as_bytes())
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(summary(campaign).as_bytes()));
+    written.map_err(|e| named(Path::new(&path), &e))
 }
 
 #[cfg(test)]

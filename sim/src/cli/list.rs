@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use cutwater_io::points::{Kind, Point};
 use serde_json::{Value, json};
 
-use super::{HELD, Registry};
+use super::{HELD, Registry, folded};
 use crate::faults::FaultClass;
 
 pub(super) fn run(registry: &Registry<'_>, as_json: bool) -> u8 {
@@ -54,7 +54,7 @@ pub(super) fn text(registry: &Registry<'_>) -> String {
             );
         }
     }
-    text
+    folded(&text, 29)
 }
 
 fn to_json(registry: &Registry<'_>) -> Value {

@@ -1,12 +1,14 @@
 //! The command line: sweep, fuzz, census, errors, replay, shrink, explain, regress, corpus, bench, list, plan.
 //!
 //! Exit status: 0 everything held; 1 something did not; 2 bad usage or input (one line: what and where, nothing written);
-//! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice gave two digests. Of several,
+//! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice went two ways (two digests, or a
+//! failure that did not repeat). Of several,
 //! non-determinism outranks a violation, and that a void campaign: each makes the next worth less.
 
 mod bench;
 mod campaign;
 mod census;
+mod columns;
 mod corpus;
 mod errors;
 mod explain;
@@ -15,6 +17,7 @@ mod fuzz;
 mod github;
 mod list;
 mod out;
+mod program;
 mod regress;
 mod replay;
 mod report;
@@ -24,9 +27,7 @@ mod sweep;
 mod table;
 
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -44,7 +45,7 @@ const VIOLATED: u8 = 1;
 const USAGE: u8 = 2;
 /// The campaign never saw what it must have seen.
 const VOID: u8 = 3;
-/// A plan run twice gave two digests.
+/// A plan run twice went two ways.
 const NONDETERMINISTIC: u8 = 4;
 
 /// Says that this process was started again with fixed addresses.
@@ -181,14 +182,14 @@ struct CampaignArgs {
     /// Keep the plans of failures as they are
     #[arg(long)]
     no_shrink: bool,
-    /// Write report.html, summary.json, junit.xml and capsules/ here (a fuzz: target/cutwater/fuzz if not given)
+    /// Leave the report and capsules here; what is there already is moved to earlier-N/
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
     /// Of a thousand plans, how many are run twice to compare digests
-    #[arg(long, value_name = "PERMILLE", default_value_t = 20)]
+    #[arg(long, value_name = "PERMILLE", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=1000))]
     check_determinism: u64,
     /// Kill a plan that takes longer than this many seconds of real time
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
     limit: u64,
     /// Name every cell of the matrix (fault class x point) that stayed empty
     #[arg(long)]
@@ -239,7 +240,7 @@ struct ShrinkArgs {
     #[arg(long)]
     json: bool,
     /// Kill a plan that takes longer than this many seconds of real time
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
     limit: u64,
 }
 
@@ -258,7 +259,7 @@ struct ExplainArgs {
     #[arg(long)]
     json: bool,
     /// Kill a plan that takes longer than this many seconds of real time
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
     limit: u64,
 }
 
@@ -282,7 +283,7 @@ enum RegressVerb {
         #[arg(value_name = "PATH", default_value = "tests/regressions")]
         path: std::path::PathBuf,
         /// Kill a plan that takes longer than this many seconds of real time
-        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
         limit: u64,
     },
 }
@@ -305,7 +306,7 @@ struct ReplayArgs {
     #[arg(long)]
     json: bool,
     /// Kill the run if it takes longer than this many seconds of real time
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
     limit: u64,
 }
 
@@ -354,7 +355,7 @@ impl<'a> Registry<'a> {
 /// the system, for lists and coverage.
 pub fn main(scenarios: &[&dyn Scenario], points: Vec<Point>) -> ExitCode {
     process::end_quietly_on_broken_pipe();
-    note_program();
+    program::note();
     let line = match Line::try_parse() {
         Ok(line) => line,
         Err(error) if error.use_stderr() => return refuse(&in_one_line(&error)),
@@ -419,6 +420,12 @@ fn jobs(asked: Option<usize>) -> Result<usize, Usage> {
     }
 }
 
+/// How long a plan may take, in seconds of real time.
+fn limit(text: &str) -> Result<u64, String> {
+    let of_a_day = |s: &u64| (1..=86_400).contains(s);
+    text.parse().ok().filter(of_a_day).ok_or_else(|| "not a number of seconds from 1 to 86400".into())
+}
+
 /// `90s`, `10m`, `2h`.
 fn duration(text: &str) -> Result<Duration, Usage> {
     let bad = || Usage(format!("--time {text}: not a duration such as 90s, 10m or 2h"));
@@ -450,45 +457,19 @@ fn start_again_with_fixed_addresses() {
     eprintln!("cutwater: could not start again with fixed addresses ({error}); digests rest on lints alone");
 }
 
-/// How this program is called, if not by its alias.
-static PROGRAM: OnceLock<String> = OnceLock::new();
-
-/// Notes how this program is called. The alias `cargo cutwater` runs the project's own; another one (an example, a patched
-/// build) has other scenarios, and is called by its path.
-fn note_program() {
-    let Ok(path) = std::env::current_exe() else { return };
-    let dir = path.parent().and_then(Path::parent).and_then(Path::file_name);
-    if path.file_name() == Some("cutwater".as_ref()) && dir == Some("target".as_ref()) {
-        return;
-    }
-    let here = std::env::current_dir().unwrap_or_default();
-    let path = path.strip_prefix(&here).map_or(path.clone(), Path::to_path_buf);
-    // Set once, at the start.
-    let _ = PROGRAM.set(path.display().to_string());
-}
-
-/// What to type to have `what` (a plan, a capsule, SCENARIO:SEED) run again.
-pub(crate) fn replay_line(what: &str) -> String {
-    format!("{} replay {what} --trace", PROGRAM.get().map_or("cargo cutwater", String::as_str))
-}
-
-/// What a user copies to see a failure again: a line, and one more that does it as a test, where there is such a test.
-pub(crate) fn lines_to_copy(scenario: &str, seed: u64) -> (String, Option<String>) {
-    let test = || format!("MADSIM_TEST_SEED={seed} cargo test --test seeds {scenario} -- --exact");
-    (replay_line(&format!("{scenario}:{seed}")), PROGRAM.get().is_none().then(test))
-}
-
+pub(crate) use columns::folded;
+pub(crate) use program::{command_line, lines_to_copy, program, replay_line};
 pub(crate) use source::read as read_plan_file;
 
 /// The head of a failure: what was expected, and what was found.
 fn failure_head(report: &crate::Report) -> String {
     let [oracle, property, expected, found] = report.verdict.explain();
-    format!(
-        "FAILURE {}  {}:{}  {oracle}: {property}\n  expected  {expected}\n  found     {found}\n",
+    let text = format!(
+        "FAILURE {}  {}  {oracle}: {property}\n  expected  {expected}\n  found     {found}\n",
         report.verdict.signature(),
-        report.scenario,
-        report.seed
-    )
+        crate::capsule::name(report)
+    );
+    folded(&text, 12)
 }
 
 /// An event in one line.

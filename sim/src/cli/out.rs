@@ -1,5 +1,8 @@
 //! What a campaign leaves in a directory: `report.html`, `summary.json`, `junit.xml`, and a capsule for each failure in
-//! `capsules/<scenario>-<signature>/`. Those of an earlier campaign into the same directory are removed.
+//! `capsules/<scenario>-<signature>/`; a census leaves `census.json` and `failures/`.
+//!
+//! A directory shows one campaign, and nothing that was left there is lost: what an earlier one left is moved, as it is, to
+//! `earlier-1/` (`earlier-2/`, ...) below, before the new one begins.
 #![expect(clippy::disallowed_methods, reason = "results are written to the real disk")]
 
 use std::io;
@@ -9,12 +12,23 @@ use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, Tes
 
 use super::Usage;
 use super::campaign::Campaign;
-use super::report;
-use crate::capsule;
+use super::report::{self, Kept};
+use crate::capsule::{PLAN, named, set_aside};
 use crate::census::drive::Census;
+use crate::plan::Plan;
 
 /// The directory of the capsules.
 const CAPSULES: &str = "capsules";
+const REPORT: &str = "report.html";
+const SUMMARY: &str = "summary.json";
+const JUNIT: &str = "junit.xml";
+const CENSUS: &str = "census.json";
+/// The directory of the plans of a census.
+const FAILURES: &str = "failures";
+/// The directory of plans that went two ways.
+const DIVERGENCES: &str = "divergences";
+/// Everything that a campaign or a census leaves.
+const LEFT: [&str; 7] = [CAPSULES, REPORT, SUMMARY, JUNIT, CENSUS, FAILURES, DIVERGENCES];
 
 /// A directory that can be written to.
 pub(super) struct Out {
@@ -22,15 +36,28 @@ pub(super) struct Out {
 }
 
 impl Out {
-    /// Creates the directory, and makes sure that it can be written to, before anything is run.
+    /// Creates the directory, and makes sure that it can be written to, before anything is run. What an earlier campaign left
+    /// in it is set aside, which is said on stderr.
     pub(super) fn open(dir: &Path) -> Result<Out, Usage> {
         let probe = dir.join(".cutwater");
-        std::fs::create_dir_all(dir)
+        let aside = std::fs::create_dir_all(dir)
             .and_then(|()| std::fs::write(&probe, []))
             .and_then(|()| std::fs::remove_file(&probe))
-            .and_then(|()| capsule::forget(&dir.join(CAPSULES)))
+            .and_then(|()| set_aside(dir, &LEFT))
             .map_err(|e| Usage(format!("--out {}: {e}", dir.display())))?;
+        if let Some(aside) = aside {
+            eprintln!(
+                "cutwater: what an earlier campaign left in {} is in {} now",
+                dir.display(),
+                aside.display()
+            );
+        }
         Ok(Out { dir: dir.into() })
+    }
+
+    /// The page that tells the results.
+    pub(super) fn report(&self) -> PathBuf {
+        self.dir.join(REPORT)
     }
 
     /// Where capsules go.
@@ -41,22 +68,38 @@ impl Out {
     /// Writes a census, and the plans of what failed.
     pub(super) fn census(&self, census: &Census) -> io::Result<()> {
         for broken in &census.violations {
-            let path = self.dir.join(census_plan(&broken.signature));
-            std::fs::create_dir_all(path.parent().expect("it lies in a directory"))?;
-            std::fs::write(path, broken.plan.to_json())?;
+            let path = self.census_plan(&broken.signature);
+            let dir = path.parent().expect("it lies in a directory");
+            std::fs::create_dir_all(dir).map_err(|e| named(dir, &e))?;
+            write(&path, &broken.plan.to_json())?;
         }
         let text = serde_json::to_string_pretty(census).expect("a census is plain data");
-        std::fs::write(self.dir.join("census.json"), text + "\n")
+        write(&self.dir.join(CENSUS), &(text + "\n"))
+    }
+
+    /// Keeps a plan that went two ways and that no seed names; says where.
+    pub(super) fn divergence(&self, plan: &Plan) -> io::Result<PathBuf> {
+        let dir = self.dir.join(DIVERGENCES);
+        std::fs::create_dir_all(&dir).map_err(|e| named(&dir, &e))?;
+        let path = dir.join(format!("{}-{}.json", plan.scenario, plan.id()));
+        write(&path, &plan.to_json())?;
+        Ok(path)
+    }
+
+    /// Where the plan of a failure of a census is.
+    pub(super) fn census_plan(&self, signature: &str) -> PathBuf {
+        self.dir.join(FAILURES).join(format!("census-{signature}")).join(PLAN)
     }
 
     /// Writes the results.
     pub(super) fn results(&self, campaign: &Campaign) -> io::Result<()> {
         let summary = serde_json::to_string_pretty(campaign).expect("a campaign is plain data");
-        std::fs::write(self.dir.join("summary.json"), summary + "\n")?;
+        write(&self.dir.join(SUMMARY), &(summary + "\n"))?;
         let files = campaign.failures.keys().map(|key| (key.clone(), self.files(key))).collect();
-        std::fs::write(self.dir.join("report.html"), report::html(campaign, &files))?;
+        let kept = Kept { capsules: self.capsules(), files };
+        write(&self.report(), &report::html(campaign, &kept))?;
         let junit = junit(campaign).to_string().map_err(io::Error::other)?;
-        std::fs::write(self.dir.join("junit.xml"), junit)
+        write(&self.dir.join(JUNIT), &junit)
     }
 
     /// What was kept of a failure.
@@ -70,9 +113,8 @@ impl Out {
     }
 }
 
-/// Where in the directory the plan of a failure of a census is.
-pub(super) fn census_plan(signature: &str) -> String {
-    format!("failures/census-{signature}/plan.json")
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    std::fs::write(path, text).map_err(|e| named(path, &e))
 }
 
 /// A suite for each scenario; in it a case for each way to fail, and one for all seeds that held.
@@ -93,7 +135,7 @@ fn junit(campaign: &Campaign) -> Junit {
         }
         for divergence in campaign.divergences.iter().filter(|d| d.scenario == *name) {
             let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
-            status.set_message(format!("two digests: {}", divergence.digests.join(", ")));
+            status.set_message(divergence.told.as_str());
             suite.add_test_case(case(name, &format!("seed {} run twice", divergence.seed), status));
         }
         for what in &tally.void {

@@ -12,6 +12,7 @@ use crate::capsule::read_report;
 use crate::capsule::regression::{Reaches, Regression, Standing, VERSION};
 use crate::plan::Plan;
 use crate::verdict::Report;
+use crate::vocabulary::Vocabulary;
 
 /// The longest that a plan may take while it is added.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -26,9 +27,14 @@ pub(super) fn run(registry: &Registry<'_>, verb: &RegressVerb) -> Result<u8, Usa
 /// Keeps the minimal plan of a capsule. What it must reach is what it reached when it failed and, if it holds by now, still
 /// reaches.
 fn add(registry: &Registry<'_>, capsule: &Path, story: &str, to: &Path) -> Result<u8, Usage> {
-    let failed = read_report(capsule).ok_or_else(|| {
-        Usage(format!("{}: no capsule (no verdict.json that can be read)", capsule.display()))
-    })?;
+    let story = story.trim().to_string();
+    if !story.contains(char::is_alphanumeric) {
+        return Err(Usage(format!(
+            "--story {story:?}: what happened, what was lost, why it cannot any more"
+        )));
+    }
+    let failed = read_report(capsule)
+        .map_err(|e| Usage(format!("{} is no capsule to keep: {e}", capsule.display())))?;
     let Source { scenario, plan, .. } = source::load(registry, &capsule.to_string_lossy())?;
     let means = Means { scenario, jobs: 1, limit: LIMIT, bar: indicatif::ProgressBar::hidden() };
     let must = Reaches::of(&failed);
@@ -36,20 +42,44 @@ fn add(registry: &Registry<'_>, capsule: &Path, story: &str, to: &Path) -> Resul
     let mended = now.verdict.held();
     let reaches = if mended { must.common(&Reaches::of(&now)) } else { must.clone() };
     let signature = failed.verdict.signature();
-    let story = story.trim().to_string();
     let missed = must.beyond(&reaches);
     let regression = Regression { regression: VERSION, story, signature, mended, reaches, plan };
     let dir = to.join(scenario.name());
-    let file = dir.join(format!("{}.json", regression.signature));
-    std::fs::create_dir_all(&dir)
-        .and_then(|()| std::fs::write(&file, regression.to_json()))
-        .map_err(|e| Usage(format!("{}: {e}", file.display())))?;
+    std::fs::create_dir_all(&dir).map_err(|e| Usage(format!("{}: {e}", dir.display())))?;
+    let file = place(&regression, &dir, &scenario.vocabulary())?;
+    std::fs::write(&file, regression.to_json()).map_err(|e| Usage(format!("{}: {e}", file.display())))?;
     let state = if mended { "mended: it must hold from here on" } else { "not mended yet" };
     println!("{}  {state}", file.display());
     if let Some(missed) = missed {
         println!("beware: it holds without {missed}, which it reached when it failed");
     }
     Ok(HELD)
+}
+
+/// The file for a regression: of a failure that is kept as not mended, and is by now, the same one; otherwise a new one, for
+/// more than one bug may have a signature.
+fn place(regression: &Regression, dir: &Path, vocabulary: &Vocabulary) -> Result<PathBuf, Usage> {
+    let mut files = Vec::new();
+    collect(dir, &mut files)?;
+    for file in files {
+        // What cannot be read is another matter: `regress run` says so.
+        let Ok(kept) = source::read(&file) else { continue };
+        let Ok(kept) = Regression::from_json(&kept) else { continue };
+        if !kept.keeps_the_same(regression, vocabulary) {
+            continue;
+        }
+        return match (kept.mended, regression.mended) {
+            (false, true) => Ok(file),
+            (true, false) => {
+                Err(Usage(format!("{} keeps this failure already, as mended: it is back", file.display())))
+            }
+            _ => Err(Usage(format!("{} keeps this failure already", file.display()))),
+        };
+    }
+    let signature = &regression.signature;
+    let others = (2_u64..).map(|n| format!("{signature}-{n}.json"));
+    let mut names = std::iter::once(format!("{signature}.json")).chain(others).map(|name| dir.join(name));
+    Ok(names.find(|path| path.symlink_metadata().is_err()).expect("there are more numbers than files"))
 }
 
 /// The plan, and a run of it. The horizon of a minimal plan ends with the failure; mended code may do more before it gets to
@@ -71,7 +101,7 @@ fn long_enough(means: &Means<'_>, plan: Plan, must: &Reaches) -> Result<(Plan, R
 /// Runs every regression at `path`, and says of each how it stands.
 fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, Usage> {
     let mut files = Vec::new();
-    collect(path, &mut files).map_err(|e| Usage(format!("{}: {e}", path.display())))?;
+    collect(path, &mut files)?;
     let mut broken = 0;
     for file in &files {
         match stands(registry, file, limit)? {
@@ -104,13 +134,15 @@ fn stands(registry: &Registry<'_>, file: &Path, limit: Duration) -> Result<Stand
 }
 
 /// The JSON files at `path`, in order.
-fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    if path.metadata()?.is_file() {
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Usage> {
+    let said = |e| Usage(format!("{}: {e}", path.display()));
+    if path.metadata().map_err(said)?.is_file() {
         files.push(path.into());
         return Ok(());
     }
-    let mut entries: Vec<PathBuf> =
-        std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    let entries = std::fs::read_dir(path).map_err(said)?;
+    let entries = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>();
+    let mut entries = entries.map_err(said)?;
     entries.sort();
     for entry in entries {
         if entry.is_dir() {

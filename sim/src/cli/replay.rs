@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::source::{self, Source};
-use super::{HELD, Registry, ReplayArgs, USAGE, Usage, VIOLATED, clock, failure};
+use super::{HELD, Registry, ReplayArgs, USAGE, Usage, VIOLATED, clock, failure, replay_line};
 use crate::capsule;
 use crate::plan::Plan;
 use crate::runner::{Job, Pool, What};
@@ -37,7 +37,7 @@ pub(super) fn run(registry: &Registry<'_>, args: &ReplayArgs) -> Result<u8, Usag
 fn draw(args: &ReplayArgs, plan: &Plan, outcome: &Outcome) -> Result<(), Usage> {
     let failed = |path: &Path, e| Usage(format!("{}: {e}", path.display()));
     if let Some(path) = &args.html {
-        timeline::write_html(plan, outcome, path).map_err(|e| failed(path, e))?;
+        timeline::write_html(plan, outcome, &replay_line(&args.what), path).map_err(|e| failed(path, e))?;
     }
     if let Some(path) = &args.perfetto {
         timeline::write_perfetto(plan, outcome, path).map_err(|e| failed(path, e))?;
@@ -54,12 +54,11 @@ fn text(outcome: &Outcome, path: Option<&Path>) -> String {
     }
     if report.verdict.held() {
         text.push_str(&format!(
-            "{} {}:{}  {}  plan {}\n",
+            "{} {}  {}{}\n",
             report.verdict.name(),
-            report.scenario,
-            report.seed,
+            capsule::name(report),
             clock(report.virtual_us),
-            report.plan
+            if report.named_by_seed { format!("  plan {}", report.plan) } else { String::new() }
         ));
     } else {
         text.push_str(&capsule::plain(report, path));

@@ -7,17 +7,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use super::campaign::{Campaign, Failure, Pace, Tally};
-use super::lines_to_copy;
+use super::{lines_to_copy, replay_line};
 use crate::faults::FaultClass;
 use crate::html::{self, escape};
 
 /// Size of the chart of the throughput, in pixels.
 const CHART: (f64, f64) = (900.0, 110.0);
 
-/// The page. `files` names what lies in the directory of each failure, by the failure's key.
-pub(super) fn html(campaign: &Campaign, files: &BTreeMap<String, Vec<String>>) -> String {
+/// What was kept of the failures of a campaign.
+pub(super) struct Kept {
+    /// The directory of their capsules, as a user reaches it.
+    pub(super) capsules: PathBuf,
+    /// The files in each, by the key of the failure.
+    pub(super) files: BTreeMap<String, Vec<String>>,
+}
+
+/// The page.
+pub(super) fn html(campaign: &Campaign, kept: &Kept) -> String {
     let style = format!("{}{}", html::THEME, include_str!("report.css"));
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -25,7 +34,7 @@ pub(super) fn html(campaign: &Campaign, files: &BTreeMap<String, Vec<String>>) -
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
          <link rel=\"icon\" href=\"data:,\">\n<title>Cutwater: {}</title>\n<style>{style}</style>\n</head>\n<body>\n{}</body>\n</html>\n",
         escape(status(campaign).0),
-        body(campaign, files)
+        body(campaign, kept)
     )
 }
 
@@ -39,10 +48,10 @@ fn status(campaign: &Campaign) -> (&'static str, &'static str) {
     }
 }
 
-fn body(campaign: &Campaign, files: &BTreeMap<String, Vec<String>>) -> String {
+fn body(campaign: &Campaign, kept: &Kept) -> String {
     let mut page = String::new();
     head(&mut page, campaign);
-    findings(&mut page, campaign, files);
+    findings(&mut page, campaign, kept);
     void(&mut page, campaign);
     scenarios(&mut page, campaign);
     throughput(&mut page, &campaign.pace);
@@ -65,8 +74,8 @@ fn head(page: &mut String, campaign: &Campaign) {
     put!(page, "<h1>Campaign <span class=\"badge {class}\">{words}</span></h1>");
     put!(
         page,
-        "<p class=\"dim\">{} plans in {}{}: {:.1} a second. {} of virtual time, {} of CPU time. {} plans were run twice, {} with \
-         two digests.</p>",
+        "<p class=\"dim\">{} plans in {}{}: {:.1} a second. {} of virtual time, {} of CPU time. {} plans were run twice, {} of \
+         them went two ways.</p>",
         number(plans),
         duration(seconds),
         if campaign.interrupted { " (interrupted)" } else { "" },
@@ -78,7 +87,7 @@ fn head(page: &mut String, campaign: &Campaign) {
     );
 }
 
-fn findings(page: &mut String, campaign: &Campaign, files: &BTreeMap<String, Vec<String>>) {
+fn findings(page: &mut String, campaign: &Campaign, kept: &Kept) {
     put!(page, "<h2 id=\"findings\">Findings</h2>");
     if campaign.failures.is_empty() && campaign.divergences.is_empty() {
         put!(page, "<p>No plan failed.</p>");
@@ -90,17 +99,18 @@ fn findings(page: &mut String, campaign: &Campaign, files: &BTreeMap<String, Vec
             "<table><tr><th>signature</th><th>scenario</th><th>what did not hold</th><th class=\"n\">plans</th><th>first</th><th>files</th></tr>"
         );
         for (key, failure) in &campaign.failures {
-            finding(page, key, failure, files.get(key).map(Vec::as_slice).unwrap_or_default());
+            finding(page, key, failure, kept);
         }
         put!(page, "</table>");
     }
     for divergence in &campaign.divergences {
         put!(
             page,
-            "<p class=\"bad\">{}:{}: one plan, two digests: {}</p>",
+            "<p class=\"bad\">{}:{}: {}</p>\n<p><code>{}</code></p>",
             escape(&divergence.scenario),
             divergence.seed,
-            escape(&divergence.digests.join(", "))
+            escape(&divergence.told),
+            escape(&divergence.replay)
         );
         for event in divergence.first.iter().flatten() {
             put!(page, "<p><code>{}</code></p>", escape(event));
@@ -108,22 +118,27 @@ fn findings(page: &mut String, campaign: &Campaign, files: &BTreeMap<String, Vec
     }
 }
 
-fn finding(page: &mut String, key: &str, failure: &Failure, files: &[String]) {
+fn finding(page: &mut String, key: &str, failure: &Failure, kept: &Kept) {
     let report = &failure.first;
     let [oracle, property, expected, found] = report.verdict.explain();
     let first = if report.named_by_seed {
-        format!("<code>{}</code>", escape(&lines_to_copy(&report.scenario, report.seed).0))
+        lines_to_copy(&report.scenario, report.seed).0
     } else {
-        format!("plan <code>{}</code>", escape(&report.plan))
+        replay_line(&kept.capsules.join(key).display().to_string())
     };
+    let first = escape(&first);
+    let files = kept.files.get(key).map(Vec::as_slice).unwrap_or_default();
+    // What one opens first comes first.
+    let mut files: Vec<&String> = files.iter().collect();
+    files.sort_by_key(|file| (*file != "timeline.html", *file != "README.md"));
     let links: Vec<String> = files
-        .iter()
+        .into_iter()
         .map(|file| format!("<a href=\"capsules/{}/{}\">{}</a>", address(key), address(file), escape(file)))
         .collect();
     put!(
         page,
         "<tr><td><code>{}</code></td><td>{}</td><td><b>{}</b>: {}<br><span class=\"dim\">expected</span> {}<br>\
-         <span class=\"dim\">found</span> {}</td><td class=\"n\">{}</td><td>{first}</td><td>{}</td></tr>",
+         <span class=\"dim\">found</span> {}</td><td class=\"n\">{}</td><td><code>{first}</code></td><td class=\"files\">{}</td></tr>",
         escape(&report.verdict.signature()),
         escape(&report.scenario),
         escape(&oracle),
@@ -131,7 +146,7 @@ fn finding(page: &mut String, key: &str, failure: &Failure, files: &[String]) {
         escape(&expected),
         escape(&found),
         number(failure.plans()),
-        links.join("<br>")
+        links.join(" &middot; ")
     );
 }
 
@@ -407,13 +422,14 @@ mod tests {
         let campaign = campaign();
         let key = campaign.failures.keys().next().unwrap().clone();
         let files = [(key, vec!["plan.json".to_string(), "timeline.html".to_string()])].into();
-        insta::assert_snapshot!(body(&campaign, &files));
-        assert!(!html(&campaign, &files).contains("<script"));
+        let kept = Kept { capsules: "out/capsules".into(), files };
+        insta::assert_snapshot!(body(&campaign, &kept));
+        assert!(!html(&campaign, &kept).contains("<script"));
     }
 
     #[test]
     fn a_campaign_without_a_finding_says_so() {
-        let page = body(&Campaign::default(), &BTreeMap::new());
+        let page = body(&Campaign::default(), &Kept { capsules: PathBuf::new(), files: BTreeMap::new() });
         assert!(page.contains("No plan failed."), "{page}");
         assert!(page.contains("No plan had one."), "{page}");
     }

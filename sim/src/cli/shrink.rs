@@ -7,8 +7,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::source::{self, Source};
-use super::{HELD, Registry, ShrinkArgs, Usage, VIOLATED, duration, jobs};
-use crate::capsule::{Budget, Finding, Means, one_screen};
+use super::{
+    HELD, NONDETERMINISTIC, Registry, ShrinkArgs, Usage, VIOLATED, command_line, duration, failure_head, jobs,
+};
+use crate::capsule::{Budget, Finding, Means, fails_alike, one_screen, unrepeated};
 use crate::plan::Plan;
 use crate::verdict::Report;
 
@@ -18,8 +20,10 @@ pub(super) fn run(registry: &Registry<'_>, args: &ShrinkArgs) -> Result<u8, Usag
     let Source { scenario, plan, .. } = source::load(registry, &args.what)?;
     let means = Means { scenario, jobs, limit, bar: spinner(args.json) };
     crate::runner::process::catch_interrupt();
-    let report = failing(&means, &plan, &args.what)?;
-    let Some(report) = report else { return Ok(HELD) };
+    let report = match failing(&means, &plan, &args.what)? {
+        Fails::Alike(report) => *report,
+        Fails::Not(status) => return Ok(status),
+    };
     let minimal = means.look_into(&plan, &report.verdict.signature(), budget).map_err(|e| cannot_run(&e))?;
     means.bar.finish_and_clear();
     if let Some(file) = &args.out {
@@ -41,20 +45,39 @@ pub(super) fn run(registry: &Registry<'_>, args: &ShrinkArgs) -> Result<u8, Usag
     } else {
         let seeds = Vec::new();
         let seed_names_it = scenario.generate(plan.seed) == plan;
-        let finding = Finding { plan, report, seeds, seed_names_it, minimal: Some(minimal) };
+        let (minimal, unrepeated) = (Some(minimal), None);
+        let finding = Finding { plan, report, seeds, seed_names_it, minimal, unrepeated };
         print!("{}", one_screen(&finding, args.out.as_deref()));
+        if args.out.is_none() {
+            // What is replayed above is the plan that was given.
+            println!("  keep      {}", command_line(&["shrink", &args.what, "--out", "plan.min.json"]));
+        }
     }
     Ok(VIOLATED)
 }
 
-/// The report of a run that fails; of one that holds it says so, and there is none.
-pub(super) fn failing(means: &Means<'_>, plan: &Plan, what: &str) -> Result<Option<Report>, Usage> {
+/// Whether a plan fails in a way that can be looked into.
+pub(super) enum Fails {
+    /// It does, each time.
+    Alike(Box<Report>),
+    /// It does not, which was said; the exit status.
+    Not(u8),
+}
+
+/// Runs the plan twice.
+pub(super) fn failing(means: &Means<'_>, plan: &Plan, what: &str) -> Result<Fails, Usage> {
     let report = means.run(plan, false).map_err(|e| cannot_run(&e))?.report;
     if report.verdict.held() {
         println!("{what} holds: there is nothing to look into");
-        return Ok(None);
+        return Ok(Fails::Not(HELD));
     }
-    Ok(Some(report))
+    let again = means.run(plan, true).map_err(|e| cannot_run(&e))?.report;
+    if !fails_alike(&report, &again) {
+        print!("{}", failure_head(&report));
+        println!("  beware    {}", unrepeated(&again));
+        return Ok(Fails::Not(NONDETERMINISTIC));
+    }
+    Ok(Fails::Alike(Box::new(report)))
 }
 
 pub(super) fn cannot_run(error: &std::io::Error) -> Usage {

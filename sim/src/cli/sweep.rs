@@ -18,7 +18,7 @@ use super::campaign::{Campaign, Divergence};
 use super::out::Out;
 use super::table::{self, Paint};
 use super::{Annotate, CampaignArgs, Registry, SweepArgs, Usage, failure, github};
-use crate::capsule::{self, Budget, Means};
+use crate::capsule::{self, Budget, Captured, Means};
 use crate::plan::Plan;
 use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
@@ -196,6 +196,10 @@ impl<'a> Sweep<'a> {
 
     fn ended(&mut self, job: &Job<'a>, outcome: Outcome) -> std::io::Result<()> {
         let mut report = outcome.report;
+        // A child that gives no report knows not even its plan.
+        if report.plan.is_empty() {
+            report.plan = job.plan().id();
+        }
         if job.again {
             let same = |first: &Job<'_>| first.scenario.name() == report.scenario && first.what == job.what;
             let i =
@@ -215,7 +219,7 @@ impl<'a> Sweep<'a> {
         if !report.verdict.held() {
             self.failed(job, &report, is_new);
         }
-        let permille = self.args.check_determinism.min(1000);
+        let permille = self.args.check_determinism;
         // Evenly spread, seed 0 among them: a short sweep checks a seed, too.
         let drawn = report.seed % 1000 * permille % 1000 < permille;
         if drawn && !matches!(report.verdict, Verdict::Hung { .. }) {
@@ -249,15 +253,30 @@ impl<'a> Sweep<'a> {
             .iter()
             .map(|(name, failure)| (name.clone(), failure.first.clone(), failure.seeds.clone()))
             .collect();
+        self.bar.reset();
+        self.bar.set_style(
+            ProgressStyle::with_template("{spinner} looking into {prefix}  {elapsed}  {msg}")
+                .expect("the template is well formed"),
+        );
         for (i, (name, report, seeds)) in failures.into_iter().enumerate() {
             let scenario = self.scenarios.iter().find(|s| s.name() == report.scenario);
             let scenario = *scenario.expect("only what was asked for was run");
             let looks = i < CAPTURES_MAX && !self.args.no_shrink && !self.campaign.interrupted;
             let budget = looks.then_some(Budget { time: CAPTURE_TIME, ..Budget::default() });
-            self.bar.set_message(format!("shrinking {name}"));
-            let means = Means { scenario, jobs, limit: self.limit, bar: ProgressBar::hidden() };
+            self.bar.set_prefix(name.clone());
+            let means = Means { scenario, jobs, limit: self.limit, bar: self.bar.clone() };
             let plan = self.plans[&name].clone();
             let captured = capsule::capture(&means, &plan, &report, &seeds, budget, &root)?;
+            self.campaign.run_twice += 1;
+            self.doubt(&captured, &report);
+            if let Some(aside) = &captured.aside {
+                self.bar.suspend(|| {
+                    eprintln!(
+                        "cutwater: an earlier capsule {name}, of another plan, is in {} now",
+                        aside.display()
+                    );
+                });
+            }
             if self.args.json {
                 let (dir, text) = (&captured.dir, &captured.text);
                 self.print_json(&JsonLine::Finding { name: &name, dir, text });
@@ -265,10 +284,23 @@ impl<'a> Sweep<'a> {
                 self.print(&format!("\n{}", captured.text));
             }
             if let Some(failure) = self.campaign.failures.get_mut(&name) {
+                failure.unrepeated = captured.finding.unrepeated.is_some();
                 failure.text = captured.text;
             }
         }
         Ok(())
+    }
+
+    /// A failure that did not repeat, or of which the smallest plan went two ways.
+    fn doubt(&mut self, captured: &Captured, report: &Report) {
+        let capsule = captured.dir.display().to_string();
+        if let Some(again) = &captured.finding.unrepeated {
+            self.diverged(Divergence::new(&capsule, report, again));
+        } else if let Some(minimal) = &captured.finding.minimal
+            && let Some(again) = &minimal.other
+        {
+            self.diverged(Divergence::new(&capsule, &minimal.outcome.report, again));
+        }
     }
 
     /// Two runs of one plan.
@@ -288,19 +320,21 @@ impl<'a> Sweep<'a> {
                 break;
             }
         }
-        let divergence = Divergence {
-            scenario: first.scenario.clone(),
-            seed: first.seed,
-            digests: [first.digest.clone(), second.digest.clone()],
-            first: parted,
+        let what = match &self.out {
+            Some(out) if !first.named_by_seed => out.divergence(&job.plan())?.display().to_string(),
+            _ => format!("{}:{}", first.scenario, first.seed),
         };
+        self.diverged(Divergence { first: parted, ..Divergence::new(&what, first, second) });
+        Ok(())
+    }
+
+    fn diverged(&mut self, divergence: Divergence) {
         if self.args.json {
             self.print_json(&JsonLine::Divergence(&divergence));
         } else {
             self.print(&divergence_text(&divergence));
         }
         self.campaign.divergences.push(divergence);
-        Ok(())
     }
 
     fn elapsed_ms(&self) -> u64 {
@@ -328,6 +362,9 @@ impl<'a> Sweep<'a> {
             let points: Vec<Point> =
                 registry.points.iter().filter(|p| reachable.contains(p.name)).copied().collect();
             self.print(&table::text(&self.campaign, &points, self.args.matrix, paint));
+            if let Some(out) = &self.out {
+                self.print(&format!("report  {}\n", out.report().display()));
+            }
         }
         written
     }
@@ -370,16 +407,15 @@ fn first_difference(a: &Outcome, b: &Outcome) -> Option<[String; 2]> {
 }
 
 fn divergence_text(divergence: &Divergence) -> String {
-    let Divergence { scenario, seed, digests, first } = divergence;
-    let mut text = format!(
-        "NON-DETERMINISM  {scenario}:{seed}  one plan, two digests: {} and {}\n",
-        digests[0], digests[1]
-    );
+    let Divergence { scenario, seed, digests, told, replay, first } = divergence;
+    let mut text = format!("NON-DETERMINISM  {scenario}:{seed}  {told}\n");
     match first {
         Some([one, other]) => text.push_str(&format!("  one run    {one}\n  the other  {other}\n")),
+        // Where a run gave no report there is nothing to compare.
+        None if digests.contains(&String::new()) => {}
         None => text.push_str("  recorded runs did not part; what differs depends on not recording\n"),
     }
-    text
+    text + &format!("  replay     {replay}\n")
 }
 
 #[expect(clippy::disallowed_methods, reason = "the environment decides about the terminal, not about a plan")]

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use cutwater_io::points::{Kind, Point};
 
 use super::campaign::Campaign;
+use super::folded;
+use crate::capsule::name;
 
 /// How many missing names are shown before the rest is only counted.
 const NAMES_MAX: usize = 40;
@@ -44,7 +46,7 @@ pub(super) fn text(campaign: &Campaign, points: &[Point], whole_matrix: bool, pa
     coverage(&mut text, campaign, points, paint);
     matrix(&mut text, campaign, whole_matrix, paint);
     ending(&mut text, campaign, paint);
-    text
+    folded(&text, 4)
 }
 
 fn scenarios(text: &mut String, campaign: &Campaign, paint: Paint) {
@@ -143,7 +145,7 @@ fn ending(text: &mut String, campaign: &Campaign, paint: Paint) {
     if campaign.run_twice > 0 {
         let _ = writeln!(
             text,
-            "run twice: {} plans, {} with two digests",
+            "run twice: {} plans, {} went two ways",
             campaign.run_twice,
             campaign.divergences.len()
         );
@@ -156,12 +158,14 @@ fn ending(text: &mut String, campaign: &Campaign, paint: Paint) {
     for failure in campaign.failures.values() {
         let report = &failure.first;
         let [oracle, property, ..] = report.verdict.explain();
+        let plans = failure.plans();
         let row = format!(
-            "{} {}: {oracle}: {property}: {} plans, first {}",
+            "{} {}: {oracle}: {property}: {plans} plan{}, first {}{}",
             report.verdict.signature(),
             report.scenario,
-            failure.plans(),
-            if report.named_by_seed { report.seed.to_string() } else { format!("plan {}", report.plan) }
+            if plans == 1 { "" } else { "s" },
+            name(report),
+            if failure.unrepeated { ", which did not fail again" } else { "" }
         );
         let _ = writeln!(text, "{}", paint.bad(&row));
     }

@@ -21,25 +21,36 @@ use crate::html;
 use crate::plan::Plan;
 use crate::verdict::Outcome;
 
-/// The page of a recorded run.
-pub fn html(plan: &Plan, outcome: &Outcome) -> String {
-    let timeline = read::build(plan, outcome);
+/// The script of the page: its parts in the order in which they build on each other.
+const SCRIPT: &str = concat!(
+    include_str!("page/time.js"),
+    include_str!("page/lanes.js"),
+    include_str!("page/parts.js"),
+    include_str!("page/draw.js"),
+    include_str!("page/events.js"),
+    include_str!("page/hands.js"),
+);
+
+/// The page of a recorded run; `again` is what to type to see it again.
+pub fn html(plan: &Plan, outcome: &Outcome, again: &str) -> String {
+    let mut timeline = read::build(plan, outcome);
+    timeline.head.again = again.into();
     let title = format!("{}:{} {}", timeline.head.scenario, timeline.head.seed, timeline.head.verdict);
     // The data go in last: what they contain is not looked at again.
-    include_str!("page.html")
+    include_str!("page/page.html")
         .replace("{{title}}", &html::escape(&title))
-        .replace("{{style}}", &format!("{}{}", html::THEME, include_str!("page.css")))
-        .replace("{{script}}", include_str!("page.js"))
+        .replace("{{style}}", &format!("{}{}", html::THEME, include_str!("page/page.css")))
+        .replace("{{script}}", SCRIPT)
         .replace("{{data}}", &html::embed(&timeline))
 }
 
-/// Writes the page of a recorded run.
+/// Writes the page of a recorded run, see [`html`].
 ///
 /// # Errors
 /// If the file cannot be written.
 #[expect(clippy::disallowed_methods, reason = "a page is written to the real disk")]
-pub fn write_html(plan: &Plan, outcome: &Outcome, path: &Path) -> io::Result<()> {
-    std::fs::write(path, html(plan, outcome))
+pub fn write_html(plan: &Plan, outcome: &Outcome, again: &str, path: &Path) -> io::Result<()> {
+    std::fs::write(path, html(plan, outcome, again))
 }
 
 /// A recorded run in the format that ui.perfetto.dev opens.

@@ -41,7 +41,8 @@ pub(super) struct Head {
     pub(super) faults: usize,
     pub(super) plan: String,
     pub(super) digest: String,
-    pub(super) replay: String,
+    /// What to type to see it again; empty where nobody can type.
+    pub(super) again: String,
 }
 
 /// A moment, and its event.

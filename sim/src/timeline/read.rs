@@ -9,7 +9,6 @@ use super::model::{
     Disk, Fault, Head, Lane, LaneKind, Life, Loss, Message, Moment, Op, Phase, Request, Timeline,
 };
 use super::thin::{self, Thinned};
-use crate::cli::lines_to_copy;
 use crate::plan::Plan;
 use crate::verdict::Outcome;
 
@@ -54,7 +53,7 @@ fn head(plan: &Plan, outcome: &Outcome) -> Head {
         faults: plan.faults.len(),
         plan: report.plan.clone(),
         digest: report.digest.clone(),
-        replay: lines_to_copy(&report.scenario, report.seed).0,
+        again: String::new(),
     }
 }
 
