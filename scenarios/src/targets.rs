@@ -23,7 +23,7 @@ use cutwater_engine::store::table::format::{
     Checksum, FOOTER_BYTES, Footer, Handle, append_trailer, check_trailer,
 };
 use cutwater_engine::store::table::properties::Properties;
-use cutwater_engine::store::table::{Table, TableBuilder, TableIter};
+use cutwater_engine::store::table::{Compression, Table, TableBuilder, TableIter};
 use cutwater_engine::store::{Options, version};
 use cutwater_engine::stream::record::Decoder;
 use cutwater_engine::stream::sink::decode_output;
@@ -157,7 +157,7 @@ fn table(bytes: &[u8]) {
         let _ = check_trailer(bytes, checksum);
     }
     let mut sealed = bytes.to_vec();
-    append_trailer(&mut sealed, 0);
+    append_trailer(&mut sealed, 0, Compression::None);
     assert_eq!(check_trailer(&sealed, Checksum::Crc32c), Ok(bytes.len()));
     let candidates = vec![bytes.to_vec(), with_footer(bytes), changed(bytes)];
     simulate(async move {
@@ -181,7 +181,7 @@ fn table(bytes: &[u8]) {
 fn with_footer(bytes: &[u8]) -> Vec<u8> {
     let handle = Handle { offset_bytes: 0, len_bytes: bytes.len() as u64 };
     let mut file = bytes.to_vec();
-    append_trailer(&mut file, 0);
+    append_trailer(&mut file, 0, Compression::None);
     Footer::encode(handle, handle, &mut file);
     file
 }
@@ -189,7 +189,7 @@ fn with_footer(bytes: &[u8]) -> Vec<u8> {
 /// A right table, changed where `bytes` say: two of them for the place, one for the change.
 fn changed(bytes: &[u8]) -> Vec<u8> {
     let options = Options { block_bytes: 64, ..Options::default() };
-    let mut builder = TableBuilder::new(&options, 1, "store");
+    let mut builder = TableBuilder::new(&options, 0, 1, "store");
     for i in 0..20u64 {
         let key = Bytes::from(format!("key{i:02}"));
         builder.add(&key, Tag::new(MAX_SEQUENCE - i, ValueKind::Value), b"a value of some bytes");

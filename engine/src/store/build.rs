@@ -25,6 +25,8 @@ const BYTES_PER_CPU_MS: u64 = 256 << 10;
 /// Tables being written, by whom, and how.
 pub(crate) struct Build<'a, F> {
     pub(crate) site: &'a Site,
+    /// Where the tables are to be.
+    pub(crate) level: usize,
     /// Gives the number of the next file.
     pub(crate) allocate: F,
     /// Begin another table at the next key once one is this large. Bytes.
@@ -44,8 +46,14 @@ struct Output {
 }
 
 impl<'a, F: FnMut() -> u64> Build<'a, F> {
+    /// Of level 0.
     pub(crate) fn new(site: &'a Site, allocate: F, split_bytes: u64) -> Self {
-        Build { site, allocate, split_bytes, created: Vec::new() }
+        Build { site, level: 0, allocate, split_bytes, created: Vec::new() }
+    }
+
+    /// Of another level.
+    pub(crate) fn of_level(self, level: usize) -> Self {
+        Build { level, ..self }
     }
 
     /// Writes what `retention` keeps of the entries. The tables are durable, their names are not.
@@ -88,7 +96,7 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         let path = FileKind::Table(number).path(&self.site.dir);
         self.created.push(number);
         let file = File::create_new(&path).await.during("create", &path)?;
-        let builder = TableBuilder::new(&self.site.options, number, &self.site.identity);
+        let builder = TableBuilder::new(&self.site.options, self.level, number, &self.site.identity);
         Ok(Output { number, path, file, offset_bytes: 0, crc32c: 0, builder })
     }
 
@@ -120,7 +128,7 @@ impl Output {
 
     async fn finish(mut self) -> Result<FileMeta, Error> {
         self.write_pending().await?;
-        let fresh = TableBuilder::new(&super::Options::default(), 0, "");
+        let fresh = TableBuilder::new(&super::Options::default(), 0, 0, "");
         let (stats, end) = std::mem::replace(&mut self.builder, fresh).finish();
         self.write(&end).await?;
         self.file.sync_data().await.during("sync", &self.path)?;

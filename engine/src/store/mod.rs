@@ -13,8 +13,8 @@
 //!   says what failed, until the store is opened again and has found out what is really there.
 //! - Bytes are checked whenever they are read. Damage is an error that names file and offset.
 //!
-//! Not here yet: column families, blob files, merge operands, range tombstones, compression, a block cache. Their marks in
-//! the formats are known, and are refused by name.
+//! Not here yet: column families, blob files, merge operands, range tombstones, a block cache. The marks of the others in the
+//! formats are known, and are refused by name.
 
 pub mod batch;
 mod build;
@@ -50,3 +50,4 @@ pub use error::Error;
 pub use iter::{Entry, Iter};
 pub use options::{Options, WriteOptions};
 pub use snapshot::Snapshot;
+pub use table::Compression;

@@ -26,7 +26,8 @@ pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), E
     } else {
         sometimes!(points::COMPACTED, true);
         let mut build =
-            Build::new(&shared.site, || shared.allocate_number(), shared.site.options.target_file_bytes);
+            Build::new(&shared.site, || shared.allocate_number(), shared.site.options.target_file_bytes)
+                .of_level(level + 1);
         match write_outputs(shared, compaction, &mut build).await {
             Ok(outputs) => outputs,
             Err(e) => {

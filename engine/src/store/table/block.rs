@@ -61,11 +61,6 @@ impl BlockBuilder {
         self.out.len() + 4 * self.restarts.len() + 4
     }
 
-    /// The key added last.
-    pub fn last_key(&self) -> &[u8] {
-        &self.last_key
-    }
-
     /// Appends the block to `file` and begins a new one.
     pub fn finish(&mut self, file: &mut Vec<u8>) {
         file.append(&mut self.out);

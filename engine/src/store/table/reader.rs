@@ -15,9 +15,10 @@ use cutwater_io::fs::File;
 use cutwater_io::sometimes;
 
 use super::block::{Block, BlockIter};
+use super::compression::Compression;
 use super::filter::{FILTER_NAME, Filter};
 use super::format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, check_trailer};
-use super::properties::{PROPERTIES_NAME, Properties, RANGE_DELETIONS_NAME};
+use super::properties::{DICTIONARY_NAME, PROPERTIES_NAME, Properties, RANGE_DELETIONS_NAME};
 use crate::store::coding::{Cursor, Malformed, unzigzag};
 use crate::store::error::{Error, IoContext};
 use crate::store::iter::Entry;
@@ -104,6 +105,7 @@ impl Table {
                     has_properties = true;
                 }
                 FILTER_NAME => self.filter = Filter::new(self.read(handle).await?),
+                DICTIONARY_NAME => return Err(Error::unsupported(&self.path, "a compression dictionary")),
                 RANGE_DELETIONS_NAME => return Err(Error::unsupported(&self.path, "range tombstones")),
                 _ => {}
             }
@@ -169,7 +171,12 @@ impl Table {
         let checked = check_trailer(&bytes, self.footer.checksum);
         sometimes!(points::BLOCK_REFUSED, checked.is_err());
         let len = self.check(handle, checked)?;
+        let compression =
+            Compression::from_u8(bytes[len]).map_err(|what| Error::unsupported(&self.path, what))?;
         bytes.truncate(len);
+        if compression != Compression::None {
+            bytes = self.check(handle, compression.decompress(&bytes))?;
+        }
         Ok(bytes.into())
     }
 
