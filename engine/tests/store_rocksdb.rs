@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use cutwater_engine::store::{Options, Store, WriteOptions};
+use cutwater_engine::store::{Compression, Options, Store, WriteOptions};
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 
@@ -64,6 +64,15 @@ fn judge(dir: &Path, model: &BTreeMap<String, String>) {
     let expected = tables.lines().filter(|l| l.starts_with("Process ")).count();
     assert!(count > 0 && count == expected && !tables.to_lowercase().contains("corrupt"), "{tables}");
     assert_eq!(scan(dir).unwrap(), *model);
+}
+
+async fn content(store: &Store) -> BTreeMap<String, String> {
+    let mut iter = store.iter(.., None);
+    let mut found = BTreeMap::new();
+    while let Some((k, v)) = iter.next().await.unwrap() {
+        found.insert(String::from_utf8(k).unwrap(), String::from_utf8(v).unwrap());
+    }
+    found
 }
 
 async fn fill(store: &Store, model: &mut BTreeMap<String, String>, from: u32, to: u32) {
@@ -129,15 +138,90 @@ fn rocksdb_goes_on_where_we_stopped_and_we_where_it_did() {
         assert!(!compacted.contains("Failed"), "{compacted}");
         let store = Store::open(&path, options()).await.unwrap();
         store.verify().await.unwrap();
-        let mut iter = store.iter(.., None);
-        let mut found = BTreeMap::new();
-        while let Some((k, v)) = iter.next().await.unwrap() {
-            found.insert(String::from_utf8(k).unwrap(), String::from_utf8(v).unwrap());
-        }
-        assert_eq!(found, model);
+        assert_eq!(content(&store).await, model);
         fill(&store, &mut model, 700, 900).await;
         store.compact_all().await.unwrap();
         store.close().await.unwrap();
         judge(&path, &model);
+    });
+}
+
+#[test]
+fn rocksdb_reads_what_we_compress() {
+    let (none, snappy, lz4) = (Compression::None, Compression::Snappy, Compression::Lz4);
+    for (per_level, name) in [(vec![snappy], "Snappy"), (vec![lz4], "LZ4"), (vec![none, snappy, lz4], "LZ4")]
+    {
+        block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("db");
+            let mut model = BTreeMap::new();
+            let options = Options { compression_per_level: per_level, ..options() };
+            let store = Store::open(&path, options.clone()).await.unwrap();
+            fill(&store, &mut model, 0, 2000).await;
+            store.close().await.unwrap();
+            judge(&path, &model);
+            let store = Store::open(&path, options).await.unwrap();
+            store.compact_all().await.unwrap();
+            store.verify().await.unwrap();
+            assert_eq!(content(&store).await, model);
+            store.close().await.unwrap();
+            judge(&path, &model);
+            let file = format!("--file={}", path.display());
+            let Some(tables) = tool("sst_dump", &[&file, "--show_properties"]) else { return };
+            assert!(tables.contains(&format!("SST file compression algo: {name}")), "{tables}");
+        });
+    }
+}
+
+/// A directory that `ldb` made with a compression, and what is in it. Nothing if there is no `ldb`.
+fn made_by_rocksdb(dir: &Path, compression: &str) -> Option<BTreeMap<String, String>> {
+    let pair = |i: u32| (format!("key{i:05}"), format!("value-{i}-{}", "abcdefgh".repeat((i % 30) as usize)));
+    let model: BTreeMap<String, String> = (0..1200).map(pair).collect();
+    let (db, compression) = (db_arg(dir), format!("--compression_type={compression}"));
+    let mut args = vec![&db[..], "--create_if_missing", &compression, "batchput"];
+    args.extend(model.iter().flat_map(|(k, v)| [&k[..], &v[..]]));
+    let written = tool("ldb", &args)?;
+    assert!(written.contains("OK"), "{written}");
+    let compacted = tool("ldb", &[&db, &compression, "compact"])?;
+    assert!(!compacted.contains("Failed"), "{compacted}");
+    Some(model)
+}
+
+#[test]
+fn we_read_what_rocksdb_compresses() {
+    for compression in ["snappy", "lz4", "lz4hc", "zstd"] {
+        block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("db");
+            let Some(mut model) = made_by_rocksdb(&path, compression) else { return };
+            let store = Store::open(&path, options()).await.unwrap();
+            store.verify().await.unwrap();
+            let plain_bytes: usize = model.iter().map(|(k, v)| k.len() + v.len()).sum();
+            let (tables, table_bytes) =
+                store.levels().into_iter().fold((0, 0), |a, l| (a.0 + l.0, a.1 + l.1));
+            assert!(tables > 0 && table_bytes < plain_bytes as u64 / 2, "{compression}: {table_bytes} bytes");
+            assert_eq!(content(&store).await, model);
+            assert_eq!(store.get(b"key01199").await.unwrap().unwrap(), model["key01199"].as_bytes());
+            fill(&store, &mut model, 0, 300).await;
+            store.compact_all().await.unwrap();
+            store.close().await.unwrap();
+            judge(&path, &model);
+        });
+    }
+}
+
+#[test]
+fn what_rocksdb_compresses_otherwise_is_refused_by_name() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        if made_by_rocksdb(&path, "zlib").is_none() {
+            return;
+        }
+        let refused = Store::open(&path, options()).await.unwrap_err().to_string();
+        assert!(
+            refused.ends_with(".sst uses an unsupported feature: a block compressed with zlib"),
+            "{refused}"
+        );
     });
 }

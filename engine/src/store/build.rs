@@ -11,7 +11,7 @@ use cutwater_io::{task, time};
 
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
-use super::iter::Merge;
+use super::merge::Merge;
 use super::retention::Retention;
 use super::shared::Site;
 use super::table::TableBuilder;
@@ -25,6 +25,8 @@ const BYTES_PER_CPU_MS: u64 = 256 << 10;
 /// Tables being written, by whom, and how.
 pub(crate) struct Build<'a, F> {
     pub(crate) site: &'a Site,
+    /// Where the tables are to be.
+    pub(crate) level: usize,
     /// Gives the number of the next file.
     pub(crate) allocate: F,
     /// Begin another table at the next key once one is this large. Bytes.
@@ -44,8 +46,14 @@ struct Output {
 }
 
 impl<'a, F: FnMut() -> u64> Build<'a, F> {
+    /// Of level 0.
     pub(crate) fn new(site: &'a Site, allocate: F, split_bytes: u64) -> Self {
-        Build { site, allocate, split_bytes, created: Vec::new() }
+        Build { site, level: 0, allocate, split_bytes, created: Vec::new() }
+    }
+
+    /// Of another level.
+    pub(crate) fn of_level(self, level: usize) -> Self {
+        Build { level, ..self }
     }
 
     /// Writes what `retention` keeps of the entries. The tables are durable, their names are not.
@@ -56,14 +64,15 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
     ) -> Result<Vec<FileMeta>, Error> {
         let mut files = Vec::new();
         let mut output: Option<Output> = None;
-        let mut last_key = bytes::Bytes::new();
-        while let Some(entry) = merge.next().await? {
+        let mut last_key = Vec::new();
+        while let Some(entry) = merge.entry() {
             if !retention.keeps(&entry) {
+                merge.advance().await?;
                 continue;
             }
             // All entries of a key stay in one table.
             let is_full =
-                |o: &Output| o.builder.len_bytes() >= self.split_bytes && entry.user_key != last_key;
+                |o: &Output| o.builder.len_bytes() >= self.split_bytes && *entry.user_key != last_key[..];
             if let Some(full) = output.take_if(|o| is_full(o)) {
                 files.push(full.finish().await?);
             }
@@ -71,11 +80,13 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
                 Some(open) => open,
                 None => output.insert(self.begin().await?),
             };
-            open.builder.add(&entry.user_key, entry.tag, &entry.value);
-            last_key = entry.user_key;
+            open.builder.add(entry.user_key, entry.tag, entry.value);
+            last_key.clear();
+            last_key.extend_from_slice(entry.user_key);
             if open.builder.pending_bytes() >= WRITE_BYTES {
                 open.write_pending().await?;
             }
+            merge.advance().await?;
         }
         if let Some(last) = output {
             files.push(last.finish().await?);
@@ -88,7 +99,7 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         let path = FileKind::Table(number).path(&self.site.dir);
         self.created.push(number);
         let file = File::create_new(&path).await.during("create", &path)?;
-        let builder = TableBuilder::new(&self.site.options, number, &self.site.identity);
+        let builder = TableBuilder::new(&self.site.options, self.level, number, &self.site.identity);
         Ok(Output { number, path, file, offset_bytes: 0, crc32c: 0, builder })
     }
 
@@ -120,7 +131,7 @@ impl Output {
 
     async fn finish(mut self) -> Result<FileMeta, Error> {
         self.write_pending().await?;
-        let fresh = TableBuilder::new(&super::Options::default(), 0, "");
+        let fresh = TableBuilder::new(&super::Options::default(), 0, 0, "");
         let (stats, end) = std::mem::replace(&mut self.builder, fresh).finish();
         self.write(&end).await?;
         self.file.sync_data().await.during("sync", &self.path)?;

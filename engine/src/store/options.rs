@@ -1,6 +1,7 @@
 //! How a store is to behave. The defaults are those of RocksDB; a simulation uses tiny values, and those must work too.
 
 use super::error::Error;
+use super::table::Compression;
 
 /// Options of a store. Checked when it is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +12,10 @@ pub struct Options {
     pub max_immutable_memtables: usize,
     /// A data block of a table is closed when it is this large. Bytes.
     pub block_bytes: usize,
+    /// How the blocks of new tables are compressed. Tables are read whatever theirs is.
+    pub compression: Compression,
+    /// If there are any, instead of `compression`: for each level, the last for all deeper ones.
+    pub compression_per_level: Vec<Compression>,
     /// A compaction closes an output table when it is this large. Bytes.
     pub target_file_bytes: u64,
     /// What level 1 may hold before it is compacted into level 2. Bytes.
@@ -25,6 +30,8 @@ pub struct Options {
     pub max_manifest_bytes: u64,
     /// Bits of the bloom filter per key; 0 for no filter.
     pub bloom_bits_per_key: u32,
+    /// What blocks of tables may take in memory once they were read; 0 for none. Bytes.
+    pub block_cache_bytes: u64,
     /// Create the store if there is none.
     pub create_if_missing: bool,
     /// Read the footer and the index of every table when the store is opened (their presence and length is always checked).
@@ -39,6 +46,8 @@ impl Default for Options {
             write_buffer_bytes: 64 << 20,
             max_immutable_memtables: 2,
             block_bytes: 4096,
+            compression: Compression::None,
+            compression_per_level: Vec::new(),
             target_file_bytes: 64 << 20,
             max_bytes_for_level_base: 256 << 20,
             level_multiplier: 10,
@@ -46,6 +55,7 @@ impl Default for Options {
             level0_stop_writes_trigger: 36,
             max_manifest_bytes: 1 << 30,
             bloom_bits_per_key: 10,
+            block_cache_bytes: 32 << 20,
             create_if_missing: true,
             paranoid_checks: true,
             num_levels: 7,
@@ -54,6 +64,8 @@ impl Default for Options {
 }
 
 impl Options {
+    const NO_ZSTD: &str = "ZSTD is read and not written";
+
     /// Refuses what cannot work, by the name of the option.
     ///
     /// # Errors
@@ -63,6 +75,12 @@ impl Options {
             ("write_buffer_bytes", self.write_buffer_bytes >= 64, "must be at least 64"),
             ("max_immutable_memtables", self.max_immutable_memtables >= 1, "must be at least 1"),
             ("block_bytes", (16..=1 << 28).contains(&self.block_bytes), "must be 16 to 2^28"),
+            ("compression", self.compression.is_written(), Self::NO_ZSTD),
+            (
+                "compression_per_level",
+                self.compression_per_level.iter().all(|compression| compression.is_written()),
+                Self::NO_ZSTD,
+            ),
             ("target_file_bytes", self.target_file_bytes >= 64, "must be at least 64"),
             ("max_bytes_for_level_base", self.max_bytes_for_level_base >= 64, "must be at least 64"),
             ("level_multiplier", (2..=1000).contains(&self.level_multiplier), "must be 2 to 1000"),
@@ -80,6 +98,12 @@ impl Options {
             Some((option, _, reason)) => Err(Error::InvalidOption { option, reason: reason.to_owned() }),
             None => Ok(()),
         }
+    }
+
+    /// How the tables of a level are compressed.
+    pub(crate) fn compression_of(&self, level: usize) -> Compression {
+        let deepest = self.compression_per_level.len().saturating_sub(1);
+        self.compression_per_level.get(level.min(deepest)).copied().unwrap_or(self.compression)
     }
 
     /// What `level` (from 1) may hold before it must be compacted, in bytes.
@@ -113,6 +137,18 @@ mod tests {
                 .to_string()
                 .starts_with("option level0_stop_writes_trigger: must be above")
         );
+    }
+
+    #[test]
+    fn each_level_has_its_compression_and_zstd_is_refused() {
+        let (none, lz4) = (Compression::None, Compression::Lz4);
+        let options = Options { compression: lz4, ..Options::default() };
+        assert_eq!((options.compression_of(0), options.compression_of(6)), (lz4, lz4));
+        let options = Options { compression_per_level: vec![none, none, lz4], ..options };
+        assert_eq!([1, 2, 6].map(|level| options.compression_of(level)), [none, lz4, lz4]);
+        let options = Options { compression_per_level: vec![none, Compression::Zstd], ..options };
+        let refused = options.validate().unwrap_err().to_string();
+        assert_eq!(refused, "option compression_per_level: ZSTD is read and not written");
     }
 
     #[test]

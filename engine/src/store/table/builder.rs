@@ -1,12 +1,11 @@
 //! Encodes a table. It does no I/O: the caller writes what [`TableBuilder::take_output`] gives, in order.
 
-use bytes::Bytes;
-
 use super::block::BlockBuilder;
+use super::compression::Compression;
 use super::filter;
 use super::format::{Footer, Handle, append_trailer};
 use super::properties::{self, Counts, PROPERTIES_NAME};
-use crate::store::key::{InternalKey, Tag, ValueKind, append, compare};
+use crate::store::key::{InternalKey, Tag, ValueKind, append, compare, split};
 use crate::store::options::Options;
 
 const DATA_RESTART_INTERVAL: usize = 16;
@@ -40,15 +39,17 @@ pub struct TableBuilder {
     hashes: Vec<u64>,
     counts: Counts,
     smallest: Option<InternalKey>,
-    largest: Option<InternalKey>,
+    /// The internal key added last; empty before the first.
+    last_key: Vec<u8>,
     smallest_sequence: u64,
     largest_sequence: u64,
-    scratch: Vec<u8>,
 }
 
 impl TableBuilder {
-    /// For the table `file_number` of the store `store_identity`.
-    pub fn new(options: &Options, file_number: u64, store_identity: &str) -> Self {
+    /// For the table `file_number` of the store `store_identity`, which is to be of `level`.
+    pub fn new(options: &Options, level: usize, file_number: u64, store_identity: &str) -> Self {
+        let compression = options.compression_of(level);
+        let store_identity = store_identity.to_owned();
         TableBuilder {
             block_bytes: options.block_bytes,
             bloom_bits_per_key: options.bloom_bits_per_key,
@@ -57,12 +58,11 @@ impl TableBuilder {
             data: BlockBuilder::new(DATA_RESTART_INTERVAL),
             index: BlockBuilder::new(1),
             hashes: Vec::new(),
-            counts: Counts { file_number, store_identity: store_identity.to_owned(), ..Counts::default() },
+            counts: Counts { compression, file_number, store_identity, ..Counts::default() },
             smallest: None,
-            largest: None,
+            last_key: Vec::new(),
             smallest_sequence: u64::MAX,
             largest_sequence: 0,
-            scratch: Vec::new(),
         }
     }
 
@@ -70,25 +70,22 @@ impl TableBuilder {
     ///
     /// # Panics
     /// If it does not come after the previous one.
-    pub fn add(&mut self, user_key: &Bytes, tag: Tag, value: &[u8]) {
-        if let Some(last) = &self.largest {
-            let order = compare(&last.user_key, last.tag, user_key, tag);
-            assert!(order.is_lt(), "entries of a table must ascend");
+    pub fn add(&mut self, user_key: &[u8], tag: Tag, value: &[u8]) {
+        let last = split(&self.last_key);
+        if let Some((last_key, last_tag)) = last {
+            assert!(compare(last_key, last_tag, user_key, tag).is_lt(), "entries of a table must ascend");
         }
-        if self.bloom_bits_per_key > 0 && self.largest.as_ref().is_none_or(|last| last.user_key != *user_key)
-        {
+        if self.bloom_bits_per_key > 0 && last.is_none_or(|(last_key, _)| last_key != user_key) {
             self.hashes.push(filter::hash(user_key));
         }
-        self.scratch.clear();
-        append(&mut self.scratch, user_key, tag);
-        self.data.add(&self.scratch, value);
-        let key = InternalKey { user_key: user_key.clone(), tag };
-        self.smallest.get_or_insert_with(|| key.clone());
-        self.largest = Some(key);
+        self.last_key.clear();
+        append(&mut self.last_key, user_key, tag);
+        self.data.add(&self.last_key, value);
+        self.smallest.get_or_insert_with(|| InternalKey { user_key: user_key.to_vec().into(), tag });
         self.smallest_sequence = self.smallest_sequence.min(tag.sequence());
         self.largest_sequence = self.largest_sequence.max(tag.sequence());
         self.counts.entries += 1;
-        self.counts.raw_key_bytes += self.scratch.len() as u64;
+        self.counts.raw_key_bytes += self.last_key.len() as u64;
         self.counts.raw_value_bytes += value.len() as u64;
         let is_tombstone = matches!(tag.kind(), Some(ValueKind::Deletion | ValueKind::SingleDeletion));
         self.counts.deletions += u64::from(is_tombstone);
@@ -130,20 +127,26 @@ impl TableBuilder {
         if self.bloom_bits_per_key > 0 {
             let filter = filter::build(&self.hashes, self.bloom_bits_per_key);
             self.counts.filter_bytes = filter.len() as u64;
-            let handle = self.append_block(|out| out.extend_from_slice(&filter));
+            let start = self.out.len();
+            self.out.extend_from_slice(&filter);
+            let handle = self.seal_block(start, Compression::None);
             meta.add(filter::FILTER_NAME, &encoded(handle));
         }
-        let mut index = self.index.clone();
-        let index_handle = self.append_block(|out| index.finish(out));
+        let start = self.out.len();
+        self.index.finish(&mut self.out);
+        let index_handle = self.seal_block(start, self.counts.compression);
         self.counts.index_bytes = index_handle.len_bytes + super::format::TRAILER_BYTES as u64;
-        let counts = self.counts.clone();
-        let handle = self.append_block(|out| properties::build(&counts, out));
+        let start = self.out.len();
+        properties::build(&self.counts, &mut self.out);
+        let handle = self.seal_block(start, Compression::None);
         meta.add(PROPERTIES_NAME, &encoded(handle));
-        let meta_handle = self.append_block(|out| meta.finish(out));
+        let start = self.out.len();
+        meta.finish(&mut self.out);
+        let meta_handle = self.seal_block(start, Compression::None);
         Footer::encode(meta_handle, index_handle, &mut self.out);
         let stats = TableStats {
             smallest: self.smallest.clone().expect("there are entries"),
-            largest: self.largest.clone().expect("there are entries"),
+            largest: InternalKey::decode(&self.last_key).expect("there are entries"),
             smallest_sequence: self.smallest_sequence,
             largest_sequence: self.largest_sequence,
             entries: self.counts.entries,
@@ -160,19 +163,24 @@ impl TableBuilder {
         if self.data.is_empty() {
             return;
         }
-        let last_key = self.data.last_key().to_vec();
-        let mut data = std::mem::replace(&mut self.data, BlockBuilder::new(DATA_RESTART_INTERVAL));
-        let handle = self.append_block(|out| data.finish(out));
-        self.index.add(&last_key, &encoded(handle));
+        let start = self.out.len();
+        self.data.finish(&mut self.out);
+        let handle = self.seal_block(start, self.counts.compression);
+        self.index.add(&self.last_key, &encoded(handle));
         self.counts.data_blocks += 1;
     }
 
-    fn append_block(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> Handle {
-        let offset_bytes = self.position();
-        let start = self.out.len();
-        encode(&mut self.out);
+    /// Compresses the block that begins at `start`, if that is worth it, and ends it with its trailer.
+    fn seal_block(&mut self, start: usize, compression: Compression) -> Handle {
+        let offset_bytes = self.taken_bytes + start as u64;
+        let compressed = compression.compress(&self.out[start..]);
+        let compression = if compressed.is_some() { compression } else { Compression::None };
+        if let Some(block) = compressed {
+            self.out.truncate(start);
+            self.out.extend_from_slice(&block);
+        }
         let len_bytes = (self.out.len() - start) as u64;
-        append_trailer(&mut self.out, start);
+        append_trailer(&mut self.out, start, compression);
         Handle { offset_bytes, len_bytes }
     }
 }

@@ -1,5 +1,6 @@
 //! Handles, block trailers and the footer (7.8.3 `table/format.cc`).
 
+use super::compression::Compression;
 use crate::store::coding::{Cursor, Malformed, mask_crc, put_fixed32, put_fixed64, put_varint};
 
 /// Compression type and checksum after each block. Bytes.
@@ -120,10 +121,10 @@ impl Footer {
     }
 }
 
-/// Checks a block that was read with its trailer, and returns its length without.
+/// Checks a block that was read with its trailer, and returns its length without. The byte there names its compression.
 ///
 /// # Errors
-/// If the checksum does not match, or the block is compressed.
+/// If the checksum does not match.
 pub fn check_trailer(block: &[u8], checksum: Checksum) -> Result<usize, Malformed> {
     let len = block
         .len()
@@ -134,19 +135,13 @@ pub fn check_trailer(block: &[u8], checksum: Checksum) -> Result<usize, Malforme
     if checksum.of(content, trailer[0]) != stored {
         return Err(Malformed { offset_bytes: 0, what: "a block's checksum does not match" });
     }
-    if trailer[0] != 0 {
-        return Err(Malformed {
-            offset_bytes: len as u64,
-            what: "a compressed block, which is not supported",
-        });
-    }
     Ok(len)
 }
 
 /// Appends a block's trailer to the block that begins at `start`.
-pub fn append_trailer(out: &mut Vec<u8>, start: usize) {
-    let checksum = Checksum::Crc32c.of(&out[start..], 0);
-    out.push(0);
+pub fn append_trailer(out: &mut Vec<u8>, start: usize, compression: Compression) {
+    let checksum = Checksum::Crc32c.of(&out[start..], compression.to_u8());
+    out.push(compression.to_u8());
     put_fixed32(out, checksum);
 }
 
@@ -179,7 +174,7 @@ mod tests {
         #[test]
         fn a_changed_byte_of_a_block_is_noticed(content: Vec<u8>, at: prop::sample::Index, xor in 1u8..) {
             let mut block = content;
-            append_trailer(&mut block, 0);
+            append_trailer(&mut block, 0, Compression::Lz4);
             prop_assert_eq!(check_trailer(&block, Checksum::Crc32c), Ok(block.len() - TRAILER_BYTES));
             let at = at.index(block.len());
             block[at] ^= xor;

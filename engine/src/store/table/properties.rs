@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::block::{Block, BlockBuilder};
+use super::compression::Compression;
 use crate::store::coding::{Cursor, Malformed, put_varint};
 
 /// Name of the meta block.
 pub const PROPERTIES_NAME: &[u8] = b"rocksdb.properties";
+/// Name of the meta block with which other blocks must be decompressed.
+pub const DICTIONARY_NAME: &[u8] = b"rocksdb.compression_dict";
 /// Name of the meta block of range tombstones.
 pub const RANGE_DELETIONS_NAME: &[u8] = b"rocksdb.range_del";
 
@@ -36,6 +39,8 @@ pub struct Counts {
     pub raw_key_bytes: u64,
     /// Length of all values. Bytes.
     pub raw_value_bytes: u64,
+    /// Of data blocks and of the index, where it is worth it.
+    pub compression: Compression,
     /// The number of the file.
     pub file_number: u64,
     /// The uuid of the store.
@@ -56,7 +61,7 @@ pub fn build(counts: &Counts, out: &mut Vec<u8>) {
         ("rocksdb.column.family.id", varint(0)),
         ("rocksdb.column.family.name", b"default".to_vec()),
         (COMPARATOR, b"leveldb.BytewiseComparator".to_vec()),
-        ("rocksdb.compression", b"NoCompression".to_vec()),
+        ("rocksdb.compression", counts.compression.name().into()),
         ("rocksdb.creating.db.identity", counts.store_identity.clone().into_bytes()),
         ("rocksdb.creation.time", varint(0)),
         ("rocksdb.data.size", varint(counts.data_bytes)),
