@@ -1,4 +1,4 @@
-//! A system of your own under test, in about a hundred lines: a file that is replaced as a whole.
+//! A system of your own under test, with its scenario, in 170 lines: a file that is replaced as a whole.
 //!
 //! ```text
 //! cargo run -p cutwater-sim --example settings                             # sweeps

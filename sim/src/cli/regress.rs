@@ -30,7 +30,7 @@ fn add(registry: &Registry<'_>, capsule: &Path, story: &str, to: &Path) -> Resul
     let story = story.trim().to_string();
     if !story.contains(char::is_alphanumeric) {
         return Err(Usage(format!(
-            "--story {story:?}: what happened, what was lost, why it cannot any more"
+            "--story {story:?}: say what happened, what was lost, and why it cannot any more"
         )));
     }
     let failed = read_report(capsule)
