@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cutwater_io::sim::disk::{Bite, Config, DamageKind, Damaged, Disk, Fd, OpId, OpenMode, Personality};
 use cutwater_io::sim::{Damage, Key, Survivors};
+use proptest::prelude::*;
 
 const A: [u8; 512] = [b'a'; 512];
 const B: [u8; 512] = [b'b'; 512];
@@ -433,4 +434,59 @@ fn images_are_told_apart_by_their_damage() {
     assert_ne!(disk.seen_hash(), hash);
     disk.lift_damage();
     assert_eq!(disk.seen_hash(), disk.volatile().hash());
+}
+
+proptest! {
+    /// Whoever gets something wrong was served damage, whoever gets what is right was not; and a fault that did not bite is
+    /// not told.
+    #[test]
+    fn the_ledger_says_who_was_served(
+        seed: u64,
+        personality in prop::sample::select(Personality::ALL),
+        steps in prop::collection::vec((0u8..12, 0u64..4, any::<u8>()), 1..60),
+    ) {
+        let mut disk = disk_on(personality, seed);
+        let (one, other) = (durable(&mut disk, "/1.log", &[A, B]), durable(&mut disk, "/2.log", &[C, A]));
+        let (mut fds, mut bites) = ([one, other], Vec::new());
+        for (step, sector, byte) in steps {
+            let (file, at) = ((sector % 2) as usize, sector / 2 * 512);
+            let fd = fds[file];
+            let at_read = [Damage::Eio, ROT, Damage::BitFlipOnce, Damage::StaleRead];
+            let at_write = [Damage::LostWrite, Damage::Misdirect, Damage::StaleRead];
+            match step {
+                0 | 1 => drop(disk.write_at(fd, &[byte; 512], at).unwrap()),
+                2 | 3 => sync(&mut disk, fd),
+                4 => drop(disk.damage_at_rest("wal", byte.into(), at_read[file], class_of)),
+                5 => {
+                    disk.power_fail(&Survivors::Each { permille: 500, key: byte.into() }, 0);
+                    fds = ["/1.log", "/2.log"].map(|path| open(&mut disk, path));
+                }
+                6 | 7 => {
+                    let since = disk.log().next_id();
+                    disk.write_at(fd, &[byte; 512], at).unwrap();
+                    disk.damage_write(fd, since, at_write[usize::from(byte) % 3], "wal", class_of);
+                }
+                8 | 9 => drop(disk.damage_read(fd, at, 512, at_read[usize::from(byte) % 4], "wal")),
+                _ => {}
+            }
+            let right = disk.listing()[["/1.log", "/2.log"][file]].bytes();
+            let served = |disk: &Disk| disk.ledger().map(|damaged| damaged.served).sum::<u64>();
+            let before = (served(&disk), disk.damage_served());
+            let mut buf = [0; 512];
+            let read = disk.read_at(fds[file], &mut buf, at);
+            let is_right = read.is_ok_and(|n| buf[..n] == right[at as usize..][..n]);
+            prop_assert_eq!(served(&disk) > before.0, !is_right);
+            prop_assert_eq!(disk.damage_served() > before.1, !is_right);
+            bites.extend(disk.take_bites());
+        }
+        let told = |is: fn(&Bite) -> bool| bites.iter().filter(|bite| is(bite)).count();
+        let faults = |is: fn(&Damaged) -> bool| {
+            let second = |d: &Damaged| d.kind == DamageKind::MisdirectedTo;
+            let pairs = disk.ledger().collect::<Vec<_>>();
+            let of_both = pairs.windows(2).filter(|pair| second(pair[1]) && is(pair[0]) && is(pair[1])).count();
+            pairs.iter().filter(|damaged| is(damaged)).count() - of_both
+        };
+        prop_assert_eq!(told(|bite| matches!(bite, Bite::Laid(_))), faults(|damaged| damaged.laid));
+        prop_assert_eq!(told(|bite| matches!(bite, Bite::Served(_))), faults(|damaged| damaged.served > 0));
+    }
 }

@@ -345,14 +345,16 @@ impl Defects {
         let right = bytes.to_vec();
         let (mut fails, mut causes) = (false, Vec::new());
         for Defect { effect, life, entry } in layers {
-            match effect {
-                Effect::Flip { .. } if fails => continue,
-                // For one read there is nothing of what lies below.
-                Effect::Content(_) if *life != Life::Lasting => causes.clear(),
-                _ => {}
+            if fails && matches!(effect, Effect::Flip { .. }) {
+                continue;
             }
+            let changes = effect.spoil(from, bytes) || fails;
             fails = matches!(effect, Effect::Eio);
-            if effect.spoil(from, bytes) || checksums {
+            if changes && *life != Life::Lasting && matches!(effect, Effect::Content(_)) {
+                // For one read there is nothing of what lies below.
+                causes.clear();
+            }
+            if changes || checksums {
                 causes.push(*entry);
             }
         }
