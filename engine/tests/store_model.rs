@@ -1,11 +1,12 @@
 //! The store against a `BTreeMap`: random operations with flushes, compactions, snapshots, checkpoints, clean and unclean
-//! reopening, on a real directory.
+//! reopening, on a real directory. Iterators stay open meanwhile and are moved in both directions.
 #![cfg(not(madsim))]
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::Path;
 
-use cutwater_engine::store::{Iter, Options, Snapshot, Store, WriteBatch, WriteOptions};
+use cutwater_engine::store::{Compression, Iter, Options, Snapshot, Store, WriteBatch, WriteOptions};
 use proptest::prelude::*;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -13,8 +14,10 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 const SYNCED: WriteOptions = WriteOptions { sync: true, disable_wal: false };
 
-fn tiny() -> Options {
+fn tiny(block_cache_bytes: u64) -> Options {
     Options {
+        block_cache_bytes,
+        compression_per_level: vec![Compression::None, Compression::Lz4, Compression::Snappy],
         write_buffer_bytes: 2048,
         block_bytes: 128,
         target_file_bytes: 1024,
@@ -33,9 +36,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A store that was dropped and not closed gives the directory free once its tasks have noticed.
-async fn open(dir: &Path) -> Store {
+async fn open(dir: &Path, block_cache_bytes: u64) -> Store {
     for _ in 0..1000 {
-        match Store::open(dir, tiny()).await {
+        match Store::open(dir, tiny(block_cache_bytes)).await {
             Err(cutwater_engine::store::Error::Locked { .. }) => cutwater_io::task::yield_now().await,
             other => return other.unwrap(),
         }
@@ -52,6 +55,99 @@ async fn collect(mut iter: Iter) -> Model {
     found.into_iter().collect()
 }
 
+/// A move of an iterator.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Next,
+    Prev,
+    First,
+    Last,
+    Seek(u8),
+    SeekForPrev(u8),
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        8 => Just(Move::Next),
+        8 => Just(Move::Prev),
+        1 => Just(Move::First),
+        1 => Just(Move::Last),
+        2 => any::<u8>().prop_map(Move::Seek),
+        2 => any::<u8>().prop_map(Move::SeekForPrev),
+    ];
+    prop::collection::vec(one, 1..12)
+}
+
+/// Where an iterator should be.
+#[derive(Clone, Debug, PartialEq)]
+enum Position {
+    Start,
+    Key(Vec<u8>),
+    End,
+}
+
+/// An open iterator, what its range holds, and where it should be.
+struct Walk {
+    iter: Iter,
+    content: Model,
+    at: Position,
+}
+
+impl Walk {
+    fn new(
+        store: &Store,
+        snapshot: Option<&Snapshot>,
+        model: &Model,
+        (from, to): (Bound<u8>, Bound<u8>),
+    ) -> Walk {
+        let range = (from.map(key), to.map(key));
+        let is_inside = |k: &Vec<u8>| {
+            let is_behind_start = match &range.0 {
+                Bound::Included(start) => k >= start,
+                Bound::Excluded(start) => k > start,
+                Bound::Unbounded => true,
+            };
+            is_behind_start
+                && match &range.1 {
+                    Bound::Included(end) => k <= end,
+                    Bound::Excluded(end) => k < end,
+                    Bound::Unbounded => true,
+                }
+        };
+        let content =
+            model.iter().filter(|(k, _)| is_inside(k)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        Walk { iter: store.iter(range, snapshot), content, at: Position::Start }
+    }
+
+    async fn go(&mut self, step: Move) {
+        let content = &self.content;
+        let (expected, beyond) = match (step, &self.at) {
+            (Move::Next, Position::End) => (None, Position::End),
+            (Move::Next, Position::Key(k)) => {
+                (content.range::<Vec<u8>, _>((Bound::Excluded(k), Bound::Unbounded)).next(), Position::End)
+            }
+            (Move::Next, Position::Start) | (Move::First, _) => (content.iter().next(), Position::End),
+            (Move::Prev, Position::Start) => (None, Position::Start),
+            (Move::Prev, Position::Key(k)) => (content.range(..k.clone()).next_back(), Position::Start),
+            (Move::Prev, Position::End) | (Move::Last, _) => (content.iter().next_back(), Position::Start),
+            (Move::Seek(k), _) => (content.range(key(k)..).next(), Position::End),
+            (Move::SeekForPrev(k), _) => (content.range(..=key(k)).next_back(), Position::Start),
+        };
+        let iter = &mut self.iter;
+        let found = match step {
+            Move::Next => iter.next().await,
+            Move::Prev => iter.prev().await,
+            Move::First => iter.seek_to_first().await,
+            Move::Last => iter.seek_to_last().await,
+            Move::Seek(k) => iter.seek(&key(k)).await,
+            Move::SeekForPrev(k) => iter.seek_for_prev(&key(k)).await,
+        };
+        let found = found.unwrap();
+        assert_eq!(found.as_ref().map(|(k, v)| (k, v)), expected, "{step:?} from {:?}", self.at);
+        self.at = found.map_or(beyond, |(k, _)| Position::Key(k));
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Write(Vec<(u8, Option<u8>)>, bool),
@@ -60,12 +156,22 @@ enum Op {
     Snapshot,
     ReleaseSnapshot,
     Scan(u8, u8),
+    OpenIter(Bound<u8>, Bound<u8>),
+    CloseIter,
+    Walk(u8, Vec<Move>),
     Checkpoint,
     Reopen { clean: bool },
     Sync,
 }
 
 fn op() -> impl Strategy<Value = Op> {
+    let bound = || {
+        prop_oneof![
+            Just(Bound::Unbounded),
+            any::<u8>().prop_map(Bound::Included),
+            any::<u8>().prop_map(Bound::Excluded),
+        ]
+    };
     let change = (any::<u8>(), prop::option::weighted(0.7, any::<u8>()));
     prop_oneof![
         40 => (prop::collection::vec(change, 1..12), any::<bool>()).prop_map(|(c, s)| Op::Write(c, s)),
@@ -74,6 +180,9 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Snapshot),
         2 => Just(Op::ReleaseSnapshot),
         6 => (any::<u8>(), any::<u8>()).prop_map(|(a, b)| Op::Scan(a, b)),
+        4 => (bound(), bound()).prop_map(|(a, b)| Op::OpenIter(a, b)),
+        1 => Just(Op::CloseIter),
+        12 => (any::<u8>(), moves()).prop_map(|(i, moves)| Op::Walk(i, moves)),
         1 => Just(Op::Checkpoint),
         3 => any::<bool>().prop_map(|clean| Op::Reopen { clean }),
         2 => Just(Op::Sync),
@@ -88,13 +197,14 @@ fn value(v: u8) -> Vec<u8> {
     vec![v; 20 + usize::from(v)]
 }
 
-async fn run(ops: Vec<Op>) {
+async fn run(ops: Vec<Op>, block_cache_bytes: u64) {
     // In memory where there is such a directory: thousands of syncs.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let path = dir.path().join("db");
-    let mut store = open(&path).await;
+    let mut store = open(&path, block_cache_bytes).await;
     let mut model = Model::new();
     let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
+    let mut walks: Vec<Walk> = Vec::new();
     for (i, op) in ops.into_iter().enumerate() {
         match op {
             Op::Write(changes, is_synced) => {
@@ -130,6 +240,21 @@ async fn run(ops: Vec<Op>) {
                     assert_eq!(store.get_at(snapshot, &key(b)).await.unwrap(), then.get(&key(b)).cloned());
                 }
             }
+            // At the oldest snapshot, or now: its entries lie deeper than those of the present.
+            Op::OpenIter(from, to) => {
+                let at = snapshots.first().filter(|_| i % 2 == 0);
+                let (snapshot, content) = (at.map(|(s, _)| s), at.map_or(&model, |(_, then)| then));
+                walks.push(Walk::new(&store, snapshot, content, (from, to)));
+            }
+            Op::CloseIter => drop(walks.pop()),
+            Op::Walk(i, moves) => {
+                let count = walks.len();
+                if let Some(walk) = walks.get_mut(usize::from(i) % count.max(1)) {
+                    for step in moves {
+                        walk.go(step).await;
+                    }
+                }
+            }
             Op::Checkpoint => {
                 let target = dir.path().join(format!("checkpoint-{i}"));
                 let files = store.checkpoint(&target).await.unwrap();
@@ -137,7 +262,7 @@ async fn run(ops: Vec<Op>) {
                     let len = cutwater_io::fs::metadata(target.join(&file.name)).await.unwrap().len_bytes;
                     assert_eq!(len, file.len_bytes, "{}", file.name);
                 }
-                let copy = open(&target).await;
+                let copy = open(&target, block_cache_bytes).await;
                 assert_eq!(copy.last_sequence(), files.sequence);
                 assert_ne!(copy.identity(), store.identity());
                 assert_eq!(collect(copy.iter(.., None)).await, model);
@@ -146,12 +271,13 @@ async fn run(ops: Vec<Op>) {
             Op::Reopen { clean } => {
                 let (sequence, identity) = (store.last_sequence(), store.identity().to_owned());
                 snapshots.clear();
+                walks.clear();
                 if clean {
                     store.close().await.unwrap();
                 } else {
                     drop(store);
                 }
-                store = open(&path).await;
+                store = open(&path, block_cache_bytes).await;
                 assert_eq!((store.last_sequence(), store.identity()), (sequence, &identity[..]));
                 assert_eq!(collect(store.iter(.., None)).await, model);
             }
@@ -160,7 +286,16 @@ async fn run(ops: Vec<Op>) {
     }
     store.verify().await.unwrap();
     assert_eq!(collect(store.iter(.., None)).await, model);
-    drop(snapshots);
+    for walk in &mut walks {
+        walk.go(Move::Last).await;
+        while walk.at != Position::Start {
+            walk.go(Move::Prev).await;
+        }
+    }
+    let cache = store.block_cache();
+    assert!(cache.used_bytes <= block_cache_bytes && cache.budget_bytes == block_cache_bytes, "{cache:?}");
+    assert!(block_cache_bytes > 0 || cache.hits == 0);
+    drop((snapshots, walks));
     store.compact_all().await.unwrap();
     store.verify().await.unwrap();
     assert_eq!(collect(store.iter(.., None)).await, model);
@@ -170,7 +305,10 @@ async fn run(ops: Vec<Op>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn the_store_is_a_map(ops in prop::collection::vec(op(), 1..150)) {
-        block_on(run(ops));
+    fn the_store_is_a_map(
+        ops in prop::collection::vec(op(), 1..150),
+        block_cache_bytes in prop::sample::select(vec![0u64, 3000, 1 << 20]),
+    ) {
+        block_on(run(ops, block_cache_bytes));
     }
 }

@@ -15,16 +15,17 @@ use cutwater_engine::checkpoint::{log as job_log, metadata};
 use cutwater_engine::cluster::rpc;
 use cutwater_engine::store::batch::DecodedBatch;
 use cutwater_engine::store::coding::masked_crc32c;
-use cutwater_engine::store::key::{MAX_SEQUENCE, Tag, ValueKind};
+use cutwater_engine::store::key::{InternalKey, MAX_SEQUENCE, Tag, ValueKind};
 use cutwater_engine::store::log::{LogEnd, LogReader, LogWriter};
 use cutwater_engine::store::table::block::Block;
+use cutwater_engine::store::table::data_block::{DataBlock, Place};
 use cutwater_engine::store::table::filter::Filter;
 use cutwater_engine::store::table::format::{
     Checksum, FOOTER_BYTES, Footer, Handle, append_trailer, check_trailer,
 };
 use cutwater_engine::store::table::properties::Properties;
-use cutwater_engine::store::table::{Compression, Table, TableBuilder, TableIter};
-use cutwater_engine::store::{Options, version};
+use cutwater_engine::store::table::{Caching, Compression, Table, TableBuilder, TableIter};
+use cutwater_engine::store::{Options, Seek, version};
 use cutwater_engine::stream::record::Decoder;
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::fs::OpenOptions;
@@ -144,9 +145,14 @@ fn block(bytes: &[u8]) {
     while let Ok(Some((key, value))) = iter.next_entry() {
         assert!(key.len() + value.len() <= bytes.len() * bytes.len() + 1);
     }
-    let mut iter = block.iter();
-    if iter.seek_restart(&bytes[..bytes.len().min(8)], Tag(u64::MAX)).is_ok() {
-        while let Ok(Some(_)) = iter.next_entry() {}
+    let end = InternalKey { user_key: Bytes::from_static(&[0xff; 16]), tag: Tag(0) };
+    let place = Place { after: None, up_to: &end, sequences: &(0..=u64::MAX) };
+    let Ok(block) = DataBlock::new(block, &place) else { return };
+    let mut cursor = block.cursor();
+    let _ = cursor.seek(&bytes[..bytes.len().min(8)], Tag(u64::MAX)) && cursor.advance();
+    let mut is_on_entry = cursor.last();
+    while is_on_entry {
+        is_on_entry = cursor.retreat();
     }
 }
 
@@ -169,10 +175,18 @@ fn table(bytes: &[u8]) {
             file.write_all_at(&candidate, 0).await.expect("a new disk has room");
             let len_bytes = candidate.len() as u64;
             let meta = version::FileMeta { len_bytes, largest_sequence: u64::MAX, ..Default::default() };
-            let Ok(table) = Table::open(path, &meta).await else { continue };
-            let mut iter = TableIter::new(Arc::new(table));
-            while let Ok(Some(_)) = iter.next().await {}
-            let _ = iter.seek(&candidate[..candidate.len().min(4)], Tag(u64::MAX)).await;
+            let Ok(table) = Table::open(path, &meta, None).await else { continue };
+            let mut iter = TableIter::new(Arc::new(table), Caching::Pass);
+            let mut moved = iter.seek(Seek::First).await;
+            while let Ok(true) = moved {
+                moved = iter.next().await;
+            }
+            let probe = &candidate[..candidate.len().min(4)];
+            let _ = iter.seek(Seek::NotBefore(probe, Tag(u64::MAX))).await;
+            let mut moved = iter.seek(Seek::Before(probe, Tag(0))).await;
+            while let Ok(true) = moved {
+                moved = iter.prev().await;
+            }
         }
     });
 }

@@ -11,7 +11,7 @@ use cutwater_io::{task, time};
 
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
-use super::iter::Merge;
+use super::merge::Merge;
 use super::retention::Retention;
 use super::shared::Site;
 use super::table::TableBuilder;
@@ -64,14 +64,15 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
     ) -> Result<Vec<FileMeta>, Error> {
         let mut files = Vec::new();
         let mut output: Option<Output> = None;
-        let mut last_key = bytes::Bytes::new();
-        while let Some(entry) = merge.next().await? {
+        let mut last_key = Vec::new();
+        while let Some(entry) = merge.entry() {
             if !retention.keeps(&entry) {
+                merge.advance().await?;
                 continue;
             }
             // All entries of a key stay in one table.
             let is_full =
-                |o: &Output| o.builder.len_bytes() >= self.split_bytes && entry.user_key != last_key;
+                |o: &Output| o.builder.len_bytes() >= self.split_bytes && *entry.user_key != last_key[..];
             if let Some(full) = output.take_if(|o| is_full(o)) {
                 files.push(full.finish().await?);
             }
@@ -79,11 +80,13 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
                 Some(open) => open,
                 None => output.insert(self.begin().await?),
             };
-            open.builder.add(&entry.user_key, entry.tag, &entry.value);
-            last_key = entry.user_key;
+            open.builder.add(entry.user_key, entry.tag, entry.value);
+            last_key.clear();
+            last_key.extend_from_slice(entry.user_key);
             if open.builder.pending_bytes() >= WRITE_BYTES {
                 open.write_pending().await?;
             }
+            merge.advance().await?;
         }
         if let Some(last) = output {
             files.push(last.finish().await?);

@@ -4,7 +4,6 @@ use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use cutwater_io::task::{self, AbortOnDrop};
 use tokio::sync::{mpsc, oneshot};
 
@@ -13,13 +12,14 @@ use super::checkpoint::{self, CheckpointFiles};
 use super::commit::{self, Request, Write};
 use super::error::Error;
 use super::filenames::FileKind;
-use super::iter::{Iter, Source, visible_value};
-use super::key::{Tag, ValueKind, compare};
+use super::iter::{Iter, Seek, visible_value};
+use super::key::{Tag, compare};
 use super::memtable::Memtable;
+use super::merge::Source;
 use super::options::{Options, WriteOptions};
 use super::shared::{Shared, WakeOnDrop, lock};
 use super::snapshot::Snapshot;
-use super::table::TableIter;
+use super::table::{BlockCacheStats, Caching, TableIter};
 use super::version::{FileMeta, Version};
 use super::{compaction, flush, recovery, verify};
 
@@ -120,7 +120,7 @@ impl Store {
         self.shared().snapshots.take(state.last_sequence)
     }
 
-    /// Goes through a range, now or at a snapshot.
+    /// Goes through a range in either direction, now or at a snapshot.
     pub fn iter(&self, range: impl RangeBounds<Vec<u8>>, snapshot: Option<&Snapshot>) -> Iter {
         let view = self.view();
         let sequence = snapshot.map_or(view.sequence, Snapshot::sequence);
@@ -200,6 +200,11 @@ impl Store {
             .collect()
     }
 
+    /// What the cache of blocks has done so far, and holds.
+    pub fn block_cache(&self) -> BlockCacheStats {
+        self.shared().tables.block_cache()
+    }
+
     /// Names of the files that the store needs now, ascending. Others of its kinds are only there because somebody still
     /// reads them, or because they are about to be removed.
     pub fn live_files(&self) -> Vec<String> {
@@ -223,7 +228,7 @@ impl Store {
     }
 
     /// Checks the structure: levels disjoint, every table there with its length, every block with its checksum, every entry
-    /// where the MANIFEST says.
+    /// where the MANIFEST says. It reads what the disk holds; what is in memory counts for nothing.
     ///
     /// # Errors
     /// What does not hold, or I/O.
@@ -287,12 +292,10 @@ impl Store {
     }
 
     async fn get_in(&self, view: &View, sequence: u64, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let mut found = view.memtables.iter().find_map(|mem| mem.get(key, sequence));
-        if found.is_none() {
-            found = self.get_in_tables(&view.version, sequence, key).await?;
+        match view.memtables.iter().find_map(|mem| mem.get(key, sequence)) {
+            Some((kind, value)) => Ok(visible_value(kind)?.then(|| value.to_vec())),
+            None => self.get_in_tables(&view.version, sequence, key).await,
         }
-        let Some((kind, value)) = found else { return Ok(None) };
-        Ok(visible_value(kind, value)?.map(|value| value.to_vec()))
     }
 
     async fn get_in_tables(
@@ -300,7 +303,7 @@ impl Store {
         version: &Version,
         sequence: u64,
         key: &[u8],
-    ) -> Result<Option<(Option<ValueKind>, Bytes)>, Error> {
+    ) -> Result<Option<Vec<u8>>, Error> {
         let tag = Tag::seek(sequence);
         let (level0, deeper) = version.levels.split_first().expect("there is a level 0");
         let is_before = |f: &Arc<FileMeta>| compare(&f.largest.user_key, f.largest.tag, key, tag).is_lt();
@@ -311,10 +314,12 @@ impl Store {
             if !table.may_contain(key) {
                 continue;
             }
-            let mut iter = TableIter::new(table);
-            iter.seek(key, tag).await?;
-            if let Some(entry) = iter.next().await?.filter(|entry| entry.user_key == key) {
-                return Ok(Some((entry.tag.kind(), entry.value)));
+            let mut iter = TableIter::new(table, Caching::Keep);
+            if iter.seek(Seek::NotBefore(key, tag)).await? {
+                let entry = iter.entry();
+                if entry.user_key == key {
+                    return Ok(visible_value(entry.tag.kind())?.then(|| entry.value.to_vec()));
+                }
             }
         }
         Ok(None)

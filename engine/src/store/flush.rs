@@ -9,7 +9,7 @@ use cutwater_io::point;
 
 use super::build::Build;
 use super::error::{Error, IoContext};
-use super::iter::{Merge, Source};
+use super::merge::{Merge, Source};
 use super::points;
 use super::retention::Retention;
 use super::shared::{Immutable, Shared};

@@ -1,189 +1,82 @@
-//! Ordered reading: one source per memtable, table of level 0 and deeper level, merged by internal key, and on top of that
-//! the user's [`Iter`], which shows of each key the newest entry its snapshot can see.
+//! Ordered reading: the user's [`Iter`] shows of each key the newest entry that its snapshot can see, in either direction.
 //!
-//! An error of any source ends the merge: to go on without it would show older entries, or none, for new ones.
+//! Below it, [`super::merge`] gives the entries of all sources by internal key: of a key, the newest first. Backward they
+//! come oldest first, so which one is seen is known only when the key ends.
 
 use std::ops::Bound;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::error::Error;
-use super::key::{InternalKey, Tag, ValueKind, compare};
-use super::memtable::Memtable;
+use super::key::{Tag, ValueKind};
+use super::merge::{Merge, Source};
 use super::shared::WakeOnDrop;
-use super::table::TableIter;
-use super::tables::TableCache;
-use super::version::{FileMeta, Version};
+use super::version::Version;
 
-/// Entries read from a memtable under one lock.
-const MEMTABLE_CHUNK: usize = 64;
-
-/// An entry of the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+/// An entry of the tree, where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
     /// What the user calls it.
-    pub user_key: Bytes,
+    pub user_key: &'a [u8],
     /// Which write of it.
     pub tag: Tag,
     /// The value; empty for a tombstone.
-    pub value: Bytes,
+    pub value: &'a [u8],
 }
 
-/// A position in a memtable.
-#[derive(Debug)]
-pub(crate) struct MemtableIter {
-    mem: Arc<Memtable>,
-    from: Bound<InternalKey>,
-    chunk: std::vec::IntoIter<(InternalKey, Bytes)>,
+/// Where to move in a sequence of entries, and in which direction to go on from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek<'a> {
+    /// The first entry; then forward.
+    First,
+    /// The first one not before the internal key; then forward.
+    NotBefore(&'a [u8], Tag),
+    /// The last entry; then backward.
+    Last,
+    /// The last one before the internal key; then backward.
+    Before(&'a [u8], Tag),
 }
 
-impl MemtableIter {
-    fn next(&mut self) -> Option<Entry> {
-        if self.chunk.len() == 0 {
-            let chunk = self.mem.chunk(self.from.clone(), MEMTABLE_CHUNK);
-            self.from = Bound::Excluded(chunk.last()?.0.clone());
-            self.chunk = chunk.into_iter();
-        }
-        let (InternalKey { user_key, tag }, value) = self.chunk.next()?;
-        Some(Entry { user_key, tag, value })
-    }
-}
-
-/// A position in tables that follow each other.
-#[derive(Debug)]
-pub(crate) struct ChainIter {
-    tables: Arc<TableCache>,
-    files: Vec<Arc<FileMeta>>,
-    next_file: usize,
-    table: Option<TableIter>,
-}
-
-impl ChainIter {
-    async fn seek(&mut self, user_key: &[u8], tag: Tag) -> Result<(), Error> {
-        let is_before =
-            |f: &Arc<FileMeta>| compare(&f.largest.user_key, f.largest.tag, user_key, tag).is_lt();
-        self.next_file = self.files.partition_point(is_before);
-        self.table = None;
-        if self.open_next().await?
-            && let Some(table) = &mut self.table
-        {
-            table.seek(user_key, tag).await?;
-        }
-        Ok(())
-    }
-
-    async fn next(&mut self) -> Result<Option<Entry>, Error> {
-        loop {
-            if let Some(table) = &mut self.table
-                && let Some(entry) = table.next().await?
-            {
-                return Ok(Some(entry));
-            }
-            if !self.open_next().await? {
-                return Ok(None);
-            }
-        }
-    }
-
-    async fn open_next(&mut self) -> Result<bool, Error> {
-        let Some(file) = self.files.get(self.next_file) else {
-            self.table = None;
-            return Ok(false);
-        };
-        self.table = Some(TableIter::new(self.tables.open(file).await?));
-        self.next_file += 1;
-        Ok(true)
+impl Seek<'_> {
+    /// True if it goes on backward.
+    pub fn is_backward(self) -> bool {
+        matches!(self, Seek::Last | Seek::Before(..))
     }
 }
 
-/// Where entries come from.
-#[derive(Debug)]
-pub(crate) enum Source {
-    Memtable(MemtableIter),
-    Chain(ChainIter),
+/// Before all entries of its user key.
+const BEFORE: Tag = Tag(u64::MAX);
+
+/// Where an [`Iter`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// Before the first key of the range.
+    Start,
+    /// On a key.
+    Key,
+    /// Behind the last key of the range.
+    End,
+    /// Nowhere, since a move failed.
+    Nowhere,
 }
 
-impl Source {
-    pub(crate) fn memtable(mem: Arc<Memtable>) -> Source {
-        Source::Memtable(MemtableIter { mem, from: Bound::Unbounded, chunk: Vec::new().into_iter() })
-    }
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
 
-    /// Tables that are disjoint and in order.
-    pub(crate) fn chain(tables: &Arc<TableCache>, files: Vec<Arc<FileMeta>>) -> Source {
-        Source::Chain(ChainIter { tables: tables.clone(), files, next_file: 0, table: None })
-    }
-
-    /// All sources of a version.
-    pub(crate) fn of_version(tables: &Arc<TableCache>, version: &Version) -> Vec<Source> {
-        let (level0, deeper) = version.levels.split_first().expect("there is a level 0");
-        let level0 = level0.iter().map(|f| vec![f.clone()]);
-        let deeper = deeper.iter().filter(|files| !files.is_empty()).cloned();
-        level0.chain(deeper).map(|files| Source::chain(tables, files)).collect()
-    }
-
-    async fn seek(&mut self, user_key: &[u8], tag: Tag) -> Result<(), Error> {
-        match self {
-            Source::Memtable(iter) => {
-                let key = InternalKey { user_key: Bytes::copy_from_slice(user_key), tag };
-                iter.from = Bound::Included(key);
-                iter.chunk = Vec::new().into_iter();
-                Ok(())
-            }
-            Source::Chain(iter) => iter.seek(user_key, tag).await,
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<Entry>, Error> {
-        match self {
-            Source::Memtable(iter) => Ok(iter.next()),
-            Source::Chain(iter) => iter.next().await,
-        }
-    }
-}
-
-/// Entries of all sources in the order of internal keys.
-#[derive(Debug)]
-pub(crate) struct Merge {
-    sources: Vec<(Source, Option<Entry>)>,
-}
-
-impl Merge {
-    /// From the first entry not before the internal key, or from the beginning.
-    pub(crate) async fn new(sources: Vec<Source>, from: Option<(&[u8], Tag)>) -> Result<Merge, Error> {
-        let mut heads = Vec::with_capacity(sources.len());
-        for mut source in sources {
-            if let Some((user_key, tag)) = from {
-                source.seek(user_key, tag).await?;
-            }
-            let head = source.next().await?;
-            heads.push((source, head));
-        }
-        Ok(Merge { sources: heads })
-    }
-
-    /// The next entry. Of equal ones, that of the earlier source comes first.
-    pub(crate) async fn next(&mut self) -> Result<Option<Entry>, Error> {
-        let heads =
-            self.sources.iter().enumerate().filter_map(|(i, (_, head))| head.as_ref().map(|head| (i, head)));
-        let first = heads.min_by(|(_, a), (_, b)| compare(&a.user_key, a.tag, &b.user_key, b.tag));
-        let Some((i, _)) = first else { return Ok(None) };
-        let (source, head) = &mut self.sources[i];
-        let following = source.next().await?;
-        Ok(std::mem::replace(head, following))
-    }
-}
-
-/// Goes forward through the keys of a range, as of one moment. It pins what it reads; a store that was closed in between
-/// can no longer protect the files, and the iterator then may end with an I/O error.
+/// A position among the keys of a range, as of one moment. It begins before the first. Each move returns the key it is then
+/// on with its value, or nothing if it went beyond the range, on either side; from there one can move back into it. After
+/// an error it is nowhere, and [`Iter::next`] and [`Iter::prev`] find nothing until a seek.
+///
+/// It pins what it reads; a store that was closed in between can no longer protect the files, and the iterator then may end
+/// with an I/O error.
 #[derive(Debug)]
 pub struct Iter {
     start: Bound<Vec<u8>>,
     end: Bound<Vec<u8>>,
     sequence: u64,
-    pending: Option<Vec<Source>>,
-    merge: Option<Merge>,
-    last_key: Option<Bytes>,
+    merge: Merge,
+    at: At,
+    /// The key it is on.
+    key: Vec<u8>,
     _version: Arc<Version>,
     _wake: WakeOnDrop,
 }
@@ -196,61 +89,175 @@ impl Iter {
         version: Arc<Version>,
         wake: WakeOnDrop,
     ) -> Iter {
-        let (pending, merge, last_key) = (Some(sources), None, None);
-        Iter { start, end, sequence, pending, merge, last_key, _version: version, _wake: wake }
+        let (merge, at, key) = (Merge::idle(sources), At::Start, Vec::new());
+        Iter { start, end, sequence, merge, at, key, _version: version, _wake: wake }
     }
 
-    /// The next key and its value, or nothing at the end of the range. After an error there is nothing more.
+    /// Moves to the next key, from before the first to the first.
     ///
     /// # Errors
-    /// I/O, damage, or a kind of entry that is not supported.
-    pub async fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
-        let result = self.advance().await;
-        if !matches!(result, Ok(Some(_))) {
-            self.merge = None;
+    /// I/O, damage, or a kind of entry that is not supported; so for all moves.
+    pub async fn next(&mut self) -> Result<Option<Pair>, Error> {
+        match self.at {
+            At::Start => self.seek_to_first().await,
+            At::Key if self.merge.is_backward() => {
+                let key = behind(&self.key);
+                self.forward(Some(Seek::NotBefore(&key, BEFORE))).await
+            }
+            At::Key => self.forward(None).await,
+            At::End | At::Nowhere => Ok(None),
         }
-        result
     }
 
-    async fn advance(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
-        if let Some(sources) = self.pending.take() {
-            // An excluded start: behind all of its entries.
-            let from = match &self.start {
-                Bound::Included(key) => Some((&key[..], Tag(u64::MAX))),
-                Bound::Excluded(key) => Some((&key[..], Tag(0))),
-                Bound::Unbounded => None,
-            };
-            self.merge = Some(Merge::new(sources, from).await?);
+    /// Moves to the key before, from behind the last to the last.
+    pub async fn prev(&mut self) -> Result<Option<Pair>, Error> {
+        match self.at {
+            At::End => self.seek_to_last().await,
+            At::Key if !self.merge.is_backward() => {
+                let key = self.key.clone();
+                self.backward(Some(Seek::Before(&key, BEFORE))).await
+            }
+            At::Key => self.backward(None).await,
+            At::Start | At::Nowhere => Ok(None),
         }
-        let Some(merge) = &mut self.merge else { return Ok(None) };
-        while let Some(entry) = merge.next().await? {
-            let is_inside = match &self.end {
-                Bound::Included(end) => entry.user_key <= *end,
-                Bound::Excluded(end) => entry.user_key < *end,
-                Bound::Unbounded => true,
-            };
-            if !is_inside {
+    }
+
+    /// Moves to the first key of the range.
+    pub async fn seek_to_first(&mut self) -> Result<Option<Pair>, Error> {
+        let from = match &self.start {
+            Bound::Included(key) => Some(key.clone()),
+            Bound::Excluded(key) => Some(behind(key)),
+            Bound::Unbounded => None,
+        };
+        let to = from.as_ref().map_or(Seek::First, |key| Seek::NotBefore(key, BEFORE));
+        self.forward(Some(to)).await
+    }
+
+    /// Moves to the last key of the range.
+    pub async fn seek_to_last(&mut self) -> Result<Option<Pair>, Error> {
+        let before = match &self.end {
+            Bound::Included(key) => Some(behind(key)),
+            Bound::Excluded(key) => Some(key.clone()),
+            Bound::Unbounded => None,
+        };
+        let to = before.as_ref().map_or(Seek::Last, |key| Seek::Before(key, BEFORE));
+        self.backward(Some(to)).await
+    }
+
+    /// Moves to the first key of the range that is not before `key`.
+    pub async fn seek(&mut self, key: &[u8]) -> Result<Option<Pair>, Error> {
+        if self.is_before_start(key) {
+            return self.seek_to_first().await;
+        }
+        self.forward(Some(Seek::NotBefore(key, BEFORE))).await
+    }
+
+    /// Moves to the last key of the range that is not behind `key`.
+    pub async fn seek_for_prev(&mut self, key: &[u8]) -> Result<Option<Pair>, Error> {
+        if self.is_behind_end(key) {
+            return self.seek_to_last().await;
+        }
+        let key = behind(key);
+        self.backward(Some(Seek::Before(&key, BEFORE))).await
+    }
+
+    async fn forward(&mut self, to: Option<Seek<'_>>) -> Result<Option<Pair>, Error> {
+        let found = self.find_forward(to).await;
+        self.settle(found, At::End)
+    }
+
+    async fn backward(&mut self, to: Option<Seek<'_>>) -> Result<Option<Pair>, Error> {
+        let found = self.find_backward(to).await;
+        self.settle(found, At::Start)
+    }
+
+    fn settle(&mut self, found: Result<Option<Vec<u8>>, Error>, beyond: At) -> Result<Option<Pair>, Error> {
+        self.at = match &found {
+            Ok(Some(_)) => At::Key,
+            Ok(None) => beyond,
+            Err(_) => At::Nowhere,
+        };
+        Ok(found?.map(|value| (self.key.clone(), value)))
+    }
+
+    /// The value of the next key, which becomes the one it is on. Without a seek the present one is passed over.
+    async fn find_forward(&mut self, to: Option<Seek<'_>>) -> Result<Option<Vec<u8>>, Error> {
+        let mut is_decided = to.is_none();
+        if let Some(to) = to {
+            self.merge.seek(to).await?;
+        }
+        while let Some(entry) = self.merge.entry() {
+            if self.is_behind_end(entry.user_key) {
                 return Ok(None);
             }
-            let is_excluded = matches!(&self.start, Bound::Excluded(start) if entry.user_key == *start);
-            let is_older = self.last_key.as_ref() == Some(&entry.user_key);
-            if is_excluded || is_older || entry.tag.sequence() > self.sequence {
-                continue;
+            let is_older = is_decided && *entry.user_key == self.key[..];
+            if !is_older && entry.tag.sequence() <= self.sequence {
+                self.key.clear();
+                self.key.extend_from_slice(entry.user_key);
+                is_decided = true;
+                if visible_value(entry.tag.kind())? {
+                    return Ok(Some(entry.value.to_vec()));
+                }
             }
-            self.last_key = Some(entry.user_key.clone());
-            if let Some(value) = visible_value(entry.tag.kind(), entry.value)? {
-                return Ok(Some((entry.user_key.to_vec(), value.to_vec())));
+            self.merge.advance().await?;
+        }
+        Ok(None)
+    }
+
+    /// The value of the key before, which becomes the one it is on. The merge has passed over the present one.
+    async fn find_backward(&mut self, to: Option<Seek<'_>>) -> Result<Option<Vec<u8>>, Error> {
+        if let Some(to) = to {
+            self.merge.seek(to).await?;
+        }
+        while let Some(entry) = self.merge.entry() {
+            if self.is_before_start(entry.user_key) {
+                return Ok(None);
+            }
+            self.key.clear();
+            self.key.extend_from_slice(entry.user_key);
+            let mut newest = None;
+            while let Some(entry) = self.merge.entry().filter(|entry| *entry.user_key == self.key[..]) {
+                if entry.tag.sequence() <= self.sequence {
+                    newest = Some((entry.tag.kind(), entry.value.to_vec()));
+                }
+                self.merge.advance().await?;
+            }
+            if let Some((kind, value)) = newest
+                && visible_value(kind)?
+            {
+                return Ok(Some(value));
             }
         }
         Ok(None)
     }
+
+    fn is_before_start(&self, key: &[u8]) -> bool {
+        match &self.start {
+            Bound::Included(start) => *key < start[..],
+            Bound::Excluded(start) => *key <= start[..],
+            Bound::Unbounded => false,
+        }
+    }
+
+    fn is_behind_end(&self, key: &[u8]) -> bool {
+        match &self.end {
+            Bound::Included(end) => *key > end[..],
+            Bound::Excluded(end) => *key >= end[..],
+            Bound::Unbounded => false,
+        }
+    }
 }
 
-/// What the newest entry of a key means: its value, or that there is none.
-pub(crate) fn visible_value(kind: Option<ValueKind>, value: Bytes) -> Result<Option<Bytes>, Error> {
+/// The smallest key behind `key`.
+fn behind(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+/// True if the newest entry of a key is a value, false if it says that there is none.
+pub(crate) fn visible_value(kind: Option<ValueKind>) -> Result<bool, Error> {
     match kind {
-        Some(ValueKind::Value) => Ok(Some(value)),
-        Some(ValueKind::Deletion | ValueKind::SingleDeletion) => Ok(None),
+        Some(ValueKind::Value) => Ok(true),
+        Some(ValueKind::Deletion | ValueKind::SingleDeletion) => Ok(false),
         other => Err(Error::unsupported(std::path::Path::new("an entry"), format!("value type {other:?}"))),
     }
 }

@@ -84,10 +84,17 @@ impl Memtable {
         (key.user_key == user_key).then(|| (key.tag.kind(), value.clone()))
     }
 
-    /// Up to `limit` entries from a bound on.
+    /// Up to `limit` entries from a bound on, ascending.
     pub fn chunk(&self, from: Bound<InternalKey>, limit: usize) -> Vec<(InternalKey, Bytes)> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         entries.range((from, Bound::Unbounded)).take(limit).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
+    /// Up to `limit` entries before a bound, descending.
+    pub fn chunk_back(&self, before: Bound<InternalKey>, limit: usize) -> Vec<(InternalKey, Bytes)> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let range = entries.range((Bound::Unbounded, before)).rev();
+        range.take(limit).map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 }
 

@@ -13,8 +13,8 @@
 //!   says what failed, until the store is opened again and has found out what is really there.
 //! - Bytes are checked whenever they are read. Damage is an error that names file and offset.
 //!
-//! Not here yet: column families, blob files, merge operands, range tombstones, a block cache. The marks of the others in the
-//! formats are known, and are refused by name.
+//! Not here yet: column families, blob files, merge operands, range tombstones. Their marks in the formats are known, and
+//! are refused by name.
 
 pub mod batch;
 mod build;
@@ -31,6 +31,7 @@ pub mod key;
 pub mod log;
 mod manifest;
 mod memtable;
+mod merge;
 mod options;
 pub mod points;
 mod recovery;
@@ -47,7 +48,7 @@ pub use batch::WriteBatch;
 pub use checkpoint::{CheckpointFile, CheckpointFiles};
 pub use db::Store;
 pub use error::Error;
-pub use iter::{Entry, Iter};
+pub use iter::{Entry, Iter, Seek};
 pub use options::{Options, WriteOptions};
 pub use snapshot::Snapshot;
-pub use table::Compression;
+pub use table::{BlockCacheStats, Compression};

@@ -30,6 +30,8 @@ pub struct Options {
     pub max_manifest_bytes: u64,
     /// Bits of the bloom filter per key; 0 for no filter.
     pub bloom_bits_per_key: u32,
+    /// What blocks of tables may take in memory once they were read; 0 for none. Bytes.
+    pub block_cache_bytes: u64,
     /// Create the store if there is none.
     pub create_if_missing: bool,
     /// Read the footer and the index of every table when the store is opened (their presence and length is always checked).
@@ -53,6 +55,7 @@ impl Default for Options {
             level0_stop_writes_trigger: 36,
             max_manifest_bytes: 1 << 30,
             bloom_bits_per_key: 10,
+            block_cache_bytes: 32 << 20,
             create_if_missing: true,
             paranoid_checks: true,
             num_levels: 7,

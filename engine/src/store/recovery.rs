@@ -24,11 +24,11 @@ use super::batch::{DecodedBatch, Record};
 use super::build::Build;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
-use super::iter::{Merge, Source};
 use super::key::{Tag, ValueKind};
 use super::log::{Damage, LogEnd, LogReader};
 use super::manifest::{self, Manifest, Recovered};
 use super::memtable::Memtable;
+use super::merge::{Merge, Source};
 use super::options::Options;
 use super::points;
 use super::retention::Retention;
@@ -62,7 +62,7 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
     let identity = identity(dir, recovered.source.as_ref()).await?;
     let site = Site { dir: dir.to_owned(), options, identity };
     let next_number = next_number(dir, &on_disk, &recovered)?;
-    let tables = Arc::new(TableCache::new(dir));
+    let tables = Arc::new(TableCache::new(dir, site.options.block_cache_bytes));
     check_tables(&site, &recovered, &tables).await?;
 
     let mut replay = Replay::new(&site, recovered.version, next_number);

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cutwater_io::sometimes;
 
 use super::iter::Entry;
@@ -21,7 +20,7 @@ pub(crate) struct Retention {
     /// Tables below the output that may hold older entries; nothing if tombstones must stay.
     deeper: Option<Vec<Arc<FileMeta>>>,
     /// The key of the previous entry, and the stratum of the last one that counts.
-    last: Option<(Bytes, u64)>,
+    last: Option<(Vec<u8>, u64)>,
 }
 
 impl Retention {
@@ -38,21 +37,24 @@ impl Retention {
     }
 
     /// True if the entry must be kept.
-    pub(crate) fn keeps(&mut self, entry: &Entry) -> bool {
+    pub(crate) fn keeps(&mut self, entry: &Entry<'_>) -> bool {
         let stratum = self.stratum(entry.tag.sequence());
         if let Some((key, newer)) = &self.last
-            && *key == entry.user_key
+            && key[..] == *entry.user_key
         {
             if *newer == stratum {
                 return false;
             }
             sometimes!(points::SNAPSHOT_KEPT, true);
         }
-        self.last = Some((entry.user_key.clone(), stratum));
+        let (key, newer) = self.last.get_or_insert_default();
+        key.clear();
+        key.extend_from_slice(entry.user_key);
+        *newer = stratum;
         let is_tombstone = matches!(entry.tag.kind(), Some(ValueKind::Deletion | ValueKind::SingleDeletion));
         let oldest = self.stratum(0);
         // What it hides has a lower sequence number, so lies in the same oldest stratum and is dropped after it.
-        let drops = is_tombstone && stratum == oldest && self.is_bottommost(&entry.user_key);
+        let drops = is_tombstone && stratum == oldest && self.is_bottommost(entry.user_key);
         sometimes!(points::TOMBSTONE_DROPPED, drops);
         !drops
     }
@@ -71,7 +73,7 @@ mod tests {
 
     fn kept(snapshots: &[u64], deeper: Option<Vec<Arc<FileMeta>>>, entries: &[(u64, ValueKind)]) -> Vec<u64> {
         let mut retention = Retention::new(snapshots.to_vec(), deeper);
-        let entry = |&(s, kind)| Entry { user_key: "k".into(), tag: Tag::new(s, kind), value: Bytes::new() };
+        let entry = |&(s, kind)| Entry { user_key: b"k", tag: Tag::new(s, kind), value: b"" };
         entries.iter().map(entry).filter(|e| retention.keeps(e)).map(|e| e.tag.sequence()).collect()
     }
 

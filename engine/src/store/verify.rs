@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cutwater_io::fs::File;
 
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
-use super::iter::Entry;
+use super::iter::{Entry, Seek};
 use super::key::InternalKey;
-use super::table::TableIter;
+use super::table::{Caching, TableIter};
 use super::tables::TableCache;
 use super::version::{FileMeta, Version};
 
@@ -30,19 +31,21 @@ async fn verify_table(dir: &Path, tables: &TableCache, file: &Arc<FileMeta>) -> 
         verify_whole(dir, file, crc32c).await?;
     }
     let table = tables.open_fresh(file).await?;
-    let mut iter = TableIter::new(table.clone());
+    let mut iter = TableIter::new(table.clone(), Caching::Pass);
     let (mut first, mut last, mut count) = (None, None, 0u64);
     let (mut smallest, mut largest) = (u64::MAX, 0);
-    while let Some(Entry { user_key, tag, .. }) = iter.next().await? {
-        let is_filtered_out = !table.may_contain(&user_key);
-        let key = InternalKey { user_key, tag };
-        if is_filtered_out {
+    let mut is_on_entry = iter.seek(Seek::First).await?;
+    while is_on_entry {
+        let Entry { user_key, tag, .. } = iter.entry();
+        let key = InternalKey { user_key: Bytes::copy_from_slice(user_key), tag };
+        if !table.may_contain(user_key) {
             return Err(mismatch(dir, file, format!("the filter denies the key {:?}", key.user_key)));
         }
         (smallest, largest) = (tag.sequence().min(smallest), tag.sequence().max(largest));
         first.get_or_insert_with(|| key.clone());
         last = Some(key);
         count += 1;
+        is_on_entry = iter.next().await?;
     }
     if first.as_ref() != Some(&file.smallest) || last.as_ref() != Some(&file.largest) {
         return Err(mismatch(dir, file, "its first or last key is not that of the MANIFEST".to_owned()));

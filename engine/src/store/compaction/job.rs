@@ -7,10 +7,11 @@ use cutwater_io::{point, sometimes};
 use super::picker::Compaction;
 use crate::store::build::Build;
 use crate::store::error::{Error, IoContext};
-use crate::store::iter::{Merge, Source};
+use crate::store::merge::{Merge, Source};
 use crate::store::points;
 use crate::store::retention::Retention;
 use crate::store::shared::{Shared, State};
+use crate::store::table::Caching;
 use crate::store::version::{FileMeta, VersionEdit};
 
 #[tracing::instrument(name = "compaction", level = "debug", skip_all)]
@@ -50,10 +51,10 @@ async fn write_outputs<F: FnMut() -> u64>(
 ) -> Result<Vec<FileMeta>, Error> {
     let Compaction { level, upper, lower, deeper } = compaction;
     let mut sources = match level {
-        0 => upper.into_iter().map(|f| Source::chain(&shared.tables, vec![f])).collect(),
-        _ => vec![Source::chain(&shared.tables, upper)],
+        0 => upper.into_iter().map(|f| Source::chain(&shared.tables, vec![f], Caching::Pass)).collect(),
+        _ => vec![Source::chain(&shared.tables, upper, Caching::Pass)],
     };
-    sources.push(Source::chain(&shared.tables, lower));
+    sources.push(Source::chain(&shared.tables, lower, Caching::Pass));
     // Under the lock: whoever takes a snapshot later reads at a sequence number not below any in the inputs.
     let snapshots = {
         let _state = shared.state();

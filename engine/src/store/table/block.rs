@@ -1,12 +1,13 @@
 //! Blocks of key-value entries with shared prefixes (7.8.3 `table/block_based/block_builder.cc`).
 //!
 //! An entry says how much of the previous key it shares; every so many entries that is nothing (a restart), and the offsets
-//! of the restarts at the end of the block allow a binary search.
+//! of the restarts at the end of the block allow a binary search. [`super::data_block`] has the blocks of a table's entries.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use crate::store::coding::{Cursor, Malformed, put_fixed32, put_varint};
-use crate::store::key::{Tag, compare, split};
 
 /// Encodes a block.
 #[derive(Clone, Debug)]
@@ -68,7 +69,9 @@ impl BlockBuilder {
             put_fixed32(file, *restart);
         }
         put_fixed32(file, self.restarts.len() as u32);
-        *self = BlockBuilder::new(self.restart_interval);
+        self.restarts.truncate(1);
+        self.since_restart = 0;
+        self.last_key.clear();
     }
 }
 
@@ -96,22 +99,59 @@ impl Block {
         Ok(Block { bytes, entries_len, restart_count })
     }
 
+    /// The content, with the restarts.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Length of the entries, behind which the restarts are. Bytes.
+    pub fn entries_len(&self) -> usize {
+        self.entries_len
+    }
+
+    /// How many restarts there are.
+    pub fn restart_count(&self) -> usize {
+        self.restart_count
+    }
+
     /// At the first entry.
     pub fn iter(&self) -> BlockIter {
         BlockIter { block: self.clone(), at: 0, key: Vec::new() }
     }
 
-    fn restart(&self, i: usize) -> Result<usize, Malformed> {
+    /// Where restart `i` says that it is, which may be anywhere.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn restart(&self, i: usize) -> usize {
+        assert!(i < self.restart_count, "restart {i} of {}", self.restart_count);
         let at = self.entries_len + 4 * i;
-        let offset = Cursor::new(&self.bytes[at..]).fixed32()? as usize;
-        if offset > self.entries_len {
-            return Err(Malformed { offset_bytes: at as u64, what: "a restart is outside its block" });
-        }
-        Ok(offset)
+        let bytes = self.bytes[at..at + 4].try_into().expect("four bytes");
+        u32::from_le_bytes(bytes) as usize
     }
 }
 
-/// A position in a block.
+/// The begin of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryHeader {
+    /// How much of the previous key it shares. Bytes.
+    pub shared: usize,
+    /// How much of its key follows. Bytes.
+    pub unshared: usize,
+    /// Length of the value. Bytes.
+    pub value_len: usize,
+}
+
+impl EntryHeader {
+    /// Reads one. Three small numbers, in nearly every case.
+    pub fn decode(cursor: &mut Cursor<'_>) -> Result<EntryHeader, Malformed> {
+        let [shared, unshared, value_len] = [cursor.varint32()?, cursor.varint32()?, cursor.varint32()?];
+        let [shared, unshared, value_len] = [shared, unshared, value_len].map(|len| len as usize);
+        Ok(EntryHeader { shared, unshared, value_len })
+    }
+}
+
+/// A position in a block of which nothing is taken for granted.
 #[derive(Clone, Debug)]
 pub struct BlockIter {
     block: Block,
@@ -120,26 +160,36 @@ pub struct BlockIter {
 }
 
 impl BlockIter {
+    /// Where the next entry begins.
+    pub fn offset(&self) -> usize {
+        self.at
+    }
+
     /// The next key and value.
     pub fn next_entry(&mut self) -> Result<Option<(&[u8], Bytes)>, Malformed> {
+        let value = self.next_range()?;
+        Ok(value.map(|value| (&self.key[..], self.block.bytes.slice(value))))
+    }
+
+    /// As [`BlockIter::next_entry`] without the value.
+    pub fn next_key(&mut self) -> Result<Option<&[u8]>, Malformed> {
+        let value = self.next_range()?;
+        Ok(value.map(|_| &self.key[..]))
+    }
+
+    fn next_range(&mut self) -> Result<Option<Range<usize>>, Malformed> {
         if self.at == self.block.entries_len {
             return Ok(None);
         }
         let base = self.at;
         let mut cursor = Cursor::new(&self.block.bytes[base..self.block.entries_len]);
         let shifted = |m: Malformed| Malformed { offset_bytes: m.offset_bytes + base as u64, ..m };
-        let shared = cursor.varint32().map_err(shifted)? as usize;
-        let unshared = cursor.varint32().map_err(shifted)? as usize;
-        let value_len = cursor.varint32().map_err(shifted)? as usize;
-        if shared > self.key.len() {
-            return Err(shifted(cursor.malformed("an entry shares more than the previous key has")));
-        }
-        let suffix = cursor.take(unshared).map_err(shifted)?;
+        let EntryHeader { shared, unshared, value_len } =
+            EntryHeader::decode(&mut cursor).map_err(shifted)?;
+        take_key(&mut self.key, shared, unshared, &mut cursor).map_err(shifted)?;
         let value = cursor.take_range(value_len).map_err(shifted)?;
-        self.key.truncate(shared);
-        self.key.extend_from_slice(suffix);
         self.at = base + cursor.offset();
-        Ok(Some((&self.key, self.block.bytes.slice(base + value.start..base + value.end))))
+        Ok(Some(base + value.start..base + value.end))
     }
 
     /// As [`BlockIter::next_entry`] for the index of format_version 4 and 5 with delta-encoded handles: the value has no
@@ -156,87 +206,54 @@ impl BlockIter {
         let shifted = |m: Malformed| Malformed { offset_bytes: m.offset_bytes + base as u64, ..m };
         let shared = cursor.varint32().map_err(shifted)? as usize;
         let unshared = cursor.varint32().map_err(shifted)? as usize;
-        if shared > self.key.len() {
-            return Err(shifted(cursor.malformed("an entry shares more than the previous key has")));
-        }
-        let suffix = cursor.take(unshared).map_err(shifted)?;
-        self.key.truncate(shared);
-        self.key.extend_from_slice(suffix);
+        take_key(&mut self.key, shared, unshared, &mut cursor).map_err(shifted)?;
         let value = read(shared != 0, &mut cursor).map_err(shifted)?;
         self.at = base + cursor.offset();
         Ok(Some((&self.key, value)))
     }
+}
 
-    /// Moves to the last restart whose key is before the internal key, from where a scan finds the first not before it.
-    pub fn seek_restart(&mut self, user_key: &[u8], tag: Tag) -> Result<(), Malformed> {
-        let (mut low, mut high) = (0, self.block.restart_count);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            let mut probe =
-                BlockIter { block: self.block.clone(), at: self.block.restart(middle)?, key: Vec::new() };
-            let is_before = match probe.next_entry()? {
-                Some((key, _)) => match split(key) {
-                    Some((k, t)) => compare(k, t, user_key, tag).is_lt(),
-                    None => {
-                        return Err(Malformed {
-                            offset_bytes: 0,
-                            what: "an internal key of less than eight bytes",
-                        });
-                    }
-                },
-                None => false,
-            };
-            if is_before {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        self.at = if self.block.restart_count == 0 { 0 } else { self.block.restart(low)? };
-        self.key.clear();
-        Ok(())
+/// Makes `key`, the one of the entry before, that of this one.
+fn take_key(
+    key: &mut Vec<u8>,
+    shared: usize,
+    unshared: usize,
+    cursor: &mut Cursor<'_>,
+) -> Result<(), Malformed> {
+    if shared > key.len() {
+        return Err(cursor.malformed("an entry shares more than the previous key has"));
     }
+    let suffix = cursor.take(unshared)?;
+    key.truncate(shared);
+    key.extend_from_slice(suffix);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::key::{ValueKind, append};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     proptest! {
         #[test]
-        fn roundtrip_and_seek(map: BTreeMap<Vec<u8>, Vec<u8>>, interval in 1usize..20, probe: Vec<u8>) {
+        fn roundtrip(maps: Vec<BTreeMap<Vec<u8>, Vec<u8>>>, interval in 1usize..20) {
+            // One builder makes one block after the other.
             let mut builder = BlockBuilder::new(interval);
-            for (key, value) in &map {
-                let mut internal = Vec::new();
-                append(&mut internal, key, Tag::new(7, ValueKind::Value));
-                builder.add(&internal, value);
-            }
-            let mut bytes = Vec::new();
-            let expected_len = builder.len_bytes();
-            builder.finish(&mut bytes);
-            prop_assert_eq!(bytes.len(), expected_len);
-            let block = Block::new(bytes.into()).unwrap();
-            let mut iter = block.iter();
-            for (key, value) in &map {
-                let (found, found_value) = iter.next_entry().unwrap().unwrap();
-                prop_assert_eq!(split(found).unwrap().0, &key[..]);
-                prop_assert_eq!(&found_value[..], &value[..]);
-            }
-            prop_assert!(iter.next_entry().unwrap().is_none());
-            let tag = Tag::seek(9);
-            iter.seek_restart(&probe, tag).unwrap();
-            let mut found = None;
-            while let Some((key, _)) = iter.next_entry().unwrap() {
-                let (key, t) = split(key).unwrap();
-                if compare(key, t, &probe, tag).is_ge() {
-                    found = Some(key.to_vec());
-                    break;
+            for map in &maps {
+                map.iter().for_each(|(key, value)| builder.add(key, value));
+                let mut bytes = Vec::new();
+                let expected_len = builder.len_bytes();
+                builder.finish(&mut bytes);
+                prop_assert_eq!(bytes.len(), expected_len);
+                let mut iter = Block::new(bytes.into()).unwrap().iter();
+                for (key, value) in map {
+                    let (found, found_value) = iter.next_entry().unwrap().unwrap();
+                    prop_assert_eq!(found, &key[..]);
+                    prop_assert_eq!(&found_value[..], &value[..]);
                 }
+                prop_assert!(iter.next_entry().unwrap().is_none());
             }
-            prop_assert_eq!(found.as_ref(), map.range(probe..).next().map(|(k, _)| k));
         }
 
         #[test]
@@ -245,7 +262,6 @@ mod tests {
                 let mut iter = block.iter();
                 while let Ok(Some(_)) = iter.next_entry() {}
                 let mut iter = block.iter();
-                let _ = iter.seek_restart(b"k", Tag::seek(1));
                 while let Ok(Some(_)) = iter.next_delta_entry(|_, cursor| cursor.varint64()) {}
             }
         }

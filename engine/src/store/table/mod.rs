@@ -8,12 +8,15 @@
 
 pub mod block;
 pub mod builder;
+pub mod cache;
 pub mod compression;
+pub mod data_block;
 pub mod filter;
 pub mod format;
 pub mod properties;
 pub mod reader;
 
 pub use builder::{TableBuilder, TableStats};
+pub use cache::{BlockCache, BlockCacheStats};
 pub use compression::Compression;
-pub use reader::{Table, TableIter};
+pub use reader::{Caching, Table, TableIter};

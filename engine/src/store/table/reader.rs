@@ -1,5 +1,5 @@
-//! Reads a table. The index and the filter are kept in memory, data blocks are read when asked for, and each block's
-//! checksum is verified every time it is read.
+//! Reads a table. The index and the filter are kept in memory. Data blocks are read when asked for, unless the cache has
+//! them, and each block's checksum is verified every time it is read from the file.
 //!
 //! A checksum says that a block is whole, not that it is the one that was asked for: a write that went astray leaves whole
 //! blocks in the wrong place (RocksDB's format 6 mixes the place into the checksum; this is format 5). So every entry must
@@ -14,21 +14,24 @@ use bytes::Bytes;
 use cutwater_io::fs::File;
 use cutwater_io::sometimes;
 
-use super::block::{Block, BlockIter};
+use super::block::Block;
+use super::cache::BlockCache;
 use super::compression::Compression;
+use super::data_block::{BlockCursor, DataBlock, Place};
 use super::filter::{FILTER_NAME, Filter};
 use super::format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, check_trailer};
 use super::properties::{DICTIONARY_NAME, PROPERTIES_NAME, Properties, RANGE_DELETIONS_NAME};
 use crate::store::coding::{Cursor, Malformed, unzigzag};
 use crate::store::error::{Error, IoContext};
-use crate::store::iter::Entry;
-use crate::store::key::{InternalKey, Tag, compare, split};
+use crate::store::iter::{Entry, Seek};
+use crate::store::key::{InternalKey, Tag, compare};
 use crate::store::points;
 use crate::store::version::FileMeta;
 
 /// An open table.
 #[derive(Debug)]
 pub struct Table {
+    number: u64,
     file: File,
     path: PathBuf,
     len_bytes: u64,
@@ -38,6 +41,7 @@ pub struct Table {
     properties: Properties,
     index: Vec<IndexEntry>,
     filter: Option<Filter>,
+    cache: Option<Arc<BlockCache>>,
 }
 
 /// A data block, and a key not before any of its keys.
@@ -48,11 +52,12 @@ struct IndexEntry {
 }
 
 impl Table {
-    /// Opens the table at `path`, which must be the one that `meta` describes.
+    /// Opens the table at `path`, which must be the one that `meta` describes. Without a cache each block is read from the
+    /// file whenever it is needed.
     ///
     /// # Errors
     /// I/O, damage, or a feature that is not supported.
-    pub async fn open(path: &Path, meta: &FileMeta) -> Result<Table, Error> {
+    pub async fn open(path: &Path, meta: &FileMeta, cache: Option<Arc<BlockCache>>) -> Result<Table, Error> {
         let len_bytes = meta.len_bytes;
         let file = File::open(path).await.during("open", path)?;
         let actual = file.len().await.during("stat", path)?;
@@ -68,6 +73,7 @@ impl Table {
         let footer = Footer::decode(&bytes).map_err(|m| Error::malformed(path, footer_at, m))?;
         let path = path.to_owned();
         let mut table = Table {
+            number: meta.number,
             file,
             path,
             len_bytes,
@@ -76,6 +82,7 @@ impl Table {
             properties: Properties::default(),
             index: Vec::new(),
             filter: None,
+            cache,
         };
         table.read_meta().await?;
         table.index = table.read_index().await?;
@@ -154,11 +161,28 @@ impl Table {
         Ok(index)
     }
 
-    /// True if data block `i` may hold such an entry.
-    fn belongs(&self, i: usize, user_key: &[u8], tag: Tag) -> bool {
-        let order = |of: &IndexEntry| compare(user_key, tag, &of.separator.user_key, of.separator.tag);
-        let is_behind = i.checked_sub(1).is_none_or(|before| order(&self.index[before]).is_gt());
-        is_behind && order(&self.index[i]).is_le() && self.sequences.contains(&tag.sequence())
+    /// The first data block that can hold entries not before the internal key.
+    fn block_of(&self, user_key: &[u8], tag: Tag) -> usize {
+        let is_before =
+            |e: &IndexEntry| compare(&e.separator.user_key, e.separator.tag, user_key, tag).is_lt();
+        self.index.partition_point(is_before)
+    }
+
+    /// Data block `i`.
+    async fn data_block(&self, i: usize, caching: Caching) -> Result<DataBlock, Error> {
+        let handle = self.index[i].handle;
+        let key = (self.number, handle.offset_bytes);
+        if let Some(block) = self.cache.as_ref().and_then(|cache| cache.get(key)) {
+            return Ok(block);
+        }
+        let block = self.block(handle).await?;
+        let after = i.checked_sub(1).map(|before| &self.index[before].separator);
+        let place = Place { after, up_to: &self.index[i].separator, sequences: &self.sequences };
+        let block = self.check(handle, DataBlock::new(block, &place))?;
+        if let (Some(cache), Caching::Keep) = (&self.cache, caching) {
+            cache.insert(key, &block);
+        }
+        Ok(block)
     }
 
     /// The content of a block.
@@ -207,85 +231,111 @@ fn delta_handle(
     offset_bytes.zip(len_bytes).map(|(offset_bytes, len_bytes)| Handle { offset_bytes, len_bytes }).ok_or(bad)
 }
 
-/// A position in a table.
+/// Whether blocks that had to be read stay in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// They may be wanted again.
+    Keep,
+    /// They are read once, and would only drive others out.
+    Pass,
+}
+
+/// A position in a table: on an entry after a move that says so. Behind either end there is no way back but to seek.
 #[derive(Debug)]
 pub struct TableIter {
     table: Arc<Table>,
-    next_block: usize,
-    block: Option<(Handle, BlockIter)>,
-    /// The first entry that a seek found.
-    found: Option<Entry>,
-    last: Option<(Bytes, Tag)>,
+    caching: Caching,
+    /// Which data block, and where in it.
+    at: Option<(usize, BlockCursor)>,
 }
 
 impl TableIter {
-    /// Before the first entry.
-    pub fn new(table: Arc<Table>) -> Self {
-        TableIter { table, next_block: 0, block: None, found: None, last: None }
+    /// On no entry.
+    pub fn new(table: Arc<Table>, caching: Caching) -> Self {
+        TableIter { table, caching, at: None }
     }
 
-    /// Moves to before the first entry that is not before the internal key.
-    pub async fn seek(&mut self, user_key: &[u8], tag: Tag) -> Result<(), Error> {
-        let is_before =
-            |e: &IndexEntry| compare(&e.separator.user_key, e.separator.tag, user_key, tag).is_lt();
-        self.next_block = self.table.index.partition_point(is_before);
-        (self.block, self.found, self.last) = (None, None, None);
-        if self.load_block().await? {
-            let (handle, iter) = self.block.as_mut().expect("it was just loaded");
-            let handle = *handle;
-            let moved = iter.seek_restart(user_key, tag);
-            self.table.check(handle, moved)?;
-        }
-        while let Some(entry) = self.next().await? {
-            if compare(&entry.user_key, entry.tag, user_key, tag).is_ge() {
-                self.found = Some(entry);
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// The next entry.
-    pub async fn next(&mut self) -> Result<Option<Entry>, Error> {
-        if let Some(entry) = self.found.take() {
-            return Ok(Some(entry));
-        }
-        loop {
-            if let Some((handle, iter)) = &mut self.block {
-                let handle = *handle;
-                let next = self.table.check(handle, iter.next_entry())?;
-                if let Some((key, value)) = next {
-                    let Some((user_key, tag)) = split(key) else {
-                        let what = "an internal key of less than eight bytes";
-                        return Err(Error::corruption(&self.table.path, handle.offset_bytes, what));
-                    };
-                    if self.last.as_ref().is_some_and(|(k, t)| compare(k, *t, user_key, tag).is_ge()) {
-                        let what = "the entries of a table do not ascend";
-                        return Err(Error::corruption(&self.table.path, handle.offset_bytes, what));
-                    }
-                    if !self.table.belongs(self.next_block - 1, user_key, tag) {
-                        let what = "a whole block that belongs elsewhere";
-                        return Err(Error::corruption(&self.table.path, handle.offset_bytes, what));
-                    }
-                    let user_key = Bytes::copy_from_slice(user_key);
-                    self.last = Some((user_key.clone(), tag));
-                    return Ok(Some(Entry { user_key, tag, value }));
+    /// Moves to an entry, if there is one there.
+    pub async fn seek(&mut self, to: Seek<'_>) -> Result<bool, Error> {
+        let blocks = self.table.index.len();
+        self.at = None;
+        match to {
+            Seek::First => self.first_from(0).await,
+            Seek::Last => self.last_before(blocks).await,
+            Seek::NotBefore(user_key, tag) => {
+                let i = self.table.block_of(user_key, tag);
+                if i == blocks {
+                    return Ok(false);
                 }
+                let cursor = self.load(i).await?;
+                Ok(cursor.seek(user_key, tag) || self.first_from(i + 1).await?)
             }
-            if !self.load_block().await? {
-                return Ok(None);
+            Seek::Before(user_key, tag) => {
+                let i = self.table.block_of(user_key, tag);
+                if i == blocks {
+                    return self.last_before(blocks).await;
+                }
+                let cursor = self.load(i).await?;
+                Ok(cursor.seek_before(user_key, tag) || self.last_before(i).await?)
             }
         }
     }
 
-    async fn load_block(&mut self) -> Result<bool, Error> {
-        let Some(entry) = self.table.index.get(self.next_block) else {
-            self.block = None;
-            return Ok(false);
-        };
-        let handle = entry.handle;
-        self.block = Some((handle, self.table.block(handle).await?.iter()));
-        self.next_block += 1;
-        Ok(true)
+    /// Moves to the next entry.
+    pub async fn next(&mut self) -> Result<bool, Error> {
+        let Some((i, cursor)) = &mut self.at else { return Ok(false) };
+        if cursor.advance() {
+            return Ok(true);
+        }
+        let next = *i + 1;
+        self.first_from(next).await
+    }
+
+    /// Moves to the entry before.
+    pub async fn prev(&mut self) -> Result<bool, Error> {
+        let Some((i, cursor)) = &mut self.at else { return Ok(false) };
+        if cursor.retreat() {
+            return Ok(true);
+        }
+        let i = *i;
+        self.last_before(i).await
+    }
+
+    /// The entry it is on.
+    ///
+    /// # Panics
+    /// If the last move found none.
+    pub fn entry(&self) -> Entry<'_> {
+        let (_, cursor) = self.at.as_ref().expect("the last move found an entry");
+        let (user_key, tag) = cursor.key();
+        Entry { user_key, tag, value: cursor.value() }
+    }
+
+    /// To the first entry of block `i` or of those behind it.
+    async fn first_from(&mut self, i: usize) -> Result<bool, Error> {
+        for i in i..self.table.index.len() {
+            if self.load(i).await?.first() {
+                return Ok(true);
+            }
+        }
+        self.at = None;
+        Ok(false)
+    }
+
+    /// To the last entry of the blocks before `i`.
+    async fn last_before(&mut self, i: usize) -> Result<bool, Error> {
+        for i in (0..i).rev() {
+            if self.load(i).await?.last() {
+                return Ok(true);
+            }
+        }
+        self.at = None;
+        Ok(false)
+    }
+
+    async fn load(&mut self, i: usize) -> Result<&mut BlockCursor, Error> {
+        self.at = None;
+        let block = self.table.data_block(i, self.caching).await?;
+        Ok(&mut self.at.insert((i, block.cursor())).1)
     }
 }
