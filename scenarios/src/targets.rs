@@ -149,10 +149,10 @@ fn block(bytes: &[u8]) {
     let place = Place { after: None, up_to: &end, sequences: &(0..=u64::MAX) };
     let Ok(block) = DataBlock::new(block, &place) else { return };
     let mut cursor = block.cursor();
-    let _ = cursor.seek(&bytes[..bytes.len().min(8)], Tag(u64::MAX)) && cursor.next();
+    let _ = cursor.seek(&bytes[..bytes.len().min(8)], Tag(u64::MAX)) && cursor.advance();
     let mut is_on_entry = cursor.last();
     while is_on_entry {
-        is_on_entry = cursor.prev();
+        is_on_entry = cursor.retreat();
     }
 }
 

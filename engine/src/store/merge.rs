@@ -161,6 +161,14 @@ impl Source {
         }
     }
 
+    /// Moves on if the next entry is in memory.
+    fn step(&mut self, is_backward: bool) -> bool {
+        match self {
+            Source::Memtable(iter) => iter.advance(is_backward),
+            Source::Chain(iter) => iter.table.as_mut().is_some_and(|table| table.step(is_backward)),
+        }
+    }
+
     /// The entry it is on; it must be on one.
     fn entry(&self) -> Entry<'_> {
         match self {
@@ -197,7 +205,7 @@ impl Merge {
         self.order.clear();
         self.is_backward = to.is_backward();
         for i in 0..self.sources.len() {
-            if self.sources[i].seek(to).await? {
+            if Box::pin(self.sources[i].seek(to)).await? {
                 let place = self.order.partition_point(|other| self.precedes(*other, i));
                 self.order.insert(place, i);
             }
@@ -208,10 +216,20 @@ impl Merge {
     /// Moves to the next entry. Of equal ones, that of the earlier source comes first.
     pub(crate) async fn advance(&mut self) -> Result<(), Error> {
         let Some(&first) = self.order.first() else { return Ok(()) };
-        if !self.sources[first].advance(self.is_backward).await? {
+        // Of the entries of a block only the first is read from a file. That future is large, and in itself would make this
+        // one large, which is moved at each step.
+        let has_moved = self.sources[first].step(self.is_backward)
+            || Box::pin(self.sources[first].advance(self.is_backward)).await?;
+        if has_moved {
+            self.reorder(first);
+        } else {
             self.order.remove(0);
-            return Ok(());
         }
+        Ok(())
+    }
+
+    /// Puts the first source, which has moved, where it is now.
+    fn reorder(&mut self, first: usize) {
         // Mostly the next entry is of the same source: one comparison then.
         let mut place = 0;
         while self.order.get(place + 1).is_some_and(|other| self.precedes(*other, first)) {
@@ -219,7 +237,6 @@ impl Merge {
             place += 1;
         }
         self.order[place] = first;
-        Ok(())
     }
 
     /// The entry it is on.

@@ -171,10 +171,10 @@ impl BlockIter {
         Ok(value.map(|value| (&self.key[..], self.block.bytes.slice(value))))
     }
 
-    /// As [`BlockIter::next_entry`], with where the value is.
-    pub fn next_with_range(&mut self) -> Result<Option<(&[u8], Range<usize>)>, Malformed> {
+    /// As [`BlockIter::next_entry`] without the value.
+    pub fn next_key(&mut self) -> Result<Option<&[u8]>, Malformed> {
         let value = self.next_range()?;
-        Ok(value.map(|value| (&self.key[..], value)))
+        Ok(value.map(|_| &self.key[..]))
     }
 
     fn next_range(&mut self) -> Result<Option<Range<usize>>, Malformed> {

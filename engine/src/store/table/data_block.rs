@@ -44,7 +44,7 @@ impl DataBlock {
             if is_restart && Cursor::new(&block.bytes()[at..block.entries_len()]).u8().is_ok_and(|b| b != 0) {
                 return Err(malformed(at, "an entry at a restart shares a part of its key"));
             }
-            let Some((key, _)) = iter.next_with_range()? else { break };
+            let Some(key) = iter.next_key()? else { break };
             let (user_key, tag) =
                 split(key).ok_or(malformed(at, "an internal key of less than eight bytes"))?;
             if last.is_empty() {
@@ -133,7 +133,7 @@ impl BlockCursor {
     /// To the first entry, if there is one.
     pub fn first(&mut self) -> bool {
         self.rewind(0);
-        self.next()
+        self.advance()
     }
 
     /// To the last entry, if there is one.
@@ -154,7 +154,7 @@ impl BlockCursor {
         };
         let restart = self.block.last_restart(is_before);
         self.rewind(restart);
-        while self.next() {
+        while self.advance() {
             let (k, t) = self.key();
             if compare(k, t, user_key, tag).is_ge() {
                 return true;
@@ -165,11 +165,11 @@ impl BlockCursor {
 
     /// To the last entry before the internal key.
     pub fn seek_before(&mut self, user_key: &[u8], tag: Tag) -> bool {
-        if self.seek(user_key, tag) { self.prev() } else { self.last() }
+        if self.seek(user_key, tag) { self.retreat() } else { self.last() }
     }
 
     /// To the next entry.
-    pub fn next(&mut self) -> bool {
+    pub fn advance(&mut self) -> bool {
         self.at = self.next;
         if self.next == self.block.block.entries_len() {
             return false;
@@ -184,7 +184,7 @@ impl BlockCursor {
     }
 
     /// To the entry before.
-    pub fn prev(&mut self) -> bool {
+    pub fn retreat(&mut self) -> bool {
         let target = self.at;
         let restart = self.block.last_restart(|at| at < target);
         self.rewind(restart);
@@ -209,7 +209,7 @@ impl BlockCursor {
     /// To the entry that ends at `end`, if one does that is not before the present place.
     fn scan_to(&mut self, end: usize) -> bool {
         while self.next < end {
-            self.next();
+            self.advance();
         }
         self.at < end
     }
@@ -287,11 +287,11 @@ mod tests {
                     Move::First => (cursor.first(), (!sorted.is_empty()).then_some(0)),
                     Move::Last => (cursor.last(), sorted.len().checked_sub(1)),
                     Move::Next => match model {
-                        Some(i) => (cursor.next(), Some(i + 1).filter(|i| *i < sorted.len())),
+                        Some(i) => (cursor.advance(), Some(i + 1).filter(|i| *i < sorted.len())),
                         None => continue,
                     },
                     Move::Prev => match model {
-                        Some(i) => (cursor.prev(), i.checked_sub(1)),
+                        Some(i) => (cursor.retreat(), i.checked_sub(1)),
                         None => continue,
                     },
                     Move::Seek(key) => {
@@ -330,13 +330,13 @@ mod tests {
             let mut moved = cursor.first();
             while moved {
                 forward.push(cursor.key().1);
-                moved = cursor.next();
+                moved = cursor.advance();
             }
             let mut backward = Vec::new();
             let mut moved = cursor.last();
             while moved {
                 backward.push(cursor.key().1);
-                moved = cursor.prev();
+                moved = cursor.retreat();
             }
             backward.reverse();
             prop_assert_eq!(forward, backward);

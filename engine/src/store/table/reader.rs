@@ -281,10 +281,18 @@ impl TableIter {
         }
     }
 
+    /// Moves on inside of its block, which is in memory. False if that takes [`TableIter::next`] or [`TableIter::prev`].
+    pub fn step(&mut self, is_backward: bool) -> bool {
+        let step = |(_, cursor): &mut (usize, BlockCursor)| {
+            if is_backward { cursor.retreat() } else { cursor.advance() }
+        };
+        self.at.as_mut().is_some_and(step)
+    }
+
     /// Moves to the next entry.
     pub async fn next(&mut self) -> Result<bool, Error> {
         let Some((i, cursor)) = &mut self.at else { return Ok(false) };
-        if cursor.next() {
+        if cursor.advance() {
             return Ok(true);
         }
         let next = *i + 1;
@@ -294,7 +302,7 @@ impl TableIter {
     /// Moves to the entry before.
     pub async fn prev(&mut self) -> Result<bool, Error> {
         let Some((i, cursor)) = &mut self.at else { return Ok(false) };
-        if cursor.prev() {
+        if cursor.retreat() {
             return Ok(true);
         }
         let i = *i;
