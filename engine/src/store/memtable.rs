@@ -126,13 +126,6 @@ impl Memtable {
         let range = entries.range((Bound::Unbounded, before.map(Prefixed::new))).rev();
         range.take(limit).map(|(k, v)| (k.key.clone(), v.clone())).collect()
     }
-
-    /// Up to `limit` entries before a bound, descending.
-    pub fn chunk_back(&self, before: Bound<InternalKey>, limit: usize) -> Vec<(InternalKey, Bytes)> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let range = entries.range((Bound::Unbounded, before)).rev();
-        range.take(limit).map(|(k, v)| (k.clone(), v.clone())).collect()
-    }
 }
 
 #[cfg(test)]
