@@ -66,6 +66,23 @@ fn garbage_is_where_a_sync_was_writing_and_nowhere_else() {
 }
 
 #[test]
+fn the_length_uncovers_garbage_where_the_file_system_has_no_order_against_it() {
+    let crash = |personality, durable: usize| {
+        let (mut disk, fd) = log_on(personality, durable);
+        disk.write_at(fd, &[b'b'; 300], durable as u64).unwrap();
+        let _under_way = disk.begin_sync(fd, true).unwrap();
+        let record = disk.power_fail(&garbage(0, Survivors::None), 0);
+        (record.garbage.is_some(), content(&disk).len())
+    };
+    assert_eq!(crash(Personality::PosixMin, 512), (true, 812), "a new sector");
+    assert_eq!(crash(Personality::PosixMin, 100), (true, 400), "the rest of an old one");
+    for ordered in [Personality::Xfs, Personality::Ext4Ordered, Personality::RocksdbFi] {
+        assert_eq!(crash(ordered, 512), (false, 512), "new sectors come before the length");
+    }
+    assert_eq!(crash(Personality::Ext4Ordered, 100), (true, 400));
+}
+
+#[test]
 fn which_sector_is_garbage_is_chosen_by_its_number() {
     let left = |which: u16| {
         let (mut disk, fd) = log_on(Personality::PosixMin, 512);

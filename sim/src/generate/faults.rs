@@ -51,9 +51,9 @@ pub(super) fn add(plan: &mut Plan, vocabulary: &Vocabulary, source: &mut Source<
     for &class in &vocabulary.faults {
         let count = source.choose(class.name(), &[], |c| if c.chance(500) { c.log_between(1, 6) } else { 0 });
         for i in 0..count {
-            if let Some((at, mut act)) = source.choose(class.name(), &[1, i], |c| frame.fault(class, c)) {
-                if let Some(crash) = act.crash_mut() {
-                    source.choose("mid_sync", &[i], |c| with_garbage(crash, c));
+            if let Some((mut at, mut act)) = source.choose(class.name(), &[1, i], |c| frame.fault(class, c)) {
+                if class == FaultClass::PowerFail {
+                    source.choose("mid_sync", &[i], |c| frame.mid_sync(&mut at, &mut act, c));
                 }
                 plan.faults.push(Fault { id: plan.faults.len() as u32, at, act });
             }
@@ -72,9 +72,9 @@ pub(crate) fn one(
     if frame.nodes == 0 {
         return None;
     }
-    let (at, mut act) = frame.fault(class, draw)?;
-    if let Some(crash) = act.crash_mut() {
-        with_garbage(crash, draw);
+    let (mut at, mut act) = frame.fault(class, draw)?;
+    if class == FaultClass::PowerFail {
+        frame.mid_sync(&mut at, &mut act, draw);
     }
     Some((at, act))
 }
@@ -212,6 +212,16 @@ impl Frame<'_> {
         }
     }
 
+    /// A quarter of the power failures leave garbage of a sync under way, whatever survives; half of these strike a sync.
+    fn mid_sync(&self, at: &mut Anchor, act: &mut Act, c: &mut dyn Choose) {
+        let Some(crash) = act.crash_mut() else { return };
+        if with_garbage(crash, c) && c.chance(500) {
+            let crash = crash.clone();
+            *at = self.site("disk.sync", c);
+            *act = Act::Site(SiteFault::CrashBefore(crash));
+        }
+    }
+
     /// A state that lasts: anchored to a time, a point, or an operation.
     fn state(&self, c: &mut dyn Choose, act: impl FnOnce(u64, u64) -> Act) -> (Anchor, Act) {
         let for_us = self.stable(c);
@@ -341,15 +351,16 @@ impl Frame<'_> {
     }
 }
 
-/// In a quarter of the power failures a sync that is under way leaves garbage, whatever survives.
-pub(crate) fn with_garbage(crash: &mut Crash, c: &mut dyn Choose) {
-    if let CrashKind::PowerFail(survivors) = &mut crash.kind
-        && c.chance(GARBAGE_PERMILLE)
-    {
+/// In a quarter of the power failures a sync that is under way leaves garbage, whatever survives; true if in this one.
+pub(crate) fn with_garbage(crash: &mut Crash, c: &mut dyn Choose) -> bool {
+    let CrashKind::PowerFail(survivors) = &mut crash.kind else { return false };
+    let leaves = c.chance(GARBAGE_PERMILLE);
+    if leaves {
         let end = SyncEnd::Garbage(c.between(0, u64::from(u16::MAX)) as u16);
         let rest = Box::new(std::mem::replace(survivors, Survivors::None));
         *survivors = Survivors::MidSync { end, rest };
     }
+    leaves
 }
 
 /// What survives a power failure.

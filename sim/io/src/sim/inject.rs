@@ -244,8 +244,8 @@ pub enum Survivors {
     /// All but these (positions among what was not forced, in issue order; those beyond the last name nothing) and what
     /// depends on them.
     Losing(Vec<u16>),
-    /// As `rest` says; but what a sync was writing at that moment, and `rest` loses, comes to an odd end. If none was under
-    /// way there is nothing odd.
+    /// As `rest` says; but what a sync was writing at that moment comes to an odd end. If none was under way there is nothing
+    /// odd.
     MidSync {
         /// Which.
         end: SyncEnd,
@@ -258,9 +258,10 @@ pub enum Survivors {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Arbitrary)]
 #[serde(deny_unknown_fields)]
 pub enum SyncEnd {
-    /// Of one sector (this number chooses it) the bytes that were to change are random.
+    /// One sector (this number chooses it) is lost, whatever `rest` says, and the bytes that were to change are random; the
+    /// length that uncovers them survives if the order of the file system lets it.
     Garbage(u16),
-    /// It gets to the medium only when the node dies the next time: who recovers first reads the old state, who recovers
+    /// What `rest` loses of it gets to the medium when the node dies the next time: who recovers first reads the old state, who recovers
     /// after that the new one. No engine can survive that.
     LandsLater,
 }

@@ -199,7 +199,13 @@ impl Disk {
         self.losses += 1;
         let key = self.key;
         let pending = Pending::of(self);
-        let set = survivors(&pending, choice, &key);
+        let mut set = survivors(&pending, choice, &key);
+        let garbage = match choice {
+            Survivors::MidSync { end: SyncEnd::Garbage(which), .. } => {
+                self.garbage_of(&pending, &mut set, *which)
+            }
+            _ => None,
+        };
         self.now_us = now_us;
         let mut defects = std::mem::take(&mut self.defects);
         let mut tree =
@@ -207,12 +213,12 @@ impl Disk {
         defects.settle(&tree, now_us);
         self.defects = defects;
         let mut record = CrashRecord { at_us: now_us, paths: self.paths_of(&pending), ..Default::default() };
-        match choice {
-            Survivors::MidSync { end: SyncEnd::Garbage(which), .. } => {
-                record.garbage = self.leave_garbage(&mut tree, &pending, &set, *which);
-            }
-            Survivors::MidSync { end: SyncEnd::LandsLater, .. } => self.land_later(&tree, &pending, &set),
-            _ => {}
+        if let Some(i) = garbage {
+            self.leave_garbage(&mut tree, &pending, i);
+            record.garbage = Some(pending.ops[i].id);
+        }
+        if matches!(choice, Survivors::MidSync { end: SyncEnd::LandsLater, .. }) {
+            self.land_later(&tree, &pending, &set);
         }
         let free = pending.ops.iter().zip(&set).filter(|(op, _)| !op.forced);
         record.losing = free

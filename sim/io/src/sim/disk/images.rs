@@ -11,7 +11,6 @@
 
 use super::Disk;
 use super::crash::Pending;
-use super::log::Op;
 use crate::sim::{Draw, Survivors, SyncEnd};
 
 /// What a power failure may leave now.
@@ -70,33 +69,30 @@ impl Disk {
 
     /// The hash of what would be left, and what would be damaged in it.
     fn hash_after(&self, pending: &Pending, set: &[bool], garbage: Option<u16>) -> u128 {
+        let mut set = set.to_vec();
+        let garbage = garbage.and_then(|which| self.garbage_of(pending, &mut set, which));
         let mut defects = self.defects.clone();
         let mut tree = if defects.any_or_doomed() {
-            self.left(pending, set, |op, tree, survives| defects.meet(op, tree, survives, self.now_us))
+            self.left(pending, &set, |op, tree, survives| defects.meet(op, tree, survives, self.now_us))
         } else {
-            self.left(pending, set, |_, _, _| {})
+            self.left(pending, &set, |_, _, _| {})
         };
         defects.settle(&tree, self.now_us);
-        if let Some(which) = garbage {
-            self.leave_garbage(&mut tree, pending, set, which);
+        if let Some(i) = garbage {
+            self.leave_garbage(&mut tree, pending, i);
         }
         defects.hash_with(tree.hash(), &tree)
     }
 
     /// What is lost, and which garbage it leaves, at a moment at which a sync is under way: nothing survives but what must,
-    /// or all but the data that the sync was writing: a length that survives uncovers the garbage.
+    /// or everything else does.
     fn with_garbage(&self, pending: &Pending) -> Vec<(Vec<bool>, u16)> {
-        let none = pending.forced();
-        let written = self.lost_mid_sync(pending, &none);
-        if written.is_empty() {
+        if self.written_mid_sync(pending).is_empty() {
             return Vec::new();
         }
-        let mut others = vec![true; none.len()];
-        for i in written {
-            others[i] = !matches!(pending.ops[i].op, Op::Data { .. });
-        }
-        pending.close_by_removing(&mut others);
-        vec![(none, 0), (others, 0)]
+        let none = pending.forced();
+        let all = vec![true; none.len()];
+        vec![(none, 0), (all, 0)]
     }
 }
 

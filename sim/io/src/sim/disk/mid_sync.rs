@@ -1,13 +1,14 @@
 //! Syncs that are under way when the power fails.
 //!
 //! A buffered write is one moment of this model, and so is writeback: neither is ever half done. A sync takes time. What it was
-//! writing, and the crash takes, can come to an odd end if the plan says so ([`SyncEnd`]):
+//! writing can come to an odd end if the plan says so ([`SyncEnd`]):
 //!
-//! - *Garbage*: of one sector the bytes that were to change are random afterwards. What was acknowledged without a sync under
+//! - *Garbage*: of one sector the bytes that were to change are random afterwards, and the new length of the file is there
+//!   without them if the order of the file system lets it. What was acknowledged without a sync under
 //!   way is never touched, nor are bytes of the sector that the sync was not to change: devices keep those
 //!   ("powersafe overwrite"), and engines that append to a log rely on it. A file system with checksums writes elsewhere and
 //!   tells the difference, so there is no garbage on one.
-//! - *Late landing*: the content and the lengths get to the medium after all, but only when the node dies the next time. Who
+//! - *Late landing*: the content and the lengths that the crash takes get to the medium after all, but only when the node dies the next time. Who
 //!   recovers from the crash reads the old state, who recovers after that the new one (rocksdb#7621, pebble#984). What has
 //!   been written anew by then stays.
 //!
@@ -48,46 +49,63 @@ impl Disk {
         self.next_sync
     }
 
-    /// The positions of those pending operations that a sync is writing, and that `set` loses.
-    pub(super) fn lost_mid_sync(&self, pending: &Pending, set: &[bool]) -> Vec<usize> {
+    /// The positions of those pending operations that a sync is writing.
+    pub(super) fn written_mid_sync(&self, pending: &Pending) -> Vec<usize> {
         let is_written = |op: &MicroOp| {
             let (file, id) = op.key();
-            self.under_way.values().any(|(ino, until)| *ino == file && id < *until)
+            !op.forced && self.under_way.values().any(|(ino, until)| *ino == file && id < *until)
         };
-        (0..set.len()).filter(|i| !set[*i] && is_written(&pending.ops[*i])).collect()
+        (0..pending.ops.len()).filter(|i| is_written(&pending.ops[*i])).collect()
     }
 
-    /// Leaves garbage in one sector of `tree`, in which what is lost of `pending` is missing. Returns the write that it is
-    /// the rest of, if there is any that would show.
-    pub(super) fn leave_garbage(
-        &self,
-        tree: &mut Tree,
-        pending: &Pending,
-        set: &[bool],
-        which: u16,
-    ) -> Option<OpId> {
+    /// Of the writes that a sync was at, the one that leaves garbage; only one that shows. It is taken out of `set`, with what
+    /// depends on it, and the length that uncovers it is added if the order of the file system lets it survive without the
+    /// write.
+    pub(super) fn garbage_of(&self, pending: &Pending, set: &mut Vec<bool>, which: u16) -> Option<usize> {
         if self.rules.checksums {
             return None;
         }
-        let mut lost = self.lost_mid_sync(pending, set);
-        lost.retain(|i| !self.bytes_to_change(tree, &pending.ops[*i].op).is_empty());
-        if lost.is_empty() {
-            return None;
+        let (mut left, others): (Vec<usize>, Vec<usize>) = (self.written_mid_sync(pending).into_iter())
+            .partition(|i| matches!(pending.ops[*i].op, Op::Data { .. }));
+        let is_size = |i: &usize| matches!(pending.ops[*i].op, Op::Size { .. });
+        let sizes: Vec<usize> = others.into_iter().filter(is_size).collect();
+        while !left.is_empty() {
+            let i = pending.pick(&left, "disk.garbage", which, &self.key);
+            left.retain(|other| *other != i);
+            let mut uncovered = set.clone();
+            uncovered[i] = false;
+            pending.close_by_removing(&mut uncovered);
+            for size in sizes.iter().filter(|size| pending.ops[**size].key().0 == pending.ops[i].key().0) {
+                let mut with = uncovered.clone();
+                with[*size] = true;
+                pending.close_by_adding(&mut with);
+                if !with[i] {
+                    uncovered = with;
+                }
+            }
+            let tree = self.left(pending, &uncovered, |_, _, _| {});
+            if !self.bytes_to_change(&tree, &pending.ops[i].op).is_empty() {
+                *set = uncovered;
+                return Some(i);
+            }
         }
-        let i = pending.pick(&lost, "disk.garbage", which, &self.key);
-        let op = &pending.ops[i];
-        let Op::Data { ino, sector, .. } = op.op else { unreachable!("only data changes bytes") };
+        None
+    }
+
+    /// Leaves garbage in the place of the write at `i` in `tree`, in which it is missing.
+    pub(super) fn leave_garbage(&self, tree: &mut Tree, pending: &Pending, i: usize) {
+        let op = &pending.ops[i].op;
+        let Op::Data { ino, sector, .. } = op else { unreachable!("only data changes bytes") };
         let mut content = vec![0; self.sector_bytes() as usize];
-        if let Some(there) = tree.sector(ino, sector) {
+        if let Some(there) = tree.sector(*ino, *sector) {
             content.copy_from_slice(there);
         }
         let mut garbage = content.clone();
         pending.draw("disk.garbage.bytes", i, &self.key).fill(&mut garbage);
-        for byte in self.bytes_to_change(tree, &op.op) {
+        for byte in self.bytes_to_change(tree, op) {
             content[byte] = garbage[byte];
         }
-        tree.put_sector(ino, sector, content.into());
-        Some(op.id)
+        tree.put_sector(*ino, *sector, content.into());
     }
 
     /// The bytes of a sector that a write would have changed, as far as they lie inside the file.
@@ -101,7 +119,8 @@ impl Disk {
 
     /// What a sync was writing, and `set` loses, will land when the node dies the next time.
     pub(super) fn land_later(&mut self, tree: &Tree, pending: &Pending, set: &[bool]) {
-        let ops = (self.lost_mid_sync(pending, set).into_iter()).filter_map(|i| {
+        let lost = self.written_mid_sync(pending).into_iter().filter(|i| !set[*i]);
+        let ops = lost.filter_map(|i| {
             let op = pending.ops[i].op.clone();
             let found = match &op {
                 Op::Data { ino, sector, .. } => Found::Content(tree.sector(*ino, *sector).cloned()),
