@@ -8,9 +8,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cutwater_io::fs;
-use cutwater_io::{entropy, point};
+use cutwater_io::{buggify, entropy, point, time};
 
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
@@ -19,6 +20,9 @@ use super::points;
 use super::recovery::create_dir_durably;
 use super::shared::Shared;
 use super::version::{Version, VersionEdit};
+
+/// How long a checkpoint that dawdles does.
+const LATER: Duration = Duration::from_millis(100);
 
 /// What a checkpoint consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +96,10 @@ async fn fill(
     fs::create_dir(target).await.during("create", target)?;
     let mut files = Vec::new();
     point!(points::CHECKPOINT_BEFORE_LINKS);
+    // Long enough for a compaction to replace what is about to be linked.
+    if buggify!(points::LINK_LATER) {
+        time::sleep(LATER).await;
+    }
     for (_, file) in version.files() {
         let kind = FileKind::Table(file.number);
         let original = kind.path(&shared.site.dir);

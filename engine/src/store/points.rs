@@ -28,6 +28,7 @@ cutwater_io::points! {
     buggify ROTATE_EARLY = "store.rotate_early": "a memtable is closed long before it is full";
     buggify WRITE_ALONE = "store.write_alone": "a write goes to the log without those that wait behind it";
     buggify COMPACT_LATER = "store.compact_later": "a compaction that is due waits for a while";
+    buggify LINK_LATER = "store.checkpoint.link_later": "a checkpoint knows its tables, and waits for a while before it links them";
     buggify MANIFEST_ROLLS_EARLY = "store.manifest.rolls_early": "a MANIFEST rolls over long before it is large";
     sometimes WAL_TORN = "store.recovery.torn_wal": "recovery met a log that does not end in a whole record";
     sometimes WAL_HOLE = "store.recovery.wal_hole": "recovery ignored a log because the one before it had lost its end";

@@ -188,6 +188,8 @@ pub(crate) struct Wals {
     closed: Vec<Wal>,
     /// True until the link to the predecessor is written.
     needs_link: bool,
+    /// True from a sync that forced records until that is written down.
+    needs_mark: bool,
     /// The sequence number of the next write: a log must not name a lower one, not even in a batch without changes.
     next_sequence: u64,
 }
@@ -197,7 +199,8 @@ impl Wals {
     pub(crate) async fn create(site: &Site, number: u64, next_sequence: u64) -> Result<Wals, Error> {
         let (dir, identity) = (site.dir.clone(), site.identity.clone());
         let current = Wal::create(&dir, number).await?;
-        Ok(Wals { dir, identity, current, closed: Vec::new(), needs_link: false, next_sequence })
+        let (needs_link, needs_mark) = (false, false);
+        Ok(Wals { dir, identity, current, closed: Vec::new(), needs_link, needs_mark, next_sequence })
     }
 
     /// Appends batches with one write; the write after them has `next_sequence`. After an error nothing more may be
@@ -230,6 +233,9 @@ impl Wals {
     /// Writes down, behind what was synced, that it was. After an error nothing more may be appended to this log: part of the
     /// mark may be there.
     pub(crate) async fn mark(&mut self) -> Result<(), Error> {
+        if !self.needs_mark {
+            return Ok(());
+        }
         let mut out = Vec::new();
         self.add_link(&mut out);
         let link_bytes = out.len() as u64;
@@ -250,12 +256,12 @@ impl Wals {
         if link_bytes > 0 {
             current.payload_bytes = begin_bytes + link_bytes;
         }
-        self.needs_link = false;
+        (self.needs_link, self.needs_mark) = (false, false);
         Ok(())
     }
 
-    /// Makes all that was appended durable, older logs first: a write must not outlive one before it. True if there is now
-    /// something to [mark](Wals::mark).
+    /// Makes all that was appended durable, older logs first: a write must not outlive one before it. False if it was; else
+    /// it is to be [marked](Wals::mark).
     pub(crate) async fn sync(&mut self, log_number: u64) -> Result<bool, Error> {
         let (closed, current) = (&mut self.closed, &mut self.current);
         let mut needed: Vec<&mut Wal> = closed.iter_mut().filter(|w| w.number >= log_number).collect();
@@ -263,7 +269,7 @@ impl Wals {
         if needed.iter().all(|w| w.is_durable()) {
             return Ok(false);
         }
-        let has_records = needed.iter().any(|w| w.payload_bytes > 0);
+        self.needs_mark |= needed.iter().any(|w| w.payload_bytes > 0);
         point!(points::WAL_BEFORE_SYNC);
         for wal in &mut needed {
             wal.sync().await?;
@@ -273,7 +279,7 @@ impl Wals {
             needed.iter_mut().for_each(|w| w.is_name_durable = true);
         }
         self.forget_closed(log_number);
-        Ok(has_records)
+        Ok(true)
     }
 
     /// Makes the last mark durable, as nothing may follow for long.

@@ -264,6 +264,13 @@ impl Batches {
         self.writers.get(&actor).map_or(0, |writer| writer.acknowledged().count())
     }
 
+    /// The keys that a writer waits for an answer to have written.
+    pub fn keys_being_written(&self, actor: usize) -> Vec<Vec<u8>> {
+        let last = self.writers.get(&actor).and_then(|writer| writer.batches.last());
+        let waiting = last.filter(|batch| batch.sequence.is_none());
+        waiting.map_or(Vec::new(), |batch| batch.changes.iter().map(|(key, _)| key.clone()).collect())
+    }
+
     /// Judges what somebody read of another writer's key: a read that began when so many batches were `answered`, and that is
     /// over now. The write may be without an answer; from now on it is known that it was shown.
     ///

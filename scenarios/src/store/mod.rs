@@ -8,7 +8,8 @@
 //! What must hold:
 //! - **durability**: what was acknowledged as synced is there; what is there was written; what is there of each writer is a
 //!   prefix of its writes, and over all writers a prefix of the order of sequence numbers. After a mere kill nothing
-//!   acknowledged is missing, synced or not. What another writer was shown of a write counts as acknowledged.
+//!   acknowledged is missing, synced or not. Before each operation a writer looks at what the others are writing just now;
+//!   what it is shown counts as acknowledged.
 //! - **model**: reads, scans and snapshots of the running store equal a map.
 //! - **checkpoint**: a checkpoint that was reported done opens, now and after every later crash, with the content it was
 //!   taken of.
@@ -74,9 +75,9 @@ impl Scenario for StoreScenario {
                     .arg("count", 1..=8)
                     .log_arg("len", 0..=800)
                     .arg("sync_if_3", 0..=3),
-                Verb::new("get", "read one key, and what the other writers have there").arg("key", 0..=23),
+                Verb::new("get", "read one key").arg("key", 0..=23),
                 Verb::new("scan", "read a range").arg("key", 0..=23).arg("count", 1..=24),
-                Verb::new("snapshot", "hold a snapshot for a while, then scan it")
+                Verb::new("snapshot", "hold a snapshot while the writer goes on, then scan it")
                     .arg("hold_us", 0..=400_000),
                 Verb::new("slow_scan", "scan a snapshot, and stop for a while after its first key")
                     .arg("hold_us", 0..=400_000),
@@ -173,10 +174,12 @@ impl Scenario for StoreScenario {
             after_plans: 1000,
             delivered: self.vocabulary().faults,
             points: points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
-            // Two plans in a thousand see a hole between logs: a campaign of a thousand cannot be asked for one.
+            // Two plans in a thousand see a hole between logs, and four a log given up: a campaign of a thousand cannot be asked
+            // for one.
             sometimes: points
                 .iter()
-                .filter(|p| p.kind != Kind::Point && p.name != "store.recovery.wal_hole")
+                .filter(|p| p.kind != Kind::Point)
+                .filter(|p| !["store.recovery.wal_hole", "store.wal.given_up"].contains(&p.name))
                 .filter(|p| !cutwater_engine::store::points::OF_DAMAGE.contains(p))
                 .map(|p| p.name)
                 .collect(),

@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cutwater_engine::store::{Options, Store, WriteBatch, WriteOptions};
+use cutwater_engine::store::{Options, Snapshot, Store, WriteBatch, WriteOptions};
 use cutwater_io::{fs, time};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
+use cutwater_sim::world::Ops;
+use futures::StreamExt;
+use futures::future::{Either, select};
+use futures::stream::FuturesUnordered;
 
 use super::content::{key, own, same, same_value, scan, value};
 use super::process::{Exit, Shared, Taken};
@@ -20,8 +24,15 @@ impl Shared {
     /// One writer: the operations of its part of the plan, on its own keys.
     pub(super) async fn work(&self, store: &Store, actor: usize) -> Result<(), Exit> {
         let mut ops = self.actors[actor].lock().await;
-        while let Some(op) = ops.next().await {
-            let result = self.apply(store, actor, &op).await;
+        let mut held = FuturesUnordered::new();
+        while let Some(op) = next_of(&mut ops, &mut held).await? {
+            let result = match op.verb.as_str() {
+                "snapshot" => {
+                    held.push(self.hold_snapshot(store, store.snapshot(), op.args[0]));
+                    Ok(())
+                }
+                _ => self.apply(store, actor, &op).await,
+            };
             self.world.answered(
                 &op,
                 match result {
@@ -33,10 +44,14 @@ impl Shared {
             );
             result?;
         }
+        while let Some(judged) = held.next().await {
+            judged?;
+        }
         Ok(())
     }
 
     async fn apply(&self, store: &Store, actor: usize, op: &Op) -> Result<(), Exit> {
+        self.look_at_others(store, actor).await?;
         let args = &op.args;
         match op.verb.as_str() {
             "put" => {
@@ -61,8 +76,7 @@ impl Shared {
                 let expected = self.state().batches.content_of(actor).get(&key).cloned();
                 let found = self.tolerate("get", store.get(&key).await);
                 let found = self.others_are_right(store, actor, found).await?;
-                same_value("a read returns the last write", &key, &expected, &found)?;
-                self.read_foreign(store, actor, args[0]).await
+                same_value("a read returns the last write", &key, &expected, &found).map_err(Exit::from)
             }
             "scan" => {
                 let (from, to) = (key(actor, args[0]), key(actor, args[0] + args[1]));
@@ -72,7 +86,6 @@ impl Shared {
                 let found = self.others_are_right(store, actor, found).await?;
                 same("model", "a scan returns what was written", &expected, &found).map_err(Exit::from)
             }
-            "snapshot" => self.hold_snapshot(store, args[0]).await,
             "slow_scan" => self.scan_slowly(store, args[0]).await,
             "flush" => {
                 let acknowledged = self.state().batches.acknowledged();
@@ -138,13 +151,15 @@ impl Shared {
         self.state().batches.synced(Synced { sequence, at_us, asked_at, answered_at });
     }
 
-    /// Reads a key of each other writer, which may be writing it: what it shows is there for good.
-    async fn read_foreign(&self, store: &Store, actor: usize, number: u64) -> Result<(), Exit> {
+    /// Reads what the other writers are writing just now: what is shown is there for good.
+    async fn look_at_others(&self, store: &Store, actor: usize) -> Result<(), Exit> {
         for other in (0..self.actors.len()).filter(|other| *other != actor) {
-            let key = self.key(other, number);
-            let answered = self.state().batches.answered(other);
-            let found = self.tolerate("get of another's key", store.get(&key).await)?;
-            self.state().batches.judge_foreign_read(other, answered, &key, &found)?;
+            let keys = self.state().batches.keys_being_written(other);
+            for key in keys {
+                let answered = self.state().batches.answered(other);
+                let found = self.tolerate("get of another's key", store.get(&key).await)?;
+                self.state().batches.judge_foreign_read(other, answered, &key, &found)?;
+            }
         }
         self.owe();
         Ok(())
@@ -160,9 +175,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Holds a snapshot while other writers go on, flush and compact: it stays the state at its sequence number, of all.
-    async fn hold_snapshot(&self, store: &Store, hold_us: u64) -> Result<(), Exit> {
-        let snapshot = store.snapshot();
+    /// Holds a snapshot while all writers go on, flush and compact: it stays the state at its sequence number, of all.
+    async fn hold_snapshot(&self, store: &Store, snapshot: Snapshot, hold_us: u64) -> Result<(), Exit> {
         time::sleep(Duration::from_micros(hold_us)).await;
         let found = self.tolerate("scan of a snapshot", scan(store, .., Some(&snapshot)).await)?;
         self.judge_snapshot(&found, snapshot.sequence())
@@ -224,5 +238,22 @@ impl Shared {
             let _ = fs::remove_dir_all(&taken.dir).await;
         }
         Ok(())
+    }
+}
+
+/// The next operation; until its time has come, what is held meanwhile goes on.
+async fn next_of(
+    ops: &mut Ops,
+    held: &mut FuturesUnordered<impl Future<Output = Result<(), Exit>>>,
+) -> Result<Option<Op>, Exit> {
+    let mut next = std::pin::pin!(ops.next());
+    loop {
+        if held.is_empty() {
+            return Ok(next.await);
+        }
+        match select(&mut next, held.next()).await {
+            Either::Left((op, _)) => return Ok(op),
+            Either::Right((judged, _)) => judged.transpose()?.unwrap_or_default(),
+        }
     }
 }
