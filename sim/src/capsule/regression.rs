@@ -120,8 +120,8 @@ impl Regression {
 
     /// True if `other` keeps the same failure: the same signature, from the same operations and faults under the same settings.
     ///
-    /// What decides nothing is left out (the seed), and so is what `add` may change (the horizon) and what two runs of a search
-    /// may find differently (the order of tasks, the draws of devices). Where there is one node, "any node" is that one.
+    /// What decides nothing is left out (the seed), and so is what `add` may change (the horizon) and what differs between two
+    /// seeds that show the same (the order of tasks, the draws of devices, the numbers of faults). Where there is one node, "any node" is that one.
     pub fn keeps_the_same(&self, other: &Regression, vocabulary: &Vocabulary) -> bool {
         let essence = |plan: &Plan| essence(plan, vocabulary);
         self.signature == other.signature
@@ -150,6 +150,7 @@ impl Regression {
 /// A plan without what does not tell two failures apart.
 fn essence(plan: &Plan, vocabulary: &Vocabulary) -> Value {
     let mut plan = plan.clone();
+    plan.faults.iter_mut().for_each(|fault| fault.id = 0);
     plan.knobs.retain(|name, value| vocabulary.knob(name).is_none_or(|knob| knob.default != *value));
     plan.topology.retain(|name, count| vocabulary.role(name).is_none_or(|role| role.count.start() != count));
     let mut essence = json!([&plan.topology, &plan.knobs, &plan.buggify, &plan.ops, &plan.faults]);
@@ -296,6 +297,7 @@ mod tests {
         let same = |a: &Regression, b: &Regression| a.keeps_the_same(b, &vocabulary);
         let mut other = with(0, 1);
         (other.plan.seed, other.plan.horizon_us, other.plan.schedule_seed, other.mended) = (7, 9, 8, false);
+        other.plan.faults[0].id = 8;
         other.plan.knobs = [("sync_us".to_string(), 9)].into();
         other.plan.topology = [("store".to_string(), 1)].into();
         assert!(same(&with(1, 1), &other), "node 0 is the only one");

@@ -237,7 +237,12 @@ fn fault_line(fault: &Fault, evidence: &Evidence) -> (u64, String) {
     };
     let named = anchor(&fault.at).ends_with(&format!(" of n{}", struck.node));
     let node = if named || struck.node == 0 { String::new() } else { format!("on n{} ", struck.node) };
-    let mut line = format!("{what}  {node}at {}", clock(struck.at_us));
+    // Where the fault says when, it is said.
+    let when = match fault.at {
+        Anchor::Time { at_us } if at_us == struck.at_us => String::new(),
+        _ => format!("at {}", clock(struck.at_us)),
+    };
+    let mut line = format!("{what}  {node}{when}").trim_end().to_string();
     if !struck.target.is_empty() {
         let _ = write!(line, " ({})", struck.target);
     }

@@ -17,9 +17,9 @@ pub(super) fn brief(report: &Report, is_new: bool) -> String {
     let [oracle, property, ..] = report.verdict.explain();
     let (signature, name) = (report.verdict.signature(), name(report));
     if is_new {
-        format!("failure {signature}  {name}  {oracle}: {property}\n")
+        format!("failure {signature}  {name}  {oracle}: {property}")
     } else {
-        format!("again   {signature}  {name}\n")
+        format!("again   {signature}  {name}")
     }
 }
 

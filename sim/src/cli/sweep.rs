@@ -14,7 +14,7 @@ use cutwater_io::sim::Key;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::campaign::{Campaign, Divergence};
+use super::campaign::{Campaign, Divergence, Failure};
 use super::out::Out;
 use super::table::{self, Paint};
 use super::{Annotate, CampaignArgs, Registry, SweepArgs, Usage, failure, github};
@@ -27,6 +27,8 @@ use crate::verdict::{Outcome, Report, Verdict};
 /// How often a plan with two digests is run again, recorded, in the hope of seeing where its runs part.
 const RECORDED_PAIRS: usize = 3;
 
+/// How many plans that fail alike are told of while a sweep goes on.
+const TOLD_MAX: u64 = 4;
 /// How many failures of a sweep are shrunk and explained; the others are kept as they are.
 const CAPTURES_MAX: usize = 5;
 /// How long shrinking one of them may take; explaining it may take half as long again.
@@ -230,8 +232,11 @@ impl<'a> Sweep<'a> {
 
     /// Says so at once; what there is to say comes when the sweep is over.
     fn failed(&mut self, job: &Job<'a>, report: &Report, is_new: bool) {
-        if !self.args.json {
-            self.print(&failure::brief(report, is_new));
+        let failure = self.campaign.failures.get(&Campaign::failure_name(report));
+        let nth = failure.map_or(1, Failure::plans);
+        if !self.args.json && nth <= TOLD_MAX {
+            let more = if nth == TOLD_MAX { "  (more like it are only counted)" } else { "" };
+            self.print(&format!("{}{more}\n", failure::brief(report, is_new)));
         }
         self.keep_plan(job, report);
     }
