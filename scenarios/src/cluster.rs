@@ -3,7 +3,7 @@
 //! Nodes are coordinator candidates and workers; all of them see one bucket. The job is a Nexmark query whose committed
 //! output does not depend on the interleaving of its input, so that it can be computed beforehand.
 //!
-//! Judged at every object written or deleted: [`JobOracle`]. Judged on demand and at the end: [`restore_cold`], which opens a
+//! Judged at every object written or deleted: [`Oracles`]. Judged on demand and at the end: [`restore_cold`], which opens a
 //! checkpoint from its objects alone, at another parallelism, and compares its state with what its own source positions say.
 //! Judged at the end: the output, leaks, and that the end came.
 
@@ -30,7 +30,6 @@ use cutwater_engine::stream::queries::{self, bid_counts};
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::points::{Kind, Point};
 use cutwater_io::sim::disk::Spared;
-use cutwater_io::sim::objects::ObjectChange;
 use cutwater_io::sim::{Crash, CrashKind, NodeId, Survivors};
 use cutwater_io::{objects, time};
 use cutwater_sim::faults::FaultClass;
@@ -40,7 +39,7 @@ use cutwater_sim::scenario::{OracleInfo, Violation};
 use cutwater_sim::vocabulary::{Knob, Role};
 use cutwater_sim::world::World;
 
-use crate::oracle::job::JobOracle;
+use crate::oracle::watch::Oracles;
 
 const BUCKET: &str = "cluster";
 const URL: &str = "sim://cluster";
@@ -69,6 +68,10 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo {
         name: "exactly once",
         about: "committed output is of durable checkpoints, and in the end the known answer",
+    },
+    OracleInfo {
+        name: "attempts",
+        about: "no part of a checkpoint is refused; an attempt ends when too many expire, and the next begins when nothing is open",
     },
     OracleInfo { name: "no leak", about: "after the end no object is left that nothing needs" },
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
@@ -165,7 +168,7 @@ pub(crate) fn knobs() -> Vec<Knob> {
 #[derive(Clone)]
 pub(crate) struct Cluster {
     world: World,
-    oracle: Arc<Mutex<JobOracle>>,
+    oracles: Arc<Mutex<Oracles>>,
     job: JobSpec,
     client: Client,
 }
@@ -175,9 +178,7 @@ impl Cluster {
     pub(crate) fn start(world: &World) -> Cluster {
         let job = job(world);
         let graph = queries::build(&job).expect("the knobs are within the query's ranges");
-        let layout = Layout::new(JOB).expect("a plain name");
-        let oracle = Arc::new(Mutex::new(JobOracle::new(layout, world.knob("keep_versions"))));
-        watch(world, &oracle);
+        let oracles = Oracles::watch(world, Layout::new(JOB).expect("a plain name"));
         spare_one_copy(world);
         let candidates: Vec<SocketAddr> = (0..world.count("coordinator"))
             .map(|i| world.address(world.node_id("coordinator", i), RPC_PORT))
@@ -207,7 +208,7 @@ impl Cluster {
             });
         }
         let client = Client::new(candidates, Duration::from_millis(500));
-        Cluster { world: world.clone(), oracle, job, client }
+        Cluster { world: world.clone(), oracles, job, client }
     }
 
     /// Runs the plan's operations until its horizon, heals, and judges the end.
@@ -230,17 +231,18 @@ impl Cluster {
         self.world
             .within(FINISH_LIMIT, "a healed cluster finishes its job", self.until(Cluster::is_finished))
             .await?;
+        self.oracles().look(self.world.env())?;
         self.judge_output()?;
-        let swept = self.until(|cluster| cluster.oracle().leaks().is_empty());
+        let swept = self.until(|cluster| cluster.oracles().job.leaks().is_empty());
         if self.world.within(SWEEP_LIMIT, "", swept).await.is_err() {
-            let leaks: Vec<String> = self.oracle().leaks().into_iter().map(str::to_owned).collect();
+            let leaks: Vec<String> = self.oracles().job.leaks().into_iter().map(str::to_owned).collect();
             return Err(Violation::new("no leak", "a finished job leaves nothing that nothing needs")
                 .of("object")
                 .expected("no such object")
                 .found(leaks.join(", ")));
         }
         let retained: Vec<CheckpointId> =
-            self.oracle().state().into_iter().flat_map(|s| &s.retained).map(|c| c.id).collect();
+            self.oracles().job.state().into_iter().flat_map(|s| &s.retained).map(|c| c.id).collect();
         let cluster = self.clone();
         let judged = self.world.client("judge", async move {
             for id in retained {
@@ -251,12 +253,12 @@ impl Cluster {
         self.world.within(SWEEP_LIMIT, "retained checkpoints restore", judged).await?
     }
 
-    fn oracle(&self) -> MutexGuard<'_, JobOracle> {
-        self.oracle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn oracles(&self) -> MutexGuard<'_, Oracles> {
+        self.oracles.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn is_finished(&self) -> bool {
-        self.oracle().state().is_some_and(|state| state.status == Status::Finished)
+        self.oracles().job.state().is_some_and(|state| state.status == Status::Finished)
     }
 
     async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
@@ -279,7 +281,7 @@ impl Cluster {
                 Ok(told(&answer))
             }
             "inspect" => {
-                let latest = self.oracle().state().and_then(|state| Some(state.latest()?.id));
+                let latest = self.oracles().job.state().and_then(|state| Some(state.latest()?.id));
                 let Some(id) = latest else { return Ok("nothing to restore yet".into()) };
                 self.inspect(id).await?;
                 Ok(format!("checkpoint {id} restores"))
@@ -304,12 +306,12 @@ impl Cluster {
 
     /// Opens a checkpoint from its objects alone. One that is let go meanwhile is no loss.
     async fn inspect(&self, id: CheckpointId) -> Result<(), Violation> {
-        let Some(metadata) = self.oracle().retained(id).cloned() else { return Ok(()) };
+        let Some(metadata) = self.oracles().job.retained(id).cloned() else { return Ok(()) };
         let parallelism = self.world.key().draw("inspect", &[id.0, self.world.now_us()]).between(1, 4);
         let parallelism =
             u16::try_from(parallelism.min(self.world.knob("max_parallelism"))).expect("at most 4");
         let found = restore_cold(&metadata, parallelism).await;
-        if self.oracle().retained(id).is_none() {
+        if self.oracles().job.retained(id).is_none() {
             return Ok(());
         }
         let found = match found {
@@ -456,22 +458,6 @@ fn store_options(write_buffer_bytes: u64) -> Options {
         max_manifest_bytes: 4096,
         ..Options::default()
     }
-}
-
-fn watch(world: &World, oracle: &Arc<Mutex<JobOracle>>) {
-    let (world_of_watch, oracle) = (world.clone(), oracle.clone());
-    world.env().objects().observe(Box::new(move |event| {
-        // What is in the object store is what a job goes on from: a crash is another one after each change there.
-        world_of_watch.env().owed().more("objects", event.key.as_bytes());
-        let mut oracle = oracle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let judged = match &event.change {
-            ObjectChange::Put(bytes) => oracle.put(&event.key, bytes),
-            ObjectChange::Delete => oracle.delete(&event.key),
-        };
-        if let Err(violation) = judged {
-            world_of_watch.object(violation);
-        }
-    }));
 }
 
 /// A checkpoint's keyed state, from its objects alone, at this parallelism: counts by auction.

@@ -29,6 +29,15 @@ impl Part<'_> {
         max_parallelism: u16,
         known: impl Fn(&str) -> bool,
     ) -> Result<(), String> {
+        let checked = self
+            .check_state(task, state, max_parallelism)
+            .and_then(|()| self.check_files(id, task, state, known));
+        // Tasks of ours never do.
+        cutwater_io::sometimes!(super::points::REFUSED, checked.is_err());
+        checked
+    }
+
+    fn check_state(&self, task: TaskId, state: &SubtaskState, max_parallelism: u16) -> Result<(), String> {
         let vertex = usize::from(task.vertex);
         let (Some(plan), Some(&parallelism)) = (self.plan.get(vertex), self.parallelism.get(vertex)) else {
             return Err("no such vertex".into());
@@ -54,7 +63,7 @@ impl Part<'_> {
             (SubtaskState::Sink(_), VertexKind::Sink) | (SubtaskState::Stateless, VertexKind::Stateless) => {}
             _ => return Err(format!("not the state of {:?}", plan.kind)),
         }
-        self.check_files(id, task, state, known)
+        Ok(())
     }
 
     fn check_files(

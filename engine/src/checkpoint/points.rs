@@ -14,5 +14,6 @@ cutwater_io::points! {
     sometimes ABORTED = "checkpoint.aborted": "a checkpoint was aborted";
     sometimes LATE_ACK = "checkpoint.late_ack": "shared files of a checkpoint that was already aborted were registered";
     sometimes CONDEMNED_REFERENCE = "checkpoint.condemned_reference": "a task referenced a file that was already given up";
+    sometimes REFUSED = "checkpoint.refused": "a task acknowledged what cannot be its part of a checkpoint";
     sometimes SWEPT = "checkpoint.swept": "the sweeper deleted an orphan";
 }

@@ -4,6 +4,7 @@
 //! - `ids`: versions of the register have no gap, epochs and checkpoint ids only grow, every id comes from the reserved ones.
 //! - `restorable`: a checkpoint that the register lists has all its files, whole, when it is listed and as long as it is;
 //!   once there was one there is always one.
+//! - `cut`: no checkpoint has read less of the input than one before it.
 //! - `exactly once`: output is committed only of checkpoints that are durable, with the bytes that were staged, and stays.
 //! - `no leak`: see [`JobOracle::leaks`].
 //!
@@ -41,6 +42,8 @@ pub struct JobOracle {
     /// Transactions of checkpoints that were durable at some time, with what they staged.
     durable: BTreeMap<String, FileHandle>,
     newest: Option<CheckpointId>,
+    /// Of each partition, the next record to read after the newest checkpoint.
+    positions: BTreeMap<u32, u64>,
 }
 
 impl JobOracle {
@@ -55,7 +58,13 @@ impl JobOracle {
             head: None,
             durable: BTreeMap::new(),
             newest: None,
+            positions: BTreeMap::new(),
         }
+    }
+
+    /// How the job's objects are named.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// The register's value.
@@ -209,6 +218,7 @@ impl JobOracle {
             self.whole(checkpoint.id, handle)?;
         }
         self.one_attempt(&metadata)?;
+        self.goes_on(&metadata)?;
         for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
             if let SubtaskState::Sink(transactions) = state {
                 self.durable.extend(transactions.iter().map(|t| (t.id.clone(), t.staged.clone())));
@@ -226,6 +236,26 @@ impl JobOracle {
                 .expected(format!("checkpoint {id}: {} with {expected:?}", handle.path))
                 .found(found.map_or("nothing".into(), |found| format!("{found:?}")))),
         }
+    }
+
+    /// Every job is restored from its newest checkpoint, so that the next one has read as much and more.
+    fn goes_on(&mut self, metadata: &CheckpointMetadata) -> Result<(), Violation> {
+        for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
+            let SubtaskState::Source(positions) = state else { continue };
+            for position in positions {
+                let before = self.positions.insert(position.partition, position.next_offset);
+                if before.is_some_and(|before| before > position.next_offset) {
+                    return Err(Violation::new(
+                        "cut",
+                        "source positions only grow from checkpoint to checkpoint",
+                    )
+                    .of("source position")
+                    .expected(format!("partition {} at {before:?} or later", position.partition))
+                    .found(format!("checkpoint {} at {}", metadata.id, position.next_offset)));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The parts of a checkpoint come from one deployment: a mixture would not be a cut.

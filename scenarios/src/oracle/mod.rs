@@ -1,4 +1,6 @@
-//! What the scenarios hold the engine against. Pure checkers over what was done and what was found.
+//! What the scenarios hold the engine against. Pure checkers over what was done and what was found, and who tells them.
 
+pub mod attempts;
 pub mod batches;
 pub mod job;
+pub mod watch;

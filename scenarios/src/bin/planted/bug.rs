@@ -10,6 +10,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// Seeds that a bug may take if its patch does not say.
 const SEEDS: u64 = 300;
 
@@ -25,7 +27,8 @@ pub struct Bug {
 }
 
 /// What is asked of the harness.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Demand {
     /// That a sweep finds the bug in the first so many seeds.
     Seeds(u64),

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::bug::Bug;
 use super::checked;
@@ -14,6 +15,20 @@ use super::checked;
 pub struct Tree {
     workspace: PathBuf,
     root: PathBuf,
+}
+
+/// A patched binary; gone with this.
+pub struct Built {
+    pub binary: PathBuf,
+    /// Real time that it took.
+    pub took: Duration,
+}
+
+impl Drop for Built {
+    fn drop(&mut self) {
+        // What is left over is written again by the next run.
+        let _ = std::fs::remove_file(&self.binary);
+    }
 }
 
 impl Tree {
@@ -32,19 +47,32 @@ impl Tree {
         self.root.join("build")
     }
 
-    /// The binary with the bug.
-    pub fn binary(&self) -> PathBuf {
-        self.build_dir().join("release/cutwater")
+    /// Where searches may leave their plans.
+    pub fn scratch(&self) -> Result<PathBuf, String> {
+        self.dir("scratch")
     }
 
-    /// Where searches may leave their plans.
-    pub fn scratch(&self) -> PathBuf {
-        self.root.join("scratch")
+    fn dir(&self, name: &str) -> Result<PathBuf, String> {
+        let dir = self.root.join(name);
+        std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// Plants the bug in the copy, and builds it.
+    pub fn build(&self, bug: &Bug) -> Result<Built, String> {
+        let since = Instant::now();
+        self.copy_sources()?;
+        self.plant(bug)?;
+        self.cargo().map_err(|e| format!("does not build: {e}"))?;
+        // The next bug is built into the same place while this one is looked for.
+        let (from, to) = (self.build_dir().join("release/cutwater"), self.dir("bin")?.join(&bug.name));
+        std::fs::copy(&from, &to).map_err(|e| format!("{}: {e}", from.display()))?;
+        Ok(Built { binary: to, took: since.elapsed() })
     }
 
     /// Brings the copy in line with the working tree. A source that is gone there goes here, too: a module may not be in two
     /// places.
-    pub fn copy_sources(&self) -> Result<(), String> {
+    fn copy_sources(&self) -> Result<(), String> {
         let listing = checked(
             Command::new("git")
                 .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -83,24 +111,24 @@ impl Tree {
     }
 
     /// Applies the patch, and makes sure that it changed what it names.
-    pub fn plant(&self, bug: &Bug) -> Result<(), String> {
+    fn plant(&self, bug: &Bug) -> Result<(), String> {
         let mut apply = Command::new("git");
         apply.args(["apply", "--whitespace=nowarn"]).arg(&bug.patch).current_dir(self.sources());
         // Inside of a repository git would silently skip everything: the copy must not be taken for a part of ours.
         checked(apply.env("GIT_CEILING_DIRECTORIES", &self.root))
-            .map_err(|e| format!("{}: does not apply: {e}", bug.name))?;
+            .map_err(|e| format!("does not apply: {e}"))?;
         let patch =
             std::fs::read_to_string(&bug.patch).map_err(|e| format!("{}: {e}", bug.patch.display()))?;
         for name in patch.lines().filter_map(|line| line.strip_prefix("+++ b/")) {
             let (ours, theirs) = (self.workspace.join(name), self.sources().join(name));
             if std::fs::read(ours).ok() == std::fs::read(theirs).ok() {
-                return Err(format!("{}: {name} is as it was", bug.name));
+                return Err(format!("{name} is as it was"));
             }
         }
         Ok(())
     }
 
-    pub fn build(&self) -> Result<(), String> {
+    fn cargo(&self) -> Result<(), String> {
         let mut cargo = Command::new("cargo");
         cargo.args(["build", "--release", "--quiet", "--package", "cutwater-scenarios", "--bin", "cutwater"]);
         // One small change after the other.
