@@ -56,8 +56,9 @@ fn class_of_object(path: &Path) -> &'static str {
     }
 }
 
-/// The file system of the disks: from the laxest to the strictest, so that what fails on one fails on those before it. Only
-/// the last stands outside of that order.
+/// The file system of the disks: from the one that leaves most states after a crash to the one that leaves fewest, so that a bug
+/// of crash consistency which shows on one shows on those before it. (Not so for damage: btrfs has checksums.) Only the last
+/// stands outside of that order.
 pub(crate) fn personality_knob() -> Knob {
     Knob::new(
         "personality",

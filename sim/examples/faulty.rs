@@ -150,6 +150,7 @@ mod faulty {
 
     #[expect(
         clippy::disallowed_methods,
+        clippy::disallowed_types,
         reason = "the point of `drifts` and `flickers` is to break this rule"
     )]
     fn fail_on_node(way: Way, starts: u64) {
@@ -162,8 +163,10 @@ mod faulty {
             Way::Flickers => {
                 let mark = std::env::var_os("FAULTY_MARK");
                 let is_first = mark.is_some_and(|mark| std::fs::File::create_new(mark).is_ok());
-                while is_first {
-                    std::hint::spin_loop();
+                if is_first {
+                    loop {
+                        std::hint::spin_loop();
+                    }
                 }
             }
             Way::Drifts => {

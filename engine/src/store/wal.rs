@@ -30,8 +30,8 @@ use super::log::{HEADER_BYTES, LogReader, LogWriter};
 use super::points;
 use super::shared::Site;
 
-const LINK_MAGIC: &[u8] = b"cutwater.wal.follows:";
-const MARK_MAGIC: &[u8] = b"cutwater.wal.durable:";
+const LINK_MAGIC: &[u8] = b"cutwater.wal.follows-log:";
+const MARK_MAGIC: &[u8] = b"cutwater.wal.durable-log:";
 /// From the begin of a mark's record to its magic: headers of the record and the batch, tag and length of the log data.
 const BEFORE_MARK_MAGIC: usize = HEADER_BYTES + BATCH_HEADER_BYTES + 2;
 
@@ -396,6 +396,8 @@ mod tests {
         assert_eq!(head(&batch, OF_ANOTHER_STORE), Head::Foreign);
         assert_eq!(head(&note(LINK_MAGIC, 1), LOG), Head::Foreign);
         assert_eq!(head(&note(b"note", 1), LOG), Head::Other);
+        // Before links were bound to a log they had another name: such a log is one without a link, not another's.
+        assert_eq!(head(&note(b"cutwater.wal.follows:\x06\x80\x08\x00", 1), LOG), Head::Other);
         // What a writer adds to its changes is its own affair.
         let mut written = WriteBatch::new();
         written.log_data(&link.encode(OF_ANOTHER_STORE));

@@ -28,6 +28,7 @@ pub const VARIANTS: u64 = 8;
 const SCHEDULES: [u64; 2] = [0, 1];
 /// Moments before and after the one found that are probed to see whether the chance to fail only grows.
 const CHECKS: usize = 3;
+const NS_PER_US: u64 = 1000;
 
 /// An item of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +131,12 @@ pub fn decided(plan: &Plan, signature: &str, bench: &mut Bench<'_>) -> io::Resul
         return Ok(None);
     };
     let Some(failed_ns) = failed_ns(&story) else { return Ok(None) };
-    let mut moments: Vec<u64> = story.iter().map(|event| event.at_ns).filter(|at| *at <= failed_ns).collect();
+    // Whole microseconds, as the plan counts in them: within one, faults strike in an order that no time can cut in two.
+    let mut moments: Vec<u64> = story
+        .iter()
+        .filter(|event| event.at_ns <= failed_ns)
+        .map(|event| end_of_us(event.at_ns / NS_PER_US))
+        .collect();
     moments.dedup();
     let mut probed = Probed { plan, signature, bench, probes: Vec::new() };
     let from_the_start = probed.all_fail(0)?;
@@ -138,7 +144,7 @@ pub fn decided(plan: &Plan, signature: &str, bench: &mut Bench<'_>) -> io::Resul
     let (mut low, mut high) = (0, moments.len() - 1);
     while low < high && !from_the_start && !probed.bench.is_over() {
         let middle = (low + high) / 2;
-        if probed.all_fail(moments[middle] + 1)? { high = middle } else { low = middle + 1 }
+        if probed.all_fail(moments[middle])? { high = middle } else { low = middle + 1 }
     }
     if probed.bench.is_over() {
         return Ok(None);
@@ -146,14 +152,19 @@ pub fn decided(plan: &Plan, signature: &str, bench: &mut Bench<'_>) -> io::Resul
     let found = if from_the_start { 0 } else { high };
     for i in 1..=CHECKS {
         for position in [found * i / (CHECKS + 1), found + (moments.len() - 1 - found) * i / (CHECKS + 1)] {
-            probed.all_fail(moments[position] + 1)?;
+            probed.all_fail(moments[position])?;
         }
     }
     let mut probes = probed.probes;
     probes.sort_unstable();
     probes.dedup();
-    let event = culprit(&story, moments[found]);
+    let event = culprit(&story, moments[found] - 1);
     Ok(Some(Decided { event, is_monotone: only_grows(&probes), probes, from_the_start }))
+}
+
+/// Where the microsecond ends, in nanoseconds.
+fn end_of_us(us: u64) -> u64 {
+    (us + 1) * NS_PER_US
 }
 
 struct Probed<'a, 'b> {
@@ -183,7 +194,7 @@ impl Probed<'_, '_> {
     }
 }
 
-/// The last event at or before `at_ns` that changes something, rather than tells of it.
+/// What broke in the microsecond of `at_ns`, or else the last event up to then that changes something, rather than tells of it.
 fn culprit(story: &[Event], at_ns: u64) -> Event {
     let until: Vec<&Event> = story.iter().take_while(|event| event.at_ns <= at_ns).collect();
     let matters = |event: &&&Event| {
@@ -191,7 +202,13 @@ fn culprit(story: &[Event], at_ns: u64) -> Event {
         let prefixes = ["crash", "fault.", "disk.", "objects.", "net.", "node.", "point", "op", "client."];
         prefixes.iter().any(|prefix| kind.starts_with(prefix))
     };
-    let found = until.iter().rev().find(matters).or(until.last());
+    let breaks = |event: &&&Event| {
+        let kind = event.kind.as_str();
+        event.at_ns / NS_PER_US == at_ns / NS_PER_US
+            && ["crash", "fault.", "disk.power_fail"].iter().any(|prefix| kind.starts_with(prefix))
+    };
+    let last = |is_it: &dyn Fn(&&&Event) -> bool| until.iter().rev().find(|event| is_it(event));
+    let found = last(&breaks).or_else(|| last(&matters)).or(until.last());
     (**found.expect("a story begins before it fails")).clone()
 }
 

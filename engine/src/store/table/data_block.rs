@@ -44,7 +44,12 @@ impl DataBlock {
             if is_restart && Cursor::new(&block.bytes()[at..block.entries_len()]).u8().is_ok_and(|b| b != 0) {
                 return Err(malformed(at, "an entry at a restart shares a part of its key"));
             }
-            let Some(key) = iter.next_key()? else { break };
+            let Some(key) = iter.next_key()? else {
+                if is_restart && at > 0 {
+                    return Err(malformed(at, "a restart is where no entry begins"));
+                }
+                break;
+            };
             let (user_key, tag) =
                 split(key).ok_or(malformed(at, "an internal key of less than eight bytes"))?;
             if last.is_empty() {
@@ -242,6 +247,18 @@ mod tests {
         let mut bytes = Vec::new();
         builder.finish(&mut bytes);
         bytes
+    }
+
+    #[test]
+    fn a_restart_behind_the_last_entry_is_refused() {
+        let key = InternalKey { user_key: b"key".to_vec().into(), tag: Tag::new(1, ValueKind::Value) };
+        let mut bytes = encoded(&[key].into(), 16);
+        assert!(checked(bytes.clone()).is_ok());
+        let entries_len = u32::try_from(bytes.len() - 8).unwrap();
+        bytes.truncate(bytes.len() - 4);
+        bytes.extend(entries_len.to_le_bytes());
+        bytes.extend(2u32.to_le_bytes());
+        assert_eq!(checked(bytes).unwrap_err().what, "a restart is where no entry begins");
     }
 
     fn key() -> impl Strategy<Value = InternalKey> {

@@ -192,9 +192,14 @@ impl Call {
         });
     }
 
-    /// The end of the call, unless the node dies here.
+    /// The damage that struck the call, unless the world was healed meanwhile.
+    fn damage(&self, struck: &Struck) -> Option<Damage> {
+        struck.damage.filter(|_| !self.env.disks().is_healed())
+    }
+
+    /// The end of the call, unless the node dies here. Nothing dies of a fault once the world is healed.
     async fn end(&self, struck: &Struck) {
-        if let Some(crash) = struck.crash_after.clone() {
+        if let Some(crash) = struck.crash_after.clone().filter(|_| !self.env.disks().is_healed()) {
             self.env.crash_here(crash).await;
         }
     }
@@ -293,8 +298,9 @@ impl File {
         let struck = call.ask(self.class, &self.path).await?;
         call.wait_us(self.pace.next_call_us()).await;
         let len = if struck.short { buf.len().div_ceil(2) } else { buf.len() };
+        let damage = call.damage(&struck);
         let (result, served) = call.effect(|disk| {
-            if let Some(damage) = struck.damage {
+            if let Some(damage) = damage {
                 disk.damage_read(self.fd, offset_bytes, len, damage, self.class);
             }
             let before = disk.damage_served();
@@ -317,11 +323,11 @@ impl File {
         let struck = call.ask(self.class, &self.path).await?;
         call.wait_us(self.pace.next_call_us()).await;
         let buf = if struck.short { &buf[..buf.len().div_ceil(2)] } else { buf };
-        let class_of = call.env.classifier();
+        let (class_of, damage) = (call.env.classifier(), call.damage(&struck));
         let result = call.effect(|disk| {
             let since = disk.log().next_id();
             let result = disk.write_at(self.fd, buf, offset_bytes);
-            if let Some(damage) = struck.damage {
+            if let Some(damage) = damage {
                 disk.damage_write(self.fd, since, damage, self.class, class_of);
             }
             result
