@@ -54,12 +54,30 @@ impl Evidence {
         self.node
     }
 
-    /// What was served since `earlier`. A ledger only grows.
+    /// What was served since `earlier`, and what lies on the same sectors: a read that gave what had been there before gave nothing
+    /// of a write that went astray, and the record which that write held is missing all the same. A ledger only grows.
     pub(super) fn since(&self, earlier: &Evidence) -> Served {
         let before = |i: usize| earlier.ledger.get(i).map_or(0, |damaged| damaged.served);
-        let new = self.ledger.iter().enumerate().filter(|(i, damaged)| damaged.served > before(*i));
-        Served { sector_bytes: self.sector_bytes, damage: new.map(|(_, damaged)| damaged.clone()).collect() }
+        let is_new = |i: usize| self.ledger[i].served > before(i);
+        let served: Vec<&Damaged> =
+            (0..self.ledger.len()).filter(|i| is_new(*i)).map(|i| &self.ledger[i]).collect();
+        let counts = |(i, damaged): &(usize, &Damaged)| {
+            is_new(*i) || (lies(damaged) && served.iter().any(|other| is_same_place(damaged, other)))
+        };
+        let damage =
+            self.ledger.iter().enumerate().filter(counts).map(|(_, damaged)| damaged.clone()).collect();
+        Served { sector_bytes: self.sector_bytes, damage }
     }
+}
+
+/// True if there is a defect on the medium.
+fn lies(damaged: &Damaged) -> bool {
+    damaged.laid && damaged.lifted_us.is_none()
+}
+
+/// True if a sector has both defects.
+fn is_same_place(one: &Damaged, other: &Damaged) -> bool {
+    one.ino == other.ino && one.bytes.start < other.bytes.end && other.bytes.start < one.bytes.end
 }
 
 impl Served {
