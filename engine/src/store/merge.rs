@@ -205,7 +205,7 @@ impl Merge {
         self.order.clear();
         self.is_backward = to.is_backward();
         for i in 0..self.sources.len() {
-            if Box::pin(self.sources[i].seek(to)).await? {
+            if self.sources[i].seek(to).await? {
                 let place = self.order.partition_point(|other| self.precedes(*other, i));
                 self.order.insert(place, i);
             }
@@ -216,10 +216,9 @@ impl Merge {
     /// Moves to the next entry. Of equal ones, that of the earlier source comes first.
     pub(crate) async fn advance(&mut self) -> Result<(), Error> {
         let Some(&first) = self.order.first() else { return Ok(()) };
-        // Of the entries of a block only the first is read from a file. That future is large, and in itself would make this
-        // one large, which is moved at each step.
+        // Of the entries of a block only the first takes a future.
         let has_moved = self.sources[first].step(self.is_backward)
-            || Box::pin(self.sources[first].advance(self.is_backward)).await?;
+            || self.sources[first].advance(self.is_backward).await?;
         if has_moved {
             self.reorder(first);
         } else {

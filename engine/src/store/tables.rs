@@ -31,7 +31,8 @@ impl TableCache {
             return Ok(table.clone());
         }
         let path = FileKind::Table(file.number).path(&self.dir);
-        let table = Arc::new(Table::open(&path, file, self.blocks.clone()).await?);
+        // Boxed, as few calls come here and all that wait for this one would be as large as it.
+        let table = Arc::new(Box::pin(Table::open(&path, file, self.blocks.clone())).await?);
         Ok(lock(&self.open).entry(file.number).or_insert(table).clone())
     }
 

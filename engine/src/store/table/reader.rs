@@ -168,19 +168,20 @@ impl Table {
         self.index.partition_point(is_before)
     }
 
-    /// Data block `i`.
+    /// Data block `i`, if the cache has it.
+    fn cached_block(&self, i: usize) -> Option<DataBlock> {
+        self.cache.as_ref()?.get((self.number, self.index[i].handle.offset_bytes))
+    }
+
+    /// Data block `i`, from the file.
     async fn data_block(&self, i: usize, caching: Caching) -> Result<DataBlock, Error> {
         let handle = self.index[i].handle;
-        let key = (self.number, handle.offset_bytes);
-        if let Some(block) = self.cache.as_ref().and_then(|cache| cache.get(key)) {
-            return Ok(block);
-        }
         let block = self.block(handle).await?;
         let after = i.checked_sub(1).map(|before| &self.index[before].separator);
         let place = Place { after, up_to: &self.index[i].separator, sequences: &self.sequences };
         let block = self.check(handle, DataBlock::new(block, &place))?;
         if let (Some(cache), Caching::Keep) = (&self.cache, caching) {
-            cache.insert(key, &block);
+            cache.insert((self.number, handle.offset_bytes), &block);
         }
         Ok(block)
     }
@@ -343,7 +344,11 @@ impl TableIter {
 
     async fn load(&mut self, i: usize) -> Result<&mut BlockCursor, Error> {
         self.at = None;
-        let block = self.table.data_block(i, self.caching).await?;
+        // The future that reads is large, and would make those of all moves large, which are copied about at each.
+        let block = match self.table.cached_block(i) {
+            Some(block) => block,
+            None => Box::pin(self.table.data_block(i, self.caching)).await?,
+        };
         Ok(&mut self.at.insert((i, block.cursor())).1)
     }
 }
