@@ -401,6 +401,32 @@ fn a_late_acknowledgement_leaves_its_tables_to_the_registry() {
     });
 }
 
+/// The part of an aborted checkpoint comes after its base was given up: nobody is at fault, and nobody needs that base. A part
+/// of a checkpoint under way that names it would be refused.
+#[test]
+fn a_late_part_may_build_on_what_was_given_up_since() {
+    common::block_on(async {
+        let (mut world, id) = triggered(0);
+        for _ in 0..3 {
+            for task in tasks() {
+                world.acknowledge(*world.triggered.last().unwrap(), task, None);
+            }
+            world.settle();
+            world.now_us += 50_000;
+            world.step(0, 0);
+        }
+        let base = world.bases[&(id, task(1, 0))][0].clone();
+        assert!(world.deleted.contains(&base), "{:?}", world.deleted);
+        let late = CheckpointId(id.0 + 1);
+        let own = layout().shared(ATTEMPT, "late");
+        let state = part(ATTEMPT, late, task(1, 0), &[base.clone(), own.clone()]);
+        let (outcome, decisions) = world.machine.acknowledge(ATTEMPT, late, task(1, 0), state, 1);
+        assert_eq!(outcome, Acknowledged::Late);
+        world.execute(decisions);
+        assert!(!world.machine.registry().contains(&base) && world.machine.registry().contains(&own));
+    });
+}
+
 /// A barrier may overtake the notification of a completion: then a task builds on a base that is retained no more. Found by
 /// thinking: checkpoint 2 uploads again what 1 had (it had not heard of 1), hears of 1, and at 3 names a table of 1 that
 /// was deleted when 2 completed.

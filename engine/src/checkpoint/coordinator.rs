@@ -279,12 +279,15 @@ impl Coordinator {
             parallelism: &run.parallelism,
             attempt,
         };
-        let known =
-            |path: &str| self.registry.contains(path) || self.retained.iter().any(|r| r.files.contains(path));
+        // The base of a late part may have been given up since the task began; nothing will be restored from that part.
+        let is_late = !self.pending.contains_key(&id);
+        let known = |path: &str| {
+            is_late || self.registry.contains(path) || self.retained.iter().any(|r| r.files.contains(path))
+        };
         let given_out = if id.0 < self.next_id { Ok(()) } else { Err("no such checkpoint".to_owned()) };
         let checked = given_out.and_then(|()| part.check(id, task, &state, self.max_parallelism, known));
         // Before anybody looks at the fate of the checkpoint: from now on the registry owns the shared files.
-        let checked = checked.and_then(|()| self.register(id, &state));
+        let checked = checked.and_then(|()| self.register(id, &state, is_late));
         if let Err(reason) = checked {
             let reason = format!("acknowledgement of {task}: {reason}");
             self.fail(id, &reason, &mut decisions);
@@ -476,11 +479,14 @@ impl Coordinator {
         decisions.push(Decision::Trigger(id));
     }
 
-    fn register(&mut self, id: CheckpointId, state: &SubtaskState) -> Result<(), String> {
+    fn register(&mut self, id: CheckpointId, state: &SubtaskState, is_late: bool) -> Result<(), String> {
         for handle in state.shared_files() {
             let registered = self.registry.register(handle, id);
-            let condemned = matches!(registered, Err(RegisterError::Condemned { .. }));
-            cutwater_io::sometimes!(super::points::CONDEMNED_REFERENCE, condemned);
+            let is_condemned = matches!(registered, Err(RegisterError::Condemned { .. }));
+            if is_late && is_condemned {
+                continue;
+            }
+            cutwater_io::sometimes!(super::points::CONDEMNED_REFERENCE, is_condemned);
             registered.map_err(|error| error.to_string())?;
         }
         Ok(())

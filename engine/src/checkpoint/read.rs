@@ -1,12 +1,13 @@
 //! Reading a job's register and its checkpoints: for coordinators, oracles and tools.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cutwater_io::objects::Path;
 use cutwater_io::time;
-use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt};
+use futures::{Stream, StreamExt, TryStreamExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::envelope::Malformed;
 use super::layout::{InvalidName, Layout, Object};
@@ -19,6 +20,9 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest object of the register or of a checkpoint's metadata that is read, in bytes.
 const MAX_OBJECT_BYTES: u64 = 256 << 20;
+
+/// How many names of a listing are taken at once; as many as S3 gives in one answer.
+const ANSWER_KEYS: usize = 1000;
 
 /// How many objects are asked for at once.
 const CONCURRENCY: usize = 16;
@@ -102,6 +106,22 @@ pub(super) async fn get(store: &dyn ObjectStore, path: &str) -> Result<Option<By
     call(path, read).await
 }
 
+/// All that a listing names. The time limit is for each answer of the store, and a long listing takes many.
+pub(super) async fn list(
+    prefix: &str,
+    listing: impl Stream<Item = object_store::Result<ObjectMeta>>,
+) -> Result<Vec<String>, ReadError> {
+    let mut answers = pin!(listing.map_ok(|meta| meta.location.to_string()).try_ready_chunks(ANSWER_KEYS));
+    let mut names = Vec::new();
+    loop {
+        let answer = async { answers.try_next().await.map_err(|error| error.1) };
+        match call(prefix, answer).await? {
+            Some(some) => names.extend(some),
+            None => return Ok(names),
+        }
+    }
+}
+
 /// The highest version at or above `from` in the register; 0 if there is none.
 pub(crate) async fn newest_version(
     store: &dyn ObjectStore,
@@ -111,9 +131,7 @@ pub(crate) async fn newest_version(
     let prefix = layout.log_prefix();
     // The offset is exclusive.
     let offset = Path::from(layout.log(from.saturating_sub(1)));
-    let listing = store.list_with_offset(Some(&Path::from(prefix.as_str())), &offset);
-    let names =
-        call(&prefix, listing.map_ok(|meta| meta.location.to_string()).try_collect::<Vec<_>>()).await?;
+    let names = list(&prefix, store.list_with_offset(Some(&Path::from(prefix.as_str())), &offset)).await?;
     let version = |name: &String| match layout.parse(name) {
         Some(Object::Log { version }) => Some(version),
         _ => None,
@@ -251,8 +269,7 @@ pub(crate) async fn list_sweepable(
     };
     let mut listed = Vec::new();
     for prefix in top.common_prefixes.iter().filter(swept) {
-        let objects = store.list(Some(prefix)).map_ok(|meta| meta.location.to_string());
-        listed.extend(call(prefix.as_ref(), objects.try_collect::<Vec<_>>()).await?);
+        listed.extend(list(prefix.as_ref(), store.list(Some(prefix))).await?);
     }
     listed.sort();
     Ok(listed)

@@ -86,17 +86,16 @@ pub async fn trim(store: &dyn ObjectStore, layout: &Layout, newest: u64, keep: u
 
 /// Deletes every version that is too old beside `newest`: also those whose deletion failed, or whose put landed late.
 pub async fn trim_all(store: &dyn ObjectStore, layout: &Layout, newest: u64, keep: u64) {
-    let prefix = Path::from(layout.log_prefix());
-    let mut listing = store.list(Some(&prefix));
-    let mut old = Vec::new();
-    while let Ok(Some(Ok(meta))) = time::timeout(read::CALL_TIMEOUT, listing.next()).await {
-        let oldest_kept = layout.log(newest.saturating_sub(keep) + 1);
-        if *meta.location.as_ref() < *oldest_kept {
-            old.push(meta.location.to_string());
+    let prefix = layout.log_prefix();
+    let oldest_kept = layout.log(newest.saturating_sub(keep) + 1);
+    match read::list(&prefix, store.list(Some(&Path::from(prefix.as_str())))).await {
+        Ok(mut old) => {
+            old.retain(|version| *version < oldest_kept);
+            old.sort();
+            delete(store, old).await;
         }
+        Err(error) => tracing::info!(%error, "old versions are left to the next sweep"),
     }
-    old.sort();
-    delete(store, old).await;
 }
 
 /// Writes the metadata of a checkpoint whose id no one else has.

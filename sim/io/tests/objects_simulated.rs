@@ -313,6 +313,27 @@ fn pages_of_a_listing_are_snapshots_of_their_own() {
 }
 
 #[test]
+fn what_a_common_prefix_hides_takes_no_pages() {
+    let config = Config { page_keys: 1, ..Default::default() };
+    run(Setup { objects: config, ..Default::default() }, |world| async move {
+        let store = store();
+        for n in 0..50 {
+            store.put(&Path::from(format!("p/d/{n}")), "v".into()).await.expect("puts");
+        }
+        for key in ["p/d0", "p/e", "p/f/1"] {
+            store.put(&Path::from(key), "v".into()).await.expect("puts");
+        }
+        let before = world.env.objects().counters().applied;
+        let level = store.list_with_delimiter(Some(&Path::from("p"))).await.expect("lists");
+        assert_eq!(level.common_prefixes, [Path::from("p/d"), Path::from("p/f")]);
+        let objects: Vec<_> = level.objects.iter().map(|o| o.location.to_string()).collect();
+        assert_eq!(objects, ["p/d0", "p/e"]);
+        let pages = world.env.objects().counters().applied - before;
+        assert!(pages <= 5, "{pages} pages for four entries");
+    });
+}
+
+#[test]
 fn an_error_in_the_middle_of_a_listing_ends_it() {
     let objects = Config { page_keys: 2, ..Default::default() };
     let faults = vec![("objects.list", 2, SiteFault::FailBefore)];

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{Attributes, CopyMode, Error, GetOptions, ObjectMeta, PutMode, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -17,15 +17,50 @@ use super::RequestError;
 /// What a request asks a bucket to do.
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
-    Put { key: Path, bytes: Bytes, attributes: Attributes, mode: PutMode },
-    Get { key: Path, options: GetOptions },
-    Delete { key: Path },
-    ListPage { prefix: Path, after: Option<Path>, keys: usize },
-    Copy { from: Path, to: Path, mode: CopyMode },
-    CreateUpload { key: Path, attributes: Attributes },
-    PutPart { key: Path, upload: u64, part: usize, bytes: Bytes },
-    CompleteUpload { key: Path, upload: u64, parts: usize },
-    AbortUpload { key: Path, upload: u64 },
+    Put {
+        key: Path,
+        bytes: Bytes,
+        attributes: Attributes,
+        mode: PutMode,
+    },
+    Get {
+        key: Path,
+        options: GetOptions,
+    },
+    Delete {
+        key: Path,
+    },
+    /// `is_level`: of all that lies under one common prefix only the first, as listings with a delimiter count it.
+    ListPage {
+        prefix: Path,
+        after: Option<Path>,
+        keys: usize,
+        is_level: bool,
+    },
+    Copy {
+        from: Path,
+        to: Path,
+        mode: CopyMode,
+    },
+    CreateUpload {
+        key: Path,
+        attributes: Attributes,
+    },
+    PutPart {
+        key: Path,
+        upload: u64,
+        part: usize,
+        bytes: Bytes,
+    },
+    CompleteUpload {
+        key: Path,
+        upload: u64,
+        parts: usize,
+    },
+    AbortUpload {
+        key: Path,
+        upload: u64,
+    },
 }
 
 /// What a bucket answers.
@@ -177,10 +212,11 @@ impl Bucket {
                 }
                 Ok(Answer::Done)
             }
-            Operation::ListPage { prefix, after, keys } => {
+            Operation::ListPage { prefix, after, keys, is_level } => {
                 let from = page_start(prefix, after.as_ref());
                 let objects = self.objects.range::<Path, _>(from).map(|(key, object)| object.meta(key));
-                Ok(page(objects, prefix, *keys))
+                let level = is_level.then(|| Level { prefix, last: after.as_ref() });
+                Ok(page(objects, prefix, *keys, level))
             }
             Operation::Copy { from, to, mode } => {
                 let object = self.objects.get(from).cloned().ok_or_else(|| not_found(from))?;
@@ -293,6 +329,7 @@ impl Bucket {
         prefix: &Path,
         after: Option<&Path>,
         keys: usize,
+        is_level: bool,
         now_ns: u64,
     ) -> Answer {
         while let Some(first) = self.unindexed.first_entry().filter(|first| first.key().0 <= now_ns) {
@@ -302,7 +339,8 @@ impl Bucket {
             };
         }
         let from = page_start(prefix, after);
-        page(self.index.range::<Path, _>(from).map(|(_, meta)| meta.clone()), prefix, keys)
+        let level = is_level.then_some(Level { prefix, last: after });
+        page(self.index.range::<Path, _>(from).map(|(_, meta)| meta.clone()), prefix, keys, level)
     }
 
     fn complete(
@@ -370,12 +408,41 @@ fn page_start<'a>(prefix: &'a Path, after: Option<&'a Path>) -> PageStart<'a> {
     }
 }
 
+/// One level of a listing: see [`Operation::ListPage`].
+struct Level<'a> {
+    prefix: &'a Path,
+    /// What was listed before.
+    last: Option<&'a Path>,
+}
+
+impl Level<'_> {
+    /// The common prefix that hides a key; `None` if the key lies on this level.
+    fn common<'k>(&self, key: &'k Path) -> Option<PathPart<'k>> {
+        let mut rest = key.prefix_match(self.prefix)?;
+        let first = rest.next()?;
+        rest.next().map(|_| first)
+    }
+}
+
 /// The first `keys` of `objects`, which are sorted, that are below `prefix`.
-fn page(objects: impl Iterator<Item = ObjectMeta>, prefix: &Path, keys: usize) -> Answer {
+fn page(
+    objects: impl Iterator<Item = ObjectMeta>,
+    prefix: &Path,
+    keys: usize,
+    level: Option<Level<'_>>,
+) -> Answer {
+    let owned = |part: PathPart<'_>| part.as_ref().to_owned();
+    let mut common = level.as_ref().and_then(|level| level.common(level.last?)).map(owned);
+    let is_shown = |meta: &ObjectMeta| {
+        let Some(level) = &level else { return true };
+        let before = std::mem::replace(&mut common, level.common(&meta.location).map(owned));
+        common.is_none() || common != before
+    };
     let mut below = objects
         .take_while(|meta| meta.location.as_ref().starts_with(prefix.as_ref()))
         // A prefix ends with a whole segment, and is not below itself.
-        .filter(|meta| meta.location.prefix_match(prefix).is_some_and(|mut rest| rest.next().is_some()));
+        .filter(|meta| meta.location.prefix_match(prefix).is_some_and(|mut rest| rest.next().is_some()))
+        .filter(is_shown);
     let objects: Vec<ObjectMeta> = below.by_ref().take(keys.max(1)).collect();
     Answer::Page { objects, more: below.next().is_some() }
 }

@@ -319,8 +319,8 @@ impl Requests {
         let lag_us = u64::from(self.config.list_lag_us);
         let bucket = self.buckets.entry(request.bucket.clone()).or_default();
         let answer = match &request.operation {
-            Operation::ListPage { prefix, after, keys } if lag_us > 0 => {
-                Ok(bucket.lagging_page(prefix, after.as_ref(), *keys, now_ns))
+            Operation::ListPage { prefix, after, keys, is_level } if lag_us > 0 => {
+                Ok(bucket.lagging_page(prefix, after.as_ref(), *keys, *is_level, now_ns))
             }
             operation => bucket.apply(operation, wall, &mut seen),
         };

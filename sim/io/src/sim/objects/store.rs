@@ -112,9 +112,14 @@ impl SimStore {
         }
     }
 
-    async fn page(&self, prefix: Path, after: Option<Path>) -> Result<(Vec<ObjectMeta>, bool)> {
+    async fn page(
+        &self,
+        prefix: Path,
+        after: Option<Path>,
+        is_level: bool,
+    ) -> Result<(Vec<ObjectMeta>, bool)> {
         let keys = Env::current().objects.requests().config.page_keys;
-        match self.call(Operation::ListPage { prefix, after, keys }).await? {
+        match self.call(Operation::ListPage { prefix, after, keys, is_level }).await? {
             (Answer::Page { objects, more }, _) => Ok((objects, more)),
             (other, _) => unreachable!("a listing is answered by {other:?}"),
         }
@@ -125,13 +130,14 @@ impl SimStore {
         &self,
         prefix: Option<&Path>,
         after: Option<Path>,
+        is_level: bool,
     ) -> BoxStream<'static, Result<Vec<ObjectMeta>>> {
         let (store, prefix) = (self.clone(), prefix.cloned().unwrap_or_default());
         stream::try_unfold(Some(after), move |after| {
             let (store, prefix) = (store.clone(), prefix.clone());
             async move {
                 let Some(after) = after else { return Ok(None) };
-                let (objects, more) = store.page(prefix, after).await?;
+                let (objects, more) = store.page(prefix, after, is_level).await?;
                 let next = if more { objects.last().map(|o| Some(o.location.clone())) } else { None };
                 Ok(Some((objects, next)))
             }
@@ -144,7 +150,7 @@ impl SimStore {
         prefix: Option<&Path>,
         after: Option<Path>,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.pages(prefix, after)
+        self.pages(prefix, after, false)
             .map_ok(|objects| stream::iter(objects.into_iter().map(Ok)))
             .try_flatten()
             .boxed()
@@ -230,7 +236,7 @@ impl ObjectStore for SimStore {
         let root = prefix.cloned().unwrap_or_default();
         let mut common_prefixes: Vec<Path> = Vec::new();
         let mut objects = Vec::new();
-        let mut pages = self.pages(prefix, None);
+        let mut pages = self.pages(prefix, None, true);
         while let Some(page) = pages.try_next().await? {
             for object in page {
                 let mut rest = object.location.prefix_match(&root).into_iter().flatten();
@@ -239,11 +245,7 @@ impl ObjectStore for SimStore {
                     drop(rest);
                     objects.push(object);
                 } else if let Some(first) = first {
-                    let common = root.clone().join(first);
-                    // Keys are sorted: equal prefixes are neighbours.
-                    if common_prefixes.last() != Some(&common) {
-                        common_prefixes.push(common);
-                    }
+                    common_prefixes.push(root.clone().join(first));
                 }
             }
         }
