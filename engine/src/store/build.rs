@@ -96,7 +96,7 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
 
     async fn begin(&mut self) -> Result<Output, Error> {
         let number = (self.allocate)();
-        let path = FileKind::Table(number).path(&self.site.dir);
+        let path = FileKind::Table(number).path(self.site.dir.path());
         self.created.push(number);
         let file = File::create_new(&path).await.during("create", &path)?;
         let builder = TableBuilder::new(&self.site.options, self.level, number, &self.site.identity);
@@ -106,7 +106,7 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
     /// Removes what was begun, as nothing refers to it.
     pub(crate) async fn abandon(self) {
         for number in self.created {
-            let path = FileKind::Table(number).path(&self.site.dir);
+            let path = FileKind::Table(number).path(self.site.dir.path());
             if let Err(error) = fs::remove_file(&path).await {
                 tracing::warn!(path = %path.display(), %error, "a file that was begun stays until the next recovery");
             }

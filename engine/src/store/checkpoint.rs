@@ -13,6 +13,7 @@ use std::time::Duration;
 use cutwater_io::fs;
 use cutwater_io::{buggify, entropy, point, time};
 
+use super::directory::Directory;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::manifest::{Manifest, write_durably};
@@ -94,6 +95,7 @@ async fn fill(
     target: &Path,
 ) -> Result<Vec<CheckpointFile>, Error> {
     fs::create_dir(target).await.during("create", target)?;
+    let directory = Directory::new(target);
     let mut files = Vec::new();
     point!(points::CHECKPOINT_BEFORE_LINKS);
     // Long enough for a compaction to replace what is about to be linked.
@@ -102,7 +104,7 @@ async fn fill(
     }
     for (_, file) in version.files() {
         let kind = FileKind::Table(file.number);
-        let original = kind.path(&shared.site.dir);
+        let original = kind.path(shared.site.dir.path());
         fs::hard_link(&original, kind.path(target)).await.during("link", &original)?;
         let (len_bytes, crc32c) = (file.len_bytes, file.crc32c());
         files.push(CheckpointFile { name: kind.name(), len_bytes, crc32c, immutable: true });
@@ -111,7 +113,7 @@ async fn fill(
     let edit = VersionEdit { next_file_number: Some(number + 1), ..version.snapshot() };
     // It will be a store of its own; who opens it first gives it an IDENTITY that says so.
     let identity = entropy::uuid("store.checkpoint.identity");
-    let manifest = Manifest::create(target, number, &identity, edit).await?;
+    let manifest = Manifest::create(&directory, number, &identity, edit).await?;
     let kind = FileKind::Manifest(number);
     let (len_bytes, crc32c) = (manifest.len_bytes(), Some(manifest.crc32c()));
     files.push(CheckpointFile { name: kind.name(), len_bytes, crc32c, immutable: false });
@@ -120,7 +122,7 @@ async fn fill(
     let name = FileKind::Current.name();
     let (len_bytes, crc32c) = (content.len() as u64, Some(crc32c::crc32c(content.as_bytes())));
     files.push(CheckpointFile { name, len_bytes, crc32c, immutable: false });
-    fs::sync_dir(target).await.during("sync", target)?;
+    directory.sync().await?;
     point!(points::CHECKPOINT_BEFORE_RENAME);
     Ok(files)
 }

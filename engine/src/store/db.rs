@@ -234,7 +234,7 @@ impl Store {
     /// What does not hold, or I/O.
     pub async fn verify(&self) -> Result<(), Error> {
         let version = self.view().version;
-        verify::verify(&self.shared().site.dir, &self.shared().tables, &version).await
+        verify::verify(self.shared().site.dir.path(), &self.shared().tables, &version).await
     }
 
     /// Makes all writes durable, those that were not logged included, ends the tasks and gives the directory free. Other

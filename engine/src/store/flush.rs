@@ -4,11 +4,10 @@
 
 use std::sync::Arc;
 
-use cutwater_io::fs;
 use cutwater_io::point;
 
 use super::build::Build;
-use super::error::{Error, IoContext};
+use super::error::Error;
 use super::merge::{Merge, Source};
 use super::points;
 use super::retention::Retention;
@@ -77,6 +76,6 @@ async fn write_table<F: FnMut() -> u64>(
     let merge = Merge::new(vec![Source::memtable(memtable.mem.clone())], None).await?;
     let files = build.run(merge, &mut Retention::new(snapshots, None)).await?;
     point!(points::FLUSH_TABLE_SYNCED);
-    fs::sync_dir(&shared.site.dir).await.during("sync", &shared.site.dir)?;
+    shared.site.dir.sync().await?;
     Ok(files.into_iter().map(|f| (0, f)).collect())
 }

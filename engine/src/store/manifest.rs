@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use cutwater_io::fs::{self, File};
 use cutwater_io::{point, sometimes};
 
+use super::directory::Directory;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::log::{LogEnd, LogReader, LogWriter};
@@ -41,12 +42,12 @@ pub(crate) struct Manifest {
 impl Manifest {
     /// A new MANIFEST of the store `identity` that begins with `edit`, durable with its name. CURRENT does not name it yet.
     pub(crate) async fn create(
-        dir: &Path,
+        dir: &Directory,
         number: u64,
         identity: &str,
         edit: VersionEdit,
     ) -> Result<Manifest, Error> {
-        let path = FileKind::Manifest(number).path(dir);
+        let path = FileKind::Manifest(number).path(dir.path());
         let file = File::create_new(&path).await.during("create", &path)?;
         let framing = LogWriter::new();
         let mut manifest = Manifest { number, path, file, framing, len_bytes: 0, crc32c: 0 };
@@ -59,7 +60,7 @@ impl Manifest {
         manifest.write(&first).await?;
         point!(points::MANIFEST_APPENDED);
         manifest.sync().await?;
-        fs::sync_dir(dir).await.during("sync", dir)?;
+        dir.sync().await?;
         Ok(manifest)
     }
 
@@ -108,14 +109,14 @@ impl Manifest {
 }
 
 /// Makes CURRENT name a MANIFEST that is durable, durably.
-pub(crate) async fn set_current(dir: &Path, manifest_number: u64) -> Result<(), Error> {
-    let temporary = FileKind::Temporary(manifest_number).path(dir);
+pub(crate) async fn set_current(dir: &Directory, manifest_number: u64) -> Result<(), Error> {
+    let temporary = FileKind::Temporary(manifest_number).path(dir.path());
     write_durably(&temporary, format!("{}\n", FileKind::Manifest(manifest_number).name()).as_bytes()).await?;
-    let current = FileKind::Current.path(dir);
+    let current = FileKind::Current.path(dir.path());
     point!(points::CURRENT_BEFORE_RENAME);
     fs::rename(&temporary, &current).await.during("rename", &temporary)?;
     point!(points::CURRENT_AFTER_RENAME);
-    fs::sync_dir(dir).await.during("sync", dir)
+    dir.sync().await
 }
 
 /// Writes a whole file and syncs its contents, not its name.

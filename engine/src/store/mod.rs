@@ -26,6 +26,7 @@ pub mod coding;
 mod commit;
 mod compaction;
 mod db;
+mod directory;
 mod error;
 pub mod filenames;
 mod flush;

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 
 use super::batch::{DecodedBatch, Record};
 use super::build::Build;
+use super::directory::Directory;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::key::{Tag, ValueKind};
@@ -60,7 +61,7 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
         Recovered { version, next_file_number: 1, source: None }
     };
     let identity = identity(dir, recovered.source.as_ref()).await?;
-    let site = Site { dir: dir.to_owned(), options, identity };
+    let site = Site { dir: Directory::new(dir), options, identity };
     let next_number = next_number(dir, &on_disk, &recovered)?;
     let tables = Arc::new(TableCache::new(dir, site.options.block_cache_bytes));
     check_tables(&site, &recovered, &tables).await?;
@@ -251,7 +252,7 @@ fn next_number(dir: &Path, on_disk: &[FileKind], recovered: &Recovered) -> Resul
 async fn check_tables(site: &Site, recovered: &Recovered, tables: &TableCache) -> Result<(), Error> {
     let torn = recovered.source.as_ref().and_then(|m| Some((&m.path, m.torn_at?)));
     for (_, file) in recovered.version.files() {
-        let path = FileKind::Table(file.number).path(&site.dir);
+        let path = FileKind::Table(file.number).path(site.dir.path());
         let len_bytes = match fs::metadata(&path).await {
             Ok(m) => m.len_bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -309,7 +310,7 @@ impl<'a> Replay<'a> {
     }
 
     async fn log(&mut self, number: u64) -> Result<(), Error> {
-        let path = FileKind::Wal(number).path(&self.site.dir);
+        let path = FileKind::Wal(number).path(self.site.dir.path());
         let data = Bytes::from(fs::read(&path).await.during("read", &path)?);
         let log = LogId { identity: &self.site.identity, number };
         if let Some((before, at)) = &self.hole {
@@ -370,13 +371,13 @@ impl<'a> Replay<'a> {
             let expected = self.last_sequence.map(|s| s + 1);
             let follows = !self.is_damaged || Some(first.first_sequence) == expected;
             let last = self.replayed_bytes.last_key_value().filter(|_| !follows);
-            return Ok(last.map(|(number, at)| (FileKind::Wal(*number).path(&self.site.dir), *at)));
+            return Ok(last.map(|(number, at)| (FileKind::Wal(*number).path(self.site.dir.path()), *at)));
         };
         if link.number < self.version.log_number {
             return Ok(None);
         }
         let replayed_bytes = self.replayed_bytes.get(&link.number).copied().unwrap_or(0);
-        let before = FileKind::Wal(link.number).path(&self.site.dir);
+        let before = FileKind::Wal(link.number).path(self.site.dir.path());
         if replayed_bytes < link.synced_bytes {
             let what = format!("{} bytes of it were durable, as {} says", link.synced_bytes, path.display());
             return Err(Error::corruption(&before, replayed_bytes, what));
@@ -464,9 +465,9 @@ async fn switch(site: &Site, replay: Replay<'_>) -> Result<Switched, Error> {
         ..VersionEdit::default()
     };
     let version = replay.version.apply(&edit).and_then(|version| version.check().map(|()| version));
-    let version = version.map_err(|what| Error::corruption(dir, 0, what))?;
+    let version = version.map_err(|what| Error::corruption(dir.path(), 0, what))?;
     // The names of the new tables, before an edit names them.
-    fs::sync_dir(dir).await.during("sync", dir)?;
+    dir.sync().await?;
     let snapshot = VersionEdit { next_file_number: Some(next_file_number), ..version.snapshot() };
     let manifest = Manifest::create(dir, manifest_number, &site.identity, snapshot).await?;
     point!(points::RECOVERY_BEFORE_CURRENT);
@@ -493,7 +494,7 @@ async fn remove_orphans(site: &Site, on_disk: &[FileKind], switched: &Switched) 
         };
         if is_orphan {
             sometimes!(points::ORPHAN_REMOVED, true);
-            let path = kind.path(&site.dir);
+            let path = kind.path(site.dir.path());
             if let Err(error) = fs::remove_file(&path).await {
                 tracing::warn!(path = %path.display(), %error, "an orphan stays for now");
                 left.push(*kind);

@@ -16,6 +16,7 @@ use cutwater_io::fs::{self, File};
 use cutwater_io::{buggify, point, sometimes};
 use tokio::sync::{Notify, oneshot};
 
+use super::directory::Directory;
 use super::error::Error;
 use super::filenames::FileKind;
 use super::key::InternalKey;
@@ -35,7 +36,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Where tables are written, and how.
 #[derive(Debug)]
 pub(crate) struct Site {
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Directory,
     pub(crate) options: Options,
     pub(crate) identity: String,
 }
@@ -258,7 +259,7 @@ impl Shared {
             if let FileKind::Table(number) = file {
                 self.tables.evict(number);
             }
-            let path = file.path(&self.site.dir);
+            let path = file.path(self.site.dir.path());
             match fs::remove_file(&path).await {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), %error, "an obsolete file stays for now");

@@ -19,11 +19,12 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use cutwater_io::fs::{self, File};
+use cutwater_io::fs::File;
 use cutwater_io::point;
 
 use super::batch::{BATCH_HEADER_BYTES, DecodedBatch, Record, WriteBatch};
 use super::coding::{Cursor, put_fixed64, put_length_prefixed};
+use super::directory::Directory;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::log::{HEADER_BYTES, LogReader, LogWriter};
@@ -181,7 +182,7 @@ impl Wal {
 /// The log that is written, and those before it that are not durable yet.
 #[derive(Debug)]
 pub(crate) struct Wals {
-    dir: PathBuf,
+    dir: Directory,
     /// The uuid of the store.
     identity: String,
     current: Wal,
@@ -198,7 +199,7 @@ impl Wals {
     /// Begins the first log after a recovery.
     pub(crate) async fn create(site: &Site, number: u64, next_sequence: u64) -> Result<Wals, Error> {
         let (dir, identity) = (site.dir.clone(), site.identity.clone());
-        let current = Wal::create(&dir, number).await?;
+        let current = Wal::create(dir.path(), number).await?;
         let (needs_link, needs_mark) = (false, false);
         Ok(Wals { dir, identity, current, closed: Vec::new(), needs_link, needs_mark, next_sequence })
     }
@@ -275,7 +276,7 @@ impl Wals {
             wal.sync().await?;
         }
         if needed.iter().any(|w| !w.is_name_durable) {
-            fs::sync_dir(&self.dir).await.during("sync", &self.dir)?;
+            self.dir.sync().await?;
             needed.iter_mut().for_each(|w| w.is_name_durable = true);
         }
         self.forget_closed(log_number);
@@ -293,7 +294,7 @@ impl Wals {
     /// Goes on with a new log.
     pub(crate) async fn rotate(&mut self, number: u64, log_number: u64) -> Result<(), Error> {
         assert!(number > self.current.number, "logs are numbered in order");
-        let fresh = Wal::create(&self.dir, number).await?;
+        let fresh = Wal::create(self.dir.path(), number).await?;
         let before = std::mem::replace(&mut self.current, fresh);
         // A log without a record is no link of the chain: its own link was never written.
         if before.payload_bytes > 0 {

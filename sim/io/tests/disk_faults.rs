@@ -145,6 +145,17 @@ fn a_failed_sync_of_a_directory_is_told_to_those_who_have_it_open() {
 }
 
 #[test]
+fn a_failed_sync_of_a_directory_is_told_to_one_under_way() {
+    let mut disk = disk(Personality::PosixMin, 0);
+    open(&mut disk, true);
+    let [first, under_way] = [0, 1].map(|_| disk.begin_sync_dir(Path::new("/")).unwrap());
+    assert_eq!(code(disk.fail_sync(&first, FsyncFail::EXT4)), Err(libc::EIO));
+    let later = disk.begin_sync_dir(Path::new("/")).unwrap();
+    assert_eq!(code(disk.finish_sync(&under_way)), Err(libc::EIO));
+    assert_eq!(code(disk.finish_sync(&later)), Ok(()), "it opens the directory when all is over");
+}
+
+#[test]
 fn a_file_system_that_gave_up_waits_for_the_machine() {
     for (failure, read, write) in [
         (FsyncFail::XFS_SHUTDOWN, Err(libc::EIO), libc::EIO),

@@ -268,6 +268,20 @@ fn a_slow_disk_takes_its_time_for_every_call() {
 }
 
 #[test]
+fn a_slow_call_ends_with_the_phase_that_slows_it() {
+    let took_ns = run(Box::new(Quiet), |env| async move {
+        env.disks().slow(N1, 1_000_000, 2_000_000);
+        env.clocks().slow_down(N1, 1_000);
+        let log = node().spawn(async { write_log(true).await.map(drop) });
+        madsim::time::sleep(Duration::from_secs(3)).await;
+        env.clocks().slow_down(N1, 1);
+        log.await.unwrap().unwrap();
+        env.now_ns()
+    });
+    assert!((3_000_000_000..3_200_000_000).contains(&took_ns), "{took_ns} ns");
+}
+
+#[test]
 fn damage_reaches_the_reader_and_the_ledger() {
     let rot = SiteFault::Damage(Damage::BitRot { sectors: 1 });
     run(Box::new(Strike { name: "disk.read", nth: 2, fault: rot }), |env| async move {

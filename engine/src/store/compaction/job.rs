@@ -1,12 +1,11 @@
 //! Runs one compaction: write the outputs, make them durable with their names, then install the edit. The inputs are
 //! removed later, when nobody reads them.
 
-use cutwater_io::fs;
 use cutwater_io::{point, sometimes};
 
 use super::picker::Compaction;
 use crate::store::build::Build;
-use crate::store::error::{Error, IoContext};
+use crate::store::error::Error;
 use crate::store::merge::{Merge, Source};
 use crate::store::points;
 use crate::store::retention::Retention;
@@ -64,7 +63,7 @@ async fn write_outputs<F: FnMut() -> u64>(
     let outputs = build.run(merge, &mut Retention::new(snapshots, Some(deeper))).await?;
     point!(points::COMPACTION_OUTPUTS_SYNCED);
     if !outputs.is_empty() {
-        fs::sync_dir(&shared.site.dir).await.during("sync", &shared.site.dir)?;
+        shared.site.dir.sync().await?;
     }
     Ok(outputs)
 }

@@ -18,8 +18,8 @@ use crate::sim::{Crash, Damage, Env, Errno, FsyncFail, NodeId, SiteAction, SiteF
 
 /// Of so many calls on names one may be throttled.
 const NAMES_BATCH: u64 = 64;
-/// How often a call that is stalled looks whether it still is, in microseconds.
-const STALL_SLICE_US: u64 = 20_000;
+/// How often a call looks whether its disk still stalls, or is still slow, in microseconds.
+const SLICE_US: u64 = 20_000;
 
 pub(super) struct File {
     env: Weak<Env>,
@@ -128,19 +128,28 @@ impl Call {
         }
     }
 
-    /// Lets `us` pass, and as long as the disk stalls. Nothing happens in between from here to the effect of the call.
+    fn slowness(&self) -> u64 {
+        self.env.disks().slowness(self.node, self.env.now_ns() / 1000)
+    }
+
+    /// Lets `us` pass, more while the disk or the node is slow, and as long as the disk stalls. Nothing happens in between from here to the effect of the call.
     async fn wait_us(&self, us: u64) {
-        let slowness = self.env.disks().slowness(self.node, self.env.now_ns() / 1000);
-        let us = slowed_us(us, slowness);
-        self.sleep_us(us + self.env.clocks().drag_us(self.node, us)).await;
+        let slowed_us = slowed_us(us, self.slowness());
+        let late_us = slowed_us - us + self.env.clocks().drag_us(self.node, slowed_us);
+        self.sleep_us(us + late_us.min(SLICE_US)).await;
+        let mut late_us = late_us.saturating_sub(SLICE_US);
+        while late_us > 0 && (self.slowness() > 1 || self.env.clocks().is_slow(self.node)) {
+            let slice_us = late_us.min(SLICE_US);
+            self.sleep_us(slice_us).await;
+            late_us -= slice_us;
+        }
         loop {
             let stalled_until_us = self.env.disks().stalled_until_us(self.node);
             let now_us = self.env.now_ns() / 1000;
             if now_us >= stalled_until_us {
                 break;
             }
-            // In slices: a stall may be cut short.
-            self.sleep_us((stalled_until_us - now_us).min(STALL_SLICE_US)).await;
+            self.sleep_us((stalled_until_us - now_us).min(SLICE_US)).await;
         }
         self.check_alive().await;
     }

@@ -135,6 +135,11 @@ impl Clocks {
         if clock.saved_up_us < SHORTEST_SLEEP_US { 0 } else { std::mem::take(&mut clock.saved_up_us) }
     }
 
+    /// True if calls of `node` take longer than usual.
+    pub(crate) fn is_slow(&self, node: NodeId) -> bool {
+        self.clock(node).slow_factor > 1
+    }
+
     fn clock(&self, node: NodeId) -> Clock {
         self.nodes().get(&node).copied().unwrap_or_default()
     }
@@ -183,7 +188,7 @@ pub(crate) async fn sleep(duration: Duration) {
 /// The timer of a slow node fires late, but not after the node has its usual pace again.
 async fn be_late(env: &Env, node: NodeId, duration: Duration) {
     let mut late = duration * (env.clocks.clock(node).slow_factor - 1).min(1000);
-    while !late.is_zero() && env.clocks.clock(node).slow_factor > 1 {
+    while !late.is_zero() && env.clocks.is_slow(node) {
         let slice = late.min(LATE_SLICE);
         madsim::time::sleep(slice).await;
         late -= slice;

@@ -5,7 +5,7 @@
 //! median, and one in a thousand a very long one (Pareto, up to 30 s).
 //!
 //! In a slow phase everything takes a factor longer, buffered calls included: a device that fails slowly throttles writers
-//! and answers reads that miss the cache.
+//! and answers reads that miss the cache. A call that is under way when the phase ends returns soon after it.
 //!
 //! Not modelled: queues between files, bandwidth. (The shortest sleep of the simulation is a millisecond.)
 

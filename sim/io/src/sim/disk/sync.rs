@@ -61,8 +61,17 @@ pub struct Sync {
 #[derive(Clone, Copy, Debug)]
 enum Target {
     File(Fd, Ino),
-    /// A directory, by the file that it is open as if it is.
-    Dir(Ino, Option<Fd>),
+    Dir(Ino, OpenAs),
+}
+
+/// How a directory is open while it is synced.
+#[derive(Clone, Copy, Debug)]
+enum OpenAs {
+    Fd(Fd),
+    /// For this sync only, since so many had failed.
+    Itself {
+        errors_seen: u64,
+    },
 }
 
 impl Sync {
@@ -70,13 +79,6 @@ impl Sync {
     pub(super) fn ino(&self) -> Ino {
         match self.target {
             Target::File(_, ino) | Target::Dir(ino, _) => ino,
-        }
-    }
-
-    fn fd(&self) -> Option<Fd> {
-        match self.target {
-            Target::File(fd, _) => Some(fd),
-            Target::Dir(_, fd) => fd,
         }
     }
 
@@ -116,7 +118,7 @@ impl Disk {
         self.check_health(true)?;
         let ino = self.open_file(fd)?.ino;
         if self.is_dir(ino) {
-            return Ok(self.sync_of_dir(ino, Some(fd)));
+            return Ok(self.sync_of_dir(ino, OpenAs::Fd(fd)));
         }
         let until = self.log.next_id();
         let commits_journal = !data_only
@@ -134,12 +136,16 @@ impl Disk {
     pub fn begin_sync_dir(&self, path: &Path) -> io::Result<Sync> {
         self.check_health(true)?;
         let dir = self.lookup(path)?;
-        if self.is_dir(dir) { Ok(self.sync_of_dir(dir, None)) } else { Err(os(libc::ENOTDIR)) }
+        if !self.is_dir(dir) {
+            return Err(os(libc::ENOTDIR));
+        }
+        let errors_seen = self.sync_errors_of(dir).count;
+        Ok(self.sync_of_dir(dir, OpenAs::Itself { errors_seen }))
     }
 
-    fn sync_of_dir(&self, dir: Ino, fd: Option<Fd>) -> Sync {
+    fn sync_of_dir(&self, dir: Ino, open_as: OpenAs) -> Sync {
         let (until, names) = (self.log.next_id(), self.rules.dir_sync_names);
-        Sync { target: Target::Dir(dir, fd), until, names, nth: 0 }
+        Sync { target: Target::Dir(dir, open_as), until, names, nth: 0 }
     }
 
     /// The sync succeeds: what was pending at its beginning survives any crash from now on.
@@ -153,9 +159,7 @@ impl Disk {
         if let Some(errno) = self.owed_errors.remove(&sync.ino()) {
             return Err(os(errno));
         }
-        if let Some(fd) = sync.fd() {
-            self.tell_error(fd, sync.ino())?;
-        }
+        self.tell_error(sync)?;
         if self.is_short_of_space(sync) {
             return self.fail_sync_for_space(sync);
         }
@@ -197,8 +201,19 @@ impl Disk {
         }
     }
 
-    fn tell_error(&mut self, fd: Fd, ino: Ino) -> io::Result<()> {
-        let errors = self.sync_errors.get(&ino).copied().unwrap_or_default();
+    fn sync_errors_of(&self, ino: Ino) -> SyncErrors {
+        self.sync_errors.get(&ino).copied().unwrap_or_default()
+    }
+
+    fn tell_error(&mut self, sync: &Sync) -> io::Result<()> {
+        let errors = self.sync_errors_of(sync.ino());
+        let fd = match sync.target {
+            Target::File(fd, _) | Target::Dir(_, OpenAs::Fd(fd)) => fd,
+            Target::Dir(_, OpenAs::Itself { errors_seen }) if errors_seen < errors.count => {
+                return Err(os(errors.errno));
+            }
+            Target::Dir(_, OpenAs::Itself { .. }) => return Ok(()),
+        };
         let file = self.fds.get_mut(&fd).ok_or_else(|| os(libc::EBADF))?;
         assert!(file.errors_seen <= errors.count, "an error was seen that did not happen");
         if file.errors_seen < errors.count {
@@ -261,15 +276,9 @@ impl Disk {
 
     /// Everybody who has it open now is to be told once; the caller is told here.
     fn report_error(&mut self, sync: &Sync, errno: i32) -> io::Result<()> {
-        let ino = sync.ino();
-        if self.fds.values().any(|file| file.ino == ino) {
-            let errors = self.sync_errors.entry(ino).or_default();
-            *errors = SyncErrors { count: errors.count + 1, errno };
-        }
-        match sync.fd() {
-            Some(fd) => self.tell_error(fd, ino),
-            None => Err(os(errno)),
-        }
+        let errors = self.sync_errors.entry(sync.ino()).or_default();
+        *errors = SyncErrors { count: errors.count + 1, errno };
+        self.tell_error(sync)
     }
 
     /// True if what a file has pending needs more sectors than a thinly provisioned disk has.
