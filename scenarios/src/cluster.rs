@@ -153,6 +153,7 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("keep_versions", "versions of the register that are kept", KEEP_VERSIONS, 2..=32),
         Knob::new("sweep_ms", "from one sweep for orphans to the next, in milliseconds", 2000, 50..=20_000),
         Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
+        crate::compression_knob(),
         Knob::new("net_us", "median latency between two machines, one way, in microseconds", 500, 50..=5_000),
         Knob::new(
             "store_spacing_us",
@@ -442,7 +443,10 @@ fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> Work
     let mut config = WorkerConfig::new(format!("worker-{index}"), bind, candidates, URL, "/worker");
     config.slots = u16::try_from(world.knob("slots")).expect("at most 4");
     config.heartbeat_interval = Duration::from_millis(world.knob("heartbeat_ms"));
-    config.store = store_options(world.knob("write_buffer_bytes"));
+    config.store = Options {
+        compression: crate::compression(world.knob("compression")),
+        ..store_options(world.knob("write_buffer_bytes"))
+    };
     config
 }
 

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use cutwater_engine::store::Compression;
 use cutwater_io::sim::disk::Personality;
 use cutwater_sim::faults::Devices;
 use cutwater_sim::plan::Plan;
@@ -71,6 +72,20 @@ pub(crate) fn personality_knob() -> Knob {
 /// The knob that says which file system the disks have, the strictest first: every scenario has it, or its default.
 pub(crate) const PERSONALITIES: Personalities =
     ("personality", &[(3, "ext4_ordered"), (2, "xfs"), (1, "btrfs"), (0, "posix_min")]);
+
+/// How tables are compressed.
+pub(crate) fn compression_knob() -> Knob {
+    Knob::new("compression", "blocks of tables: 0 as they are, 1 Snappy, 2 LZ4", 0, 0..=2)
+}
+
+/// What a value of that knob stands for.
+pub(crate) fn compression(knob: u64) -> Compression {
+    match knob {
+        0 => Compression::None,
+        1 => Compression::Snappy,
+        _ => Compression::Lz4,
+    }
+}
 
 /// How the disks of a plan behave; every scenario has these knobs or their defaults.
 pub(crate) fn devices(plan: &Plan) -> Devices {

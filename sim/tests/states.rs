@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use cutwater_io::sim::{Crash, CrashKind, Damage, Event};
 use cutwater_io::time;
+use cutwater_sim::faults::Receipts;
 use cutwater_sim::plan::VERSION;
 use cutwater_sim::runner::execute::execute;
 use cutwater_sim::runner::{Job, What};
@@ -78,8 +79,8 @@ async fn tick(log: World) {
     }
 }
 
-/// Runs a plan of these acts at their times in milliseconds: the story, and how many faults of each class were delivered.
-fn run(acts: Vec<(u64, Act)>) -> (Vec<Event>, BTreeMap<FaultClass, u64>) {
+/// Runs a plan of these acts at their times in milliseconds: the story, and the receipts of the faults.
+fn run(acts: Vec<(u64, Act)>) -> (Vec<Event>, Receipts) {
     let faults = (0..)
         .zip(acts)
         .map(|(id, (at_ms, act))| Fault { id, at: Anchor::Time { at_us: at_ms * 1000 }, act })
@@ -100,8 +101,7 @@ fn run(acts: Vec<(u64, Act)>) -> (Vec<Event>, BTreeMap<FaultClass, u64>) {
     let job = move || execute(&Job { record: true, ..Job::new(&Ticking, What::Plan(Box::new(plan))) });
     let outcome = std::thread::spawn(job).join().expect("a verdict, whatever happens");
     assert_eq!(outcome.report.verdict, Verdict::Held);
-    let delivered = outcome.report.receipts.into_iter().map(|(class, r)| (class, r.delivered)).collect();
-    (outcome.story.expect("recorded"), delivered)
+    (outcome.story.expect("recorded"), outcome.report.receipts)
 }
 
 /// When a node said `kind`, in milliseconds.
@@ -136,10 +136,10 @@ fn overlapping_pauses_end_with_the_last() {
         vec![(100, pause(1, 1100)), (200, pause(1, 200))],
         vec![(100, pause(1, 600)), (300, pause(1, 500)), (500, pause(1, 700))],
     ] {
-        let (story, delivered) = run(acts);
+        let (story, receipts) = run(acts);
         one_silence(&story, 1, 100, 1200);
         assert_eq!(silences(&story, 2), []);
-        assert!(delivered[&FaultClass::Pause] >= 2);
+        assert!(receipts[&FaultClass::Pause].delivered >= 2);
     }
 }
 
@@ -161,7 +161,7 @@ fn healing_ends_what_is_under_way() {
         (100, Act::SlowNode { node: 2, factor: 100, for_us: long_us }),
         (100, Act::ClockDrift { node: 3, ppm: -500_000, for_us: long_us }),
     ];
-    let (story, delivered) = run(acts);
+    let (story, receipts) = run(acts);
     one_silence(&story, 1, 3_000, HORIZON_MS);
     let after = |node| times(&story, node, "tick").into_iter().filter(|ms| *ms > HORIZON_MS + 50).count();
     for node in 1..=3 {
@@ -170,8 +170,8 @@ fn healing_ends_what_is_under_way() {
     let before = |node| times(&story, node, "tick").into_iter().filter(|ms| *ms < HORIZON_MS).count();
     assert!(before(2) < 20, "{} ticks of a slow node", before(2));
     assert!((180..230).contains(&before(3)), "{} ticks of a clock at half its rate", before(3));
-    assert_eq!(delivered[&FaultClass::SlowNode], 1);
-    assert_eq!(delivered[&FaultClass::ClockDrift], 1);
+    assert_eq!(receipts[&FaultClass::SlowNode].delivered, 1);
+    assert_eq!(receipts[&FaultClass::ClockDrift].delivered, 1);
 }
 
 #[test]
@@ -191,14 +191,14 @@ fn overlapping_slowness_and_drift_end_each_at_its_time() {
 #[test]
 fn a_wall_clock_jumps_and_only_of_its_node() {
     let jump = |us| Act::ClockJump { node: 1, us };
-    let (story, delivered) = run(vec![(500, jump(5_000_000)), (1_000, jump(-7_000_000))]);
+    let (story, receipts) = run(vec![(500, jump(5_000_000)), (1_000, jump(-7_000_000))]);
     let said = |node| -> Vec<&str> {
         story.iter().filter(|e| e.node == node && e.kind == "wall").map(|e| e.detail.as_str()).collect()
     };
     // The last is the healing of two seconds too little.
     assert_eq!(said(1), ["ahead", "back", "ahead"]);
     assert_eq!(said(2), [""; 0]);
-    assert_eq!(delivered[&FaultClass::ClockJump], 2);
+    assert_eq!(receipts[&FaultClass::ClockJump].delivered, 2);
 }
 
 #[test]
@@ -225,6 +225,21 @@ fn a_swizzle_cuts_off_one_after_the_other_and_lets_all_back() {
 #[test]
 fn what_lies_on_no_disk_is_not_damaged() {
     let rot = Act::Rot { node: 1, class: String::new(), nth: 1, damage: Damage::BitRot { sectors: 1 } };
-    let (_, delivered) = run(vec![(100, rot)]);
-    assert_eq!(delivered[&FaultClass::BitRot], 0);
+    let (_, receipts) = run(vec![(100, rot)]);
+    assert_eq!(receipts[&FaultClass::BitRot].delivered, 0);
+}
+
+#[test]
+fn a_state_that_nobody_meets_is_not_observed() {
+    let for_us = 500_000;
+    let acts = [
+        Act::DiskFull { node: 1, late: false, for_us },
+        Act::DiskSlow { node: 1, factor: 10, for_us },
+        Act::SlowNode { node: 2, factor: 10, for_us },
+        Act::ClockDrift { node: 3, ppm: 100, for_us },
+    ];
+    let (_, receipts) = run(acts.into_iter().map(|act| (100, act)).collect());
+    let of = |class| (receipts[&class].delivered, receipts[&class].observed);
+    assert_eq!([FaultClass::DiskFull, FaultClass::DiskSlow].map(of), [(1, 0); 2], "no node has a file");
+    assert_eq!([FaultClass::SlowNode, FaultClass::ClockDrift].map(of), [(1, 1); 2], "all nodes have timers");
 }

@@ -42,6 +42,22 @@ pub(super) async fn scan(
     Ok(content)
 }
 
+/// What [`scan`] returns, read from the other end.
+pub(super) async fn scan_backwards(
+    store: &Store,
+    range: impl std::ops::RangeBounds<Vec<u8>>,
+    snapshot: Option<&Snapshot>,
+) -> Result<Content, Error> {
+    let mut iter = store.iter(range, snapshot);
+    let mut content = BTreeMap::new();
+    let mut entry = iter.seek_to_last().await?;
+    while let Some((key, value)) = entry {
+        content.insert(key, value);
+        entry = iter.prev().await?;
+    }
+    Ok(content)
+}
+
 pub(super) async fn list(dir: &Path) -> Result<Vec<String>, Error> {
     let entries = fs::read_dir(dir).await.map_err(|source| Error::Io {
         op: "list",

@@ -76,11 +76,16 @@ impl Scenario for StoreScenario {
                     .log_arg("len", 0..=800)
                     .arg("sync_if_3", 0..=3),
                 Verb::new("get", "read one key").arg("key", 0..=23),
-                Verb::new("scan", "read a range").arg("key", 0..=23).arg("count", 1..=24),
+                Verb::new("scan", "read a range, one in two backwards")
+                    .arg("key", 0..=23)
+                    .arg("count", 1..=24),
                 Verb::new("snapshot", "hold a snapshot while the writer goes on, then scan it")
                     .arg("hold_us", 0..=400_000),
-                Verb::new("slow_scan", "scan a snapshot, and stop for a while after its first key")
-                    .arg("hold_us", 0..=400_000),
+                Verb::new(
+                    "slow_scan",
+                    "scan a snapshot, one in two backwards, and stop for a while after the first key",
+                )
+                .arg("hold_us", 0..=400_000),
                 Verb::new("flush", "flush the memtable"),
                 Verb::new("compact", "compact everything"),
                 Verb::new("sync_wal", "make all writes so far durable"),
@@ -122,6 +127,13 @@ impl Scenario for StoreScenario {
                     256..=1 << 20,
                 ),
                 Knob::new("bloom_bits", "bits of the filter per key", 10, 0..=20),
+                crate::compression_knob(),
+                Knob::new(
+                    "block_cache_bytes",
+                    "blocks of tables kept in memory, in bytes; 0 for none",
+                    16 << 10,
+                    0..=64 << 10,
+                ),
             ],
             points: cutwater_engine::store::points::ALL.to_vec(),
             classes: vec!["wal", "table", "manifest", "current", "other"],

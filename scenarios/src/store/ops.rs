@@ -12,7 +12,7 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
-use super::content::{key, own, same, same_value, scan, value};
+use super::content::{key, own, same, same_value, scan, scan_backwards, value};
 use super::process::{Exit, Shared, Taken};
 use super::repair::copy;
 use crate::oracle::batches::{Batch, Content, Place, Synced};
@@ -82,11 +82,15 @@ impl Shared {
                 let (from, to) = (key(actor, args[0]), key(actor, args[0] + args[1]));
                 let expected: Content =
                     self.state().batches.content_of(actor).range(from.clone()..to.clone()).map(own).collect();
-                let found = self.tolerate("scan", scan(store, from..to, None).await);
+                let found = match op.id % 2 {
+                    0 => scan(store, from..to, None).await,
+                    _ => scan_backwards(store, from..to, None).await,
+                };
+                let found = self.tolerate("scan", found);
                 let found = self.others_are_right(store, actor, found).await?;
                 same("model", "a scan returns what was written", &expected, &found).map_err(Exit::from)
             }
-            "slow_scan" => self.scan_slowly(store, args[0]).await,
+            "slow_scan" => self.scan_slowly(store, args[0], !op.id.is_multiple_of(2)).await,
             "flush" => {
                 let acknowledged = self.state().batches.acknowledged();
                 self.tolerate("flush", store.flush().await)?;
@@ -184,15 +188,17 @@ impl Shared {
 
     /// Scans a snapshot and stops for a while after the first key, while other writers go on, flush and compact: files that
     /// the scan has yet to read must not go away under it.
-    async fn scan_slowly(&self, store: &Store, hold_us: u64) -> Result<(), Exit> {
+    async fn scan_slowly(&self, store: &Store, hold_us: u64, backwards: bool) -> Result<(), Exit> {
         let snapshot = store.snapshot();
         let mut iter = store.iter(.., Some(&snapshot));
         let mut found = Content::new();
-        while let Some((key, value)) = self.tolerate("slow scan", iter.next().await)? {
+        let mut entry = if backwards { iter.seek_to_last().await } else { iter.seek_to_first().await };
+        while let Some((key, value)) = self.tolerate("slow scan", entry)? {
             if found.is_empty() {
                 time::sleep(Duration::from_micros(hold_us)).await;
             }
             found.insert(key, value);
+            entry = if backwards { iter.prev().await } else { iter.next().await };
         }
         self.judge_snapshot(&found, snapshot.sequence())
     }

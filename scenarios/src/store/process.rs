@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cutwater_engine::store::{Error, Options, Store};
-use cutwater_sim::faults::FaultClass;
+use cutwater_io::sim::disk::Disk;
 use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::{Ops, Start, World};
 use xxhash_rust::xxh3::Xxh3;
@@ -70,8 +70,8 @@ pub(super) struct State {
     pub(super) backups: Vec<Taken>,
     /// When recovery was judged the last time, in microseconds of virtual time.
     judged_us: u64,
-    /// How many lossy faults had struck then.
-    lossy_faults: u64,
+    /// How often the disk had lost what was not durable.
+    losses: u64,
     /// What readers had been served of the damage then.
     judged: Evidence,
     /// The log that was written to since then, at first.
@@ -210,6 +210,8 @@ impl Shared {
             level0_stop_writes_trigger: knob("level0_trigger") as usize + 8,
             max_manifest_bytes: knob("max_manifest_bytes"),
             bloom_bits_per_key: knob("bloom_bits") as u32,
+            compression: crate::compression(knob("compression")),
+            block_cache_bytes: knob("block_cache_bytes"),
             ..Options::default()
         }
     }
@@ -231,10 +233,10 @@ impl Shared {
             }
             other => other?,
         };
-        let lossy = self.lossy_faults();
+        let losses = self.losses();
         let loss = self.loss(power_failed);
         let mut state = self.state();
-        let keeps_all = !power_failed && lossy == state.lossy_faults && !loss.hides_the_unsynced;
+        let keeps_all = !power_failed && losses == state.losses && !loss.hides_the_unsynced;
         state.batches.forgive_syncs(loss.syncs_forgiven);
         let summary = match state.batches.recover(&content, keeps_all) {
             Err(violation) if loss.is_beyond_budget => {
@@ -253,11 +255,11 @@ impl Shared {
     /// What is there was judged: what happened before excuses nothing any more.
     pub(super) fn judge_from_now_on(&self) {
         let first_log = self.logs_end().log;
-        let lossy_faults = self.lossy_faults();
+        let losses = self.losses();
         let mut state = self.state();
         state.judged = Evidence::now(&self.world, state.started.node());
         state.judged_us = self.world.now_us();
-        state.lossy_faults = lossy_faults;
+        state.losses = losses;
         state.first_log = first_log;
         state.manifest_ends.clear();
     }
@@ -299,10 +301,10 @@ impl Shared {
         }
     }
 
-    /// How many faults have struck so far that lose what was written and not synced, without a power failure.
-    fn lossy_faults(&self) -> u64 {
-        let lossy = [FaultClass::FsyncFailure, FaultClass::DiskError, FaultClass::DiskFull];
-        lossy.into_iter().map(|class| self.world.delivered(class)).sum()
+    /// How often the disk has lost what was not durable, without a power failure too: in failed syncs.
+    fn losses(&self) -> u64 {
+        let node = self.state().started.node();
+        self.world.env().disks().with(node, Disk::losses)
     }
 
     /// Every checkpoint that was reported done still opens, with the content it was taken of.
@@ -408,6 +410,16 @@ struct Loss {
     is_beyond_budget: bool,
 }
 
+/// The kind of file that an error names.
+fn culprit(error: &Error) -> &'static str {
+    match error {
+        Error::Io { path: file, .. } | Error::Corruption { file, .. } | Error::Unsupported { file, .. } => {
+            crate::classify(file)
+        }
+        _ => "store",
+    }
+}
+
 /// A violation if `error` may not occur in this scenario.
 fn honest(during: &str, error: &Error) -> Option<Violation> {
     if let Error::Background { source, .. } = error {
@@ -427,7 +439,7 @@ fn honest(during: &str, error: &Error) -> Option<Violation> {
     };
     Some(
         Violation::new("honesty", property)
-            .of("store")
+            .of(culprit(error))
             .expected("no such error")
             .found(format!("{during}: {error}")),
     )

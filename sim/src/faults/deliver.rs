@@ -138,6 +138,11 @@ pub(crate) fn bites(env: &Env, act: &Act) -> Option<u64> {
         Act::Reset { .. } => Some(env.net().counters().resets),
         Act::Outage { .. } | Act::ThrottleStore { .. } => Some(env.objects().counters().refused),
         Act::IsolateFromStore { .. } => Some(env.objects().counters().unreachable),
+        Act::DiskFull { node, .. } => Some(env.disks().met(NodeId(*node)).full),
+        Act::DiskStall { node, .. } => Some(env.disks().met(NodeId(*node)).stalled),
+        Act::DiskSlow { node, .. } => Some(env.disks().met(NodeId(*node)).slowed),
+        Act::SlowNode { node, .. } => Some(env.clocks().slowed(NodeId(*node))),
+        Act::ClockDrift { node, .. } => Some(env.clocks().drifted(NodeId(*node))),
         _ => None,
     }
 }

@@ -134,7 +134,11 @@ impl Call {
 
     /// Lets `us` pass, more while the disk or the node is slow, and as long as the disk stalls. Nothing happens in between from here to the effect of the call.
     async fn wait_us(&self, us: u64) {
-        let slowed_us = slowed_us(us, self.slowness());
+        let slowness = self.slowness();
+        if slowness > 1 {
+            self.env.disks().note_met(self.node, |met| met.slowed += 1);
+        }
+        let slowed_us = slowed_us(us, slowness);
         let late_us = slowed_us - us + self.env.clocks().drag_us(self.node, slowed_us);
         self.sleep_us(us + late_us.min(SLICE_US)).await;
         let mut late_us = late_us.saturating_sub(SLICE_US);
@@ -143,11 +147,15 @@ impl Call {
             self.sleep_us(slice_us).await;
             late_us -= slice_us;
         }
+        let mut is_stalled = false;
         loop {
             let stalled_until_us = self.env.disks().stalled_until_us(self.node);
             let now_us = self.env.now_ns() / 1000;
             if now_us >= stalled_until_us {
                 break;
+            }
+            if !std::mem::replace(&mut is_stalled, true) {
+                self.env.disks().note_met(self.node, |met| met.stalled += 1);
             }
             self.sleep_us((stalled_until_us - now_us).min(SLICE_US)).await;
         }
@@ -181,6 +189,9 @@ impl Call {
             Ok(_) => 0,
             Err(e) => e.raw_os_error().unwrap_or(-1),
         };
+        if outcome == Errno::Enospc.raw() {
+            self.env.disks().note_met(self.node, |met| met.full += 1);
+        }
         let mut bytes = [0; 28];
         for (slot, value) in bytes.chunks_exact_mut(8).zip(payload) {
             slot.copy_from_slice(&value.to_le_bytes());

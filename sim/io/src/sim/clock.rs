@@ -50,11 +50,24 @@ struct Clock {
     slow_factor: u32,
     /// Delays of a slow node that were too short to be slept.
     saved_up_us: u64,
+    /// Calls and timers that took longer.
+    slowed: u64,
+    /// Timers that were set while the clock drifted.
+    drifted: u64,
 }
 
 impl Default for Clock {
     fn default() -> Clock {
-        Clock { bent_at_ns: 0, read_ns: 0, drift_ppm: 0, wall_offset_us: 0, slow_factor: 1, saved_up_us: 0 }
+        Clock {
+            bent_at_ns: 0,
+            read_ns: 0,
+            drift_ppm: 0,
+            wall_offset_us: 0,
+            slow_factor: 1,
+            saved_up_us: 0,
+            slowed: 0,
+            drifted: 0,
+        }
     }
 }
 
@@ -131,8 +144,28 @@ impl Clocks {
     pub(crate) fn drag_us(&self, node: NodeId, us: u64) -> u64 {
         let mut nodes = self.nodes();
         let Some(clock) = nodes.get_mut(&node).filter(|clock| clock.slow_factor > 1) else { return 0 };
+        clock.slowed += 1;
         clock.saved_up_us += us.max(SHORTEST_CALL_US) * u64::from(clock.slow_factor - 1);
         if clock.saved_up_us < SHORTEST_SLEEP_US { 0 } else { std::mem::take(&mut clock.saved_up_us) }
+    }
+
+    /// How many calls and timers of `node` took longer so far.
+    pub fn slowed(&self, node: NodeId) -> u64 {
+        self.clock(node).slowed
+    }
+
+    /// How many timers of `node` were set while its clock drifted, so far.
+    pub fn drifted(&self, node: NodeId) -> u64 {
+        self.clock(node).drifted
+    }
+
+    /// The clock of `node`, by which a task of it goes now.
+    fn used(&self, node: NodeId) -> Clock {
+        let mut nodes = self.nodes();
+        let Some(clock) = nodes.get_mut(&node) else { return Clock::default() };
+        clock.drifted += u64::from(clock.drift_ppm != 0);
+        clock.slowed += u64::from(clock.slow_factor > 1);
+        *clock
     }
 
     /// True if calls of `node` take longer than usual.
@@ -169,7 +202,7 @@ pub(crate) fn unix_time() -> Duration {
 pub(crate) async fn sleep(duration: Duration) {
     let (env, node) = (Env::current(), Env::node());
     let own_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4);
-    let clock = env.clocks.clock(node);
+    let clock = env.clocks.used(node);
     let due_ns = clock.monotonic_ns(env.now_ns()).saturating_add(own_ns);
     let mut wait_ns = clock.true_ns(own_ns);
     loop {

@@ -155,7 +155,8 @@ impl Disk {
             Damage::StaleRead => {
                 let zeros = vec![0; self.sector_bytes() as usize];
                 let old = self.defects.previous(at).map_or(&zeros[..], |old| old);
-                let now = self.vol.sector(at.0, at.1).map_or(&zeros[..], |now| now);
+                let mut now = self.vol.sector(at.0, at.1).map_or(&zeros[..], |now| now).to_vec();
+                self.defects.spoil_lasting(at, &mut now);
                 old[bytes.clone()] != now[bytes]
             }
             Damage::LostWrite | Damage::Misdirect => false,

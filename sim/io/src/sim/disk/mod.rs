@@ -99,6 +99,18 @@ struct NodeDisk {
     may_be_down: bool,
     last_crash: Option<CrashRecord>,
     names_calls: u64,
+    met: Met,
+}
+
+/// How many calls met a disk in a bad state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Met {
+    /// Calls for which there was no space.
+    pub full: u64,
+    /// Calls that waited for a stall to end.
+    pub stalled: u64,
+    /// Calls that took longer.
+    pub slowed: u64,
 }
 
 /// A phase in which everything takes longer.
@@ -199,6 +211,16 @@ impl Disks {
     /// Each call takes `factor` times as long until that moment, in microseconds of virtual time.
     pub fn slow(&self, node: NodeId, factor: u32, until_us: u64) {
         self.state().node(node).slow = Slow { factor: factor.max(1).into(), until_us };
+    }
+
+    /// How many calls to the disk of the node met it in a bad state so far.
+    pub fn met(&self, node: NodeId) -> Met {
+        self.state().node(node).met
+    }
+
+    /// A call met it in one.
+    pub(crate) fn note_met(&self, node: NodeId, note: impl FnOnce(&mut Met)) {
+        note(&mut self.state().node(node).met);
     }
 
     /// How much longer calls take now.
@@ -344,6 +366,7 @@ impl State {
             may_be_down: false,
             last_crash: None,
             names_calls: 0,
+            met: Met::default(),
         })
     }
 }

@@ -93,6 +93,11 @@ impl Sync {
 }
 
 impl Disk {
+    /// How often pending operations were lost so far: in power failures and in failed syncs.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
     /// False after a failure that ends only when the machine is started anew.
     pub fn works(&self) -> bool {
         self.health == Health::Working
