@@ -20,6 +20,7 @@
 //! are refused by name.
 
 pub mod batch;
+pub mod blob;
 mod build;
 mod checkpoint;
 pub mod coding;

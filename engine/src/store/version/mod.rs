@@ -4,6 +4,7 @@
 //! ordered (by internal key: one user key may straddle two neighbours, as RocksDB allows), a file that is removed was
 //! there, one that is added was not, and no sequence number goes backwards.
 
+mod blobs;
 mod codec;
 mod edit;
 
@@ -11,6 +12,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub use blobs::{BlobFile, BlobFiles};
 pub use codec::{decode, encode};
 pub use edit::{BlobAddition, BlobGarbage, FileMeta, VersionEdit, WalAddition};
 
@@ -19,6 +21,8 @@ pub use edit::{BlobAddition, BlobGarbage, FileMeta, VersionEdit, WalAddition};
 pub struct Version {
     /// Level 0 newest first; the others in order of their keys.
     pub levels: Vec<Vec<Arc<FileMeta>>>,
+    /// Where values lie that are not in the tables.
+    pub blobs: BlobFiles,
     /// Every write up to this sequence number, and none after it, is in the tables.
     pub flushed_sequence: u64,
     /// Logs with a lower number are not needed.
@@ -28,7 +32,8 @@ pub struct Version {
 impl Version {
     /// Without tables.
     pub fn empty(num_levels: usize) -> Version {
-        Version { levels: vec![Vec::new(); num_levels], flushed_sequence: 0, log_number: 0 }
+        let (levels, blobs) = (vec![Vec::new(); num_levels], BlobFiles::default());
+        Version { levels, blobs, flushed_sequence: 0, log_number: 0 }
     }
 
     /// The version after the edit.
@@ -36,7 +41,7 @@ impl Version {
     /// # Errors
     /// What rule the edit breaks.
     pub fn apply(&self, edit: &VersionEdit) -> Result<Version, String> {
-        let mut next = self.clone();
+        let mut next = Version { blobs: self.blobs.apply(edit)?, ..self.clone() };
         for (level, number) in &edit.deleted_files {
             let files = next.level_mut(*level)?;
             let at = files.iter().position(|f| f.number == *number);
@@ -60,6 +65,7 @@ impl Version {
         next.log_number =
             next.log_number.max(edit.log_number.unwrap_or(0)).max(edit.min_log_number_to_keep.unwrap_or(0));
         next.sort();
+        next.blobs.keep_needed(next.levels.iter().flatten().map(|file| &**file));
         Ok(next)
     }
 
@@ -83,6 +89,7 @@ impl Version {
     /// # Errors
     /// What rule is broken, and by which tables.
     pub fn check(&self) -> Result<(), String> {
+        self.blobs.check(self.files().map(|(_, file)| &**file))?;
         let mut seen = BTreeSet::new();
         for (level, file) in self.files() {
             if !seen.insert(file.number) {
@@ -127,13 +134,15 @@ impl Version {
 
     /// The edit that makes this version from an empty one.
     pub fn snapshot(&self) -> VersionEdit {
-        VersionEdit {
+        let mut edit = VersionEdit {
             log_number: Some(self.log_number),
             prev_log_number: Some(0),
             last_sequence: Some(self.flushed_sequence),
             new_files: self.files().map(|(level, f)| (level as u32, FileMeta::clone(f))).collect(),
             ..VersionEdit::default()
-        }
+        };
+        self.blobs.snapshot(&mut edit);
+        edit
     }
 }
 

@@ -1,0 +1,11 @@
+//! Key-value separation: large values lie in blob files, and tables hold where (RocksDB's integrated BlobDB, after WiscKey, Lu et
+//! al., FAST 2016). A compaction moves keys and leaves the values where they are; what it drops is garbage in a blob file, and
+//! the values of old files that it meets are written anew, until nothing of such a file is needed.
+
+pub mod format;
+pub mod reader;
+pub mod writer;
+
+pub use format::BlobIndex;
+pub use reader::BlobReader;
+pub use writer::BlobWriter;

@@ -1,0 +1,79 @@
+//! Writes a blob file: values one after the other, durable when it is finished. Nothing refers to it before an edit names it with
+//! the table that needs it.
+
+use std::path::{Path, PathBuf};
+
+use cutwater_io::fs::File;
+
+use super::format::{BlobIndex, Footer, Header, RecordHeader, file_bytes};
+use crate::store::error::{Error, IoContext};
+use crate::store::version::BlobAddition;
+
+/// Bytes gathered before they are written.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// A blob file that is being written.
+#[derive(Debug)]
+pub struct BlobWriter {
+    file: File,
+    path: PathBuf,
+    meta: BlobAddition,
+    pending: Vec<u8>,
+    written_bytes: u64,
+}
+
+impl BlobWriter {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// I/O; also if there is a file.
+    pub async fn create(path: &Path, number: u64, family: u32) -> Result<BlobWriter, Error> {
+        let file = File::create_new(path).await.during("create", path)?;
+        let mut pending = Vec::new();
+        Header { family, compression: 0 }.encode(&mut pending);
+        let meta = BlobAddition { number, ..BlobAddition::default() };
+        Ok(BlobWriter { file, path: path.to_owned(), meta, pending, written_bytes: 0 })
+    }
+
+    /// Length so far, in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.written_bytes + self.pending.len() as u64
+    }
+
+    /// Appends a value, and says where it lies.
+    ///
+    /// # Errors
+    /// I/O.
+    pub async fn add(&mut self, key: &[u8], value: &[u8]) -> Result<BlobIndex, Error> {
+        RecordHeader::of(key, value).encode(&mut self.pending);
+        self.pending.extend_from_slice(key);
+        let offset_bytes = self.len_bytes();
+        self.pending.extend_from_slice(value);
+        self.meta.total_count += 1;
+        self.meta.total_bytes += RecordHeader::record_bytes(key.len(), value.len());
+        if self.pending.len() >= WRITE_BYTES {
+            self.write_pending().await?;
+        }
+        let value_bytes = value.len() as u64;
+        Ok(BlobIndex { file: self.meta.number, offset_bytes, value_bytes, compression: 0 })
+    }
+
+    async fn write_pending(&mut self) -> Result<(), Error> {
+        self.file.write_all_at(&self.pending, self.written_bytes).await.during("write", &self.path)?;
+        self.written_bytes += self.pending.len() as u64;
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Ends the file. Its content is durable then, its name is not.
+    ///
+    /// # Errors
+    /// I/O.
+    pub async fn finish(mut self) -> Result<BlobAddition, Error> {
+        Footer { count: self.meta.total_count }.encode(&mut self.pending);
+        self.write_pending().await?;
+        self.file.sync_data().await.during("sync", &self.path)?;
+        assert_eq!(self.written_bytes, file_bytes(&self.meta), "a blob file has the length of its parts");
+        Ok(self.meta)
+    }
+}
