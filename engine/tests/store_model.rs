@@ -14,9 +14,23 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 const SYNCED: WriteOptions = WriteOptions { sync: true, disable_wal: false };
 
-fn tiny(block_cache_bytes: u64) -> Options {
+fn tiny() -> impl Strategy<Value = Options> {
+    let cache_bytes = prop::sample::select(vec![0, 3000, 1 << 20]);
+    let min_blob_bytes = prop::sample::select(vec![None, Some(0), Some(60), Some(200)]);
+    let gc_percent = prop::sample::select(vec![0, 25, 100]);
+    (cache_bytes, min_blob_bytes, gc_percent).prop_map(
+        |(block_cache_bytes, min_blob_bytes, blob_gc_age_percent)| Options {
+            block_cache_bytes,
+            min_blob_bytes,
+            blob_gc_age_percent,
+            ..smallest()
+        },
+    )
+}
+
+fn smallest() -> Options {
     Options {
-        block_cache_bytes,
+        blob_file_bytes: 700,
         compression_per_level: vec![Compression::None, Compression::Lz4, Compression::Snappy],
         write_buffer_bytes: 2048,
         block_bytes: 128,
@@ -36,9 +50,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A store that was dropped and not closed gives the directory free once its tasks have noticed.
-async fn open(dir: &Path, block_cache_bytes: u64) -> Store {
+async fn open(dir: &Path, options: &Options) -> Store {
     for _ in 0..1000 {
-        match Store::open(dir, tiny(block_cache_bytes)).await {
+        match Store::open(dir, options.clone()).await {
             Err(cutwater_engine::store::Error::Locked { .. }) => cutwater_io::task::yield_now().await,
             other => return other.unwrap(),
         }
@@ -197,11 +211,12 @@ fn value(v: u8) -> Vec<u8> {
     vec![v; 20 + usize::from(v)]
 }
 
-async fn run(ops: Vec<Op>, block_cache_bytes: u64) {
+async fn run(ops: Vec<Op>, options: &Options) {
+    let block_cache_bytes = options.block_cache_bytes;
     // In memory where there is such a directory: thousands of syncs.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let path = dir.path().join("db");
-    let mut store = open(&path, block_cache_bytes).await;
+    let mut store = open(&path, options).await;
     let mut model = Model::new();
     let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
     let mut walks: Vec<Walk> = Vec::new();
@@ -262,7 +277,7 @@ async fn run(ops: Vec<Op>, block_cache_bytes: u64) {
                     let len = cutwater_io::fs::metadata(target.join(&file.name)).await.unwrap().len_bytes;
                     assert_eq!(len, file.len_bytes, "{}", file.name);
                 }
-                let copy = open(&target, block_cache_bytes).await;
+                let copy = open(&target, options).await;
                 assert_eq!(copy.last_sequence(), files.sequence);
                 assert_ne!(copy.identity(), store.identity());
                 assert_eq!(collect(copy.iter(.., None)).await, model);
@@ -277,7 +292,7 @@ async fn run(ops: Vec<Op>, block_cache_bytes: u64) {
                 } else {
                     drop(store);
                 }
-                store = open(&path, block_cache_bytes).await;
+                store = open(&path, options).await;
                 assert_eq!((store.last_sequence(), store.identity()), (sequence, &identity[..]));
                 assert_eq!(collect(store.iter(.., None)).await, model);
             }
@@ -307,8 +322,8 @@ proptest! {
     #[test]
     fn the_store_is_a_map(
         ops in prop::collection::vec(op(), 1..150),
-        block_cache_bytes in prop::sample::select(vec![0u64, 3000, 1 << 20]),
+        options in tiny(),
     ) {
-        block_on(run(ops, block_cache_bytes));
+        block_on(run(ops, &options));
     }
 }

@@ -210,6 +210,98 @@ fn we_read_what_rocksdb_compresses() {
     }
 }
 
+fn with_blobs() -> Options {
+    Options { min_blob_bytes: Some(24), blob_file_bytes: 4096, blob_gc_age_percent: 50, ..options() }
+}
+
+/// How many blob files RocksDB finds in a directory; nothing if it is not there.
+fn blob_files(dir: &Path) -> Option<usize> {
+    let answer = tool("ldb", &[&db_arg(dir), "get_property", "rocksdb.num-blob-files"])?;
+    let number = answer.trim().rsplit(' ').next().and_then(|word| word.parse().ok());
+    Some(number.unwrap_or_else(|| panic!("{answer}")))
+}
+
+#[test]
+fn rocksdb_reads_our_blob_files_and_collects_their_garbage() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let mut model = BTreeMap::new();
+        let store = Store::open(&path, with_blobs()).await.unwrap();
+        fill(&store, &mut model, 0, 2500).await;
+        let checkpoint = dir.path().join("checkpoint");
+        store.checkpoint(&checkpoint).await.unwrap();
+        judge(&checkpoint, &model);
+        fill(&store, &mut model, 2500, 4000).await;
+        store.compact_all().await.unwrap();
+        store.verify().await.unwrap();
+        let blobs = store.live_files().iter().filter(|name| name.ends_with(".blob")).count();
+        assert!(blobs > 1, "{:?}", store.live_files());
+        store.close().await.unwrap();
+        judge(&path, &model);
+        let Some(found) = blob_files(&path) else { return };
+        assert_eq!(found, blobs);
+        let db = db_arg(&path);
+        let args = [
+            &db[..],
+            "--compression_type=no",
+            "--enable_blob_files",
+            "--min_blob_size=24",
+            "--blob_compression_type=no",
+            "--enable_blob_garbage_collection",
+            "--blob_garbage_collection_age_cutoff=1.0",
+            "compact",
+        ];
+        let compacted = tool("ldb", &args).unwrap();
+        assert!(!compacted.contains("Failed"), "{compacted}");
+        let store = Store::open(&path, with_blobs()).await.unwrap();
+        store.verify().await.unwrap();
+        assert_eq!(content(&store).await, model);
+        fill(&store, &mut model, 0, 400).await;
+        store.compact_all().await.unwrap();
+        store.close().await.unwrap();
+        judge(&path, &model);
+    });
+}
+
+#[test]
+fn we_read_the_blob_files_of_rocksdb() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let pair =
+            |i: u32| (format!("key{i:04}"), format!("value-{i}-{}", "abcdefgh".repeat((i % 30) as usize)));
+        let mut model: BTreeMap<String, String> = (0..400).map(pair).collect();
+        let db = db_arg(&path);
+        let blob_options = [
+            "--compression_type=no",
+            "--enable_blob_files",
+            "--min_blob_size=32",
+            "--blob_compression_type=no",
+        ];
+        let mut args = vec![&db[..], "--create_if_missing"];
+        args.extend(blob_options);
+        args.push("batchput");
+        args.extend(model.iter().flat_map(|(k, v)| [&k[..], &v[..]]));
+        let Some(written) = tool("ldb", &args) else { return };
+        assert!(written.contains("OK"), "{written}");
+        let mut args = vec![&db[..]];
+        args.extend(blob_options);
+        args.push("compact");
+        let compacted = tool("ldb", &args).unwrap();
+        assert!(!compacted.contains("Failed"), "{compacted}");
+        let store = Store::open(&path, options()).await.unwrap();
+        assert!(store.live_files().iter().any(|name| name.ends_with(".blob")), "{:?}", store.live_files());
+        store.verify().await.unwrap();
+        assert_eq!(content(&store).await, model);
+        fill(&store, &mut model, 0, 900).await;
+        store.compact_all().await.unwrap();
+        store.verify().await.unwrap();
+        store.close().await.unwrap();
+        judge(&path, &model);
+    });
+}
+
 #[test]
 fn what_rocksdb_compresses_otherwise_is_refused_by_name() {
     block_on(async {

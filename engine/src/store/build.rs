@@ -1,6 +1,6 @@
-//! Writes tables from merged entries: what flush, compaction and recovery have in common.
+//! Writes tables from merged entries, and blob files with their large values: what flush, compaction and recovery have in common.
 //!
-//! A table is written to its final name and synced; nothing refers to it before an edit does, and until then it is an
+//! A file is written to its final name and synced; nothing refers to it before an edit does, and until then it is an
 //! orphan that the next recovery removes.
 
 use std::path::PathBuf;
@@ -9,13 +9,14 @@ use std::time::Duration;
 use cutwater_io::fs::{self, File};
 use cutwater_io::{task, time};
 
+use super::blob::{Placement, Sources};
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::merge::Merge;
 use super::retention::Retention;
 use super::shared::Site;
 use super::table::TableBuilder;
-use super::version::FileMeta;
+use super::version::{BlobAddition, BlobGarbage, FileMeta, VersionEdit};
 
 /// Bytes encoded before they are written.
 const WRITE_BYTES: usize = 64 << 10;
@@ -31,8 +32,43 @@ pub(crate) struct Build<'a, F> {
     pub(crate) allocate: F,
     /// Begin another table at the next key once one is this large. Bytes.
     pub(crate) split_bytes: u64,
-    /// Numbers of the files that were begun, to be removed should it fail.
-    pub(crate) created: Vec<u64>,
+    /// What is known of values in blob files, if entries may have theirs there.
+    pub(crate) sources: Option<Sources>,
+    /// The files that were begun, to be removed should it fail.
+    pub(crate) created: Vec<FileKind>,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(crate) struct Built {
+    pub(crate) tables: Vec<FileMeta>,
+    pub(crate) blobs: Vec<BlobAddition>,
+    /// What is not needed any more of other blob files.
+    pub(crate) garbage: Vec<BlobGarbage>,
+}
+
+impl Built {
+    /// True if there is no new file.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.blobs.is_empty()
+    }
+
+    /// All of several builds.
+    pub(crate) fn extend(&mut self, other: Built) {
+        self.tables.extend(other.tables);
+        self.blobs.extend(other.blobs);
+        self.garbage.extend(other.garbage);
+    }
+
+    /// The edit that adds it, the tables to `level`.
+    pub(crate) fn into_edit(self, level: u32) -> VersionEdit {
+        VersionEdit {
+            new_files: self.tables.into_iter().map(|file| (level, file)).collect(),
+            blob_additions: self.blobs,
+            blob_garbage: self.garbage,
+            ..VersionEdit::default()
+        }
+    }
 }
 
 struct Output {
@@ -43,12 +79,14 @@ struct Output {
     /// CRC-32C of all that was written.
     crc32c: u32,
     builder: TableBuilder,
+    /// The lowest numbered blob file that has a value of it.
+    oldest_blob: Option<u64>,
 }
 
 impl<'a, F: FnMut() -> u64> Build<'a, F> {
     /// Of level 0.
     pub(crate) fn new(site: &'a Site, allocate: F, split_bytes: u64) -> Self {
-        Build { site, level: 0, allocate, split_bytes, created: Vec::new() }
+        Build { site, level: 0, allocate, split_bytes, sources: None, created: Vec::new() }
     }
 
     /// Of another level.
@@ -56,17 +94,23 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         Build { level, ..self }
     }
 
-    /// Writes what `retention` keeps of the entries. The tables are durable, their names are not.
-    pub(crate) async fn run(
-        &mut self,
-        mut merge: Merge,
-        retention: &mut Retention,
-    ) -> Result<Vec<FileMeta>, Error> {
-        let mut files = Vec::new();
+    /// Of entries that may have their values in blob files.
+    pub(crate) fn with_sources(self, sources: Sources) -> Self {
+        Build { sources: Some(sources), ..self }
+    }
+
+    /// Writes what `retention` keeps of the entries. The files are durable, their names are not.
+    pub(crate) async fn run(&mut self, mut merge: Merge, retention: &mut Retention) -> Result<Built, Error> {
+        let mut tables = Vec::new();
+        let mut values = Placement::new(self.site);
+        if let Some(sources) = self.sources.take() {
+            values = values.with_sources(sources);
+        }
         let mut output: Option<Output> = None;
         let mut last_key = Vec::new();
         while let Some(entry) = merge.entry() {
             if !retention.keeps(&entry) {
+                values.drop_entry(&entry)?;
                 merge.advance().await?;
                 continue;
             }
@@ -74,13 +118,21 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
             let is_full =
                 |o: &Output| o.builder.len_bytes() >= self.split_bytes && *entry.user_key != last_key[..];
             if let Some(full) = output.take_if(|o| is_full(o)) {
-                files.push(full.finish().await?);
+                tables.push(full.finish().await?);
             }
             let open = match &mut output {
                 Some(open) => open,
                 None => output.insert(self.begin().await?),
             };
-            open.builder.add(entry.user_key, entry.tag, entry.value);
+            let placed = values
+                .place(entry, || {
+                    let number = (self.allocate)();
+                    self.created.push(FileKind::Blob(number));
+                    number
+                })
+                .await?;
+            open.builder.add(entry.user_key, placed.tag, &placed.value);
+            open.oldest_blob = open.oldest_blob.into_iter().chain(placed.blob).min();
             last_key.clear();
             last_key.extend_from_slice(entry.user_key);
             if open.builder.pending_bytes() >= WRITE_BYTES {
@@ -89,24 +141,25 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
             merge.advance().await?;
         }
         if let Some(last) = output {
-            files.push(last.finish().await?);
+            tables.push(last.finish().await?);
         }
-        Ok(files)
+        let (blobs, garbage) = values.finish().await?;
+        Ok(Built { tables, blobs, garbage })
     }
 
     async fn begin(&mut self) -> Result<Output, Error> {
         let number = (self.allocate)();
         let path = FileKind::Table(number).path(self.site.dir.path());
-        self.created.push(number);
+        self.created.push(FileKind::Table(number));
         let file = File::create_new(&path).await.during("create", &path)?;
         let builder = TableBuilder::new(&self.site.options, self.level, number, &self.site.identity);
-        Ok(Output { number, path, file, offset_bytes: 0, crc32c: 0, builder })
+        Ok(Output { number, path, file, offset_bytes: 0, crc32c: 0, builder, oldest_blob: None })
     }
 
     /// Removes what was begun, as nothing refers to it.
     pub(crate) async fn abandon(self) {
-        for number in self.created {
-            let path = FileKind::Table(number).path(self.site.dir.path());
+        for file in self.created {
+            let path = file.path(self.site.dir.path());
             if let Err(error) = fs::remove_file(&path).await {
                 tracing::warn!(path = %path.display(), %error, "a file that was begun stays until the next recovery");
             }
@@ -144,6 +197,7 @@ impl Output {
             largest: stats.largest,
             smallest_sequence: stats.smallest_sequence,
             largest_sequence: stats.largest_sequence,
+            oldest_blob_file_number: self.oldest_blob.unwrap_or(0),
             oldest_ancestor_time_s: now_s,
             file_creation_time_s: now_s,
             ..FileMeta::default()

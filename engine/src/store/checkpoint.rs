@@ -1,4 +1,4 @@
-//! Checkpoints: a directory with hard links to the tables and a MANIFEST of its own, which opens as a store with exactly the
+//! Checkpoints: a directory with hard links to tables and blob files and a MANIFEST of its own, which opens as a store with exactly the
 //! writes up to one sequence number.
 //!
 //! The memtable is flushed first, so there is no log to copy, and what was never logged is in. Tables never change, so the
@@ -13,6 +13,7 @@ use std::time::Duration;
 use cutwater_io::fs;
 use cutwater_io::{buggify, entropy, point, time};
 
+use super::blob::format::file_bytes;
 use super::directory::Directory;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
@@ -41,10 +42,10 @@ pub struct CheckpointFile {
     pub name: String,
     /// Its length. Bytes.
     pub len_bytes: u64,
-    /// CRC-32C of what was written, which need not be what is read; `None` for a table that another engine made and that
+    /// CRC-32C of what was written, which need not be what is read; `None` for a file that another engine made and that
     /// has no such checksum in the MANIFEST.
     pub crc32c: Option<u32>,
-    /// A table: under this name, this store will never have other content.
+    /// A table or a blob file: under this name, this store will never have other content.
     pub immutable: bool,
 }
 
@@ -68,7 +69,7 @@ pub(crate) async fn create(shared: &Shared, dir: &Path) -> Result<CheckpointFile
     if fs::try_exists(&temporary).await.during("stat", &temporary)? {
         fs::remove_dir_all(&temporary).await.during("remove", &temporary)?;
     }
-    // The version pins the tables until they are linked.
+    // The version pins the files until they are linked.
     let version = shared.state().version.clone();
     // Taken for good, although in another directory: no other MANIFEST of this store has the number.
     let number = shared.allocate_number();
@@ -102,11 +103,12 @@ async fn fill(
     if buggify!(points::LINK_LATER) {
         time::sleep(LATER).await;
     }
-    for (_, file) in version.files() {
-        let kind = FileKind::Table(file.number);
+    let tables = version.files().map(|(_, f)| (FileKind::Table(f.number), f.len_bytes, f.crc32c()));
+    let blobs = version.blobs.iter().map(|file| &file.added);
+    let blobs = blobs.map(|f| (FileKind::Blob(f.number), file_bytes(f), f.crc32c()));
+    for (kind, len_bytes, crc32c) in tables.chain(blobs) {
         let original = kind.path(shared.site.dir.path());
         fs::hard_link(&original, kind.path(target)).await.during("link", &original)?;
-        let (len_bytes, crc32c) = (file.len_bytes, file.crc32c());
         files.push(CheckpointFile { name: kind.name(), len_bytes, crc32c, immutable: true });
     }
     point!(points::CHECKPOINT_LINKED);

@@ -12,8 +12,8 @@ use super::checkpoint::{self, CheckpointFiles};
 use super::commit::{self, Request, Write};
 use super::error::Error;
 use super::filenames::FileKind;
-use super::iter::{Iter, Seek, visible_value};
-use super::key::{Tag, compare};
+use super::iter::{Iter, Seek, value_of};
+use super::key::{Tag, ValueKind, compare};
 use super::memtable::Memtable;
 use super::merge::Source;
 use super::options::{Options, WriteOptions};
@@ -127,7 +127,8 @@ impl Store {
         let mut sources: Vec<Source> = view.memtables.into_iter().map(Source::memtable).collect();
         sources.extend(Source::of_version(&self.shared().tables, &view.version));
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        Iter::new(bounds, sequence, sources, view.version, WakeOnDrop(self.shared().compact_wake.clone()))
+        let wake = WakeOnDrop(self.shared().compact_wake.clone());
+        Iter::new(bounds, sequence, sources, view.version, self.shared().blobs.clone(), wake)
     }
 
     /// Makes every write durable that was logged so far.
@@ -216,8 +217,10 @@ impl Store {
             FileKind::Manifest(state.manifest_number),
         ];
         let tables = state.version.files().map(|(_, f)| FileKind::Table(f.number));
+        let blobs = state.version.blobs.iter().map(|file| FileKind::Blob(file.added.number));
         let wals = state.wals.range(state.version.log_number..).map(|n| FileKind::Wal(*n));
-        let mut names: Vec<String> = own.into_iter().chain(tables).chain(wals).map(FileKind::name).collect();
+        let mut names: Vec<String> =
+            own.into_iter().chain(tables).chain(blobs).chain(wals).map(FileKind::name).collect();
         names.sort();
         names
     }
@@ -227,14 +230,15 @@ impl Store {
         self.shared().state().background.clone()
     }
 
-    /// Checks the structure: levels disjoint, every table there with its length, every block with its checksum, every entry
-    /// where the MANIFEST says. It reads what the disk holds; what is in memory counts for nothing.
+    /// Checks the structure: levels disjoint, every table and blob file there with its length, every block and every value with its
+    /// checksum, every entry where the MANIFEST says, no more garbage than it says. It reads what the disk holds; what is in
+    /// memory counts for nothing.
     ///
     /// # Errors
     /// What does not hold, or I/O.
     pub async fn verify(&self) -> Result<(), Error> {
         let version = self.view().version;
-        verify::verify(self.shared().site.dir.path(), &self.shared().tables, &version).await
+        verify::verify(self.shared(), &version).await
     }
 
     /// Makes all writes durable, those that were not logged included, ends the tasks and gives the directory free. Other
@@ -293,9 +297,19 @@ impl Store {
 
     async fn get_in(&self, view: &View, sequence: u64, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         match view.memtables.iter().find_map(|mem| mem.get(key, sequence)) {
-            Some((kind, value)) => Ok(visible_value(kind)?.then(|| value.to_vec())),
+            Some((kind, value)) => self.resolve(&view.version, key, kind, value.to_vec()).await,
             None => self.get_in_tables(&view.version, sequence, key).await,
         }
+    }
+
+    async fn resolve(
+        &self,
+        version: &Version,
+        key: &[u8],
+        kind: Option<ValueKind>,
+        value: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        value_of(&self.shared().blobs, version, key, kind, value).await
     }
 
     async fn get_in_tables(
@@ -318,7 +332,8 @@ impl Store {
             if iter.seek(Seek::NotBefore(key, tag)).await? {
                 let entry = iter.entry();
                 if entry.user_key == key {
-                    return Ok(visible_value(entry.tag.kind())?.then(|| entry.value.to_vec()));
+                    let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
+                    return self.resolve(version, key, kind, value).await;
                 }
             }
         }

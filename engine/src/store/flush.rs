@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cutwater_io::point;
 
-use super::build::Build;
+use super::build::{Build, Built};
 use super::error::Error;
 use super::merge::{Merge, Source};
 use super::points;
@@ -44,8 +44,8 @@ async fn flush(shared: &Shared, memtable: &Immutable) -> Result<(), Error> {
     };
     let mut build = Build::new(&shared.site, || shared.allocate_number(), u64::MAX);
     let written = write_table(shared, memtable, &mut build, snapshots).await;
-    let new_files = match written {
-        Ok(files) => files,
+    let built = match written {
+        Ok(built) => built,
         Err(e) => {
             build.abandon().await;
             return Err(e);
@@ -56,8 +56,7 @@ async fn flush(shared: &Shared, memtable: &Immutable) -> Result<(), Error> {
     let edit = VersionEdit {
         log_number: Some(memtable.next_log_number),
         last_sequence: Some(memtable.mem.last_sequence()),
-        new_files,
-        ..VersionEdit::default()
+        ..built.into_edit(0)
     };
     let done = |state: &mut super::shared::State| {
         let flushed = state.immutable.pop_front().expect("only the flush task takes memtables");
@@ -72,10 +71,10 @@ async fn write_table<F: FnMut() -> u64>(
     memtable: &Immutable,
     build: &mut Build<'_, F>,
     snapshots: Vec<u64>,
-) -> Result<Vec<(u32, super::version::FileMeta)>, Error> {
+) -> Result<Built, Error> {
     let merge = Merge::new(vec![Source::memtable(memtable.mem.clone())], None).await?;
-    let files = build.run(merge, &mut Retention::new(snapshots, None)).await?;
+    let built = build.run(merge, &mut Retention::new(snapshots, None)).await?;
     point!(points::FLUSH_TABLE_SYNCED);
     shared.site.dir.sync().await?;
-    Ok(files.into_iter().map(|f| (0, f)).collect())
+    Ok(built)
 }

@@ -6,6 +6,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::blob::BlobCache;
 use super::error::Error;
 use super::key::{Tag, ValueKind};
 use super::merge::{Merge, Source};
@@ -77,7 +78,8 @@ pub struct Iter {
     at: At,
     /// The key it is on.
     key: Vec<u8>,
-    _version: Arc<Version>,
+    version: Arc<Version>,
+    blobs: Arc<BlobCache>,
     _wake: WakeOnDrop,
 }
 
@@ -87,10 +89,11 @@ impl Iter {
         sequence: u64,
         sources: Vec<Source>,
         version: Arc<Version>,
+        blobs: Arc<BlobCache>,
         wake: WakeOnDrop,
     ) -> Iter {
         let (merge, at, key) = (Merge::idle(sources), At::Start, Vec::new());
-        Iter { start, end, sequence, merge, at, key, _version: version, _wake: wake }
+        Iter { start, end, sequence, merge, at, key, version, blobs, _wake: wake }
     }
 
     /// Moves to the next key, from before the first to the first.
@@ -195,8 +198,9 @@ impl Iter {
                 self.key.clear();
                 self.key.extend_from_slice(entry.user_key);
                 is_decided = true;
-                if visible_value(entry.tag.kind())? {
-                    return Ok(Some(entry.value.to_vec()));
+                let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
+                if let Some(value) = value_of(&self.blobs, &self.version, &self.key, kind, value).await? {
+                    return Ok(Some(value));
                 }
             }
             self.merge.advance().await?;
@@ -223,7 +227,7 @@ impl Iter {
                 self.merge.advance().await?;
             }
             if let Some((kind, value)) = newest
-                && visible_value(kind)?
+                && let Some(value) = value_of(&self.blobs, &self.version, &self.key, kind, value).await?
             {
                 return Ok(Some(value));
             }
@@ -253,11 +257,19 @@ fn behind(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// True if the newest entry of a key is a value, false if it says that there is none.
-pub(crate) fn visible_value(kind: Option<ValueKind>) -> Result<bool, Error> {
+/// What the newest entry of a key says: its value, wherever that lies, or that there is none.
+pub(crate) async fn value_of(
+    blobs: &BlobCache,
+    version: &Version,
+    key: &[u8],
+    kind: Option<ValueKind>,
+    value: Vec<u8>,
+) -> Result<Option<Vec<u8>>, Error> {
     match kind {
-        Some(ValueKind::Value) => Ok(true),
-        Some(ValueKind::Deletion | ValueKind::SingleDeletion) => Ok(false),
+        Some(ValueKind::Value) => Ok(Some(value)),
+        // Boxed, as most values lie in tables, and all reads would be as large as this one.
+        Some(ValueKind::BlobIndex) => Box::pin(blobs.value(&version.blobs, key, &value)).await.map(Some),
+        Some(ValueKind::Deletion | ValueKind::SingleDeletion) => Ok(None),
         other => Err(Error::unsupported(std::path::Path::new("an entry"), format!("value type {other:?}"))),
     }
 }

@@ -278,8 +278,6 @@ fn check_supported(path: &Path, edit: &VersionEdit) -> Result<(), Error> {
         (edit.comparator.as_ref().is_some_and(|name| name != COMPARATOR), "another comparator"),
         (edit.column_family != 0, "column families"),
         (edit.column_family_add.is_some() || edit.column_family_drop, "column families"),
-        (!edit.blob_additions.is_empty() || !edit.blob_garbage.is_empty(), "blob files"),
-        (edit.new_files.iter().any(|(_, f)| f.oldest_blob_file_number != 0), "blob files"),
     ];
     match unsupported.into_iter().find(|(is_used, _)| *is_used) {
         Some((_, what)) => Err(Error::unsupported(path, what)),

@@ -16,6 +16,13 @@ pub struct Options {
     pub compression: Compression,
     /// If there are any, instead of `compression`: for each level, the last for all deeper ones.
     pub compression_per_level: Vec<Compression>,
+    /// Values of at least so many bytes go to blob files; `None` for no blob files (those that are there are read). Bytes.
+    pub min_blob_bytes: Option<u64>,
+    /// A blob file is closed when it is this large. Bytes.
+    pub blob_file_bytes: u64,
+    /// Compactions write the values anew that they find in the oldest so many percent of the blob files, until those are empty;
+    /// 0 for never.
+    pub blob_gc_age_percent: u8,
     /// A compaction closes an output table when it is this large. Bytes.
     pub target_file_bytes: u64,
     /// What level 1 may hold before it is compacted into level 2. Bytes.
@@ -48,6 +55,9 @@ impl Default for Options {
             block_bytes: 4096,
             compression: Compression::None,
             compression_per_level: Vec::new(),
+            min_blob_bytes: None,
+            blob_file_bytes: 256 << 20,
+            blob_gc_age_percent: 25,
             target_file_bytes: 64 << 20,
             max_bytes_for_level_base: 256 << 20,
             level_multiplier: 10,
@@ -81,6 +91,8 @@ impl Options {
                 self.compression_per_level.iter().all(|compression| compression.is_written()),
                 Self::NO_ZSTD,
             ),
+            ("blob_file_bytes", self.blob_file_bytes >= 64, "must be at least 64"),
+            ("blob_gc_age_percent", self.blob_gc_age_percent <= 100, "must be at most 100"),
             ("target_file_bytes", self.target_file_bytes >= 64, "must be at least 64"),
             ("max_bytes_for_level_base", self.max_bytes_for_level_base >= 64, "must be at least 64"),
             ("level_multiplier", (2..=1000).contains(&self.level_multiplier), "must be 2 to 1000"),

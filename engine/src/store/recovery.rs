@@ -21,7 +21,10 @@ use cutwater_io::{entropy, point, sometimes};
 use tokio::sync::Notify;
 
 use super::batch::{DecodedBatch, Record};
+use super::blob::BlobCache;
+use super::blob::format::file_bytes;
 use super::build::Build;
+use super::build::Built;
 use super::directory::Directory;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
@@ -36,7 +39,7 @@ use super::retention::Retention;
 use super::shared::{Shared, Site, State};
 use super::snapshot::SnapshotList;
 use super::tables::TableCache;
-use super::version::{FileMeta, Version, VersionEdit};
+use super::version::{Version, VersionEdit};
 use super::wal::{Head, Link, LogId, Mark, Wals};
 
 /// No store counts this far; a higher number is damage.
@@ -64,7 +67,8 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
     let site = Site { dir: Directory::new(dir), options, identity };
     let next_number = next_number(dir, &on_disk, &recovered)?;
     let tables = Arc::new(TableCache::new(dir, site.options.block_cache_bytes));
-    check_tables(&site, &recovered, &tables).await?;
+    let blobs = Arc::new(BlobCache::new(dir));
+    check_files(&site, &recovered, &tables, &blobs).await?;
 
     let mut replay = Replay::new(&site, recovered.version, next_number);
     for number in on_disk.iter().filter_map(|kind| if let FileKind::Wal(n) = kind { Some(*n) } else { None })
@@ -78,7 +82,7 @@ pub(crate) async fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, W
     let next_sequence = switched.version.flushed_sequence + 1;
     let wals = Wals::create(&site, switched.wal_number, next_sequence).await?;
     let left = remove_orphans(&site, &on_disk, &switched).await;
-    Ok((Arc::new(shared(site, switched, tables, lock, left)), wals))
+    Ok((Arc::new(shared(site, switched, (tables, blobs), lock, left)), wals))
 }
 
 /// Creates the directory and its missing ancestors, and returns what it created, the deepest first.
@@ -233,11 +237,12 @@ fn is_plain(identity: &str) -> bool {
 /// A number above all that are or were in use, orphans included.
 fn next_number(dir: &Path, on_disk: &[FileKind], recovered: &Recovered) -> Result<u64, Error> {
     let current = FileKind::Current.path(dir);
-    if let Some((_, f)) = recovered.version.files().find(|(_, f)| f.number >= recovered.next_file_number) {
-        let what = format!(
-            "its MANIFEST names table {}, but numbers end at {}",
-            f.number, recovered.next_file_number
-        );
+    let tables = recovered.version.files().map(|(_, f)| FileKind::Table(f.number));
+    let blobs = recovered.version.blobs.iter().map(|f| FileKind::Blob(f.added.number));
+    let is_beyond = |kind: &FileKind| kind.number() >= Some(recovered.next_file_number);
+    if let Some(kind) = tables.chain(blobs).find(is_beyond) {
+        let next = recovered.next_file_number;
+        let what = format!("its MANIFEST names {}, but numbers end at {next}", kind.name());
         return Err(Error::corruption(&current, 0, what));
     }
     let on_disk = on_disk.iter().filter_map(|kind| kind.number()).map(|n| n.saturating_add(1));
@@ -248,33 +253,54 @@ fn next_number(dir: &Path, on_disk: &[FileKind], recovered: &Recovered) -> Resul
     Ok(next)
 }
 
-/// Every table is there, with its length.
-async fn check_tables(site: &Site, recovered: &Recovered, tables: &TableCache) -> Result<(), Error> {
-    let torn = recovered.source.as_ref().and_then(|m| Some((&m.path, m.torn_at?)));
+/// Every table and every blob file is there, with its length.
+async fn check_files(
+    site: &Site,
+    recovered: &Recovered,
+    tables: &TableCache,
+    blobs: &BlobCache,
+) -> Result<(), Error> {
     for (_, file) in recovered.version.files() {
-        let path = FileKind::Table(file.number).path(site.dir.path());
-        let len_bytes = match fs::metadata(&path).await {
-            Ok(m) => m.len_bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // A table is removed once the edit that lets go of it is durable.
-                if let Some((manifest, at)) = torn {
-                    sometimes!(points::MANIFEST_REFUSED, true);
-                    let what = format!("what was there was durable, as table {} is gone", file.number);
-                    return Err(Error::corruption(manifest, at, what));
-                }
-                return Err(Error::corruption(&path, 0, "the MANIFEST names it, and it is missing"));
-            }
-            Err(e) => return Err(e).during("stat", &path),
-        };
-        if len_bytes != file.len_bytes {
-            let what = format!("the file has {len_bytes} bytes, the MANIFEST says {}", file.len_bytes);
-            return Err(Error::corruption(&path, len_bytes.min(file.len_bytes), what));
-        }
+        check_file(site, recovered, FileKind::Table(file.number), file.len_bytes).await?;
         if site.options.paranoid_checks {
             tables.open(file).await?;
         }
     }
+    for file in recovered.version.blobs.iter() {
+        check_file(site, recovered, FileKind::Blob(file.added.number), file_bytes(&file.added)).await?;
+        if site.options.paranoid_checks {
+            blobs.open(&file.added).await?;
+        }
+    }
     Ok(())
+}
+
+async fn check_file(
+    site: &Site,
+    recovered: &Recovered,
+    kind: FileKind,
+    expected_bytes: u64,
+) -> Result<(), Error> {
+    let torn = recovered.source.as_ref().and_then(|m| Some((&m.path, m.torn_at?)));
+    let path = kind.path(site.dir.path());
+    let len_bytes = match fs::metadata(&path).await {
+        Ok(m) => m.len_bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // A file is removed once the edit that lets go of it is durable.
+            if let Some((manifest, at)) = torn {
+                sometimes!(points::MANIFEST_REFUSED, true);
+                let what = format!("what was there was durable, as {} is gone", kind.name());
+                return Err(Error::corruption(manifest, at, what));
+            }
+            return Err(Error::corruption(&path, 0, "the MANIFEST names it, and it is missing"));
+        }
+        Err(e) => return Err(e).during("stat", &path),
+    };
+    if len_bytes == expected_bytes {
+        return Ok(());
+    }
+    let what = format!("the file has {len_bytes} bytes, the MANIFEST says {expected_bytes}");
+    Err(Error::corruption(&path, len_bytes.min(expected_bytes), what))
 }
 
 /// What the logs add.
@@ -283,7 +309,7 @@ struct Replay<'a> {
     version: Version,
     next_number: u64,
     mem: Arc<Memtable>,
-    new_files: Vec<FileMeta>,
+    built: Built,
     /// How much of each log was replayed, in bytes.
     replayed_bytes: BTreeMap<u64, u64>,
     /// The last sequence number replayed.
@@ -301,7 +327,7 @@ impl<'a> Replay<'a> {
             version,
             next_number,
             mem: Arc::new(Memtable::new(1)),
-            new_files: Vec::new(),
+            built: Built::default(),
             replayed_bytes: BTreeMap::new(),
             last_sequence: None,
             is_damaged: false,
@@ -427,7 +453,7 @@ impl<'a> Replay<'a> {
         let mem = std::mem::replace(&mut self.mem, Arc::new(Memtable::new(1)));
         let merge = Merge::new(vec![Source::memtable(mem)], None).await?;
         let mut build = Build::new(self.site, allocate, u64::MAX);
-        self.new_files.extend(build.run(merge, &mut Retention::new(Vec::new(), None)).await?);
+        self.built.extend(build.run(merge, &mut Retention::new(Vec::new(), None)).await?);
         point!(points::RECOVERY_TABLE_WRITTEN);
         Ok(())
     }
@@ -461,8 +487,7 @@ async fn switch(site: &Site, replay: Replay<'_>) -> Result<Switched, Error> {
     let edit = VersionEdit {
         log_number: Some(wal_number),
         last_sequence: Some(replay.last_sequence.unwrap_or(0).max(replay.version.flushed_sequence)),
-        new_files: replay.new_files.into_iter().map(|f| (0, f)).collect(),
-        ..VersionEdit::default()
+        ..replay.built.into_edit(0)
     };
     let version = replay.version.apply(&edit).and_then(|version| version.check().map(|()| version));
     let version = version.map_err(|what| Error::corruption(dir.path(), 0, what))?;
@@ -483,14 +508,11 @@ async fn remove_orphans(site: &Site, on_disk: &[FileKind], switched: &Switched) 
     for kind in on_disk {
         let is_orphan = match kind {
             FileKind::Table(number) => !version.contains(*number),
+            FileKind::Blob(number) => version.blobs.get(*number).is_none(),
             FileKind::Wal(number) => *number < version.log_number,
             FileKind::Manifest(number) => *number != manifest.number(),
             FileKind::Temporary(_) => true,
-            FileKind::Current
-            | FileKind::Lock
-            | FileKind::Identity
-            | FileKind::Blob(_)
-            | FileKind::Options(_) => false,
+            FileKind::Current | FileKind::Lock | FileKind::Identity | FileKind::Options(_) => false,
         };
         if is_orphan {
             sometimes!(points::ORPHAN_REMOVED, true);
@@ -507,7 +529,7 @@ async fn remove_orphans(site: &Site, on_disk: &[FileKind], switched: &Switched) 
 fn shared(
     site: Site,
     switched: Switched,
-    tables: Arc<TableCache>,
+    (tables, blobs): (Arc<TableCache>, Arc<BlobCache>),
     lock: File,
     orphans_left: Vec<FileKind>,
 ) -> Shared {
@@ -522,6 +544,7 @@ fn shared(
         next_file_number,
         flushed_memtable: 0,
         obsolete_tables: BTreeSet::new(),
+        obsolete_blobs: BTreeSet::new(),
         obsolete_manifests: BTreeSet::new(),
         manifest_number: manifest.number(),
         wals: BTreeSet::from([wal_number]),
@@ -534,6 +557,7 @@ fn shared(
         site,
         state: Mutex::new(state),
         tables,
+        blobs,
         snapshots: Arc::new(SnapshotList::default()),
         manifest: tokio::sync::Mutex::new(manifest),
         durable_parents: tokio::sync::Mutex::default(),

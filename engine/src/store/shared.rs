@@ -16,6 +16,7 @@ use cutwater_io::fs::{self, File};
 use cutwater_io::{buggify, point, sometimes};
 use tokio::sync::{Notify, oneshot};
 
+use super::blob::BlobCache;
 use super::directory::Directory;
 use super::error::Error;
 use super::filenames::FileKind;
@@ -66,6 +67,7 @@ pub(crate) struct State {
     /// Where the compaction of each level goes on.
     pub(crate) cursors: Vec<Option<InternalKey>>,
     pub(crate) obsolete_tables: BTreeSet<u64>,
+    pub(crate) obsolete_blobs: BTreeSet<u64>,
     pub(crate) obsolete_manifests: BTreeSet<u64>,
     /// The MANIFEST that CURRENT names.
     pub(crate) manifest_number: u64,
@@ -83,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) site: Site,
     pub(crate) state: Mutex<State>,
     pub(crate) tables: Arc<TableCache>,
+    pub(crate) blobs: Arc<BlobCache>,
     pub(crate) snapshots: Arc<SnapshotList>,
     pub(crate) manifest: tokio::sync::Mutex<Manifest>,
     /// Directories of checkpoints whose own names are durable. Held while a checkpoint is made.
@@ -111,6 +114,7 @@ impl State {
     pub(crate) fn remember_obsolete(&mut self, file: FileKind) {
         match file {
             FileKind::Table(number) => self.obsolete_tables.insert(number),
+            FileKind::Blob(number) => self.obsolete_blobs.insert(number),
             FileKind::Wal(number) => self.wals.insert(number),
             FileKind::Manifest(number) => self.obsolete_manifests.insert(number),
             _ => false,
@@ -206,6 +210,8 @@ impl Shared {
         state.obsolete_manifests.extend(replaced);
         state.manifest_number = manifest.number();
         state.obsolete_tables.extend(base.files().map(|(_, f)| f.number).filter(|n| !next.contains(*n)));
+        let blobs = base.blobs.iter().map(|file| file.added.number);
+        state.obsolete_blobs.extend(blobs.filter(|number| next.blobs.get(*number).is_none()));
         let old = std::mem::replace(&mut state.version, Arc::new(next));
         state.old_versions.push(Arc::downgrade(&old));
         on_install(&mut state);
@@ -246,6 +252,16 @@ impl Shared {
                 state.obsolete_tables.remove(&number);
                 doomed.push(FileKind::Table(number));
             }
+            let is_read = |n: &u64| live.iter().any(|v| v.blobs.get(*n).is_some());
+            let blobs: Vec<u64> = state.obsolete_blobs.iter().copied().filter(|n| !is_read(n)).collect();
+            for number in blobs {
+                assert!(
+                    state.version.blobs.get(number).is_none(),
+                    "blob file {number} of the present version is to be removed"
+                );
+                state.obsolete_blobs.remove(&number);
+                doomed.push(FileKind::Blob(number));
+            }
             let log_number = state.version.log_number;
             let needed = state.wals.split_off(&log_number);
             doomed.extend(std::mem::replace(&mut state.wals, needed).into_iter().map(FileKind::Wal));
@@ -256,8 +272,10 @@ impl Shared {
         }
         point!(points::OBSOLETE_BEFORE_DELETE);
         for file in doomed {
-            if let FileKind::Table(number) = file {
-                self.tables.evict(number);
+            match file {
+                FileKind::Table(number) => self.tables.evict(number),
+                FileKind::Blob(number) => self.blobs.evict(number),
+                _ => {}
             }
             let path = file.path(self.site.dir.path());
             match fs::remove_file(&path).await {

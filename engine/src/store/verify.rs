@@ -1,42 +1,83 @@
 //! Checks the whole structure on disk: what a scrubber would do.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cutwater_io::fs::File;
 
+use super::blob::format::file_bytes;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::iter::{Entry, Seek};
-use super::key::InternalKey;
+use super::key::{InternalKey, ValueKind};
+use super::shared::Shared;
 use super::table::{Caching, TableIter};
-use super::tables::TableCache;
-use super::version::{FileMeta, Version};
+use super::version::{BlobFile, FileMeta, Version};
 
 /// Read at once when a whole file is checked. Bytes.
 const READ_BYTES: usize = 1 << 20;
 
-/// Checks the rules of the tree, and every block of every table against its checksum and what the MANIFEST says of it.
-pub(crate) async fn verify(dir: &Path, tables: &TableCache, version: &Version) -> Result<(), Error> {
+/// Checks the rules of the tree; every block of every table against its checksum and what the MANIFEST says of it; every value in
+/// every blob file, and that no value is counted as garbage that a table still has.
+pub(crate) async fn verify(shared: &Shared, version: &Version) -> Result<(), Error> {
+    let dir = shared.site.dir.path();
     version.check().map_err(|what| Error::corruption(dir, 0, what))?;
+    let mut needed = BTreeMap::new();
     for (_, file) in version.files() {
-        verify_table(dir, tables, file).await?;
+        verify_table(shared, file, &mut needed).await?;
+    }
+    for file in version.blobs.iter() {
+        verify_blobs(shared, file, needed.remove(&file.added.number).unwrap_or(0)).await?;
+    }
+    match needed.first_key_value() {
+        Some((number, count)) => {
+            let what = format!("tables have {count} values in it, and the MANIFEST not it");
+            Err(Error::corruption(&FileKind::Blob(*number).path(dir), 0, what))
+        }
+        None => Ok(()),
+    }
+}
+
+/// `needed`: how many of its values tables have.
+async fn verify_blobs(shared: &Shared, file: &BlobFile, needed: u64) -> Result<(), Error> {
+    let (kind, added) = (FileKind::Blob(file.added.number), &file.added);
+    if let Some(crc32c) = added.crc32c() {
+        verify_whole(shared.site.dir.path(), kind, file_bytes(added), crc32c).await?;
+    }
+    shared.blobs.open_fresh(added).await?.verify(added).await?;
+    let left = added.total_count - file.garbage_count;
+    if needed > left {
+        let what = format!("tables have {needed} values in it, and all but {left} count as garbage");
+        return Err(Error::corruption(&kind.path(shared.site.dir.path()), 0, what));
     }
     Ok(())
 }
 
-async fn verify_table(dir: &Path, tables: &TableCache, file: &Arc<FileMeta>) -> Result<(), Error> {
+/// Counts in `needed` the values that it has in each blob file.
+async fn verify_table(
+    shared: &Shared,
+    file: &Arc<FileMeta>,
+    needed: &mut BTreeMap<u64, u64>,
+) -> Result<(), Error> {
+    let dir = shared.site.dir.path();
     if let Some(crc32c) = file.crc32c() {
-        verify_whole(dir, file, crc32c).await?;
+        verify_whole(dir, FileKind::Table(file.number), file.len_bytes, crc32c).await?;
     }
-    let table = tables.open_fresh(file).await?;
+    let mut oldest_blob = u64::MAX;
+    let table = shared.tables.open_fresh(file).await?;
     let mut iter = TableIter::new(table.clone(), Caching::Pass);
     let (mut first, mut last, mut count) = (None, None, 0u64);
     let (mut smallest, mut largest) = (u64::MAX, 0);
     let mut is_on_entry = iter.seek(Seek::First).await?;
     while is_on_entry {
-        let Entry { user_key, tag, .. } = iter.entry();
+        let Entry { user_key, tag, value } = iter.entry();
+        if tag.kind() == Some(ValueKind::BlobIndex) {
+            let index = shared.blobs.decode(user_key, value)?;
+            *needed.entry(index.file).or_insert(0) += 1;
+            oldest_blob = oldest_blob.min(index.file);
+        }
         let key = InternalKey { user_key: Bytes::copy_from_slice(user_key), tag };
         if !table.may_contain(user_key) {
             return Err(mismatch(dir, file, format!("the filter denies the key {:?}", key.user_key)));
@@ -50,6 +91,14 @@ async fn verify_table(dir: &Path, tables: &TableCache, file: &Arc<FileMeta>) -> 
     if first.as_ref() != Some(&file.smallest) || last.as_ref() != Some(&file.largest) {
         return Err(mismatch(dir, file, "its first or last key is not that of the MANIFEST".to_owned()));
     }
+    let linked = file.oldest_blob_file_number;
+    if oldest_blob != if linked == 0 { u64::MAX } else { linked } {
+        return Err(mismatch(
+            dir,
+            file,
+            format!("the MANIFEST says that its values are in blob files from {linked} on"),
+        ));
+    }
     if (smallest, largest) != (file.smallest_sequence, file.largest_sequence) {
         return Err(mismatch(dir, file, format!("its sequence numbers are {smallest} to {largest}")));
     }
@@ -61,14 +110,14 @@ async fn verify_table(dir: &Path, tables: &TableCache, file: &Arc<FileMeta>) -> 
     }
 }
 
-/// Every byte of the file, those outside of blocks included.
-async fn verify_whole(dir: &Path, meta: &FileMeta, expected: u32) -> Result<(), Error> {
-    let path = FileKind::Table(meta.number).path(dir);
+/// Every byte of the file, those outside of blocks and records included.
+async fn verify_whole(dir: &Path, kind: FileKind, len_bytes: u64, expected: u32) -> Result<(), Error> {
+    let path = kind.path(dir);
     let file = File::open(&path).await.during("open", &path)?;
     let (mut found, mut at) = (0, 0);
     let mut buffer = vec![0; READ_BYTES];
-    while at < meta.len_bytes {
-        let left = usize::try_from(meta.len_bytes - at).unwrap_or(usize::MAX).min(READ_BYTES);
+    while at < len_bytes {
+        let left = usize::try_from(len_bytes - at).unwrap_or(usize::MAX).min(READ_BYTES);
         file.read_exact_at(&mut buffer[..left], at).await.during("read", &path)?;
         found = crc32c::crc32c_append(found, &buffer[..left]);
         at += left as u64;
@@ -76,7 +125,8 @@ async fn verify_whole(dir: &Path, meta: &FileMeta, expected: u32) -> Result<(), 
     match found == expected {
         true => Ok(()),
         false => {
-            Err(mismatch(dir, meta, format!("its crc32c is {found:08x}, the MANIFEST says {expected:08x}")))
+            let what = format!("its crc32c is {found:08x}, the MANIFEST says {expected:08x}");
+            Err(Error::corruption(&path, 0, what))
         }
     }
 }

@@ -2,10 +2,14 @@
 //! al., FAST 2016). A compaction moves keys and leaves the values where they are; what it drops is garbage in a blob file, and
 //! the values of old files that it meets are written anew, until nothing of such a file is needed.
 
+mod cache;
 pub mod format;
+mod placement;
 pub mod reader;
 pub mod writer;
 
+pub(crate) use cache::BlobCache;
 pub use format::BlobIndex;
+pub(crate) use placement::{Placement, Sources};
 pub use reader::BlobReader;
 pub use writer::BlobWriter;

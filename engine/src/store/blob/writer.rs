@@ -20,6 +20,8 @@ pub struct BlobWriter {
     meta: BlobAddition,
     pending: Vec<u8>,
     written_bytes: u64,
+    /// CRC-32C of all that was written.
+    crc32c: u32,
 }
 
 impl BlobWriter {
@@ -32,7 +34,7 @@ impl BlobWriter {
         let mut pending = Vec::new();
         Header { family, compression: 0 }.encode(&mut pending);
         let meta = BlobAddition { number, ..BlobAddition::default() };
-        Ok(BlobWriter { file, path: path.to_owned(), meta, pending, written_bytes: 0 })
+        Ok(BlobWriter { file, path: path.to_owned(), meta, pending, written_bytes: 0, crc32c: 0 })
     }
 
     /// Length so far, in bytes.
@@ -61,6 +63,7 @@ impl BlobWriter {
     async fn write_pending(&mut self) -> Result<(), Error> {
         self.file.write_all_at(&self.pending, self.written_bytes).await.during("write", &self.path)?;
         self.written_bytes += self.pending.len() as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &self.pending);
         self.pending.clear();
         Ok(())
     }
@@ -74,6 +77,6 @@ impl BlobWriter {
         self.write_pending().await?;
         self.file.sync_data().await.during("sync", &self.path)?;
         assert_eq!(self.written_bytes, file_bytes(&self.meta), "a blob file has the length of its parts");
-        Ok(self.meta)
+        Ok(self.meta.with_crc32c(self.crc32c))
     }
 }

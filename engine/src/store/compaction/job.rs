@@ -4,7 +4,8 @@
 use cutwater_io::{point, sometimes};
 
 use super::picker::Compaction;
-use crate::store::build::Build;
+use crate::store::blob::Sources;
+use crate::store::build::{Build, Built};
 use crate::store::error::Error;
 use crate::store::merge::{Merge, Source};
 use crate::store::points;
@@ -22,12 +23,13 @@ pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), E
     deleted_files.extend(compaction.lower.iter().map(|f| (output_level, f.number)));
     let outputs = if compaction.is_trivial_move() {
         sometimes!(points::TRIVIAL_MOVE, true);
-        vec![FileMeta::clone(&compaction.upper[0])]
+        Built { tables: vec![FileMeta::clone(&compaction.upper[0])], ..Built::default() }
     } else {
         sometimes!(points::COMPACTED, true);
         let mut build =
             Build::new(&shared.site, || shared.allocate_number(), shared.site.options.target_file_bytes)
-                .of_level(level + 1);
+                .of_level(level + 1)
+                .with_sources(sources(shared));
         match write_outputs(shared, compaction, &mut build).await {
             Ok(outputs) => outputs,
             Err(e) => {
@@ -36,18 +38,25 @@ pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), E
             }
         }
     };
-    let new_files = outputs.into_iter().map(|f| (output_level, f)).collect();
-    let edit = VersionEdit { deleted_files, new_files, ..VersionEdit::default() };
+    let edit = VersionEdit { deleted_files, ..outputs.into_edit(output_level) };
     shared.install("a compaction", edit, |state: &mut State| state.cursors[level] = cursor).await?;
     point!(points::COMPACTION_INSTALLED);
     Ok(())
+}
+
+/// Which blob files there are, and which of them are to be emptied. The inputs need no others: what is added later is not theirs.
+fn sources(shared: &Shared) -> Sources {
+    let files = shared.state().version.blobs.clone();
+    let old = files.iter().len() * usize::from(shared.site.options.blob_gc_age_percent) / 100;
+    let relocate_below = files.iter().nth(old).map_or(u64::MAX, |first_kept| first_kept.added.number);
+    Sources { cache: shared.blobs.clone(), files, relocate_below }
 }
 
 async fn write_outputs<F: FnMut() -> u64>(
     shared: &Shared,
     compaction: Compaction,
     build: &mut Build<'_, F>,
-) -> Result<Vec<FileMeta>, Error> {
+) -> Result<Built, Error> {
     let Compaction { level, upper, lower, deeper } = compaction;
     let mut sources = match level {
         0 => upper.into_iter().map(|f| Source::chain(&shared.tables, vec![f], Caching::Pass)).collect(),

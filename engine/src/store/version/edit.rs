@@ -1,6 +1,6 @@
 //! A change of the set of tables, with all that RocksDB can say in one.
 //!
-//! The store itself uses the default column family without blobs; what it reads beyond that is kept in the edit, and
+//! The store itself uses the default column family; what it reads beyond that is kept in the edit, and
 //! refused by name where it would matter.
 
 use crate::store::key::{InternalKey, Tag};
@@ -134,6 +134,23 @@ pub struct BlobAddition {
     pub checksum_method: Vec<u8>,
     /// The checksum.
     pub checksum_value: Vec<u8>,
+}
+
+impl BlobAddition {
+    /// With the CRC-32C of the whole file.
+    pub fn with_crc32c(self, crc32c: u32) -> BlobAddition {
+        BlobAddition {
+            checksum_method: CRC32C_FUNCTION.as_bytes().to_vec(),
+            checksum_value: crc32c.to_be_bytes().to_vec(),
+            ..self
+        }
+    }
+
+    /// The CRC-32C of the whole file, if it was recorded.
+    pub fn crc32c(&self) -> Option<u32> {
+        let is_known = self.checksum_method == CRC32C_FUNCTION.as_bytes();
+        <[u8; 4]>::try_from(&self.checksum_value[..]).ok().filter(|_| is_known).map(u32::from_be_bytes)
+    }
 }
 
 /// Blobs of a file that became garbage.

@@ -1,0 +1,151 @@
+//! Where the values go that a flush or a compaction writes: into the table, or into a blob file.
+//!
+//! A large value goes to a blob file. One that is in a blob file already stays there, unless that file is old and is to be
+//! emptied: then it is written anew, wherever a new value of its length would go. A value in a blob file that is dropped, or
+//! written anew, is garbage where it was.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::cache::BlobCache;
+use super::format::RecordHeader;
+use super::writer::BlobWriter;
+use crate::store::error::Error;
+use crate::store::filenames::FileKind;
+use crate::store::iter::Entry;
+use crate::store::key::{Tag, ValueKind};
+use crate::store::shared::Site;
+use crate::store::version::{BlobAddition, BlobFiles, BlobGarbage};
+
+/// What is known of the values that a compaction reads.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) cache: Arc<BlobCache>,
+    pub(crate) files: BlobFiles,
+    /// Values of files with a lower number are written anew.
+    pub(crate) relocate_below: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Placement<'a> {
+    site: &'a Site,
+    sources: Option<Sources>,
+    open: Option<BlobWriter>,
+    finished: Vec<BlobAddition>,
+    garbage: BTreeMap<u64, BlobGarbage>,
+}
+
+/// What a table holds of an entry.
+#[derive(Debug)]
+pub(crate) struct Placed<'e> {
+    pub(crate) tag: Tag,
+    pub(crate) value: Cow<'e, [u8]>,
+    /// The blob file that has the value.
+    pub(crate) blob: Option<u64>,
+}
+
+impl<'a> Placement<'a> {
+    /// Of entries that have no value in a blob file yet.
+    pub(crate) fn new(site: &'a Site) -> Placement<'a> {
+        Placement { site, sources: None, open: None, finished: Vec::new(), garbage: BTreeMap::new() }
+    }
+
+    /// Of entries that may have.
+    pub(crate) fn with_sources(self, sources: Sources) -> Placement<'a> {
+        Placement { sources: Some(sources), ..self }
+    }
+
+    /// Places the value of an entry. `begin` gives the number of a new blob file.
+    pub(crate) async fn place<'e>(
+        &mut self,
+        entry: Entry<'e>,
+        begin: impl FnOnce() -> u64,
+    ) -> Result<Placed<'e>, Error> {
+        let as_it_is = Placed { tag: entry.tag, value: Cow::Borrowed(entry.value), blob: None };
+        match entry.tag.kind() {
+            Some(ValueKind::Value) if self.is_large(entry.value) => {
+                self.separate(entry.user_key, entry.tag, entry.value, begin).await
+            }
+            Some(ValueKind::BlobIndex) => {
+                let sources = self.sources()?;
+                let index = sources.cache.decode(entry.user_key, entry.value)?;
+                if index.file >= sources.relocate_below {
+                    return Ok(Placed { blob: Some(index.file), ..as_it_is });
+                }
+                let value = sources.cache.value(&sources.files, entry.user_key, entry.value).await?;
+                self.count_garbage(index.file, entry.user_key, index.value_bytes);
+                if self.is_large(&value) {
+                    return self.separate(entry.user_key, entry.tag, &value, begin).await;
+                }
+                let tag = Tag::new(entry.tag.sequence(), ValueKind::Value);
+                Ok(Placed { tag, value: Cow::Owned(value), blob: None })
+            }
+            _ => Ok(as_it_is),
+        }
+    }
+
+    /// The entry is not written again.
+    pub(crate) fn drop_entry(&mut self, entry: &Entry<'_>) -> Result<(), Error> {
+        if entry.tag.kind() == Some(ValueKind::BlobIndex) {
+            let index = self.sources()?.cache.decode(entry.user_key, entry.value)?;
+            self.count_garbage(index.file, entry.user_key, index.value_bytes);
+        }
+        Ok(())
+    }
+
+    /// All values are written, and durable; the names of their files are not.
+    pub(crate) async fn finish(mut self) -> Result<(Vec<BlobAddition>, Vec<BlobGarbage>), Error> {
+        self.finish_open().await?;
+        Ok((self.finished, self.garbage.into_values().collect()))
+    }
+
+    fn sources(&self) -> Result<&Sources, Error> {
+        let what = "a log with values that lie in blob files";
+        self.sources.as_ref().ok_or_else(|| Error::unsupported(self.site.dir.path(), what))
+    }
+
+    fn is_large(&self, value: &[u8]) -> bool {
+        self.site.options.min_blob_bytes.is_some_and(|min_bytes| value.len() as u64 >= min_bytes)
+    }
+
+    fn count_garbage(&mut self, number: u64, key: &[u8], value_bytes: u64) {
+        let garbage = self.garbage.entry(number).or_insert(BlobGarbage { number, count: 0, bytes: 0 });
+        garbage.count += 1;
+        // Saturating: the length is what a table says, and the version refuses more than there is.
+        garbage.bytes = garbage
+            .bytes
+            .saturating_add(RecordHeader::record_bytes(key.len(), 0).saturating_add(value_bytes));
+    }
+
+    async fn separate<'e>(
+        &mut self,
+        key: &[u8],
+        tag: Tag,
+        value: &[u8],
+        begin: impl FnOnce() -> u64,
+    ) -> Result<Placed<'e>, Error> {
+        let writer = match &mut self.open {
+            Some(writer) => writer,
+            None => {
+                let number = begin();
+                let path = FileKind::Blob(number).path(self.site.dir.path());
+                self.open.insert(BlobWriter::create(&path, number, 0).await?)
+            }
+        };
+        let index = writer.add(key, value).await?;
+        if writer.len_bytes() >= self.site.options.blob_file_bytes {
+            self.finish_open().await?;
+        }
+        let tag = Tag::new(tag.sequence(), ValueKind::BlobIndex);
+        Ok(Placed { tag, value: Cow::Owned(index.encode()), blob: Some(index.file) })
+    }
+
+    async fn finish_open(&mut self) -> Result<(), Error> {
+        if let Some(writer) = self.open.take() {
+            self.finished.push(writer.finish().await?);
+        }
+        Ok(())
+    }
+}
