@@ -426,8 +426,7 @@ fn coordinator_config(
 /// A timeout below that could never be met, and the job would start over for ever.
 fn longest_backlog(world: &World) -> Duration {
     let records = world.knob("partitions") * world.knob("events_per_partition");
-    Duration::from_millis(records * 3)
-        * u32::try_from(512 / world.knob("write_buffer_bytes").min(512)).expect("at most 2")
+    Duration::from_millis(records * 3 * 512 / world.knob("write_buffer_bytes").min(512))
 }
 
 /// How long a candidate may take to connect to a leader and to be answered, if their link is one of the slow ones: two round
