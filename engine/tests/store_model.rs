@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 
-use cutwater_engine::store::{Compression, Iter, Options, Snapshot, Store, WriteBatch, WriteOptions};
+use cutwater_engine::store::{
+    Compression, Iter, Options, Snapshot, Store, Verified, WriteBatch, WriteOptions,
+};
 use proptest::prelude::*;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -299,7 +301,7 @@ async fn run(ops: Vec<Op>, options: &Options) {
             Op::Sync => store.sync_wal().await.unwrap(),
         }
     }
-    store.verify().await.unwrap();
+    assert_eq!(store.verify().await.unwrap(), Verified::default());
     assert_eq!(collect(store.iter(.., None)).await, model);
     for walk in &mut walks {
         walk.go(Move::Last).await;
@@ -312,7 +314,7 @@ async fn run(ops: Vec<Op>, options: &Options) {
     assert!(block_cache_bytes > 0 || cache.hits == 0);
     drop((snapshots, walks));
     store.compact_all().await.unwrap();
-    store.verify().await.unwrap();
+    assert_eq!(store.verify().await.unwrap(), Verified::default());
     assert_eq!(collect(store.iter(.., None)).await, model);
     store.close().await.unwrap();
 }

@@ -39,6 +39,7 @@ pub(crate) fn classify(path: &Path) -> &'static str {
     match name.rsplit_once('.') {
         Some((_, "log")) => "wal",
         Some((_, "sst")) => "table",
+        Some((_, "blob")) => "blob",
         _ if name.starts_with("MANIFEST-") => "manifest",
         _ if name == "CURRENT" || name.ends_with(".dbtmp") => "current",
         _ => class_of_object(path),

@@ -20,6 +20,7 @@ use super::options::{Options, WriteOptions};
 use super::shared::{Shared, WakeOnDrop, lock};
 use super::snapshot::Snapshot;
 use super::table::{BlockCacheStats, Caching, TableIter};
+use super::verify::Verified;
 use super::version::{FileMeta, Version};
 use super::{compaction, flush, recovery, verify};
 
@@ -236,7 +237,7 @@ impl Store {
     ///
     /// # Errors
     /// What does not hold, or I/O.
-    pub async fn verify(&self) -> Result<(), Error> {
+    pub async fn verify(&self) -> Result<Verified, Error> {
         let version = self.view().version;
         verify::verify(self.shared(), &version).await
     }

@@ -1,7 +1,7 @@
 //! An embedded LSM store in RocksDB's on-disk format.
 //!
 //! A write goes to the log ([`log`], `wal`) and to a memtable; full memtables become tables ([`table`]) of level 0 (`flush`);
-//! tables of a level are merged into the next (`compaction`). Which tables make up the store is a [`version`], and each
+//! tables of a level are merged into the next (`compaction`). Large values may lie beside the tables ([`blob`]). Which tables make up the store is a [`version`], and each
 //! change of it is an edit in the MANIFEST (`manifest`). `recovery` puts the parts together again after whatever happened;
 //! `checkpoint` makes a second store from hard links.
 //!
@@ -16,7 +16,7 @@
 //!   says what failed, until the store is opened again and has found out what is really there.
 //! - Bytes are checked whenever they are read. Damage is an error that names file and offset.
 //!
-//! Not here yet: column families, blob files, merge operands, range tombstones. Their marks in the formats are known, and
+//! Not here yet: column families, compressed blobs, merge operands, range tombstones. Their marks in the formats are known, and
 //! are refused by name.
 
 pub mod batch;
@@ -57,3 +57,4 @@ pub use iter::{Entry, Iter, Seek};
 pub use options::{Options, WriteOptions};
 pub use snapshot::Snapshot;
 pub use table::{BlockCacheStats, Compression};
+pub use verify::Verified;

@@ -149,7 +149,7 @@ impl Shared {
     fn files_behind(&self, path: &Path) -> BTreeSet<Ino> {
         let node = self.state().started.node;
         self.world.env().disks().with(node, |disk| {
-            if matches!(crate::classify(path), "table" | "wal") {
+            if matches!(crate::classify(path), "table" | "blob" | "wal") {
                 return disk.ino(path).into_iter().collect();
             }
             let (dir, entries) = match (disk.read_dir(path), path.parent()) {
@@ -158,7 +158,7 @@ impl Shared {
                 (Err(_), None) => return BTreeSet::new(),
             };
             let paths = entries.iter().map(|entry| dir.join(&entry.name));
-            let own = paths.filter(|path| !matches!(crate::classify(path), "table" | "wal"));
+            let own = paths.filter(|path| !matches!(crate::classify(path), "table" | "blob" | "wal"));
             own.filter_map(|path| disk.ino(&path)).collect()
         })
     }
@@ -194,7 +194,7 @@ impl Shared {
         })
     }
 
-    /// Which of the store's tables everybody now reads as damaged who reads them whole.
+    /// Which of the store's tables and blob files everybody now reads as damaged who reads them whole.
     pub(super) fn damaged_tables(&self, names: &[String]) -> Vec<(String, Ino)> {
         let node = self.state().started.node;
         self.world.env().disks().with(node, |disk| {
@@ -204,7 +204,7 @@ impl Shared {
             };
             names
                 .iter()
-                .filter(|name| crate::classify(Path::new(name)) == "table")
+                .filter(|name| matches!(crate::classify(Path::new(name)), "table" | "blob"))
                 .filter_map(damaged)
                 .collect()
         })

@@ -19,10 +19,10 @@
 //! - **liveness**: once nothing breaks any more, the store opens, compacts and closes within a minute of virtual time.
 //!
 //! A writer that meets an error does what an application would: it takes the store down and opens it again. Sizes are tiny
-//! (memtables of some KiB, tables of a few blocks), so that a run of a few hundred operations flushes, compacts and rolls
-//! its MANIFEST over many times.
+//! (memtables of some KiB, tables of a few blocks, blob files of a few values), so that a run of a few hundred
+//! operations flushes, compacts and rolls its MANIFEST over many times.
 //!
-//! *Not in it*: damage of durable data (see [`crate::damage`]), column families, blobs.
+//! *Not in it*: damage of durable data (see [`crate::damage`]), column families.
 
 mod budget;
 mod content;
@@ -129,6 +129,19 @@ impl Scenario for StoreScenario {
                 Knob::new("bloom_bits", "bits of the filter per key", 10, 0..=20),
                 crate::compression_knob(),
                 Knob::new(
+                    "min_blob_bytes",
+                    "values from this length on go to blob files; 0: none do",
+                    0,
+                    0..=1000,
+                ),
+                Knob::new("blob_file_bytes", "size of a blob file, in bytes", 4096, 512..=64 << 10),
+                Knob::new(
+                    "blob_gc_age_percent",
+                    "the oldest blob files that compactions empty, in percent",
+                    25,
+                    0..=100,
+                ),
+                Knob::new(
                     "block_cache_bytes",
                     "blocks of tables kept in memory, in bytes; 0 for none",
                     16 << 10,
@@ -136,7 +149,7 @@ impl Scenario for StoreScenario {
                 ),
             ],
             points: cutwater_engine::store::points::ALL.to_vec(),
-            classes: vec!["wal", "table", "manifest", "current", "other"],
+            classes: vec!["wal", "table", "blob", "manifest", "current", "other"],
             faults: vec![
                 F::ProcessKill,
                 F::PowerFail,

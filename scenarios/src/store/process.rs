@@ -212,6 +212,9 @@ impl Shared {
             bloom_bits_per_key: knob("bloom_bits") as u32,
             compression: crate::compression(knob("compression")),
             block_cache_bytes: knob("block_cache_bytes"),
+            min_blob_bytes: Some(knob("min_blob_bytes")).filter(|bytes| *bytes > 0),
+            blob_file_bytes: knob("blob_file_bytes"),
+            blob_gc_age_percent: knob("blob_gc_age_percent") as u8,
             ..Options::default()
         }
     }
@@ -361,7 +364,14 @@ impl Shared {
     pub(super) async fn scrub(&self, store: &Store) -> Result<(), Exit> {
         let before = self.damaged_tables(&store.live_files());
         match store.verify().await {
-            Ok(()) => {
+            Ok(verified) if verified.uncounted_garbage > 0 => {
+                Err(Violation::new("structure", "what no table needs of a blob file counts as garbage")
+                    .of("blob")
+                    .expected("none that does not")
+                    .found(format!("{} values", verified.uncounted_garbage))
+                    .into())
+            }
+            Ok(_) => {
                 let names: Vec<String> = before.iter().map(|(name, _)| name.clone()).collect();
                 let after = self.damaged_tables(&names);
                 match before.into_iter().find(|table| after.contains(table)) {
@@ -386,9 +396,11 @@ impl Shared {
     async fn close_and_count(&self, store: Store) -> Result<(), Exit> {
         self.scrub(&store).await?;
         let tables = store.levels().iter().map(|(files, _)| files).sum::<usize>();
+        let blobs =
+            store.live_files().iter().filter(|name| crate::classify(Path::new(name)) == "blob").count();
         self.tolerate("close", store.close().await)?;
         let names = self.tolerate("list", list(Path::new(DB)).await)?;
-        for (class, expected) in [("table", tables), ("wal", 1), ("manifest", 1)] {
+        for (class, expected) in [("table", tables), ("blob", blobs), ("wal", 1), ("manifest", 1)] {
             let found: Vec<&String> =
                 names.iter().filter(|name| crate::classify(Path::new(name)) == class).collect();
             if found.len() != expected {
