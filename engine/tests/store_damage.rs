@@ -409,3 +409,35 @@ fn requests_that_cannot_be_met_are_refused() {
         assert!(open(dir.path()).await.is_ok());
     });
 }
+
+/// The filter of the other table says that the key is not there, so no block of it is ever read.
+#[test]
+fn a_table_over_which_another_was_written_is_refused() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        for key in ["here", "lost"] {
+            store.put(key.as_bytes(), b"value", LOGGED).await.unwrap();
+            store.flush().await.unwrap();
+        }
+        store.close().await.unwrap();
+        let names = fs::read_dir(dir.path()).await.unwrap().into_iter().map(|entry| entry.name);
+        let tables: Vec<PathBuf> =
+            names.filter(|name| name.ends_with(".sst")).map(|name| dir.path().join(name)).collect();
+        assert_eq!(tables.len(), 2, "{tables:?}");
+        let [first, second] = [&tables[0], &tables[1]];
+        let (bytes, others) = (fs::read(first).await.unwrap(), fs::read(second).await.unwrap());
+        assert_eq!(bytes.len(), others.len());
+        std::fs::write(first, &others).unwrap();
+        let refused = open(dir.path()).await.unwrap_err();
+        assert!(refused.is_corruption() && refused.to_string().contains("its crc32c is"), "{refused}");
+        let careless = Options { paranoid_checks: false, ..options() };
+        let store = Store::open(dir.path(), careless).await.unwrap();
+        for key in ["here", "lost"] {
+            match store.get(key.as_bytes()).await {
+                Ok(value) => assert_eq!(value.as_deref(), Some(&b"value"[..]), "{key}"),
+                Err(error) => assert!(error.is_corruption(), "{error}"),
+            }
+        }
+    });
+}

@@ -54,7 +54,7 @@ pub(crate) async fn verify(shared: &Shared, version: &Version) -> Result<Verifie
 async fn verify_blobs(shared: &Shared, file: &BlobFile, needed: u64) -> Result<u64, Error> {
     let (kind, added) = (FileKind::Blob(file.added.number), &file.added);
     if let Some(crc32c) = added.crc32c() {
-        verify_whole(shared.site.dir.path(), kind, file_bytes(added), crc32c).await?;
+        verify_whole(&kind.path(shared.site.dir.path()), file_bytes(added), crc32c).await?;
     }
     shared.blobs.open_fresh(added).await?.verify(added).await?;
     let left = added.total_count - file.garbage_count;
@@ -72,7 +72,7 @@ async fn verify_table(
 ) -> Result<(), Error> {
     let dir = shared.site.dir.path();
     if let Some(crc32c) = file.crc32c() {
-        verify_whole(dir, FileKind::Table(file.number), file.len_bytes, crc32c).await?;
+        verify_whole(&FileKind::Table(file.number).path(dir), file.len_bytes, crc32c).await?;
     }
     let mut oldest_blob = u64::MAX;
     let table = shared.tables.open_fresh(file).await?;
@@ -120,14 +120,16 @@ async fn verify_table(
 }
 
 /// Every byte of the file, those outside of blocks and records included.
-async fn verify_whole(dir: &Path, kind: FileKind, len_bytes: u64, expected: u32) -> Result<(), Error> {
-    let path = kind.path(dir);
-    let file = File::open(&path).await.during("open", &path)?;
+///
+/// # Errors
+/// I/O, or another checksum than `expected`.
+pub(crate) async fn verify_whole(path: &Path, len_bytes: u64, expected: u32) -> Result<(), Error> {
+    let file = File::open(path).await.during("open", path)?;
     let (mut found, mut at) = (0, 0);
     let mut buffer = vec![0; READ_BYTES];
     while at < len_bytes {
         let left = usize::try_from(len_bytes - at).unwrap_or(usize::MAX).min(READ_BYTES);
-        file.read_exact_at(&mut buffer[..left], at).await.during("read", &path)?;
+        file.read_exact_at(&mut buffer[..left], at).await.during("read", path)?;
         found = crc32c::crc32c_append(found, &buffer[..left]);
         at += left as u64;
     }
@@ -135,7 +137,7 @@ async fn verify_whole(dir: &Path, kind: FileKind, len_bytes: u64, expected: u32)
         true => Ok(()),
         false => {
             let what = format!("its crc32c is {found:08x}, the MANIFEST says {expected:08x}");
-            Err(Error::corruption(&path, 0, what))
+            Err(Error::corruption(path, 0, what))
         }
     }
 }

@@ -18,6 +18,7 @@ const KEY_IS_USER_KEY: &str = "rocksdb.index.key.is.user.key";
 const VALUE_IS_DELTA: &str = "rocksdb.index.value.is.delta.encoded";
 const INDEX_TYPE: &str = "rocksdb.block.based.table.index.type";
 const GLOBAL_SEQUENCE: &str = "rocksdb.external_sst_file.global_seqno";
+const ORIGINAL_NUMBER: &str = "rocksdb.original.file.number";
 const COMPARATOR: &str = "rocksdb.comparator";
 
 /// What a builder counted.
@@ -78,7 +79,7 @@ pub fn build(counts: &Counts, out: &mut Vec<u8>) {
         ("rocksdb.num.filter_entries", varint(0)),
         ("rocksdb.num.range-deletions", varint(0)),
         ("rocksdb.oldest.key.time", varint(0)),
-        ("rocksdb.original.file.number", varint(counts.file_number)),
+        (ORIGINAL_NUMBER, varint(counts.file_number)),
         ("rocksdb.raw.key.size", varint(counts.raw_key_bytes)),
         ("rocksdb.raw.value.size", varint(counts.raw_value_bytes)),
     ]);
@@ -100,6 +101,8 @@ pub struct Properties {
     pub unsupported: Option<&'static str>,
     /// How many entries the table says it has.
     pub entries: Option<u64>,
+    /// The number that it was written under.
+    pub original_number: Option<u64>,
 }
 
 impl Properties {
@@ -121,6 +124,7 @@ impl Properties {
                 COMPARATOR if value[..] != b"leveldb.BytewiseComparator"[..] => {
                     found.unsupported = Some("a comparator other than leveldb.BytewiseComparator");
                 }
+                ORIGINAL_NUMBER => found.original_number = Some(number()?),
                 "rocksdb.num.entries" => found.entries = Some(number()?),
                 _ => {}
             }

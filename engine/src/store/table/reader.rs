@@ -26,6 +26,7 @@ use crate::store::error::{Error, IoContext};
 use crate::store::iter::{Entry, Seek};
 use crate::store::key::{InternalKey, Tag, compare};
 use crate::store::points;
+use crate::store::verify::verify_whole;
 use crate::store::version::FileMeta;
 
 /// An open table.
@@ -85,6 +86,7 @@ impl Table {
             cache,
         };
         table.read_meta().await?;
+        table.check_number(meta).await?;
         table.index = table.read_index().await?;
         Ok(table)
     }
@@ -124,6 +126,17 @@ impl Table {
         match self.properties.unsupported {
             Some(what) => Err(Error::unsupported(&self.path, what)),
             None => Ok(()),
+        }
+    }
+
+    /// A whole table can have been written over another of its length, if both are as small as what one stray write damages. A table
+    /// of another number may also have been imported; then it is as a whole what the MANIFEST says.
+    async fn check_number(&self, meta: &FileMeta) -> Result<(), Error> {
+        match (self.properties.original_number, meta.crc32c()) {
+            (Some(original), Some(crc32c)) if original != meta.number => {
+                verify_whole(&self.path, self.len_bytes, crc32c).await
+            }
+            _ => Ok(()),
         }
     }
 
