@@ -13,7 +13,20 @@ use super::format::{
     BlobIndex, FOOTER_BYTES, Footer, HEADER_BYTES, Header, RECORD_HEADER_BYTES, RecordHeader, file_bytes,
 };
 use crate::store::error::{Error, IoContext};
+use crate::store::verify::verify_whole;
 use crate::store::version::BlobAddition;
+
+fn check_header(path: &Path, family: u32, bytes: &[u8]) -> Result<Header, Error> {
+    let header = Header::decode(bytes).map_err(|m| Error::malformed(path, 0, m))?;
+    if header.family != family {
+        let what = format!("it holds values of family {}, not of {family}", header.family);
+        return Err(Error::corruption(path, 8, what));
+    }
+    match header.compression {
+        0 => Ok(header),
+        _ => Err(Error::unsupported(path, "compressed blobs")),
+    }
+}
 
 /// An open blob file.
 #[derive(Debug)]
@@ -40,14 +53,16 @@ impl BlobReader {
         }
         let mut bytes = [0; HEADER_BYTES];
         file.read_exact_at(&mut bytes, 0).await.during("read", path)?;
-        let header = Header::decode(&bytes).map_err(|m| Error::malformed(path, 0, m))?;
-        if header.family != family {
-            let what = format!("it holds values of family {}, not of {family}", header.family);
-            return Err(Error::corruption(path, 8, what));
-        }
-        if header.compression != 0 {
-            return Err(Error::unsupported(path, "compressed blobs"));
-        }
+        let header = match check_header(path, family, &bytes) {
+            Ok(header) => header,
+            // The header has no checksum: whether a kind of file is not supported or bits of it are wrong, the MANIFEST may know.
+            Err(error) => {
+                if let Some(crc32c) = meta.crc32c() {
+                    verify_whole(path, len_bytes, crc32c).await?;
+                }
+                return Err(error);
+            }
+        };
         let footer_at = len_bytes - FOOTER_BYTES as u64;
         let mut bytes = [0; FOOTER_BYTES];
         file.read_exact_at(&mut bytes, footer_at).await.during("read", path)?;
