@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Finding;
-use crate::cli::{command_line, program};
 use crate::plan::{Invalid, Plan};
+use crate::program::{command_line, program};
 use crate::verdict::{Report, Verdict};
 use crate::vocabulary::Vocabulary;
 

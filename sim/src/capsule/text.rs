@@ -7,11 +7,12 @@ use std::path::Path;
 use cutwater_io::sim::{Crash, CrashKind, Event, SiteFault, Survivors};
 
 use super::{Finding, Minimal};
-use crate::cli::{clock, folded, lines_to_copy, replay_line};
 use crate::evidence::{Evidence, Loss, Struck};
 use crate::explain::{Item, VARIANTS};
 use crate::plan::{Act, Anchor, Fault, Op, Plan};
+use crate::program::{lines_to_copy, replay_line};
 use crate::shrink::Personalities;
+use crate::told::{clock, folded};
 use crate::verdict::{Report, Verdict};
 
 /// How many items of a plan are shown; the rest is counted.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use cutwater_io::points::Kind;
 use serde::Serialize;
 
-use super::replay_line;
 use crate::capsule;
 use crate::faults::{FaultClass, Receipts, receipts};
+use crate::program::replay_line;
 use crate::scenario::Scenario;
 use crate::search::coverage::{self, Matrix};
 use crate::verdict::{Report, Work};

@@ -9,12 +9,14 @@ use cutwater_io::sim::disk::Personality;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{HELD, Registry, USAGE, Usage, VIOLATED, VOID, folded, out, replay_line};
+use super::{HELD, Registry, USAGE, Usage, VIOLATED, VOID, out};
 use crate::census::drive::{self, Broken, Census};
 use crate::census::{Settings, mini::MiniWorkload};
 use crate::plan::Plan;
+use crate::program::replay_line;
 use crate::runner::process;
 use crate::scenario::Scenario;
+use crate::told::folded;
 use crate::verdict::Verdict;
 use crate::vocabulary::Vocabulary;
 

@@ -6,14 +6,14 @@ use serde_json::json;
 
 use super::shrink::{Fails, cannot_run, failing, spinner};
 use super::source::{self, Source};
-use super::{
-    ExplainArgs, Registry, Usage, VIOLATED, clock, command_line, duration, folded, jobs, story_line,
-};
+use super::{ExplainArgs, Registry, Usage, VIOLATED, duration, jobs};
 use crate::capsule::{Means, fault_words, setting};
 use crate::explain::{self, Decided, Essential, Item, VARIANTS};
 use crate::plan::Plan;
+use crate::program::command_line;
 use crate::scenario::Scenario;
 use crate::shrink::laboratory::Bench;
+use crate::told::{clock, folded, line};
 
 pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usage> {
     let time = duration(&args.time)?;
@@ -92,7 +92,7 @@ fn decided_text(decided: &Decided) -> String {
     if decided.from_the_start {
         text.push_str("  from the start: it fails whatever else is decided differently\n");
     } else {
-        text.push_str(&format!("  {}\n", story_line(&decided.event)));
+        text.push_str(&format!("  {}\n", line(&decided.event)));
         text.push_str(&format!(
             "  after this event all of {VARIANTS} runs fail in which everything later is decided anew\n"
         ));

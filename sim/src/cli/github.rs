@@ -8,8 +8,8 @@ use std::io;
 use std::path::Path;
 
 use super::campaign::Campaign;
-use super::lines_to_copy;
 use crate::capsule::named;
+use crate::program::lines_to_copy;
 use crate::verdict::{Report, Verdict};
 
 /// The workflow commands of a campaign.

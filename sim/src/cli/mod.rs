@@ -8,7 +8,6 @@
 mod bench;
 mod campaign;
 mod census;
-mod columns;
 mod corpus;
 mod errors;
 mod explain;
@@ -17,7 +16,6 @@ mod fuzz;
 mod github;
 mod list;
 mod out;
-mod program;
 mod regress;
 mod replay;
 mod report;
@@ -33,9 +31,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use cutwater_io::points::Point;
 
+use crate::program;
 use crate::runner::process;
 use crate::scenario::Scenario;
 use crate::search::explorer::Strategy;
+use crate::told::folded;
 
 /// Everything held.
 const HELD: u8 = 0;
@@ -457,10 +457,6 @@ fn start_again_with_fixed_addresses() {
     eprintln!("cutwater: could not start again with fixed addresses ({error}); digests rest on lints alone");
 }
 
-pub(crate) use columns::folded;
-pub(crate) use program::{command_line, lines_to_copy, program, replay_line};
-pub(crate) use source::read as read_plan_file;
-
 /// The head of a failure: what was expected, and what was found.
 fn failure_head(report: &crate::Report) -> String {
     let [oracle, property, expected, found] = report.verdict.explain();
@@ -470,15 +466,4 @@ fn failure_head(report: &crate::Report) -> String {
         crate::capsule::name(report)
     );
     folded(&text, 12)
-}
-
-/// An event in one line.
-pub(crate) fn story_line(event: &cutwater_io::sim::Event) -> String {
-    failure::line(event)
-}
-
-/// Virtual time as `hh:mm:ss.uuuuuu`.
-pub(crate) fn clock(us: u64) -> String {
-    let s = us / 1_000_000;
-    format!("{:02}:{:02}:{:02}.{:06}", s / 3600, s / 60 % 60, s % 60, us % 1_000_000)
 }

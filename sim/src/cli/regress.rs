@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::shrink::cannot_run;
 use super::source::{self, Source};
-use super::{HELD, Registry, RegressVerb, Usage, VIOLATED, replay_line};
+use super::{HELD, Registry, RegressVerb, Usage, VIOLATED};
 use crate::capsule::Means;
 use crate::capsule::read_report;
 use crate::capsule::regression::{Reaches, Regression, Standing, VERSION};
-use crate::plan::Plan;
+use crate::plan::{Plan, read_file};
+use crate::program::replay_line;
 use crate::verdict::Report;
 use crate::vocabulary::Vocabulary;
 
@@ -63,7 +64,7 @@ fn place(regression: &Regression, dir: &Path, vocabulary: &Vocabulary) -> Result
     collect(dir, &mut files)?;
     for file in files {
         // What cannot be read is another matter: `regress run` says so.
-        let Ok(kept) = source::read(&file) else { continue };
+        let Ok(kept) = read_file(&file) else { continue };
         let Ok(kept) = Regression::from_json(&kept) else { continue };
         if !kept.keeps_the_same(regression, vocabulary) {
             continue;
@@ -118,7 +119,7 @@ fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, 
 }
 
 fn stands(registry: &Registry<'_>, file: &Path, limit: Duration) -> Result<Standing, Usage> {
-    let read = source::read(file).map_err(|e| Usage(e.to_string()));
+    let read = read_file(file).map_err(|e| Usage(e.to_string()));
     let parsed = read.and_then(|text| Regression::from_json(&text).map_err(|e| Usage(e.to_string())));
     let regression = match parsed {
         Ok(regression) => regression,

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::source::{self, Source};
-use super::{HELD, Registry, ReplayArgs, USAGE, Usage, VIOLATED, clock, failure, replay_line};
+use super::{HELD, Registry, ReplayArgs, USAGE, Usage, VIOLATED, failure};
 use crate::capsule;
 use crate::plan::Plan;
+use crate::program::replay_line;
 use crate::runner::{Job, Pool, What};
 use crate::timeline;
+use crate::told::clock;
 use crate::verdict::{Outcome, Verdict};
 
 pub(super) fn run(registry: &Registry<'_>, args: &ReplayArgs) -> Result<u8, Usage> {

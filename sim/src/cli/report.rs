@@ -10,9 +10,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::campaign::{Campaign, Failure, Pace, Tally};
-use super::{lines_to_copy, replay_line};
 use crate::faults::FaultClass;
 use crate::html::{self, escape};
+use crate::program::{lines_to_copy, replay_line};
 
 /// Size of the chart of the throughput, in pixels.
 const CHART: (f64, f64) = (900.0, 110.0);

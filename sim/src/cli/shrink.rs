@@ -7,11 +7,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::source::{self, Source};
-use super::{
-    HELD, NONDETERMINISTIC, Registry, ShrinkArgs, Usage, VIOLATED, command_line, duration, failure_head, jobs,
-};
+use super::{HELD, NONDETERMINISTIC, Registry, ShrinkArgs, Usage, VIOLATED, duration, failure_head, jobs};
 use crate::capsule::{Budget, Finding, Means, fails_alike, one_screen, unrepeated};
 use crate::plan::Plan;
+use crate::program::command_line;
 use crate::verdict::Report;
 
 pub(super) fn run(registry: &Registry<'_>, args: &ShrinkArgs) -> Result<u8, Usage> {

@@ -1,16 +1,12 @@
 //! What a plan can be named by: a seed, a plan file, a capsule, a regression.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::{Registry, Usage};
 use crate::capsule::regression::Regression;
 use crate::capsule::{PLAN, PLAN_MIN};
-use crate::plan::Plan;
+use crate::plan::{Plan, read_file};
 use crate::scenario::Scenario;
-
-/// The longest plan file that is read, in bytes.
-const PLAN_BYTES_MAX: u64 = 64 << 20;
 
 /// A plan that fits its scenario.
 pub(super) struct Source<'a> {
@@ -37,7 +33,7 @@ pub(super) fn load<'a>(registry: &Registry<'a>, what: &str) -> Result<Source<'a>
         path.to_path_buf()
     };
     let said = |e: &dyn std::fmt::Display| Usage(format!("{}: {e}", file.display()));
-    let text = read(&file).map_err(|e| said(&e))?;
+    let text = read_file(&file).map_err(|e| said(&e))?;
     let plan = plan_of(&text).map_err(|e| said(&e))?;
     let scenario = fitting(registry, &plan).map_err(|e| said(&e))?;
     Ok(Source { scenario, plan, path: Some(path.to_path_buf()) })
@@ -57,15 +53,4 @@ pub(super) fn fitting<'a>(registry: &Registry<'a>, plan: &Plan) -> Result<&'a dy
     let scenario = registry.scenario(&plan.scenario)?;
     plan.validate(&scenario.vocabulary()).map_err(|e| Usage(e.to_string()))?;
     Ok(scenario)
-}
-
-/// The text of a file that is not too long.
-#[expect(clippy::disallowed_types, reason = "a plan file lies on the real disk")]
-pub(crate) fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let read = std::fs::File::open(path)?.take(PLAN_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if read as u64 > PLAN_BYTES_MAX {
-        return Err(std::io::Error::other(format!("longer than {PLAN_BYTES_MAX} bytes")));
-    }
-    Ok(text)
 }

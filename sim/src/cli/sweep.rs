@@ -22,6 +22,7 @@ use crate::capsule::{self, Budget, Captured, Means};
 use crate::plan::Plan;
 use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
+use crate::told::line;
 use crate::verdict::{Outcome, Report, Verdict};
 
 /// How often a plan with two digests is run again, recorded, in the hope of seeing where its runs part.
@@ -404,7 +405,7 @@ fn first_difference(a: &Outcome, b: &Outcome) -> Option<[String; 2]> {
             (None, None) => return None,
             (x, y) if x == y => {}
             (x, y) => {
-                let side = |e: Option<_>| e.map_or_else(|| "(the run has ended)".into(), failure::line);
+                let side = |e: Option<_>| e.map_or_else(|| "(the run has ended)".into(), line);
                 return Some([side(x), side(y)]);
             }
         }

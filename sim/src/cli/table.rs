@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use cutwater_io::points::{Kind, Point};
 
 use super::campaign::Campaign;
-use super::folded;
 use crate::capsule::name;
+use crate::told::folded;
 
 /// How many missing names are shown before the rest is only counted.
 const NAMES_MAX: usize = 40;

@@ -13,7 +13,7 @@ const ALIAS: &str = "cargo cutwater";
 static PROGRAM: OnceLock<String> = OnceLock::new();
 
 /// Notes how this program is called.
-pub(super) fn note() {
+pub(crate) fn note() {
     let Ok(path) = std::env::current_exe() else { return };
     let dir = path.parent().and_then(Path::parent).and_then(Path::file_name);
     if path.file_name() == Some("cutwater".as_ref()) && dir == Some("target".as_ref()) {
