@@ -206,6 +206,29 @@ fn shards_share_the_seeds() {
 }
 
 #[test]
+fn seeds_are_the_first_so_many_or_a_range_without_its_end() {
+    let seeds = |text: &str| -> Vec<u64> {
+        let output = run("faulty", &["sweep", "healthy", "--seeds", text, "--json"]);
+        assert_eq!(status(&output), 0, "{text}");
+        digests(&output).into_keys().collect()
+    };
+    assert_eq!(seeds("3"), [0, 1, 2]);
+    assert_eq!(seeds("4..7"), [4, 5, 6]);
+    assert_eq!(seeds("18446744073709551613..18446744073709551615"), [u64::MAX - 2, u64::MAX - 1]);
+    for bad in ["0", "4..4", "7..4", "4..", "..7", "4..=7", "4-7"] {
+        let output = run("faulty", &["sweep", "healthy", "--seeds", bad]);
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!((status(&output), said.lines().count()), (2, 1), "{bad}: {said}");
+        assert!(said.contains(&format!("--seeds {bad}: neither a number above 0 nor A..B")), "{said}");
+    }
+    let help = stdout(&run("faulty", &["sweep", "--help"]));
+    let help: Vec<&str> = help.split_whitespace().collect();
+    assert!(help.join(" ").contains(
+        "--seeds <N|A..B> Which seeds of each scenario: N for the first N, 0 to N-1; A..B for A to B-1"
+    ));
+}
+
+#[test]
 fn results_are_left_in_a_directory_and_a_kept_plan_fails_the_same_way() {
     let dir = scratch("results");
     let out = run("toy", &["sweep", "log_unsynced", "--seeds", "30", "--out", dir.to_str().unwrap()]);

@@ -102,7 +102,7 @@ struct SweepArgs {
     /// Which scenarios; all if none is named
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
-    /// How many seeds of each scenario, from 0, or which: A..B (without B)
+    /// Which seeds of each scenario: N for the first N, 0 to N-1; A..B for A to B-1
     #[arg(long, value_name = "N|A..B", default_value = "1000")]
     seeds: String,
     /// Start no more plans after this long (90s, 10m, 2h)
