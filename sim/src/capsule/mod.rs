@@ -29,13 +29,14 @@ use crate::scenario::Scenario;
 use crate::shrink::laboratory::Bench;
 use crate::shrink::{self, Personalities, Subject};
 use crate::verdict::{Outcome, Report, Verdict};
+use crate::vocabulary::Vocabulary;
 
 pub mod regression;
 mod text;
 mod write;
 
 pub use text::one_screen;
-pub(crate) use text::{fault_words, name, plain, setting, unrepeated};
+pub(crate) use text::{name, plain, setting, unrepeated};
 pub use write::{PLAN, PLAN_MIN, read_report, write};
 pub(crate) use write::{named, set_aside};
 
@@ -66,6 +67,8 @@ pub struct Finding {
 pub struct Minimal {
     /// It.
     pub plan: Plan,
+    /// What its operations are made of.
+    pub vocabulary: Vocabulary,
     /// The knob that says which file system the disks have, and the names of its values.
     pub personalities: Option<Personalities>,
     /// A recorded run of it.
@@ -169,8 +172,17 @@ impl Means<'_> {
             others: shrunk.others,
         };
         let other = (!same).then_some(again.report);
-        let personalities = subject.personalities;
-        Ok(Minimal { plan: shrunk.plan, personalities, outcome, shrinking, essential, decided, other })
+        let Subject { vocabulary, personalities } = subject;
+        Ok(Minimal {
+            plan: shrunk.plan,
+            vocabulary,
+            personalities,
+            outcome,
+            shrinking,
+            essential,
+            decided,
+            other,
+        })
     }
 }
 

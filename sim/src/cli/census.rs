@@ -16,7 +16,7 @@ use crate::plan::Plan;
 use crate::program::replay_line;
 use crate::runner::process;
 use crate::scenario::Scenario;
-use crate::told::folded;
+use crate::told::{folded, words};
 use crate::verdict::Verdict;
 use crate::vocabulary::Vocabulary;
 
@@ -217,7 +217,7 @@ fn text(
     out: Option<&out::Out>,
 ) -> String {
     let mut text = String::new();
-    let tally = &census.tally;
+    let (tally, vocabulary) = (&census.tally, scenario.vocabulary());
     for broken in &census.violations {
         let name = scenario.name();
         let head = format!(
@@ -226,7 +226,7 @@ fn text(
         );
         text.push_str(&folded(&head, 12));
         let _ = writeln!(text, "  images    {}", broken.count);
-        let _ = writeln!(text, "  plan      {}", plan_text(broken, out));
+        let _ = writeln!(text, "  plan      {}", plan_text(broken, &vocabulary, out));
         let verb =
             if broken.reproduced { "fails alike" } else { "does not fail alike: only the branch does" };
         let _ = writeln!(text, "  alone     the plan {verb}");
@@ -273,18 +273,16 @@ fn text(
 }
 
 /// Where the plan is and how to replay it, or its crashes and operations in a few words.
-fn plan_text(broken: &Broken, out: Option<&out::Out>) -> String {
+fn plan_text(broken: &Broken, vocabulary: &Vocabulary, out: Option<&out::Out>) -> String {
     if let Some(out) = out {
         let path = out.census_plan(&broken.signature).display().to_string();
         return format!("{path}\n  replay    {}", replay_line(&path));
     }
-    let ops: Vec<String> = broken.plan.ops.iter().map(|op| format!("{}{:?}", op.verb, op.args)).collect();
-    let faults: Vec<String> =
-        broken.plan.faults.iter().map(|fault| format!("{:?} at {:?}", fault.act, fault.at)).collect();
+    let ops: Vec<String> = broken.plan.ops.iter().map(|op| words::call(op, vocabulary)).collect();
     let mut text = format!("{} operations: ", ops.len());
     text.push_str(&ops.join(", "));
-    for fault in faults {
-        let _ = write!(text, "\n            {fault}");
+    for fault in &broken.plan.faults {
+        let _ = write!(text, "\n            {}", words::fault(fault));
     }
     text + "\n  keep      --out DIR writes it there as a plan that can be replayed"
 }

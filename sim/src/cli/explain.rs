@@ -7,13 +7,13 @@ use serde_json::json;
 use super::shrink::{Fails, cannot_run, failing, spinner};
 use super::source::{self, Source};
 use super::{ExplainArgs, Registry, Usage, VIOLATED, duration, jobs};
-use crate::capsule::{Means, fault_words, setting};
+use crate::capsule::{Means, setting};
 use crate::explain::{self, Decided, Essential, Item, VARIANTS};
 use crate::plan::Plan;
 use crate::program::command_line;
 use crate::scenario::Scenario;
 use crate::shrink::laboratory::Bench;
-use crate::told::{clock, folded, line};
+use crate::told::{clock, folded, line, words};
 
 pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usage> {
     let time = duration(&args.time)?;
@@ -53,19 +53,18 @@ const NOT_TRIED: &str = "\nEssential\n  unknown: the time was up before every it
 const NOT_DECIDED: &str = "\nDecided\n  unknown: the time was up, or the run leaves no story that could be repeated in other ways\n";
 
 fn essential_text(scenario: &dyn Scenario, what: &str, plan: &Plan, essential: &Essential) -> String {
+    let vocabulary = scenario.vocabulary();
     let mut text = String::from("\nEssential (it does not fail without)\n");
     let name = |item: &Item| match item {
         Item::Op(id) => {
             let op = plan.ops.iter().find(|op| op.id == *id);
-            op.map_or_else(String::new, |op| {
-                format!("op {id}: client {} {} {:?}", op.actor, op.verb, op.args)
-            })
+            op.map_or_else(String::new, |op| format!("op {id}: {}", words::op(op, &vocabulary)))
         }
         Item::Fault(id) => {
             let fault = plan.faults.iter().find(|fault| fault.id == *id);
-            fault.map_or_else(String::new, |fault| format!("fault {id}: {}", fault_words(fault)))
+            fault.map_or_else(String::new, |fault| format!("fault {id}: {}", words::fault(fault)))
         }
-        Item::Oddity(name) => name.clone(),
+        Item::Oddity(name) => format!("buggify {name}"),
         Item::Knob(knob) => {
             let value = plan.knobs.get(knob).copied().unwrap_or_default();
             setting(knob, value, scenario.personalities())

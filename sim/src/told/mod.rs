@@ -4,9 +4,12 @@
 
 mod columns;
 mod events;
+mod strikes;
+pub(crate) mod words;
 
 pub(crate) use columns::folded;
 pub(crate) use events::{line, whole_line};
+pub(crate) use strikes::in_words;
 
 /// Virtual time as `hh:mm:ss.uuuuuu`.
 pub(crate) fn clock(us: u64) -> String {
