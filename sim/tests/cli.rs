@@ -437,16 +437,30 @@ fn what_is_essential_and_when_it_was_decided_is_told() {
 
 #[test]
 fn an_interrupt_ends_a_sweep_with_the_table_so_far() {
+    let dir = scratch("interrupted");
     let mut sweep = Command::new(example("faulty"));
-    sweep.args(["sweep", "healthy", "--seeds", "10000000"]).stdout(std::process::Stdio::piped());
+    sweep.args(["sweep", "healthy", "--seeds", "10000000", "--out", dir.to_str().unwrap()]);
+    sweep.stdout(std::process::Stdio::piped());
     let child = sweep.spawn().unwrap();
     let pid = child.id().to_string();
     // Long enough for some plans, a moment in ten million.
     assert!(Command::new("sleep").arg("1").status().unwrap().success());
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(status(&output), 0);
-    assert!(stdout(&output).contains("all held (interrupted)"), "{}", stdout(&output));
+    assert_eq!(status(&output), 130);
+    let says = "interrupted: these results are partial";
+    assert!(
+        stdout(&output).contains("all held in ") && stdout(&output).contains(says),
+        "{}",
+        stdout(&output)
+    );
+    for file in ["report.html", "junit.xml"] {
+        let text = std::fs::read_to_string(dir.join(file)).unwrap();
+        assert!(text.contains(says), "{file}: {text}");
+    }
+    let summary: Value = serde_json::from_slice(&std::fs::read(dir.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["interrupted"], true);
+    assert!(summary["scenarios"]["healthy"]["plans"].as_u64().unwrap() > 0, "{summary}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use cutwater_io::sim::disk::Personality;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{HELD, Registry, USAGE, Usage, VIOLATED, VOID, out};
+use super::{HELD, INTERRUPTED, Registry, USAGE, Usage, VIOLATED, VOID, out};
 use crate::census::drive::{self, Broken, Census};
 use crate::census::{Settings, mini::MiniWorkload};
 use crate::plan::Plan;
@@ -189,6 +189,9 @@ fn on_file_system(mut plan: Plan, file_system: Option<Personality>) -> Plan {
 }
 
 fn status(census: &Census) -> u8 {
+    if process::interrupted() {
+        return INTERRUPTED;
+    }
     let invalid =
         |broken: &Broken| broken.signature == Verdict::Invalid { reason: String::new() }.signature();
     if census.violations.iter().any(invalid) {
@@ -264,7 +267,8 @@ fn text(
         per_s(census.cpu_us)
     );
     if census.cut_short {
-        let _ = writeln!(text, "  cut short: the time was over before all plans and images were looked at");
+        let by = if process::interrupted() { "it was interrupted" } else { "the time was over" };
+        let _ = writeln!(text, "  cut short: {by} before all plans and images were looked at");
     }
     if let Some(trouble) = &census.trouble {
         let _ = writeln!(text, "  not all branches could start: {trouble}");

@@ -2,8 +2,8 @@
 //!
 //! Exit status: 0 everything held; 1 something did not; 2 bad usage or input (one line: what and where, nothing written);
 //! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice went two ways (two digests, or a
-//! failure that did not repeat). Of several,
-//! non-determinism outranks a violation, and that a void campaign: each makes the next worth less.
+//! failure that did not repeat); 130 it was interrupted (Ctrl-C), and what it says and leaves is a part. Of several, an interrupt
+//! outranks non-determinism, that a violation, and that a void campaign: each makes the next worth less.
 
 mod bench;
 mod campaign;
@@ -47,6 +47,8 @@ const USAGE: u8 = 2;
 const VOID: u8 = 3;
 /// A plan run twice went two ways.
 const NONDETERMINISTIC: u8 = 4;
+/// Somebody pressed Ctrl-C: 128 and the number of the signal, as a shell has it.
+const INTERRUPTED: u8 = 130;
 
 /// Says that this process was started again with fixed addresses.
 const STARTED_AGAIN: &str = "CUTWATER_ADDRESSES";

@@ -265,6 +265,7 @@ impl<'a> Sweep<'a> {
                 .expect("the template is well formed"),
         );
         for (i, (name, report, seeds)) in failures.into_iter().enumerate() {
+            self.campaign.interrupted |= process::interrupted();
             let scenario = self.scenarios.iter().find(|s| s.name() == report.scenario);
             let scenario = *scenario.expect("only what was asked for was run");
             let looks = i < CAPTURES_MAX && !self.args.no_shrink && !self.campaign.interrupted;
@@ -294,6 +295,7 @@ impl<'a> Sweep<'a> {
                 failure.text = captured.text;
             }
         }
+        self.campaign.interrupted |= process::interrupted();
         Ok(())
     }
 
