@@ -382,6 +382,25 @@ fn a_failure_is_kept_once_with_its_story() {
     let (code, _, said) = add("once more");
     assert!(code == 2 && said.contains("keeps this failure already"), "{said}");
     assert_eq!(names(&dir.join("kept/log_unsynced")), files);
+
+    // What is expected of it is told with what came, and the one is not the other.
+    let file = dir.join("kept/log_unsynced").join(files.first().unwrap());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let runs = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let output = run("toy", &["regress", "run", &kept]);
+        (status(&output), stdout(&output).lines().next().unwrap().to_string())
+    };
+    let (code, line) = runs(&text);
+    assert!(code == 0 && line.starts_with("ok  ") && line.contains("open: it must fail with"), "{line}");
+    assert!(line.contains("; it does: durability"), "{line}");
+    let (code, line) = runs(&text.replace("\"mended\": false", "\"mended\": true"));
+    assert!(code == 1 && line.starts_with("BROKEN  ") && line.contains("mended: it must hold"), "{line}");
+    assert!(line.contains("; it is back: "), "{line}");
+    let (code, line) = runs(&text.replace("\"log_unsynced\"", "\"log\""));
+    assert!(code == 1 && line.contains("open: it must fail") && line.contains("; it holds now"), "{line}");
+    std::fs::write(&file, text).unwrap();
+
     // Another plan with the same signature may be another bug.
     let plan = capsule.join("plan.min.json");
     let text = std::fs::read_to_string(&plan).unwrap();

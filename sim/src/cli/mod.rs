@@ -279,7 +279,7 @@ enum RegressVerb {
         #[arg(long, value_name = "DIR", default_value = "tests/regressions")]
         to: std::path::PathBuf,
     },
-    /// Run the regressions: each must hold and still reach what it reached
+    /// Run the regressions: a mended one must hold and still reach what it reached, an open one must fail as it did
     Run {
         /// A file, or a directory with files at any depth
         #[arg(value_name = "PATH", default_value = "tests/regressions")]

@@ -99,23 +99,28 @@ fn long_enough(means: &Means<'_>, plan: Plan, must: &Reaches) -> Result<(Plan, R
     }
 }
 
-/// Runs every regression at `path`, and says of each how it stands.
+/// Runs every regression at `path`, and says of each what was expected of it, and what came.
 fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, Usage> {
     let mut files = Vec::new();
     collect(path, &mut files)?;
     let mut broken = 0;
     for file in &files {
         match stands(registry, file, limit)? {
-            Standing::AsItShould => println!("held    {}", file.display()),
+            Standing::AsItShould(how) => println!("ok      {}: {}", file.display(), in_one_line(&how)),
             Standing::Broken(how) => {
                 broken += 1;
-                println!("BROKEN  {}: {}", file.display(), how.replace(char::is_control, " "));
+                println!("BROKEN  {}: {}", file.display(), in_one_line(&how));
                 println!("        {}", replay_line(&file.display().to_string()));
             }
         }
     }
     println!("{} regressions, {broken} broken", files.len());
     Ok(if broken > 0 { VIOLATED } else { HELD })
+}
+
+/// What a run says may hold any bytes of the system under test.
+fn in_one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 fn stands(registry: &Registry<'_>, file: &Path, limit: Duration) -> Result<Standing, Usage> {
