@@ -179,6 +179,8 @@ fn bad_input_is_refused_in_one_line_and_nothing_is_written() {
         &["replay", "store:-1"],
         &["replay", "nowhere/plan.json"],
         &["replay", "directory/"],
+        &["replay", "directory"],
+        &["replay", "store"],
         &["shrink", "stoer:3"],
         &["shrink", "store:3", "--time", "soon"],
         &["explain", "nowhere/plan.json"],

@@ -25,10 +25,18 @@ pub(super) fn load<'a>(registry: &Registry<'a>, what: &str) -> Result<Source<'a>
         return Ok(Source { scenario, plan: scenario.generate(seed), path: None });
     }
     let path = Path::new(what);
+    if registry.scenarios.iter().any(|scenario| scenario.name() == what) && !path.exists() {
+        return Err(Usage(format!("`{what}` is a scenario; name a plan of it by a seed, as in {what}:0")));
+    }
     let file = if path.join(PLAN_MIN).is_file() {
         path.join(PLAN_MIN)
     } else if path.join(PLAN).is_file() {
         path.join(PLAN)
+    } else if path.is_dir() {
+        return Err(Usage(format!(
+            "{}: a directory that is no capsule (a capsule holds {PLAN_MIN} or {PLAN})",
+            path.display()
+        )));
     } else {
         path.to_path_buf()
     };
