@@ -131,10 +131,19 @@ fn bad_input_is_one_line_and_nothing_is_written() {
     let newer = file("newer.json", &plan.replacen("\"version\": 1", "\"version\": 2", 1));
     let unknown = file("unknown.json", &plan.replacen("\"scenario\": \"log\"", "\"scenario\": \"lag\"", 1));
     let below = format!("{malformed}/out");
+    let empty = dir.join("empty").to_str().unwrap().to_string();
+    std::fs::create_dir(&empty).unwrap();
     let before = std::fs::read_dir(&dir).unwrap().count();
     let cases: &[(&[&str], &str)] = &[
         (&["sweep", "lag"], "unknown scenario `lag` (there are log, log_unsynced)"),
         (&["replay", "lag:1"], "unknown scenario `lag`"),
+        (&["replay", "log"], "`log` is a scenario; name a plan of it by a seed, as in log:0"),
+        (&["shrink", "log"], "`log` is a scenario; name a plan of it by a seed, as in log:0"),
+        (
+            &["replay", &empty],
+            "empty: a directory that is no capsule (a capsule holds plan.min.json or plan.json)",
+        ),
+        (&["explain", &empty], "empty: a directory that is no capsule"),
         (&["replay", "log:x"], "`x` in `log:x` is not a seed"),
         (&["replay", "/nonexistent/plan.json"], "/nonexistent/plan.json: No such file"),
         (&["replay", &malformed], "not a plan: EOF while parsing"),
@@ -271,6 +280,33 @@ fn results_are_left_in_a_directory_and_a_kept_plan_fails_the_same_way() {
         assert!(stdout(&human).contains(signature), "another signature");
     }
     assert_eq!(digests[1], digests[2]);
+    // A replay is held against what the capsule keeps.
+    let json = |name: &str| capsule.path().join(name);
+    let replayed = |path: &Path| {
+        let replay = run("toy", &["replay", path.to_str().unwrap()]);
+        (status(&replay), stdout(&replay))
+    };
+    for name in ["", "plan.json", "plan.min.json"] {
+        let (code, said) = replayed(&json(name));
+        assert!(code == 1 && said.contains("capsule same verdict, same digest\n"), "{name}: {said}");
+    }
+    let kept = read("verdict.json");
+    let digest = verdict["minimal"]["report"]["digest"].as_str().unwrap();
+    let moved = kept.replace(digest, &"0".repeat(32));
+    std::fs::write(json("verdict.json"), &moved).unwrap();
+    let (code, said) = replayed(&capsule.path());
+    assert!(
+        code == 4 && said.contains("another digest") && said.contains("the same program wrote it"),
+        "{said}"
+    );
+    let build = verdict["versions"]["build"].as_str().unwrap();
+    std::fs::write(json("verdict.json"), moved.replace(build, "another")).unwrap();
+    let (code, said) = replayed(&capsule.path());
+    assert!(code == 1 && said.contains("another build of the program wrote it"), "{said}");
+    std::fs::write(json("verdict.json"), "{").unwrap();
+    let spoilt = run("toy", &["replay", capsule.path().to_str().unwrap()]);
+    assert_eq!((status(&spoilt), String::from_utf8_lossy(&spoilt.stderr).lines().count()), (2, 1));
+    std::fs::write(json("verdict.json"), kept).unwrap();
     assert_eq!(digests[1], verdict["minimal"]["report"]["digest"]);
 
     // Every line to copy names the program that ran.

@@ -31,6 +31,7 @@ use crate::shrink::{self, Personalities, Subject};
 use crate::verdict::{Outcome, Report, Verdict};
 use crate::vocabulary::Vocabulary;
 
+pub(crate) mod kept;
 pub mod regression;
 mod text;
 mod write;

@@ -4,14 +4,13 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, SCHEMA, Shrinking, regression};
 use crate::explain::{Decided, Essential};
 use crate::plan::Plan;
-use crate::program::replay_line;
+use crate::program::{self, replay_line};
 use crate::timeline;
 use crate::told::whole_line;
 use crate::verdict::{Outcome, Report};
@@ -55,7 +54,8 @@ struct Told<'a> {
 struct Versions {
     cutwater: &'static str,
     plan: u32,
-    revision: Option<String>,
+    /// Names the program that wrote it, if that can read itself.
+    build: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -70,16 +70,23 @@ struct ToldMinimal<'a> {
 
 /// What is read back of `verdict.json`.
 #[derive(Deserialize)]
-struct ReadBack {
-    report: Report,
+pub(super) struct ReadBack {
     #[serde(default)]
-    unrepeated: Option<Report>,
-    minimal: Option<ReadBackMinimal>,
+    pub(super) versions: Option<ReadBackVersions>,
+    pub(super) report: Report,
+    #[serde(default)]
+    pub(super) unrepeated: Option<Report>,
+    pub(super) minimal: Option<ReadBackMinimal>,
 }
 
 #[derive(Deserialize)]
-struct ReadBackMinimal {
-    report: Report,
+pub(super) struct ReadBackVersions {
+    pub(super) build: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ReadBackMinimal {
+    pub(super) report: Report,
 }
 
 /// Writes the capsule. `recorded` is a run of the minimal plan, `text` the failure on one screen.
@@ -141,21 +148,13 @@ fn verdict(finding: &Finding) -> String {
         versions: Versions {
             cutwater: env!("CARGO_PKG_VERSION"),
             plan: crate::plan::VERSION,
-            revision: revision(),
+            build: program::build(),
         },
         report: &finding.report,
         unrepeated: &finding.unrepeated,
         minimal,
     };
     serde_json::to_string_pretty(&told).expect("a verdict is plain data") + "\n"
-}
-
-/// What git calls the sources in this directory, if it knows them.
-fn revision() -> Option<String> {
-    let output =
-        Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output().ok()?;
-    let name = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| name.trim().to_string())
 }
 
 fn readme(text: &str, dir: &Path) -> String {
@@ -206,14 +205,30 @@ fn first_lines(lines: impl Iterator<Item = String>, max_bytes: usize) -> String 
     text
 }
 
+/// What the capsule in `dir` tells; `None` if there is none.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn read_back(dir: &Path) -> io::Result<Option<ReadBack>> {
+    let path = dir.join(VERDICT);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parsed(&path, &text).map(Some),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(named(&path, &e)),
+    }
+}
+
+fn parsed(path: &Path, text: &str) -> io::Result<ReadBack> {
+    serde_json::from_str(text).map_err(|e| named(path, &e.into()))
+}
+
 /// The report of the plan that the capsule in `dir` keeps as the smallest.
 ///
 /// # Errors
 /// There is no capsule, or none of a failure that repeats.
 pub fn read_report(dir: &Path) -> io::Result<Report> {
     let path = dir.join(VERDICT);
-    let text = std::fs::read_to_string(&path).map_err(|e| named(&path, &e))?;
-    let told: ReadBack = serde_json::from_str(&text).map_err(|e| named(&path, &e.into()))?;
+    let told = parsed(&path, &std::fs::read_to_string(&path).map_err(|e| named(&path, &e))?)?;
     if told.unrepeated.is_some() {
         return Err(named(&path, &io::Error::other("the failure did not repeat")));
     }
