@@ -22,7 +22,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
-use crate::explain::{self, Decided, Essential, Item};
+use crate::explain::{self, Decided, Essential};
 use crate::plan::Plan;
 use crate::runner::{Job, Pool, What};
 use crate::scenario::Scenario;
@@ -156,11 +156,11 @@ impl Means<'_> {
         let shrunk = shrink::shrink(plan, &subject, signature, budget.runs, &mut bench)?;
         let mut bench = self.bench(budget.time / 2);
         let few = shrunk.plan.ops.len() + shrunk.plan.faults.len() <= EXPLAINED_ITEMS_MAX;
-        let mut essential = if few { explain::essential(&shrunk.plan, signature, &mut bench)? } else { None };
-        // Of the file systems it is told anyway on which ones it fails.
-        if let (Some(essential), Some((knob, _))) = (&mut essential, subject.personalities) {
-            essential.forget(&Item::Knob(knob.into()));
-        }
+        let essential = if few {
+            explain::essential(&shrunk.plan, signature, subject.personalities, &mut bench)?
+        } else {
+            None
+        };
         let decided = explain::decided(&shrunk.plan, signature, &mut bench)?;
         let outcome = self.run(&shrunk.plan, true)?;
         let again = self.run(&shrunk.plan, false)?;

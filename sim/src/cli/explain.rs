@@ -27,11 +27,8 @@ pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usa
     let signature = report.verdict.signature();
     let mut bench = Bench::new(scenario, jobs, limit, Some(time)).with_bar(means.bar.clone());
     let decided = explain::decided(&plan, &signature, &mut bench).map_err(|e| cannot_run(&e))?;
-    let mut essential = explain::essential(&plan, &signature, &mut bench).map_err(|e| cannot_run(&e))?;
-    // A stricter file system than it needs is no finding: a shrunk plan says on which ones it fails.
-    if let (Some(essential), Some((knob, _))) = (&mut essential, scenario.personalities()) {
-        essential.forget(&Item::Knob(knob.into()));
-    }
+    let essential = explain::essential(&plan, &signature, scenario.personalities(), &mut bench);
+    let essential = essential.map_err(|e| cannot_run(&e))?;
     means.bar.finish_and_clear();
     if args.json {
         println!("{}", json!({ "report": report, "essential": essential, "decided": decided }));
