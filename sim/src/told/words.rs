@@ -14,7 +14,7 @@ use crate::vocabulary::Vocabulary;
 
 /// What a fault does, and where.
 pub(crate) fn fault(fault: &Fault) -> String {
-    let (act, place) = (act(&fault.act), place(&fault.at));
+    let (act, place) = (act_at(&fault.act, &fault.at), place(&fault.at));
     let preposition = match &fault.act {
         Act::Site(SiteFault::CrashBefore(_)) => "before",
         Act::Site(SiteFault::CrashAfter(_)) => "after",
@@ -23,6 +23,19 @@ pub(crate) fn fault(fault: &Fault) -> String {
     // What is said in several parts is over there.
     let comma = if act.contains(',') { "," } else { "" };
     format!("{act}{comma} {preposition} {place}")
+}
+
+/// What a fault does at a place; whom it strikes is not said twice.
+fn act_at(act: &Act, at: &Anchor) -> String {
+    match (act, at) {
+        (
+            Act::Crash { node, crash },
+            Anchor::Point { node: there, .. }
+            | Anchor::Site { node: there, .. }
+            | Anchor::After { node: there, .. },
+        ) if node == there => crash_of(0, crash),
+        _ => self::act(act),
+    }
 }
 
 /// Where a fault strikes.
@@ -337,6 +350,8 @@ mod tests {
             })
             .collect();
         faults.extend(places.map(|at| Fault { id: 0, at, act: Act::Pause { node: 0, for_us: 1 } }));
+        let crash = |node| Act::Crash { node, crash: Crash { kind: CrashKind::ProcessKill, down_us: 0 } };
+        faults.extend([1, 2].map(|node| Fault { id: 0, at: site("wal", 1), act: crash(node) }));
         let told: Vec<String> = faults.iter().map(fault).collect();
         // What a value looks like in Rust is for programs.
         for text in &told {
