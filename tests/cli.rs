@@ -179,6 +179,8 @@ fn bad_input_is_refused_in_one_line_and_nothing_is_written() {
         &["replay", "store:-1"],
         &["replay", "nowhere/plan.json"],
         &["replay", "directory/"],
+        &["replay", "directory"],
+        &["replay", "store"],
         &["shrink", "stoer:3"],
         &["shrink", "store:3", "--time", "soon"],
         &["explain", "nowhere/plan.json"],
@@ -349,7 +351,7 @@ fn an_interrupt_ends_a_sweep_with_what_there_is_so_far() {
     assert_eq!(summary["interrupted"], true);
     assert_eq!(summary["scenarios"]["store"]["plans"], text.lines().count() - 1);
     assert_eq!(summary["scenarios"]["store"]["violated"], 0, "{text}");
-    assert_eq!(sweep.wait().unwrap().code(), Some(0));
+    assert_eq!(sweep.wait().unwrap().code(), Some(130));
 
     let sweep = start(&[]);
     // Long enough for some plans, a moment in ten million.
@@ -357,8 +359,16 @@ fn an_interrupt_ends_a_sweep_with_what_there_is_so_far() {
     interrupt(sweep.id());
     let output = sweep.wait_with_output().unwrap();
     let table = stdout(&output);
-    assert_eq!(status(&output), 0, "{table}");
-    for part in ["scenario ", "store ", "fault class", "points passed: ", "all held (interrupted) in "] {
+    assert_eq!(status(&output), 130, "{table}");
+    let parts = [
+        "scenario ",
+        "store ",
+        "fault class",
+        "points passed: ",
+        "all held in ",
+        "\ninterrupted: these results are partial",
+    ];
+    for part in parts {
         assert!(table.contains(part), "no {part:?} in\n{table}");
     }
 }

@@ -38,9 +38,9 @@ fn what_is_stale_is_told_by_name() {
         (
             "idle",
             with(&|r| r["plan"]["faults"] = Value::Array(vec![])),
-            "stale: it holds, and no longer reaches",
+            "mended: it must hold and reach what it did; stale: it holds, and no longer reaches",
         ),
-        ("open", with(&|r| r["mended"] = false.into()), "it holds now"),
+        ("open", with(&|r| r["mended"] = false.into()), "; it holds now"),
     ];
     for (name, text, says) in cases {
         let file = scratch.path().join(format!("{name}.json"));

@@ -33,6 +33,8 @@ pub mod oracle;
 #[cfg(madsim)]
 pub mod plan;
 #[cfg(madsim)]
+mod program;
+#[cfg(madsim)]
 pub mod runner;
 #[cfg(madsim)]
 pub mod scenario;
@@ -46,6 +48,8 @@ pub mod strategy;
 pub mod testing;
 #[cfg(madsim)]
 pub mod timeline;
+#[cfg(madsim)]
+mod told;
 #[cfg(madsim)]
 pub mod verdict;
 #[cfg(madsim)]

@@ -131,10 +131,19 @@ fn bad_input_is_one_line_and_nothing_is_written() {
     let newer = file("newer.json", &plan.replacen("\"version\": 1", "\"version\": 2", 1));
     let unknown = file("unknown.json", &plan.replacen("\"scenario\": \"log\"", "\"scenario\": \"lag\"", 1));
     let below = format!("{malformed}/out");
+    let empty = dir.join("empty").to_str().unwrap().to_string();
+    std::fs::create_dir(&empty).unwrap();
     let before = std::fs::read_dir(&dir).unwrap().count();
     let cases: &[(&[&str], &str)] = &[
         (&["sweep", "lag"], "unknown scenario `lag` (there are log, log_unsynced)"),
         (&["replay", "lag:1"], "unknown scenario `lag`"),
+        (&["replay", "log"], "`log` is a scenario; name a plan of it by a seed, as in log:0"),
+        (&["shrink", "log"], "`log` is a scenario; name a plan of it by a seed, as in log:0"),
+        (
+            &["replay", &empty],
+            "empty: a directory that is no capsule (a capsule holds plan.min.json or plan.json)",
+        ),
+        (&["explain", &empty], "empty: a directory that is no capsule"),
         (&["replay", "log:x"], "`x` in `log:x` is not a seed"),
         (&["replay", "/nonexistent/plan.json"], "/nonexistent/plan.json: No such file"),
         (&["replay", &malformed], "not a plan: EOF while parsing"),
@@ -206,6 +215,29 @@ fn shards_share_the_seeds() {
 }
 
 #[test]
+fn seeds_are_the_first_so_many_or_a_range_without_its_end() {
+    let seeds = |text: &str| -> Vec<u64> {
+        let output = run("faulty", &["sweep", "healthy", "--seeds", text, "--json"]);
+        assert_eq!(status(&output), 0, "{text}");
+        digests(&output).into_keys().collect()
+    };
+    assert_eq!(seeds("3"), [0, 1, 2]);
+    assert_eq!(seeds("4..7"), [4, 5, 6]);
+    assert_eq!(seeds("18446744073709551613..18446744073709551615"), [u64::MAX - 2, u64::MAX - 1]);
+    for bad in ["0", "4..4", "7..4", "4..", "..7", "4..=7", "4-7"] {
+        let output = run("faulty", &["sweep", "healthy", "--seeds", bad]);
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!((status(&output), said.lines().count()), (2, 1), "{bad}: {said}");
+        assert!(said.contains(&format!("--seeds {bad}: neither a number above 0 nor A..B")), "{said}");
+    }
+    let help = stdout(&run("faulty", &["sweep", "--help"]));
+    let help: Vec<&str> = help.split_whitespace().collect();
+    assert!(help.join(" ").contains(
+        "--seeds <N|A..B> Which seeds of each scenario: N for the first N, 0 to N-1; A..B for A to B-1"
+    ));
+}
+
+#[test]
 fn results_are_left_in_a_directory_and_a_kept_plan_fails_the_same_way() {
     let dir = scratch("results");
     let out = run("toy", &["sweep", "log_unsynced", "--seeds", "30", "--out", dir.to_str().unwrap()]);
@@ -248,6 +280,33 @@ fn results_are_left_in_a_directory_and_a_kept_plan_fails_the_same_way() {
         assert!(stdout(&human).contains(signature), "another signature");
     }
     assert_eq!(digests[1], digests[2]);
+    // A replay is held against what the capsule keeps.
+    let json = |name: &str| capsule.path().join(name);
+    let replayed = |path: &Path| {
+        let replay = run("toy", &["replay", path.to_str().unwrap()]);
+        (status(&replay), stdout(&replay))
+    };
+    for name in ["", "plan.json", "plan.min.json"] {
+        let (code, said) = replayed(&json(name));
+        assert!(code == 1 && said.contains("capsule same verdict, same digest\n"), "{name}: {said}");
+    }
+    let kept = read("verdict.json");
+    let digest = verdict["minimal"]["report"]["digest"].as_str().unwrap();
+    let moved = kept.replace(digest, &"0".repeat(32));
+    std::fs::write(json("verdict.json"), &moved).unwrap();
+    let (code, said) = replayed(&capsule.path());
+    assert!(
+        code == 4 && said.contains("another digest") && said.contains("the same program wrote it"),
+        "{said}"
+    );
+    let build = verdict["versions"]["build"].as_str().unwrap();
+    std::fs::write(json("verdict.json"), moved.replace(build, "another")).unwrap();
+    let (code, said) = replayed(&capsule.path());
+    assert!(code == 1 && said.contains("another build of the program wrote it"), "{said}");
+    std::fs::write(json("verdict.json"), "{").unwrap();
+    let spoilt = run("toy", &["replay", capsule.path().to_str().unwrap()]);
+    assert_eq!((status(&spoilt), String::from_utf8_lossy(&spoilt.stderr).lines().count()), (2, 1));
+    std::fs::write(json("verdict.json"), kept).unwrap();
     assert_eq!(digests[1], verdict["minimal"]["report"]["digest"]);
 
     // Every line to copy names the program that ran.
@@ -359,6 +418,25 @@ fn a_failure_is_kept_once_with_its_story() {
     let (code, _, said) = add("once more");
     assert!(code == 2 && said.contains("keeps this failure already"), "{said}");
     assert_eq!(names(&dir.join("kept/log_unsynced")), files);
+
+    // What is expected of it is told with what came, and the one is not the other.
+    let file = dir.join("kept/log_unsynced").join(files.first().unwrap());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let runs = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let output = run("toy", &["regress", "run", &kept]);
+        (status(&output), stdout(&output).lines().next().unwrap().to_string())
+    };
+    let (code, line) = runs(&text);
+    assert!(code == 0 && line.starts_with("ok  ") && line.contains("open: it must fail with"), "{line}");
+    assert!(line.contains("; it does: durability"), "{line}");
+    let (code, line) = runs(&text.replace("\"mended\": false", "\"mended\": true"));
+    assert!(code == 1 && line.starts_with("BROKEN  ") && line.contains("mended: it must hold"), "{line}");
+    assert!(line.contains("; it is back: "), "{line}");
+    let (code, line) = runs(&text.replace("\"log_unsynced\"", "\"log\""));
+    assert!(code == 1 && line.contains("open: it must fail") && line.contains("; it holds now"), "{line}");
+    std::fs::write(&file, text).unwrap();
+
     // Another plan with the same signature may be another bug.
     let plan = capsule.join("plan.min.json");
     let text = std::fs::read_to_string(&plan).unwrap();
@@ -414,16 +492,30 @@ fn what_is_essential_and_when_it_was_decided_is_told() {
 
 #[test]
 fn an_interrupt_ends_a_sweep_with_the_table_so_far() {
+    let dir = scratch("interrupted");
     let mut sweep = Command::new(example("faulty"));
-    sweep.args(["sweep", "healthy", "--seeds", "10000000"]).stdout(std::process::Stdio::piped());
+    sweep.args(["sweep", "healthy", "--seeds", "10000000", "--out", dir.to_str().unwrap()]);
+    sweep.stdout(std::process::Stdio::piped());
     let child = sweep.spawn().unwrap();
     let pid = child.id().to_string();
     // Long enough for some plans, a moment in ten million.
     assert!(Command::new("sleep").arg("1").status().unwrap().success());
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(status(&output), 0);
-    assert!(stdout(&output).contains("all held (interrupted)"), "{}", stdout(&output));
+    assert_eq!(status(&output), 130);
+    let says = "interrupted: these results are partial";
+    assert!(
+        stdout(&output).contains("all held in ") && stdout(&output).contains(says),
+        "{}",
+        stdout(&output)
+    );
+    for file in ["report.html", "junit.xml"] {
+        let text = std::fs::read_to_string(dir.join(file)).unwrap();
+        assert!(text.contains(says), "{file}: {text}");
+    }
+    let summary: Value = serde_json::from_slice(&std::fs::read(dir.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["interrupted"], true);
+    assert!(summary["scenarios"]["healthy"]["plans"].as_u64().unwrap() > 0, "{summary}");
 }
 
 #[test]

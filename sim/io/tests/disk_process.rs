@@ -375,3 +375,84 @@ fn two_runs_of_one_plan_agree() {
     };
     assert_eq!(digest(), digest());
 }
+
+/// What came of a call.
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    /// It had its effect, and nothing else.
+    Done,
+    Failed,
+    /// It had its effect, and the node died of it.
+    Died,
+    /// It seemed to have its effect, and the medium is damaged.
+    Damaged,
+}
+
+/// A call that is struck, and has to wait for its disk. While it waits the world is healed, or it is not.
+fn struck(name: &'static str, nth: u64, fault: SiteFault, heals: bool) -> Came {
+    run(Box::new(Strike { name, nth, fault }), move |env| async move {
+        let life = env.incarnation(N1);
+        let (disks, started) = (env.clone(), Arc::new(Mutex::new(false)));
+        let starts = started.clone();
+        let call = node().spawn(async move {
+            let file = write_log(true).await?;
+            let mut read = [0; 7];
+            if name == "disk.sync" {
+                file.write_all_at(b"CHANGED", 0).await?;
+            }
+            disks.disks().stall(N1, cutwater_io::time::now().as_micros() + 50_000);
+            *starts.lock().unwrap() = true;
+            match name {
+                "disk.sync" => file.sync_data().await,
+                "disk.sync_dir" => fs::sync_dir("/db").await,
+                "disk.write" => file.write_all_at(b"CHANGED", 0).await,
+                "disk.read" => file.read_exact_at(&mut read, 0).await,
+                _ => unreachable!("{name}"),
+            }?;
+            assert!(name != "disk.read" || !heals || read == *b"written", "{read:?}");
+            io::Result::Ok(())
+        });
+        madsim::time::sleep(Duration::from_millis(40)).await;
+        assert!(*started.lock().unwrap() && env.incarnation(N1) == life, "the call is under way");
+        if heals {
+            env.disks().heal();
+        }
+        let ended = madsim::time::timeout(Duration::from_secs(1), call).await;
+        if env.incarnation(N1) != life {
+            return Came::Died;
+        }
+        if ended.expect("the disk answers again").expect("it did not panic").is_err() {
+            return Came::Failed;
+        }
+        if !env.disks().ledger(N1).is_empty() {
+            return Came::Damaged;
+        }
+        env.crash(N1, power_fail(Survivors::None));
+        let left = content(&env, "/db/1.log").expect("its name is durable");
+        assert_eq!(left == b"CHANGED", name == "disk.sync", "what a sync forced is there: {left:?}");
+        Came::Done
+    })
+}
+
+/// In the second phase of a run everything works: neither does a call fail then, nor a node die, of what struck it before.
+#[test]
+fn nothing_strikes_after_the_heal() {
+    let cases = [
+        ("disk.sync", 2, SiteFault::Fsync(FsyncFail::EXT4), Came::Failed),
+        ("disk.sync", 2, SiteFault::Fsync(FsyncFail::XFS_SHUTDOWN), Came::Failed),
+        ("disk.sync", 2, SiteFault::Fail(Errno::Enospc), Came::Failed),
+        ("disk.sync", 2, SiteFault::Damage(Damage::LostWrite), Came::Damaged),
+        ("disk.sync", 2, SiteFault::CrashAfter(KILL), Came::Died),
+        ("disk.sync", 2, SiteFault::CrashAfter(power_fail(Survivors::None)), Came::Died),
+        ("disk.sync_dir", 3, SiteFault::Fsync(FsyncFail::BTRFS_READONLY), Came::Failed),
+        ("disk.sync_dir", 3, SiteFault::CrashAfter(KILL), Came::Died),
+        ("disk.write", 2, SiteFault::Damage(Damage::LostWrite), Came::Damaged),
+        ("disk.write", 2, SiteFault::CrashAfter(KILL), Came::Died),
+        ("disk.read", 1, SiteFault::Damage(Damage::Eio), Came::Failed),
+        ("disk.read", 1, SiteFault::CrashAfter(KILL), Came::Died),
+    ];
+    for (name, nth, fault, bites) in cases {
+        assert_eq!(struck(name, nth, fault.clone(), false), bites, "{name}: {fault:?}");
+        assert_eq!(struck(name, nth, fault.clone(), true), Came::Done, "{name} after the heal: {fault:?}");
+    }
+}

@@ -22,20 +22,22 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
-use crate::explain::{self, Decided, Essential, Item};
+use crate::explain::{self, Decided, Essential};
 use crate::plan::Plan;
 use crate::runner::{Job, Pool, What};
 use crate::scenario::Scenario;
 use crate::shrink::laboratory::Bench;
 use crate::shrink::{self, Personalities, Subject};
 use crate::verdict::{Outcome, Report, Verdict};
+use crate::vocabulary::Vocabulary;
 
+pub(crate) mod kept;
 pub mod regression;
 mod text;
 mod write;
 
 pub use text::one_screen;
-pub(crate) use text::{fault_words, name, plain, setting, unrepeated};
+pub(crate) use text::{name, plain, setting, unrepeated};
 pub use write::{PLAN, PLAN_MIN, read_report, write};
 pub(crate) use write::{named, set_aside};
 
@@ -66,6 +68,8 @@ pub struct Finding {
 pub struct Minimal {
     /// It.
     pub plan: Plan,
+    /// What its operations are made of.
+    pub vocabulary: Vocabulary,
     /// The knob that says which file system the disks have, and the names of its values.
     pub personalities: Option<Personalities>,
     /// A recorded run of it.
@@ -152,11 +156,11 @@ impl Means<'_> {
         let shrunk = shrink::shrink(plan, &subject, signature, budget.runs, &mut bench)?;
         let mut bench = self.bench(budget.time / 2);
         let few = shrunk.plan.ops.len() + shrunk.plan.faults.len() <= EXPLAINED_ITEMS_MAX;
-        let mut essential = if few { explain::essential(&shrunk.plan, signature, &mut bench)? } else { None };
-        // Of the file systems it is told anyway on which ones it fails.
-        if let (Some(essential), Some((knob, _))) = (&mut essential, subject.personalities) {
-            essential.forget(&Item::Knob(knob.into()));
-        }
+        let essential = if few {
+            explain::essential(&shrunk.plan, signature, subject.personalities, &mut bench)?
+        } else {
+            None
+        };
         let decided = explain::decided(&shrunk.plan, signature, &mut bench)?;
         let outcome = self.run(&shrunk.plan, true)?;
         let again = self.run(&shrunk.plan, false)?;
@@ -169,8 +173,17 @@ impl Means<'_> {
             others: shrunk.others,
         };
         let other = (!same).then_some(again.report);
-        let personalities = subject.personalities;
-        Ok(Minimal { plan: shrunk.plan, personalities, outcome, shrinking, essential, decided, other })
+        let Subject { vocabulary, personalities } = subject;
+        Ok(Minimal {
+            plan: shrunk.plan,
+            vocabulary,
+            personalities,
+            outcome,
+            shrinking,
+            essential,
+            decided,
+            other,
+        })
     }
 }
 

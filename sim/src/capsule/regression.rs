@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Finding;
-use crate::cli::{command_line, program};
 use crate::plan::{Invalid, Plan};
+use crate::program::{command_line, program};
 use crate::verdict::{Report, Verdict};
 use crate::vocabulary::Vocabulary;
 
@@ -77,12 +77,12 @@ impl Reaches {
     }
 }
 
-/// What became of a regression.
+/// What became of a regression: what was expected of it, and what came, in one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It holds, and reaches what it must; or it is not mended, and fails the way it did.
-    AsItShould,
-    /// It is not: one line that says how.
+    AsItShould(String),
+    /// It does not, or nobody can tell any more.
     Broken(String),
 }
 
@@ -129,21 +129,37 @@ impl Regression {
             && essence(&self.plan) == essence(&other.plan)
     }
 
+    /// What is expected of a run of the plan.
+    pub fn expected(&self) -> String {
+        if self.mended {
+            "mended: it must hold and reach what it did".into()
+        } else {
+            format!("open: it must fail with {}", self.signature)
+        }
+    }
+
     /// Judges a run of the plan.
     pub fn judge(&self, report: &Report) -> Standing {
-        let broken = |what: String| Standing::Broken(what);
+        let [oracle, property, ..] = report.verdict.explain();
         let signature = report.verdict.signature();
-        match (&report.verdict, self.mended) {
-            (Verdict::Invalid { reason }, _) => broken(format!("stale: the plan is none any more: {reason}")),
-            (Verdict::Held, true) => match self.reaches.beyond(&Reaches::of(report)) {
-                Some(missed) => broken(format!("stale: it holds, and no longer reaches {missed}")),
-                None => Standing::AsItShould,
-            },
-            (Verdict::Held, false) => broken("it holds now: mark it as mended".into()),
-            (_, false) if signature == self.signature => Standing::AsItShould,
-            _ if signature == self.signature => broken("it is back".into()),
-            _ => broken(format!("it fails in another way: {signature}")),
-        }
+        let missed = self.reaches.beyond(&Reaches::of(report));
+        let (stands, came) = match (&report.verdict, self.mended, missed) {
+            (Verdict::Invalid { reason }, ..) => {
+                (false, format!("stale: the plan is none any more: {reason}"))
+            }
+            (Verdict::Held, true, None) => (true, "it does".into()),
+            (Verdict::Held, true, Some(missed)) => {
+                (false, format!("stale: it holds, and no longer reaches {missed}"))
+            }
+            (Verdict::Held, false, _) => (false, "it holds now: if it is mended, add it once more".into()),
+            (_, true, _) if signature == self.signature => {
+                (false, format!("it is back: {signature}  {oracle}: {property}"))
+            }
+            (_, false, _) if signature == self.signature => (true, format!("it does: {oracle}: {property}")),
+            _ => (false, format!("it fails in another way: {signature}  {oracle}: {property}")),
+        };
+        let line = format!("{}; {came}", self.expected());
+        if stands { Standing::AsItShould(line) } else { Standing::Broken(line) }
     }
 }
 
@@ -248,27 +264,30 @@ mod tests {
         let other = Verdict::Hung { limit_s: 1 };
         let invalid = Verdict::Invalid { reason: "no such point".into() };
         let cases = [
-            (true, report(Verdict::Held, &["a", "b", "c"], 2), ""),
+            (true, report(Verdict::Held, &["a", "b", "c"], 2), "it does"),
             (true, report(Verdict::Held, &["a"], 1), "stale: it holds, and no longer reaches b"),
             (
                 true,
                 report(Verdict::Held, &["a", "b"], 0),
                 "stale: it holds, and no longer reaches 1 of 1 faults",
             ),
-            (true, report(violated(), &[], 0), "it is back"),
-            (true, report(other.clone(), &[], 0), "it fails in another way"),
+            (true, report(violated(), &[], 0), "it is back: d9cbf76d  durability: it is there"),
+            (true, report(other.clone(), &[], 0), "it fails in another way: "),
             (true, report(invalid, &[], 0), "stale: the plan is none any more: no such point"),
-            (false, report(violated(), &[], 0), ""),
-            (false, report(Verdict::Held, &["a", "b"], 1), "it holds now"),
-            (false, report(other, &[], 0), "it fails in another way"),
+            (false, report(violated(), &[], 0), "it does: durability: it is there"),
+            (false, report(Verdict::Held, &["a", "b"], 1), "it holds now: if it is mended, add it once more"),
+            (false, report(other, &[], 0), "it fails in another way: "),
         ];
         for (mended, report, expected) in cases {
-            match regression(mended).judge(&report) {
-                Standing::AsItShould => assert_eq!(expected, "", "{report:?}"),
-                Standing::Broken(said) => {
-                    assert!(!expected.is_empty() && said.starts_with(expected), "{said}")
-                }
-            }
+            let (stands, said) = match regression(mended).judge(&report) {
+                Standing::AsItShould(said) => (true, said),
+                Standing::Broken(said) => (false, said),
+            };
+            assert_eq!(stands, expected.starts_with("it does"), "{said}");
+            let (must, came) = said.split_once("; ").unwrap();
+            assert!(came.starts_with(expected), "{said}");
+            let word = if mended { "mended: it must hold" } else { "open: it must fail with" };
+            assert!(must.starts_with(word), "{said}");
         }
     }
 

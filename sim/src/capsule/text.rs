@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use cutwater_io::sim::{Crash, CrashKind, Event, SiteFault, Survivors};
+use cutwater_io::sim::{CrashKind, Event};
 
 use super::{Finding, Minimal};
-use crate::cli::{clock, folded, lines_to_copy, replay_line};
 use crate::evidence::{Evidence, Loss, Struck};
 use crate::explain::{Item, VARIANTS};
-use crate::plan::{Act, Anchor, Fault, Op, Plan};
+use crate::plan::{Anchor, Fault, Op, Plan};
+use crate::program::{lines_to_copy, replay_line};
 use crate::shrink::Personalities;
+use crate::told::{clock, folded, words};
 use crate::verdict::{Report, Verdict};
+use crate::vocabulary::Vocabulary;
 
 /// How many items of a plan are shown; the rest is counted.
 const ITEMS_MAX: usize = 24;
@@ -174,13 +176,16 @@ fn minimal_plan(original: &Plan, minimal: &Minimal) -> String {
     let mut text = format!("{} (from {}; {} runs{how})", size(plan), size(original), minimal.shrinking.runs);
     let settings = settings(plan, minimal.personalities);
     if !settings.is_empty() {
-        let _ = write!(text, "\n{}", cut(&format!("with {settings}")));
+        let _ = write!(text, "\nwith {settings}");
+    }
+    if !plan.buggify.is_empty() {
+        let _ = write!(text, "\nbuggify armed: {}", plan.buggify.join(", "));
     }
     let story = minimal.outcome.story.as_deref().unwrap_or_default();
     let evidence = minimal.outcome.evidence.clone().unwrap_or_default();
     let mut lines: Vec<(u64, String)> = Vec::new();
     for op in &plan.ops {
-        lines.push(op_line(op, story));
+        lines.push(op_line(op, &minimal.vocabulary, story));
     }
     for fault in &plan.faults {
         lines.push(fault_line(fault, &evidence));
@@ -210,9 +215,9 @@ pub(crate) fn setting(knob: &str, value: u64, personalities: Option<Personalitie
 }
 
 /// When the operation was issued, and a line for it with its answer, if it had one.
-fn op_line(op: &Op, story: &[Event]) -> (u64, String) {
+fn op_line(op: &Op, vocabulary: &Vocabulary, story: &[Event]) -> (u64, String) {
     let name = format!("op {}", op.id);
-    let what = format!("{name:<8} client {}  {} {:?}", op.actor, op.verb, op.args);
+    let what = format!("{name:<8} {}", words::op(op, vocabulary));
     let mark = format!("#{} client", op.id);
     let Some(at) = story.iter().position(|event| event.kind == "op" && event.detail.starts_with(&mark))
     else {
@@ -231,11 +236,13 @@ fn op_line(op: &Op, story: &[Event]) -> (u64, String) {
 /// When the fault struck, and a line for it; more lines for what a power failure took.
 fn fault_line(fault: &Fault, evidence: &Evidence) -> (u64, String) {
     let name = format!("fault {}", fault.id);
-    let what = format!("{name:<8} {}", fault_words(fault));
+    let words = words::fault(fault);
+    let what = format!("{name:<8} {words}");
     let Some(struck) = evidence.struck.iter().find(|struck| struck.fault == fault.id) else {
         return (u64::MAX, format!("{what}  (never struck)"));
     };
-    let named = anchor(&fault.at).ends_with(&format!(" of n{}", struck.node));
+    let node = format!("n{}", struck.node);
+    let named = words.split(|c: char| !c.is_alphanumeric()).any(|word| word == node);
     let node = if named || struck.node == 0 { String::new() } else { format!("on n{} ", struck.node) };
     // Where the fault says when, it is said.
     let when = match fault.at {
@@ -266,57 +273,6 @@ fn loss_of<'a>(struck: &Struck, fault: &Fault, evidence: &'a Evidence) -> Option
     evidence.power_failures.iter().find(|loss| loss.node == struck.node && loss.at_us >= struck.at_us)
 }
 
-/// What a fault does and where, in words.
-pub(crate) fn fault_words(fault: &Fault) -> String {
-    format!("{} {}", act(&fault.act), anchor(&fault.at))
-}
-
-/// What a fault does, in words.
-fn act(act: &Act) -> String {
-    let long = |us: u64| format!("for {}.{:03} ms", us / 1000, us % 1000);
-    match act {
-        Act::Site(SiteFault::CrashBefore(crash)) => format!("{} before", crash_words(crash)),
-        Act::Site(SiteFault::CrashAfter(crash)) => format!("{} after", crash_words(crash)),
-        Act::Site(SiteFault::Delay(us)) => format!("delay {} at", long(u64::from(*us))),
-        Act::Site(fault) => format!("{fault:?} at"),
-        Act::Crash { crash, .. } => crash_words(crash),
-        Act::Delay { us } => format!("a task is held up {}", long(u64::from(*us))),
-        Act::Pause { for_us, .. } => format!("the node is paused {}", long(*for_us)),
-        Act::Partition { from, to, both, for_us } => {
-            let arrow = if *both { "<->" } else { "->" };
-            format!("partition {from:?} {arrow} {to:?} {}", long(*for_us))
-        }
-        other => format!("{other:?}"),
-    }
-}
-
-fn crash_words(crash: &Crash) -> String {
-    match &crash.kind {
-        CrashKind::ProcessKill => "the process is killed".into(),
-        CrashKind::PowerFail(Survivors::None) => "power fails, all that was not synced is lost,".into(),
-        CrashKind::PowerFail(Survivors::All) => "power fails, nothing is lost,".into(),
-        CrashKind::PowerFail(_) => "power fails, a part of what was not synced is lost,".into(),
-    }
-}
-
-/// Where a fault strikes, in words.
-fn anchor(anchor: &Anchor) -> String {
-    let whose = |node: &u64| if *node == 0 { String::new() } else { format!(" of n{node}") };
-    match anchor {
-        Anchor::Time { at_us } => format!("at {}", clock(*at_us)),
-        Anchor::Point { point, node, nth } => format!("at point {point} #{nth}{}", whose(node)),
-        Anchor::Site { site, class, node, nth } if class.is_empty() => {
-            format!("{site} #{nth}{}", whose(node))
-        }
-        Anchor::Site { site, class, node, nth } => format!("{site} {class} #{nth}{}", whose(node)),
-        Anchor::After { point, node, nth, site, class } => {
-            let class = if class.is_empty() { String::new() } else { format!(" {class}") };
-            format!("first {site}{class} after point {point} #{nth}{}", whose(node))
-        }
-        Anchor::Op { op } => format!("at op {op}"),
-    }
-}
-
 fn essential(minimal: &Minimal) -> Option<String> {
     let essential = minimal.essential.as_ref()?;
     let name = |item: &Item| match item {
@@ -328,7 +284,7 @@ fn essential(minimal: &Minimal) -> Option<String> {
         return Some("every item above: without any one of them it does not fail".into());
     }
     let names: Vec<String> = essential.dispensable.iter().map(name).collect();
-    Some(format!("every item but {}", cut(&names.join(", "))))
+    Some(format!("every item but {}", names.join(", ")))
 }
 
 fn decided(minimal: &Minimal) -> Option<String> {
@@ -360,8 +316,11 @@ mod tests {
     use super::*;
     use crate::capsule::Shrinking;
     use crate::explain::{Decided, Essential};
+    use crate::plan::Act;
     use crate::scenario::Violation;
     use crate::verdict::Outcome;
+    use crate::vocabulary::Verb;
+    use cutwater_io::sim::{Crash, SiteFault, Survivors};
 
     fn violation() -> Violation {
         Violation::new("durability", "an acknowledged value is in the log")
@@ -431,7 +390,9 @@ mod tests {
             },
             Fault { id: 9, at: Anchor::Op { op: 1 }, act: Act::Pause { node: 1, for_us: 1_500 } },
         ];
-        let minimal_plan = plan(2, faults);
+        let mut minimal_plan = plan(2, faults);
+        minimal_plan.knobs.extend((0..12).map(|i| (format!("setting_number_{i}"), 1_000_000)));
+        minimal_plan.buggify = vec!["store.early".into(), "store.late".into()];
         let report = Report::bare("store", 196, Verdict::Violated(violation()));
         let place = Anchor::Point { point: "log.synced".into(), node: 1, nth: 2 };
         let evidence = Evidence {
@@ -458,6 +419,17 @@ mod tests {
             Outcome { story: Some(story), evidence: Some(evidence), ..Outcome::bare(report.clone()) };
         let minimal = Minimal {
             plan: minimal_plan,
+            vocabulary: Vocabulary {
+                roles: vec![],
+                actors: 1..=1,
+                ops: 0..=9,
+                verbs: vec![Verb::new("put", "writes").arg("key", 0..=7).arg("value_bytes", 1..=100)],
+                knobs: vec![],
+                points: vec![],
+                classes: vec![],
+                faults: vec![],
+                horizon_us: 1..=1,
+            },
             personalities: Some(("personality", &[(1, "btrfs")])),
             outcome,
             shrinking: Shrinking {
@@ -493,6 +465,7 @@ mod tests {
         };
         let text = one_screen(&finding, Some(Path::new("target/cutwater/store-7f3a91c2")));
         assert!(text.lines().count() <= 40, "a screen has 40 lines");
+        assert!(text.contains("setting_number_11=1000000"), "a setting is left out: {text}");
         insta::assert_snapshot!(text);
     }
 }

@@ -4,15 +4,15 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, SCHEMA, Shrinking, regression};
-use crate::cli::{replay_line, story_line};
 use crate::explain::{Decided, Essential};
 use crate::plan::Plan;
+use crate::program::{self, replay_line};
 use crate::timeline;
+use crate::told::whole_line;
 use crate::verdict::{Outcome, Report};
 
 /// The plan that failed.
@@ -54,7 +54,8 @@ struct Told<'a> {
 struct Versions {
     cutwater: &'static str,
     plan: u32,
-    revision: Option<String>,
+    /// Names the program that wrote it, if that can read itself.
+    build: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -69,16 +70,23 @@ struct ToldMinimal<'a> {
 
 /// What is read back of `verdict.json`.
 #[derive(Deserialize)]
-struct ReadBack {
-    report: Report,
+pub(super) struct ReadBack {
     #[serde(default)]
-    unrepeated: Option<Report>,
-    minimal: Option<ReadBackMinimal>,
+    pub(super) versions: Option<ReadBackVersions>,
+    pub(super) report: Report,
+    #[serde(default)]
+    pub(super) unrepeated: Option<Report>,
+    pub(super) minimal: Option<ReadBackMinimal>,
 }
 
 #[derive(Deserialize)]
-struct ReadBackMinimal {
-    report: Report,
+pub(super) struct ReadBackVersions {
+    pub(super) build: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ReadBackMinimal {
+    pub(super) report: Report,
 }
 
 /// Writes the capsule. `recorded` is a run of the minimal plan, `text` the failure on one screen.
@@ -112,7 +120,8 @@ pub fn write(finding: &Finding, recorded: &Outcome, text: &str, dir: &Path) -> i
                 let _ = writeln!(text, "  {line}");
             }
         }
-        put(&format!("{DISK}{}-crash{nth}.txt", loss.node), head(&text, TEXT_BYTES_MAX))?;
+        let text = first_lines(text.lines().map(String::from), TEXT_BYTES_MAX);
+        put(&format!("{DISK}{}-crash{nth}.txt", loss.node), &text)?;
     }
     Ok(())
 }
@@ -139,21 +148,13 @@ fn verdict(finding: &Finding) -> String {
         versions: Versions {
             cutwater: env!("CARGO_PKG_VERSION"),
             plan: crate::plan::VERSION,
-            revision: revision(),
+            build: program::build(),
         },
         report: &finding.report,
         unrepeated: &finding.unrepeated,
         minimal,
     };
     serde_json::to_string_pretty(&told).expect("a verdict is plain data") + "\n"
-}
-
-/// What git calls the sources in this directory, if it knows them.
-fn revision() -> Option<String> {
-    let output =
-        Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output().ok()?;
-    let name = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| name.trim().to_string())
 }
 
 fn readme(text: &str, dir: &Path) -> String {
@@ -183,15 +184,42 @@ fn trace(recorded: &Outcome) -> String {
 
 fn history(recorded: &Outcome) -> String {
     let told = |kind: &str| kind == "op" || kind.starts_with("client.") || kind == "oracle";
-    let mut text = String::new();
-    for event in recorded.story.iter().flatten().filter(|event| told(&event.kind)) {
-        let _ = writeln!(text, "{}", story_line(event));
-    }
-    head(&text, TEXT_BYTES_MAX).into()
+    let events = recorded.story.iter().flatten().filter(|event| told(&event.kind));
+    first_lines(events.map(whole_line), TEXT_BYTES_MAX)
 }
 
-fn head(text: &str, max_bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(max_bytes)]
+/// As many whole lines as there is room for, and how many are left out.
+fn first_lines(lines: impl Iterator<Item = String>, max_bytes: usize) -> String {
+    let (mut text, mut left_out) = (String::new(), 0);
+    for line in lines {
+        if left_out > 0 || text.len() + line.len() >= max_bytes {
+            left_out += 1;
+        } else {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    if left_out > 0 {
+        let _ = writeln!(text, "({left_out} more are left out: this file holds {max_bytes} bytes at most)");
+    }
+    text
+}
+
+/// What the capsule in `dir` tells; `None` if there is none.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn read_back(dir: &Path) -> io::Result<Option<ReadBack>> {
+    let path = dir.join(VERDICT);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parsed(&path, &text).map(Some),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(named(&path, &e)),
+    }
+}
+
+fn parsed(path: &Path, text: &str) -> io::Result<ReadBack> {
+    serde_json::from_str(text).map_err(|e| named(path, &e.into()))
 }
 
 /// The report of the plan that the capsule in `dir` keeps as the smallest.
@@ -200,8 +228,7 @@ fn head(text: &str, max_bytes: usize) -> &str {
 /// There is no capsule, or none of a failure that repeats.
 pub fn read_report(dir: &Path) -> io::Result<Report> {
     let path = dir.join(VERDICT);
-    let text = std::fs::read_to_string(&path).map_err(|e| named(&path, &e))?;
-    let told: ReadBack = serde_json::from_str(&text).map_err(|e| named(&path, &e.into()))?;
+    let told = parsed(&path, &std::fs::read_to_string(&path).map_err(|e| named(&path, &e))?)?;
     if told.unrepeated.is_some() {
         return Err(named(&path, &io::Error::other("the failure did not repeat")));
     }
@@ -236,4 +263,40 @@ pub(crate) fn set_aside(dir: &Path, names: &[&str]) -> io::Result<Option<PathBuf
 /// True if there is a capsule of another plan in `dir`.
 pub(super) fn is_of_another(plan: &Plan, dir: &Path) -> bool {
     std::fs::read_to_string(dir.join(PLAN)).is_ok_and(|text| text != plan.to_json())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use cutwater_io::sim::Event;
+
+    use super::*;
+    use crate::verdict::Verdict;
+
+    #[test]
+    fn a_history_has_every_line_whole() {
+        let call = |detail: String| Event {
+            at_ns: 0,
+            node: 1,
+            kind: "client.ok".into(),
+            detail,
+            facts: BTreeMap::new(),
+        };
+        let answers = ["é".repeat(1_000), "short".into()];
+        let told = |answers: &[String]| {
+            let story = Some(answers.iter().cloned().map(call).collect());
+            let report = Report::bare("store", 0, Verdict::Held);
+            history(&Outcome { story, ..Outcome::bare(report) })
+        };
+        let text = told(&answers);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(answers.iter().all(|answer| text.lines().any(|line| line.ends_with(answer))), "{text}");
+        // Where there are too many, those that are there are whole, and the others are counted.
+        let text = told(&vec![answers[0].clone(); 1_000]);
+        let (last, lines) =
+            text.lines().collect::<Vec<_>>().split_last().map(|(l, r)| (*l, r.len())).unwrap();
+        assert!(text.lines().take(lines).all(|line| line.ends_with(&answers[0])), "a line is cut");
+        assert!(lines > 400 && last.starts_with(&format!("({} more are left out", 1_000 - lines)), "{last}");
+    }
 }

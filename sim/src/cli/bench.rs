@@ -13,7 +13,7 @@ use cutwater_io::sim::disk::{Config, Disk, OpenMode, Personality, enumerate_stat
 use serde::Serialize;
 
 use super::campaign::{Campaign, Tally};
-use super::{BenchArgs, HELD, Registry, Usage, VIOLATED};
+use super::{BenchArgs, HELD, INTERRUPTED, Registry, Usage, VIOLATED};
 use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
 
@@ -74,6 +74,10 @@ pub(super) fn run(registry: &Registry<'_>, args: &BenchArgs) -> Result<u8, Usage
         }
     } else {
         print!("{}", text(&lines));
+    }
+    if process::interrupted() {
+        eprintln!("cutwater: interrupted: what was measured is short, or missing");
+        return Ok(INTERRUPTED);
     }
     Ok(if campaign.failures.is_empty() { HELD } else { VIOLATED })
 }

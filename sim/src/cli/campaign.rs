@@ -5,13 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use cutwater_io::points::Kind;
 use serde::Serialize;
 
-use super::replay_line;
 use crate::capsule;
 use crate::faults::{FaultClass, Receipts, receipts};
+use crate::program::replay_line;
 use crate::scenario::Scenario;
 use crate::search::coverage::{self, Matrix};
 use crate::verdict::{Report, Work};
 use crate::vocabulary::Vocabulary;
+
+/// What is said of a campaign that was interrupted.
+pub(super) const PARTIAL: &str =
+    "interrupted: these results are partial, there were more plans to run or to look into";
 
 /// Sums over the runs of one scenario.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -129,6 +133,7 @@ impl Divergence {
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Campaign {
     pub(super) elapsed_ms: u64,
+    /// It did not get to its end: everything here is a part.
     pub(super) interrupted: bool,
     pub(super) pace: Pace,
     pub(super) scenarios: BTreeMap<String, Tally>,
@@ -258,8 +263,13 @@ impl Campaign {
         !self.interrupted && self.scenarios.values().all(|tally| tally.plans == 0)
     }
 
-    /// The exit status that this amounts to.
+    /// The exit status: a campaign that was interrupted says so, whatever it has seen.
     pub(super) fn status(&self) -> u8 {
+        if self.interrupted { super::INTERRUPTED } else { self.result() }
+    }
+
+    /// What the plans that were run amount to, as an exit status.
+    pub(super) fn result(&self) -> u8 {
         if !self.divergences.is_empty() {
             super::NONDETERMINISTIC
         } else if !self.failures.is_empty() {

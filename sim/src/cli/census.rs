@@ -9,12 +9,14 @@ use cutwater_io::sim::disk::Personality;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{HELD, Registry, USAGE, Usage, VIOLATED, VOID, folded, out, replay_line};
+use super::{HELD, INTERRUPTED, Registry, USAGE, Usage, VIOLATED, VOID, out};
 use crate::census::drive::{self, Broken, Census};
 use crate::census::{Settings, mini::MiniWorkload};
 use crate::plan::Plan;
+use crate::program::replay_line;
 use crate::runner::process;
 use crate::scenario::Scenario;
+use crate::told::{folded, words};
 use crate::verdict::Verdict;
 use crate::vocabulary::Vocabulary;
 
@@ -187,6 +189,9 @@ fn on_file_system(mut plan: Plan, file_system: Option<Personality>) -> Plan {
 }
 
 fn status(census: &Census) -> u8 {
+    if process::interrupted() {
+        return INTERRUPTED;
+    }
     let invalid =
         |broken: &Broken| broken.signature == Verdict::Invalid { reason: String::new() }.signature();
     if census.violations.iter().any(invalid) {
@@ -215,7 +220,7 @@ fn text(
     out: Option<&out::Out>,
 ) -> String {
     let mut text = String::new();
-    let tally = &census.tally;
+    let (tally, vocabulary) = (&census.tally, scenario.vocabulary());
     for broken in &census.violations {
         let name = scenario.name();
         let head = format!(
@@ -224,7 +229,7 @@ fn text(
         );
         text.push_str(&folded(&head, 12));
         let _ = writeln!(text, "  images    {}", broken.count);
-        let _ = writeln!(text, "  plan      {}", plan_text(broken, out));
+        let _ = writeln!(text, "  plan      {}", plan_text(broken, &vocabulary, out));
         let verb =
             if broken.reproduced { "fails alike" } else { "does not fail alike: only the branch does" };
         let _ = writeln!(text, "  alone     the plan {verb}");
@@ -262,7 +267,8 @@ fn text(
         per_s(census.cpu_us)
     );
     if census.cut_short {
-        let _ = writeln!(text, "  cut short: the time was over before all plans and images were looked at");
+        let by = if process::interrupted() { "it was interrupted" } else { "the time was over" };
+        let _ = writeln!(text, "  cut short: {by} before all plans and images were looked at");
     }
     if let Some(trouble) = &census.trouble {
         let _ = writeln!(text, "  not all branches could start: {trouble}");
@@ -271,18 +277,16 @@ fn text(
 }
 
 /// Where the plan is and how to replay it, or its crashes and operations in a few words.
-fn plan_text(broken: &Broken, out: Option<&out::Out>) -> String {
+fn plan_text(broken: &Broken, vocabulary: &Vocabulary, out: Option<&out::Out>) -> String {
     if let Some(out) = out {
         let path = out.census_plan(&broken.signature).display().to_string();
         return format!("{path}\n  replay    {}", replay_line(&path));
     }
-    let ops: Vec<String> = broken.plan.ops.iter().map(|op| format!("{}{:?}", op.verb, op.args)).collect();
-    let faults: Vec<String> =
-        broken.plan.faults.iter().map(|fault| format!("{:?} at {:?}", fault.act, fault.at)).collect();
+    let ops: Vec<String> = broken.plan.ops.iter().map(|op| words::call(op, vocabulary)).collect();
     let mut text = format!("{} operations: ", ops.len());
     text.push_str(&ops.join(", "));
-    for fault in faults {
-        let _ = write!(text, "\n            {fault}");
+    for fault in &broken.plan.faults {
+        let _ = write!(text, "\n            {}", words::fault(fault));
     }
     text + "\n  keep      --out DIR writes it there as a plan that can be replayed"
 }

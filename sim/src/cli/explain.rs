@@ -6,14 +6,14 @@ use serde_json::json;
 
 use super::shrink::{Fails, cannot_run, failing, spinner};
 use super::source::{self, Source};
-use super::{
-    ExplainArgs, Registry, Usage, VIOLATED, clock, command_line, duration, folded, jobs, story_line,
-};
-use crate::capsule::{Means, fault_words, setting};
+use super::{ExplainArgs, Registry, Usage, VIOLATED, duration, jobs};
+use crate::capsule::{Means, setting};
 use crate::explain::{self, Decided, Essential, Item, VARIANTS};
 use crate::plan::Plan;
+use crate::program::command_line;
 use crate::scenario::Scenario;
 use crate::shrink::laboratory::Bench;
+use crate::told::{clock, folded, line, words};
 
 pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usage> {
     let time = duration(&args.time)?;
@@ -27,11 +27,8 @@ pub(super) fn run(registry: &Registry<'_>, args: &ExplainArgs) -> Result<u8, Usa
     let signature = report.verdict.signature();
     let mut bench = Bench::new(scenario, jobs, limit, Some(time)).with_bar(means.bar.clone());
     let decided = explain::decided(&plan, &signature, &mut bench).map_err(|e| cannot_run(&e))?;
-    let mut essential = explain::essential(&plan, &signature, &mut bench).map_err(|e| cannot_run(&e))?;
-    // A stricter file system than it needs is no finding: a shrunk plan says on which ones it fails.
-    if let (Some(essential), Some((knob, _))) = (&mut essential, scenario.personalities()) {
-        essential.forget(&Item::Knob(knob.into()));
-    }
+    let essential = explain::essential(&plan, &signature, scenario.personalities(), &mut bench);
+    let essential = essential.map_err(|e| cannot_run(&e))?;
     means.bar.finish_and_clear();
     if args.json {
         println!("{}", json!({ "report": report, "essential": essential, "decided": decided }));
@@ -53,19 +50,18 @@ const NOT_TRIED: &str = "\nEssential\n  unknown: the time was up before every it
 const NOT_DECIDED: &str = "\nDecided\n  unknown: the time was up, or the run leaves no story that could be repeated in other ways\n";
 
 fn essential_text(scenario: &dyn Scenario, what: &str, plan: &Plan, essential: &Essential) -> String {
+    let vocabulary = scenario.vocabulary();
     let mut text = String::from("\nEssential (it does not fail without)\n");
     let name = |item: &Item| match item {
         Item::Op(id) => {
             let op = plan.ops.iter().find(|op| op.id == *id);
-            op.map_or_else(String::new, |op| {
-                format!("op {id}: client {} {} {:?}", op.actor, op.verb, op.args)
-            })
+            op.map_or_else(String::new, |op| format!("op {id}: {}", words::op(op, &vocabulary)))
         }
         Item::Fault(id) => {
             let fault = plan.faults.iter().find(|fault| fault.id == *id);
-            fault.map_or_else(String::new, |fault| format!("fault {id}: {}", fault_words(fault)))
+            fault.map_or_else(String::new, |fault| format!("fault {id}: {}", words::fault(fault)))
         }
-        Item::Oddity(name) => name.clone(),
+        Item::Oddity(name) => format!("buggify {name}"),
         Item::Knob(knob) => {
             let value = plan.knobs.get(knob).copied().unwrap_or_default();
             setting(knob, value, scenario.personalities())
@@ -92,7 +88,7 @@ fn decided_text(decided: &Decided) -> String {
     if decided.from_the_start {
         text.push_str("  from the start: it fails whatever else is decided differently\n");
     } else {
-        text.push_str(&format!("  {}\n", story_line(&decided.event)));
+        text.push_str(&format!("  {}\n", line(&decided.event)));
         text.push_str(&format!(
             "  after this event all of {VARIANTS} runs fail in which everything later is decided anew\n"
         ));

@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use super::campaign::Campaign;
-use super::lines_to_copy;
+use super::campaign::{Campaign, PARTIAL};
 use crate::capsule::named;
+use crate::program::lines_to_copy;
 use crate::verdict::{Report, Verdict};
 
 /// The workflow commands of a campaign.
@@ -22,6 +22,9 @@ pub(super) fn annotations(campaign: &Campaign) -> String {
         let place = place(&report.verdict);
         let body = format!("{} plans fail like this\n{}", failure.plans(), failure.text);
         let _ = writeln!(text, "::error {place}title={}::{}", property_of(&title), data(&body));
+    }
+    if campaign.interrupted {
+        let _ = writeln!(text, "::warning title=interrupted::{}", data(PARTIAL));
     }
     for divergence in &campaign.divergences {
         let what = format!(
@@ -74,6 +77,9 @@ pub(super) fn summary(campaign: &Campaign) -> String {
             t.cpu_us as f64 / 1e6,
             met + unmet
         );
+    }
+    if campaign.interrupted {
+        let _ = writeln!(text, "\n**{PARTIAL}**");
     }
     if !campaign.failures.is_empty() {
         text.push_str("\n| signature | what | plans | to see it again |\n|---|---|---|---|\n");
@@ -156,5 +162,9 @@ mod tests {
         assert_eq!(annotations(&campaign).lines().count(), 3, "one line for each failure");
         assert!(text.contains("a%0A"), "what was expected is told, and escaped: {text}");
         insta::assert_snapshot!(text);
+        campaign.interrupted = true;
+        for text in [annotations(&campaign), summary(&campaign)] {
+            assert_eq!(text.matches(PARTIAL).count(), 1, "{text}");
+        }
     }
 }

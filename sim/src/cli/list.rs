@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use cutwater_io::points::{Kind, Point};
 use serde_json::{Value, json};
 
-use super::{HELD, Registry, folded};
+use super::{HELD, Registry};
 use crate::faults::FaultClass;
+use crate::told::folded;
 
 pub(super) fn run(registry: &Registry<'_>, as_json: bool) -> u8 {
     if as_json {

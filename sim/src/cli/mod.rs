@@ -2,13 +2,12 @@
 //!
 //! Exit status: 0 everything held; 1 something did not; 2 bad usage or input (one line: what and where, nothing written);
 //! 3 void: a campaign large enough never saw what its scenario demands; 4 a plan run twice went two ways (two digests, or a
-//! failure that did not repeat). Of several,
-//! non-determinism outranks a violation, and that a void campaign: each makes the next worth less.
+//! failure that did not repeat); 130 it was interrupted (Ctrl-C), and what it says and leaves is a part. Of several, an interrupt
+//! outranks non-determinism, that a violation, and that a void campaign: each makes the next worth less.
 
 mod bench;
 mod campaign;
 mod census;
-mod columns;
 mod corpus;
 mod errors;
 mod explain;
@@ -17,7 +16,6 @@ mod fuzz;
 mod github;
 mod list;
 mod out;
-mod program;
 mod regress;
 mod replay;
 mod report;
@@ -33,9 +31,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use cutwater_io::points::Point;
 
+use crate::program;
 use crate::runner::process;
 use crate::scenario::Scenario;
 use crate::search::explorer::Strategy;
+use crate::told::folded;
 
 /// Everything held.
 const HELD: u8 = 0;
@@ -47,6 +47,8 @@ const USAGE: u8 = 2;
 const VOID: u8 = 3;
 /// A plan run twice went two ways.
 const NONDETERMINISTIC: u8 = 4;
+/// Somebody pressed Ctrl-C: 128 and the number of the signal, as a shell has it.
+const INTERRUPTED: u8 = 130;
 
 /// Says that this process was started again with fixed addresses.
 const STARTED_AGAIN: &str = "CUTWATER_ADDRESSES";
@@ -102,7 +104,7 @@ struct SweepArgs {
     /// Which scenarios; all if none is named
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
-    /// How many seeds of each scenario, from 0, or which: A..B (without B)
+    /// Which seeds of each scenario: N for the first N, 0 to N-1; A..B for A to B-1
     #[arg(long, value_name = "N|A..B", default_value = "1000")]
     seeds: String,
     /// Start no more plans after this long (90s, 10m, 2h)
@@ -277,7 +279,7 @@ enum RegressVerb {
         #[arg(long, value_name = "DIR", default_value = "tests/regressions")]
         to: std::path::PathBuf,
     },
-    /// Run the regressions: each must hold and still reach what it reached
+    /// Run the regressions: a mended one must hold and still reach what it reached, an open one must fail as it did
     Run {
         /// A file, or a directory with files at any depth
         #[arg(value_name = "PATH", default_value = "tests/regressions")]
@@ -457,10 +459,6 @@ fn start_again_with_fixed_addresses() {
     eprintln!("cutwater: could not start again with fixed addresses ({error}); digests rest on lints alone");
 }
 
-pub(crate) use columns::folded;
-pub(crate) use program::{command_line, lines_to_copy, program, replay_line};
-pub(crate) use source::read as read_plan_file;
-
 /// The head of a failure: what was expected, and what was found.
 fn failure_head(report: &crate::Report) -> String {
     let [oracle, property, expected, found] = report.verdict.explain();
@@ -470,15 +468,4 @@ fn failure_head(report: &crate::Report) -> String {
         crate::capsule::name(report)
     );
     folded(&text, 12)
-}
-
-/// An event in one line.
-pub(crate) fn story_line(event: &cutwater_io::sim::Event) -> String {
-    failure::line(event)
-}
-
-/// Virtual time as `hh:mm:ss.uuuuuu`.
-pub(crate) fn clock(us: u64) -> String {
-    let s = us / 1_000_000;
-    format!("{:02}:{:02}:{:02}.{:06}", s / 3600, s / 60 % 60, s % 60, us % 1_000_000)
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, TestSuite};
 
 use super::Usage;
-use super::campaign::Campaign;
+use super::campaign::{Campaign, PARTIAL};
 use super::report::{self, Kept};
 use crate::capsule::{PLAN, named, set_aside};
 use crate::census::drive::Census;
@@ -143,6 +143,13 @@ fn junit(campaign: &Campaign) -> Junit {
             status.set_message(what.as_str());
             suite.add_test_case(case(name, "void", status));
         }
+        junit.add_test_suite(suite);
+    }
+    if campaign.interrupted {
+        let mut suite = TestSuite::new("campaign");
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+        status.set_message(PARTIAL);
+        suite.add_test_case(case("campaign", "ran to its end", status));
         junit.add_test_suite(suite);
     }
     junit

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::shrink::cannot_run;
 use super::source::{self, Source};
-use super::{HELD, Registry, RegressVerb, Usage, VIOLATED, replay_line};
+use super::{HELD, Registry, RegressVerb, Usage, VIOLATED};
 use crate::capsule::Means;
 use crate::capsule::read_report;
 use crate::capsule::regression::{Reaches, Regression, Standing, VERSION};
-use crate::plan::Plan;
+use crate::plan::{Plan, read_file};
+use crate::program::replay_line;
 use crate::verdict::Report;
 use crate::vocabulary::Vocabulary;
 
@@ -63,7 +64,7 @@ fn place(regression: &Regression, dir: &Path, vocabulary: &Vocabulary) -> Result
     collect(dir, &mut files)?;
     for file in files {
         // What cannot be read is another matter: `regress run` says so.
-        let Ok(kept) = source::read(&file) else { continue };
+        let Ok(kept) = read_file(&file) else { continue };
         let Ok(kept) = Regression::from_json(&kept) else { continue };
         if !kept.keeps_the_same(regression, vocabulary) {
             continue;
@@ -98,17 +99,17 @@ fn long_enough(means: &Means<'_>, plan: Plan, must: &Reaches) -> Result<(Plan, R
     }
 }
 
-/// Runs every regression at `path`, and says of each how it stands.
+/// Runs every regression at `path`, and says of each what was expected of it, and what came.
 fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, Usage> {
     let mut files = Vec::new();
     collect(path, &mut files)?;
     let mut broken = 0;
     for file in &files {
         match stands(registry, file, limit)? {
-            Standing::AsItShould => println!("held    {}", file.display()),
+            Standing::AsItShould(how) => println!("ok      {}: {}", file.display(), in_one_line(&how)),
             Standing::Broken(how) => {
                 broken += 1;
-                println!("BROKEN  {}: {}", file.display(), how.replace(char::is_control, " "));
+                println!("BROKEN  {}: {}", file.display(), in_one_line(&how));
                 println!("        {}", replay_line(&file.display().to_string()));
             }
         }
@@ -117,8 +118,13 @@ fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, 
     Ok(if broken > 0 { VIOLATED } else { HELD })
 }
 
+/// What a run says may hold any bytes of the system under test.
+fn in_one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
 fn stands(registry: &Registry<'_>, file: &Path, limit: Duration) -> Result<Standing, Usage> {
-    let read = source::read(file).map_err(|e| Usage(e.to_string()));
+    let read = read_file(file).map_err(|e| Usage(e.to_string()));
     let parsed = read.and_then(|text| Regression::from_json(&text).map_err(|e| Usage(e.to_string())));
     let regression = match parsed {
         Ok(regression) => regression,

@@ -3,13 +3,28 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::source::{self, Source};
-use super::{HELD, Registry, ReplayArgs, USAGE, Usage, VIOLATED, clock, failure, replay_line};
+use super::{HELD, NONDETERMINISTIC, Registry, ReplayArgs, USAGE, Usage, VIOLATED, failure};
 use crate::capsule;
+use crate::capsule::kept::{self, Comparison};
 use crate::plan::Plan;
+use crate::program::replay_line;
 use crate::runner::{Job, Pool, What};
 use crate::timeline;
+use crate::told::{clock, folded};
 use crate::verdict::{Outcome, Verdict};
+
+/// The line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+    /// How it compares with the run that the capsule keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capsule: Option<&'a Comparison>,
+}
 
 pub(super) fn run(registry: &Registry<'_>, args: &ReplayArgs) -> Result<u8, Usage> {
     let Source { scenario, plan, path } = source::load(registry, &args.what)?;
@@ -17,16 +32,25 @@ pub(super) fn run(registry: &Registry<'_>, args: &ReplayArgs) -> Result<u8, Usag
     let job = Job { record, ..Job::new(scenario, What::Plan(Box::new(plan.clone()))) };
     let mut outcome = Pool::run(job, Duration::from_secs(args.limit))
         .map_err(|e| Usage(format!("cannot start a process: {e}")))?;
+    // A child that gives no report knows not even its plan.
+    outcome.report.plan = plan.id();
+    let compared = path.as_deref().map_or(Ok(None), |path| kept::compare(path, &outcome.report));
+    let compared = compared.map_err(|e| Usage(format!("no capsule to compare with: {e}")))?;
     draw(args, &plan, &outcome)?;
     if !args.trace {
         outcome.story = None;
     }
     if args.json {
-        println!("{}", serde_json::to_string(&outcome).expect("an outcome is plain data"));
+        let line = Line { outcome: &outcome, capsule: compared.as_ref() };
+        println!("{}", serde_json::to_string(&line).expect("an outcome is plain data"));
     } else {
         print!("{}", text(&outcome, path.as_deref()));
+        if let Some(compared) = &compared {
+            print!("{}", folded(&format!("capsule {}\n", compared.told().replace('\n', "\n        ")), 8));
+        }
     }
     Ok(match outcome.report.verdict {
+        _ if compared.is_some_and(|compared| compared.parted) => NONDETERMINISTIC,
         Verdict::Held => HELD,
         Verdict::Invalid { .. } => USAGE,
         _ => VIOLATED,

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use super::campaign::{Campaign, Failure, Pace, Tally};
-use super::{lines_to_copy, replay_line};
+use super::campaign::{Campaign, Failure, PARTIAL, Pace, Tally};
 use crate::faults::FaultClass;
 use crate::html::{self, escape};
+use crate::program::{lines_to_copy, replay_line};
 
 /// Size of the chart of the throughput, in pixels.
 const CHART: (f64, f64) = (900.0, 110.0);
@@ -40,7 +40,7 @@ pub(super) fn html(campaign: &Campaign, kept: &Kept) -> String {
 
 /// The verdict on the campaign, and the class of its badge.
 fn status(campaign: &Campaign) -> (&'static str, &'static str) {
-    match campaign.status() {
+    match campaign.result() {
         super::HELD => ("all held", "held"),
         super::VIOLATED => ("violated", "violated"),
         super::VOID => ("void", "void"),
@@ -74,17 +74,19 @@ fn head(page: &mut String, campaign: &Campaign) {
     put!(page, "<h1>Campaign <span class=\"badge {class}\">{words}</span></h1>");
     put!(
         page,
-        "<p class=\"dim\">{} plans in {}{}: {:.1} a second. {} of virtual time, {} of CPU time. {} plans were run twice, {} of \
+        "<p class=\"dim\">{} plans in {}: {:.1} a second. {} of virtual time, {} of CPU time. {} plans were run twice, {} of \
          them went two ways.</p>",
         number(plans),
         duration(seconds),
-        if campaign.interrupted { " (interrupted)" } else { "" },
         plans as f64 / seconds.max(0.001),
         duration(sum(|t| t.virtual_us) as f64 / 1e6),
         duration(sum(|t| t.cpu_us) as f64 / 1e6),
         number(campaign.run_twice),
         campaign.divergences.len()
     );
+    if campaign.interrupted {
+        put!(page, "<p class=\"bad\">{PARTIAL}.</p>");
+    }
 }
 
 fn findings(page: &mut String, campaign: &Campaign, kept: &Kept) {
@@ -425,6 +427,17 @@ mod tests {
         let kept = Kept { capsules: "out/capsules".into(), files };
         insta::assert_snapshot!(body(&campaign, &kept));
         assert!(!html(&campaign, &kept).contains("<script"));
+    }
+
+    #[test]
+    fn results_that_are_partial_say_so() {
+        let page =
+            |campaign: &Campaign| body(campaign, &Kept { capsules: PathBuf::new(), files: BTreeMap::new() });
+        let (whole, mut cut) = (campaign(), campaign());
+        cut.interrupted = true;
+        assert!(!page(&whole).contains(PARTIAL) && page(&cut).contains(PARTIAL));
+        // What failed is not hidden by it.
+        assert!(page(&cut).contains("violated"));
     }
 
     #[test]

@@ -8,10 +8,12 @@ use serde_json::json;
 
 use super::source::{self, Source};
 use super::{
-    HELD, NONDETERMINISTIC, Registry, ShrinkArgs, Usage, VIOLATED, command_line, duration, failure_head, jobs,
+    HELD, INTERRUPTED, NONDETERMINISTIC, Registry, ShrinkArgs, Usage, VIOLATED, duration, failure_head, jobs,
 };
 use crate::capsule::{Budget, Finding, Means, fails_alike, one_screen, unrepeated};
 use crate::plan::Plan;
+use crate::program::command_line;
+use crate::runner::process;
 use crate::verdict::Report;
 
 pub(super) fn run(registry: &Registry<'_>, args: &ShrinkArgs) -> Result<u8, Usage> {
@@ -19,7 +21,7 @@ pub(super) fn run(registry: &Registry<'_>, args: &ShrinkArgs) -> Result<u8, Usag
     let (jobs, limit) = (jobs(args.jobs)?, Duration::from_secs(args.limit));
     let Source { scenario, plan, .. } = source::load(registry, &args.what)?;
     let means = Means { scenario, jobs, limit, bar: spinner(args.json) };
-    crate::runner::process::catch_interrupt();
+    process::catch_interrupt();
     let report = match failing(&means, &plan, &args.what)? {
         Fails::Alike(report) => *report,
         Fails::Not(status) => return Ok(status),
@@ -53,7 +55,7 @@ pub(super) fn run(registry: &Registry<'_>, args: &ShrinkArgs) -> Result<u8, Usag
             println!("  keep      {}", command_line(&["shrink", &args.what, "--out", "plan.min.json"]));
         }
     }
-    Ok(VIOLATED)
+    Ok(if process::interrupted() { INTERRUPTED } else { VIOLATED })
 }
 
 /// Whether a plan fails in a way that can be looked into.

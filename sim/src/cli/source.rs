@@ -1,16 +1,12 @@
 //! What a plan can be named by: a seed, a plan file, a capsule, a regression.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::{Registry, Usage};
 use crate::capsule::regression::Regression;
 use crate::capsule::{PLAN, PLAN_MIN};
-use crate::plan::Plan;
+use crate::plan::{Plan, read_file};
 use crate::scenario::Scenario;
-
-/// The longest plan file that is read, in bytes.
-const PLAN_BYTES_MAX: u64 = 64 << 20;
 
 /// A plan that fits its scenario.
 pub(super) struct Source<'a> {
@@ -29,15 +25,23 @@ pub(super) fn load<'a>(registry: &Registry<'a>, what: &str) -> Result<Source<'a>
         return Ok(Source { scenario, plan: scenario.generate(seed), path: None });
     }
     let path = Path::new(what);
+    if registry.scenarios.iter().any(|scenario| scenario.name() == what) && !path.exists() {
+        return Err(Usage(format!("`{what}` is a scenario; name a plan of it by a seed, as in {what}:0")));
+    }
     let file = if path.join(PLAN_MIN).is_file() {
         path.join(PLAN_MIN)
     } else if path.join(PLAN).is_file() {
         path.join(PLAN)
+    } else if path.is_dir() {
+        return Err(Usage(format!(
+            "{}: a directory that is no capsule (a capsule holds {PLAN_MIN} or {PLAN})",
+            path.display()
+        )));
     } else {
         path.to_path_buf()
     };
     let said = |e: &dyn std::fmt::Display| Usage(format!("{}: {e}", file.display()));
-    let text = read(&file).map_err(|e| said(&e))?;
+    let text = read_file(&file).map_err(|e| said(&e))?;
     let plan = plan_of(&text).map_err(|e| said(&e))?;
     let scenario = fitting(registry, &plan).map_err(|e| said(&e))?;
     Ok(Source { scenario, plan, path: Some(path.to_path_buf()) })
@@ -57,15 +61,4 @@ pub(super) fn fitting<'a>(registry: &Registry<'a>, plan: &Plan) -> Result<&'a dy
     let scenario = registry.scenario(&plan.scenario)?;
     plan.validate(&scenario.vocabulary()).map_err(|e| Usage(e.to_string()))?;
     Ok(scenario)
-}
-
-/// The text of a file that is not too long.
-#[expect(clippy::disallowed_types, reason = "a plan file lies on the real disk")]
-pub(crate) fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let read = std::fs::File::open(path)?.take(PLAN_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if read as u64 > PLAN_BYTES_MAX {
-        return Err(std::io::Error::other(format!("longer than {PLAN_BYTES_MAX} bytes")));
-    }
-    Ok(text)
 }

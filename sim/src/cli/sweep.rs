@@ -22,6 +22,7 @@ use crate::capsule::{self, Budget, Captured, Means};
 use crate::plan::Plan;
 use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
+use crate::told::line;
 use crate::verdict::{Outcome, Report, Verdict};
 
 /// How often a plan with two digests is run again, recorded, in the hope of seeing where its runs part.
@@ -264,6 +265,7 @@ impl<'a> Sweep<'a> {
                 .expect("the template is well formed"),
         );
         for (i, (name, report, seeds)) in failures.into_iter().enumerate() {
+            self.campaign.interrupted |= process::interrupted();
             let scenario = self.scenarios.iter().find(|s| s.name() == report.scenario);
             let scenario = *scenario.expect("only what was asked for was run");
             let looks = i < CAPTURES_MAX && !self.args.no_shrink && !self.campaign.interrupted;
@@ -293,6 +295,7 @@ impl<'a> Sweep<'a> {
                 failure.text = captured.text;
             }
         }
+        self.campaign.interrupted |= process::interrupted();
         Ok(())
     }
 
@@ -404,7 +407,7 @@ fn first_difference(a: &Outcome, b: &Outcome) -> Option<[String; 2]> {
             (None, None) => return None,
             (x, y) if x == y => {}
             (x, y) => {
-                let side = |e: Option<_>| e.map_or_else(|| "(the run has ended)".into(), failure::line);
+                let side = |e: Option<_>| e.map_or_else(|| "(the run has ended)".into(), line);
                 return Some([side(x), side(y)]);
             }
         }

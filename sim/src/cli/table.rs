@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use cutwater_io::points::{Kind, Point};
 
-use super::campaign::Campaign;
-use super::folded;
+use super::campaign::{Campaign, PARTIAL};
 use crate::capsule::name;
+use crate::told::folded;
 
 /// How many missing names are shown before the rest is only counted.
 const NAMES_MAX: usize = 40;
@@ -169,12 +169,14 @@ fn ending(text: &mut String, campaign: &Campaign, paint: Paint) {
         );
         let _ = writeln!(text, "{}", paint.bad(&row));
     }
-    let cut = if campaign.interrupted { " (interrupted)" } else { "" };
-    let line = match campaign.status() {
+    let line = match campaign.result() {
         super::HELD => paint.good("all held"),
         super::VIOLATED => paint.bad("violated"),
         super::VOID => paint.bad("void: the campaign never saw what it must have seen"),
         _ => paint.bad("non-determinism: every other result of this sweep is in doubt"),
     };
-    let _ = writeln!(text, "{line}{cut} in {:.1} s", campaign.elapsed_ms as f64 / 1000.0);
+    let _ = writeln!(text, "{line} in {:.1} s", campaign.elapsed_ms as f64 / 1000.0);
+    if campaign.interrupted {
+        let _ = writeln!(text, "{}", paint.bad(PARTIAL));
+    }
 }

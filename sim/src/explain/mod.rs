@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
 use crate::runner::{Redraw, What};
-use crate::shrink::Laboratory;
 use crate::shrink::laboratory::{Bench, failed_ns};
+use crate::shrink::{Laboratory, Personalities};
 use crate::verdict::Verdict;
 
 /// How many other ways a run goes on after each moment that is probed.
@@ -53,14 +53,6 @@ pub struct Essential {
     pub dispensable: Vec<Item>,
 }
 
-impl Essential {
-    /// Says nothing of this item.
-    pub fn forget(&mut self, item: &Item) {
-        self.needed.retain(|other| other != item);
-        self.dispensable.retain(|other| other != item);
-    }
-}
-
 /// When the failure was decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decided {
@@ -75,15 +67,29 @@ pub struct Decided {
     pub from_the_start: bool,
 }
 
+/// What may be taken out of a plan. The knob that chooses the file system is no such thing: without it the plan would run on
+/// another one, and a shrunk plan says on which ones it fails.
+fn items(plan: &Plan, personalities: Option<Personalities>) -> Vec<Item> {
+    let file_system = personalities.map(|(knob, _)| knob);
+    let knobs = plan.knobs.keys().filter(|knob| Some(knob.as_str()) != file_system);
+    let mut items: Vec<Item> = plan.ops.iter().map(|op| Item::Op(op.id)).collect();
+    items.extend(plan.faults.iter().map(|fault| Item::Fault(fault.id)));
+    items.extend(knobs.cloned().map(Item::Knob));
+    items.extend(plan.buggify.iter().cloned().map(Item::Oddity));
+    items
+}
+
 /// Finds what `plan`, which fails with `signature`, needs to fail; `None` if the time is up before.
 ///
 /// # Errors
 /// Those of the laboratory.
-pub fn essential(plan: &Plan, signature: &str, bench: &mut Bench<'_>) -> io::Result<Option<Essential>> {
-    let mut items: Vec<Item> = plan.ops.iter().map(|op| Item::Op(op.id)).collect();
-    items.extend(plan.faults.iter().map(|fault| Item::Fault(fault.id)));
-    items.extend(plan.knobs.keys().cloned().map(Item::Knob));
-    items.extend(plan.buggify.iter().cloned().map(Item::Oddity));
+pub fn essential(
+    plan: &Plan,
+    signature: &str,
+    personalities: Option<Personalities>,
+    bench: &mut Bench<'_>,
+) -> io::Result<Option<Essential>> {
+    let items = items(plan, personalities);
     let mut seeds = vec![plan.schedule_seed];
     seeds.extend(SCHEDULES.into_iter().filter(|seed| *seed != plan.schedule_seed));
     let mut essential = Essential { needed: items, dispensable: Vec::new() };
@@ -222,4 +228,23 @@ fn only_grows(probes: &[(u64, u64)]) -> bool {
         most = most.max(*failed);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody is told to shrink a plan, which was shrunk, for the sake of its file system.
+    #[test]
+    fn the_file_system_is_no_item_of_a_plan() {
+        let plan = r#"{"version":1,"scenario":"store","seed":7,"schedule_seed":1,"key":2,"horizon_us":1000,
+            "topology":{"store":1},"knobs":{"personality":3,"block_bytes":64},"buggify":["store.early"],
+            "ops":[{"id":4,"at_us":1,"actor":0,"verb":"put","args":[]}],"faults":[]}"#;
+        let plan = Plan::from_json(plan).unwrap();
+        let knob = |name: &str| Item::Knob(name.into());
+        let others = [Item::Op(4), knob("block_bytes"), Item::Oddity("store.early".into())];
+        assert_eq!(items(&plan, Some(("personality", &[(3, "btrfs")]))), others);
+        // Where a scenario has no choice of file systems, a knob of that name is one like any other.
+        assert!(items(&plan, None).contains(&knob("personality")));
+    }
 }

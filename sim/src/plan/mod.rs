@@ -17,9 +17,11 @@ use crate::generate;
 use crate::vocabulary::Vocabulary;
 
 mod fault;
+mod file;
 mod validate;
 
 pub use fault::{Act, Anchor, Fault};
+pub(crate) use file::read_file;
 
 /// The version of plans that this build reads and writes.
 pub const VERSION: u32 = 1;

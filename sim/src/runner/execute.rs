@@ -13,6 +13,7 @@ use super::story;
 use crate::census::{self, Census};
 use crate::plan::Plan;
 use crate::scenario::{Scenario, Violation};
+use crate::told;
 use crate::verdict::{Outcome, Report, Verdict, Work};
 use crate::world::World;
 
@@ -173,6 +174,7 @@ fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, r
     };
     let story = record.then(|| {
         let mut events = story::merge(env.recorded());
+        told::in_words(&mut events, plan);
         if let Some(panic) = &*PANIC.lock().unwrap_or_else(PoisonError::into_inner) {
             events.push(story::event(
                 time,

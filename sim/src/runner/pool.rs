@@ -9,6 +9,7 @@ use super::process::{self, Child, Forked};
 use super::story;
 use crate::plan::Plan;
 use crate::scenario::Scenario;
+use crate::told;
 use crate::verdict::{Outcome, Report, Verdict};
 
 /// Stack of the thread that runs a simulation, in bytes; memory is only taken as it is used.
@@ -244,7 +245,10 @@ impl<'a> Running<'a> {
                     Report { plan: plan.id(), named_by_seed: self.job.named_by_seed(), ..bare }
                 }
             };
-            let (story, labels) = story::unfinished(self.child.trace().as_deref());
+            let (mut story, labels) = story::unfinished(self.child.trace().as_deref());
+            if let Some(events) = &mut story {
+                told::in_words(events, &self.job.plan());
+            }
             Outcome { story, labels, ..Outcome::bare(report) }
         });
         outcome.report.cpu_us = ended.cpu_us;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::scenario::Scenario;
 
 /// A file in a corpus.
@@ -37,7 +37,7 @@ pub fn read(dir: &Path, scenarios: &[&dyn Scenario]) -> io::Result<Vec<Kept>> {
 }
 
 fn plan(path: &Path, scenarios: &[&dyn Scenario]) -> Result<Plan, String> {
-    let text = crate::cli::read_plan_file(path).map_err(|e| e.to_string())?;
+    let text = plan::read_file(path).map_err(|e| e.to_string())?;
     let plan = Plan::from_json(&text).map_err(|e| e.to_string())?;
     let scenario = scenarios
         .iter()

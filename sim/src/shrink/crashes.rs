@@ -4,8 +4,9 @@ use std::io;
 
 use cutwater_io::sim::{CrashKind, Survivors, SyncEnd};
 
-use super::Search;
+use super::{Search, with_schedules};
 use crate::plan::{Anchor, Plan};
+use crate::verdict::Verdict;
 
 impl Search<'_> {
     /// What the other passes do not move: a process that dies, or a power failure that loses all it may.
@@ -163,7 +164,8 @@ impl Search<'_> {
         self.best.knobs.get(knob).copied().or(default)
     }
 
-    /// On which file systems the plan fails alike.
+    /// On which file systems the plan fails alike: under its own schedule, or under one of a few others. To fail on another
+    /// file system a plan may need another order of tasks, as syncs take other times there.
     pub(super) fn personalities(&mut self) -> io::Result<Vec<(&'static str, bool)>> {
         let Some((knob, levels)) = self.subject.personalities else { return Ok(Vec::new()) };
         let now = self.personality(knob);
@@ -173,12 +175,12 @@ impl Search<'_> {
                 fails_on.push((*name, true));
                 continue;
             }
-            let verdicts = self.laboratory.verdicts(&[with_knob(&self.best, knob, *value)], &|_| false)?;
-            // Of one that was not run, because the time is up, nothing is said.
-            if let Some(Some(verdict)) = verdicts.first() {
-                self.runs += 1;
-                fails_on.push((*name, self.alike(verdict)));
-            }
+            let signature = self.signature;
+            let enough = |verdict: &Verdict| verdict.signature() == signature;
+            let plans = with_schedules(&with_knob(&self.best, knob, *value));
+            let verdicts = self.laboratory.verdicts(&plans, &enough)?;
+            self.runs += verdicts.iter().flatten().count() as u64;
+            fails_on.extend(fails_at_all(&verdicts, &enough).map(|fails| (*name, fails)));
         }
         Ok(fails_on)
     }
@@ -203,6 +205,14 @@ fn ending(end: Option<SyncEnd>, rest: Survivors) -> Survivors {
         Some(end) => Survivors::MidSync { end, rest: Box::new(rest) },
         None => rest,
     }
+}
+
+/// Whether any of the runs was `enough`; `None` if the time was up before that can be said.
+pub(super) fn fails_at_all(verdicts: &[Option<Verdict>], enough: &dyn Fn(&Verdict) -> bool) -> Option<bool> {
+    if verdicts.iter().flatten().any(enough) {
+        return Some(true);
+    }
+    verdicts.iter().all(Option::is_some).then_some(false)
 }
 
 fn with_knob(plan: &Plan, knob: &str, value: u64) -> Plan {

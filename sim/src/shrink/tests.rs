@@ -262,3 +262,30 @@ fn operations_go_together_with_the_passings_that_they_account_for() {
     let shrunk = shrunk(&plan, |plan| when(after_the_last(plan)));
     assert_eq!((shrunk.plan.ops.len(), shrunk.plan.faults.len()), (1, 1), "{:?}", shrunk.plan);
 }
+
+#[test]
+fn a_file_system_is_tried_with_a_few_schedules_before_it_is_told_to_hold() {
+    let disk = |plan: &Plan| plan.knobs.get("disk").copied().unwrap_or(3);
+    // btrfs is the strictest, under schedule 1; on posix_min that is the one schedule which does not fail.
+    let of = |plan: &Plan| match disk(plan) {
+        2 => plan.schedule_seed == 1,
+        3 => plan.schedule_seed != 1,
+        _ => false,
+    };
+    let shrunk = shrunk(&large(), |plan| when(of(plan)));
+    assert_eq!((disk(&shrunk.plan), shrunk.plan.schedule_seed), (2, 1));
+    let expected = [("ext4", false), ("xfs", false), ("btrfs", true), ("posix_min", true)];
+    assert_eq!(shrunk.fails_on, expected);
+}
+
+#[test]
+fn of_a_file_system_that_was_not_tried_to_the_end_nothing_is_said() {
+    let (held, it) = (Some(Verdict::Held), Some(verdict("it")));
+    let fails = |verdicts: &[Option<Verdict>]| {
+        crashes::fails_at_all(verdicts, &|found| found.signature() == verdict("it").signature())
+    };
+    assert_eq!(fails(&[held.clone(), held.clone()]), Some(false));
+    assert_eq!(fails(&[held.clone(), it, None]), Some(true));
+    assert_eq!(fails(&[held, None]), None);
+    assert_eq!(fails(&[None, None]), None);
+}

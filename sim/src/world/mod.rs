@@ -358,7 +358,12 @@ impl World {
 
     /// Adds a line to the story, with facts for what draws it.
     pub(crate) fn note_with(&self, kind: &str, text: &str, facts: impl FnOnce(Told) -> Told) {
-        self.inner.env.emit(Env::node(), kind, text.as_bytes(), || facts(Told::from(text.to_string())));
+        self.note_in_words(kind, text, || facts(Told::from(text.to_string())));
+    }
+
+    /// Adds a line to the story that says what happened in words; the digest has it as a `value`.
+    pub(crate) fn note_in_words(&self, kind: &str, value: &str, told: impl FnOnce() -> Told) {
+        self.inner.env.emit(Env::node(), kind, value.as_bytes(), told);
     }
 
     /// Adds to the story what the client of `op` was told in the end.

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use super::World;
 use crate::faults::injector::Order;
 use crate::plan::Op;
-use cutwater_io::sim::NodeId;
+use crate::told::words;
+use cutwater_io::sim::{NodeId, Told};
 
 /// The operations of one client, in order of time. An operation comes when its time has come and the one before is done:
 /// a slow system makes a client late, never the plan.
@@ -38,9 +39,11 @@ impl Ops {
         }
         let op = self.left.pop_front()?;
         faults.issued(op.id);
-        let text = format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args);
-        self.world.note_with("op", &text, |told| {
-            told.with("op", u64::from(op.id))
+        let value = format!("#{} client {}: {} {:?}", op.id, op.actor, op.verb, op.args);
+        self.world.note_in_words("op", &value, || {
+            let words = words::op(&op, &self.world.inner.vocabulary);
+            Told::from(format!("#{} {words}", op.id))
+                .with("op", u64::from(op.id))
                 .with("actor", u64::from(op.actor))
                 .with("verb", op.verb.as_str())
         });

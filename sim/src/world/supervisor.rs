@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cutwater_io::sim::{Crash, CrashKind, Key, NodeId};
+use cutwater_io::sim::{Crash, CrashKind, Key, NodeId, Told};
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use madsim::task::spawn_local;
@@ -15,6 +15,7 @@ use crate::faults::FaultClass;
 use crate::faults::deliver;
 use crate::faults::injector::Order;
 use crate::plan::{Act, Anchor};
+use crate::told::words;
 
 /// How long the operating system waits before it starts a process again that ended by itself, in microseconds.
 const RESTART_AFTER_EXIT_US: u32 = 50_000;
@@ -135,8 +136,9 @@ impl World {
 
     /// Tells that a state is switched on or off.
     fn fault(&self, kind: &str, id: u32, class: FaultClass, act: &Act) {
-        self.note_with(kind, &format!("{act:?}"), |told| {
-            told.with("fault", u64::from(id))
+        self.note_in_words(kind, &format!("{act:?}"), || {
+            Told::from(words::act(act))
+                .with("fault", u64::from(id))
                 .with("class", class.name())
                 .with("nodes", concerned(act).iter().map(ToString::to_string).collect::<Vec<_>>())
                 .with("for_us", act.duration_us())

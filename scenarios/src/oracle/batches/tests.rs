@@ -1,3 +1,5 @@
+//! Each rule of the batches with contents that keep it, and with one that breaks it.
+
 use super::*;
 
 fn write(batches: &mut Batches, actor: usize, key: &str, value: &str, sequence: Option<u64>) {

@@ -4,13 +4,12 @@
 //! writing can come to an odd end if the plan says so ([`SyncEnd`]):
 //!
 //! - *Garbage*: of one sector the bytes that were to change are random afterwards, and the new length of the file is there
-//!   without them if the order of the file system lets it. What was acknowledged without a sync under
-//!   way is never touched, nor are bytes of the sector that the sync was not to change: devices keep those
-//!   ("powersafe overwrite"), and engines that append to a log rely on it. A file system with checksums writes elsewhere and
-//!   tells the difference, so there is no garbage on one.
-//! - *Late landing*: the content and the lengths that the crash takes get to the medium after all, but only when the node dies the next time. Who
-//!   recovers from the crash reads the old state, who recovers after that the new one (rocksdb#7621, pebble#984). What has
-//!   been written anew by then stays.
+//!   without them if the order of the file system lets it. What was acknowledged without a sync under way is never touched, nor
+//!   are bytes of the sector that the sync was not to change: devices keep those ("powersafe overwrite"), and engines that append
+//!   to a log rely on it. A file system with checksums writes elsewhere and tells the difference, so there is no garbage on one.
+//! - *Late landing*: the content and the lengths that the crash takes get to the medium after all, but only when the node dies
+//!   the next time. Who recovers from the crash reads the old state, who recovers after that the new one (rocksdb#7621,
+//!   pebble#984). What has been written anew by then stays.
 //!
 //! Not modelled: names that land late, garbage in more than one sector.
 

@@ -3,8 +3,11 @@
 //! The alias `cargo cutwater` runs the project's own binary. Any other one (an example, a patched build, a system of your own)
 //! has other scenarios, and must be called by its path: every line that a user may copy is made here.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::OnceLock;
+
+use xxhash_rust::xxh3::Xxh3;
 
 /// The alias of the project's own binary, see `.cargo/config.toml`.
 const ALIAS: &str = "cargo cutwater";
@@ -13,7 +16,7 @@ const ALIAS: &str = "cargo cutwater";
 static PROGRAM: OnceLock<String> = OnceLock::new();
 
 /// Notes how this program is called.
-pub(super) fn note() {
+pub(crate) fn note() {
     let Ok(path) = std::env::current_exe() else { return };
     let dir = path.parent().and_then(Path::parent).and_then(Path::file_name);
     if path.file_name() == Some("cutwater".as_ref()) && dir == Some("target".as_ref()) {
@@ -30,6 +33,20 @@ pub(super) fn note() {
 /// The path of this program; `None` if it is the one that the alias calls.
 pub(crate) fn program() -> Option<&'static str> {
     PROGRAM.get().map(String::as_str)
+}
+
+/// Names this build of the program: a hash of its executable. `None` if it cannot be read.
+#[expect(clippy::disallowed_types, reason = "the program itself lies on the real disk")]
+pub(crate) fn build() -> Option<String> {
+    let mut hash = Xxh3::new();
+    let mut file = std::fs::File::open("/proc/self/exe").ok()?;
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut chunk).ok()? {
+            0 => return Some(format!("{:016x}", hash.digest())),
+            n => hash.update(&chunk[..n]),
+        }
+    }
 }
 
 /// What to type to have this program do something; `words` are the verb and what follows it.
