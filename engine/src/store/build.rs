@@ -12,6 +12,7 @@ use cutwater_io::{task, time};
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::merge::Merge;
+use super::options::FamilyOptions;
 use super::retention::Retention;
 use super::shared::Site;
 use super::table::TableBuilder;
@@ -22,17 +23,30 @@ const WRITE_BYTES: usize = 64 << 10;
 /// What a millisecond of modelled CPU time encodes. Bytes.
 const BYTES_PER_CPU_MS: u64 = 256 << 10;
 
-/// Tables being written, by whom, and how.
+/// Tables being written.
 pub(crate) struct Build<'a, F> {
-    pub(crate) site: &'a Site,
-    /// Where the tables are to be.
-    pub(crate) level: usize,
+    site: &'a Site,
     /// Gives the number of the next file.
-    pub(crate) allocate: F,
+    allocate: F,
+    /// Numbers of the files that were begun, to be removed should it fail.
+    created: Vec<u64>,
+}
+
+/// Where tables are to be, and how.
+pub(crate) struct Target<'a> {
+    pub(crate) family: u32,
+    pub(crate) family_name: &'a str,
+    pub(crate) options: &'a FamilyOptions,
+    pub(crate) level: usize,
     /// Begin another table at the next key once one is this large. Bytes.
     pub(crate) split_bytes: u64,
-    /// Numbers of the files that were begun, to be removed should it fail.
-    pub(crate) created: Vec<u64>,
+}
+
+impl<'a> Target<'a> {
+    /// One table of level 0.
+    pub(crate) fn level0(family: u32, family_name: &'a str, options: &'a FamilyOptions) -> Self {
+        Target { family, family_name, options, level: 0, split_bytes: u64::MAX }
+    }
 }
 
 struct Output {
@@ -46,19 +60,14 @@ struct Output {
 }
 
 impl<'a, F: FnMut() -> u64> Build<'a, F> {
-    /// Of level 0.
-    pub(crate) fn new(site: &'a Site, allocate: F, split_bytes: u64) -> Self {
-        Build { site, level: 0, allocate, split_bytes, created: Vec::new() }
-    }
-
-    /// Of another level.
-    pub(crate) fn of_level(self, level: usize) -> Self {
-        Build { level, ..self }
+    pub(crate) fn new(site: &'a Site, allocate: F) -> Self {
+        Build { site, allocate, created: Vec::new() }
     }
 
     /// Writes what `retention` keeps of the entries. The tables are durable, their names are not.
     pub(crate) async fn run(
         &mut self,
+        target: &Target<'_>,
         mut merge: Merge,
         retention: &mut Retention,
     ) -> Result<Vec<FileMeta>, Error> {
@@ -72,13 +81,13 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
             }
             // All entries of a key stay in one table.
             let is_full =
-                |o: &Output| o.builder.len_bytes() >= self.split_bytes && *entry.user_key != last_key[..];
+                |o: &Output| o.builder.len_bytes() >= target.split_bytes && *entry.user_key != last_key[..];
             if let Some(full) = output.take_if(|o| is_full(o)) {
                 files.push(full.finish().await?);
             }
             let open = match &mut output {
                 Some(open) => open,
-                None => output.insert(self.begin().await?),
+                None => output.insert(self.begin(target).await?),
             };
             open.builder.add(entry.user_key, entry.tag, entry.value);
             last_key.clear();
@@ -94,12 +103,13 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         Ok(files)
     }
 
-    async fn begin(&mut self) -> Result<Output, Error> {
+    async fn begin(&mut self, target: &Target<'_>) -> Result<Output, Error> {
         let number = (self.allocate)();
         let path = FileKind::Table(number).path(self.site.dir.path());
         self.created.push(number);
         let file = File::create_new(&path).await.during("create", &path)?;
-        let builder = TableBuilder::new(&self.site.options, self.level, number, &self.site.identity);
+        let builder = TableBuilder::new(target.options, target.level, number, &self.site.identity)
+            .of_family(target.family, target.family_name);
         Ok(Output { number, path, file, offset_bytes: 0, crc32c: 0, builder })
     }
 
@@ -131,7 +141,7 @@ impl Output {
 
     async fn finish(mut self) -> Result<FileMeta, Error> {
         self.write_pending().await?;
-        let fresh = TableBuilder::new(&super::Options::default(), 0, 0, "");
+        let fresh = TableBuilder::new(&FamilyOptions::default(), 0, 0, "");
         let (stats, end) = std::mem::replace(&mut self.builder, fresh).finish();
         self.write(&end).await?;
         self.file.sync_data().await.during("sync", &self.path)?;

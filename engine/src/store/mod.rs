@@ -16,7 +16,7 @@
 //!   says what failed, until the store is opened again and has found out what is really there.
 //! - Bytes are checked whenever they are read. Damage is an error that names file and offset.
 //!
-//! Not here yet: column families, blob files, merge operands, range tombstones. Their marks in the formats are known, and
+//! Not here yet: blob files, merge operands, range tombstones. Their marks in the formats are known, and
 //! are refused by name.
 
 pub mod batch;
@@ -25,9 +25,12 @@ mod checkpoint;
 pub mod coding;
 mod commit;
 mod compaction;
+mod creation;
 mod db;
 mod directory;
 mod error;
+mod families;
+mod family;
 pub mod filenames;
 mod flush;
 mod iter;
@@ -38,7 +41,9 @@ mod memtable;
 mod merge;
 mod options;
 pub mod points;
+mod read;
 mod recovery;
+mod replay;
 mod retention;
 mod shared;
 mod snapshot;
@@ -52,7 +57,8 @@ pub use batch::WriteBatch;
 pub use checkpoint::{CheckpointFile, CheckpointFiles};
 pub use db::Store;
 pub use error::Error;
+pub use family::Family;
 pub use iter::{Entry, Iter, Seek};
-pub use options::{Options, WriteOptions};
+pub use options::{FamilyOptions, Options, WriteOptions};
 pub use snapshot::Snapshot;
 pub use table::{BlockCacheStats, Compression};

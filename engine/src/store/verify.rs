@@ -12,15 +12,15 @@ use super::iter::{Entry, Seek};
 use super::key::InternalKey;
 use super::table::{Caching, TableIter};
 use super::tables::TableCache;
-use super::version::{FileMeta, Version};
+use super::version::{FileMeta, VersionSet};
 
 /// Read at once when a whole file is checked. Bytes.
 const READ_BYTES: usize = 1 << 20;
 
-/// Checks the rules of the tree, and every block of every table against its checksum and what the MANIFEST says of it.
-pub(crate) async fn verify(dir: &Path, tables: &TableCache, version: &Version) -> Result<(), Error> {
-    version.check().map_err(|what| Error::corruption(dir, 0, what))?;
-    for (_, file) in version.files() {
+/// Checks the rules of all trees, and every block of every table against its checksum and what the MANIFEST says of it.
+pub(crate) async fn verify(dir: &Path, tables: &TableCache, set: &VersionSet) -> Result<(), Error> {
+    set.check().map_err(|what| Error::corruption(dir, 0, what))?;
+    for (_, file) in set.files() {
         verify_table(dir, tables, file).await?;
     }
     Ok(())

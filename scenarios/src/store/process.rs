@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use cutwater_engine::store::{Error, Options, Store};
+use cutwater_engine::store::{Error, FamilyOptions, Options, Store};
 use cutwater_sim::faults::FaultClass;
 use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::{Ops, Start, World};
@@ -200,16 +200,19 @@ impl Shared {
     pub(super) fn options(&self) -> Options {
         let knob = |name| self.world.knob(name);
         Options {
-            write_buffer_bytes: knob("write_buffer_bytes"),
-            max_immutable_memtables: knob("max_immutable_memtables") as usize,
-            block_bytes: knob("block_bytes") as usize,
-            target_file_bytes: knob("target_file_bytes"),
-            max_bytes_for_level_base: knob("level_base_bytes"),
-            level_multiplier: knob("level_multiplier"),
-            level0_compaction_trigger: knob("level0_trigger") as usize,
-            level0_stop_writes_trigger: knob("level0_trigger") as usize + 8,
+            family: FamilyOptions {
+                write_buffer_bytes: knob("write_buffer_bytes"),
+                max_immutable_memtables: knob("max_immutable_memtables") as usize,
+                block_bytes: knob("block_bytes") as usize,
+                target_file_bytes: knob("target_file_bytes"),
+                max_bytes_for_level_base: knob("level_base_bytes"),
+                level_multiplier: knob("level_multiplier"),
+                level0_compaction_trigger: knob("level0_trigger") as usize,
+                level0_stop_writes_trigger: knob("level0_trigger") as usize + 8,
+                bloom_bits_per_key: knob("bloom_bits") as u32,
+                ..FamilyOptions::default()
+            },
             max_manifest_bytes: knob("max_manifest_bytes"),
-            bloom_bits_per_key: knob("bloom_bits") as u32,
             ..Options::default()
         }
     }

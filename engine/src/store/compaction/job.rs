@@ -4,17 +4,17 @@
 use cutwater_io::{point, sometimes};
 
 use super::picker::Compaction;
-use crate::store::build::Build;
+use crate::store::build::{Build, Target};
 use crate::store::error::Error;
 use crate::store::merge::{Merge, Source};
 use crate::store::points;
 use crate::store::retention::Retention;
-use crate::store::shared::{Shared, State};
+use crate::store::shared::{Change, Shared, State};
 use crate::store::table::Caching;
 use crate::store::version::{FileMeta, VersionEdit};
 
 #[tracing::instrument(name = "compaction", level = "debug", skip_all)]
-pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), Error> {
+pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) -> Result<(), Error> {
     let (level, cursor) = (compaction.level, compaction.cursor());
     let output_level = level as u32 + 1;
     let mut deleted_files: Vec<(u32, u64)> = Vec::new();
@@ -25,10 +25,8 @@ pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), E
         vec![FileMeta::clone(&compaction.upper[0])]
     } else {
         sometimes!(points::COMPACTED, true);
-        let mut build =
-            Build::new(&shared.site, || shared.allocate_number(), shared.site.options.target_file_bytes)
-                .of_level(level + 1);
-        match write_outputs(shared, compaction, &mut build).await {
+        let mut build = Build::new(&shared.site, || shared.allocate_number());
+        match write_outputs(shared, family, compaction, &mut build).await {
             Ok(outputs) => outputs,
             Err(e) => {
                 build.abandon().await;
@@ -37,14 +35,20 @@ pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), E
         }
     };
     let new_files = outputs.into_iter().map(|f| (output_level, f)).collect();
-    let edit = VersionEdit { deleted_files, new_files, ..VersionEdit::default() };
-    shared.install("a compaction", edit, |state: &mut State| state.cursors[level] = cursor).await?;
+    let edit = VersionEdit { column_family: family, deleted_files, new_files, ..VersionEdit::default() };
+    let go_on_from = |state: &mut State| {
+        if let Some(family) = state.families.get_mut(family) {
+            family.cursors[level] = cursor;
+        }
+    };
+    shared.install("a compaction", Change::of(edit), go_on_from).await?;
     point!(points::COMPACTION_INSTALLED);
     Ok(())
 }
 
 async fn write_outputs<F: FnMut() -> u64>(
     shared: &Shared,
+    family: u32,
     compaction: Compaction,
     build: &mut Build<'_, F>,
 ) -> Result<Vec<FileMeta>, Error> {
@@ -55,12 +59,18 @@ async fn write_outputs<F: FnMut() -> u64>(
     };
     sources.push(Source::chain(&shared.tables, lower, Caching::Pass));
     // Under the lock: whoever takes a snapshot later reads at a sequence number not below any in the inputs.
-    let snapshots = {
-        let _state = shared.state();
-        shared.snapshots.sequences()
+    let (snapshots, family) = {
+        let state = shared.state();
+        let family = state.families.get(family).map(|family| (family.key.clone(), family.options.clone()));
+        (shared.snapshots.sequences(), family)
     };
+    // It was dropped.
+    let Some((key, options)) = family else { return Ok(Vec::new()) };
     let merge = Merge::new(sources, None).await?;
-    let outputs = build.run(merge, &mut Retention::new(snapshots, Some(deeper))).await?;
+    let split_bytes = options.target_file_bytes;
+    let target =
+        Target { family: key.id, family_name: &key.name, options: &options, level: level + 1, split_bytes };
+    let outputs = build.run(&target, merge, &mut Retention::new(snapshots, Some(deeper))).await?;
     point!(points::COMPACTION_OUTPUTS_SYNCED);
     if !outputs.is_empty() {
         shared.site.dir.sync().await?;
