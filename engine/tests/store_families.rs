@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use cutwater_engine::store::{Error, Family, FamilyOptions, Options, Store, WriteBatch, WriteOptions};
+use tempfile::TempDir;
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 const UNLOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: true };
@@ -31,6 +32,23 @@ async fn open_with(dir: &Path, options: Options, names: &[&str]) -> Result<Store
 
 async fn open(dir: &Path, names: &[&str]) -> Result<Store, Error> {
     open_with(dir, options(), names).await
+}
+
+/// A new store with two families.
+struct Begun {
+    parent: TempDir,
+    dir: PathBuf,
+    store: Store,
+    a: Family,
+    b: Family,
+}
+
+async fn begin(options: Options) -> Begun {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("db");
+    let store = open_with(&dir, options, &["a", "b"]).await.unwrap();
+    let (a, b) = (store.family("a").unwrap(), store.family("b").unwrap());
+    Begun { parent, dir, store, a, b }
 }
 
 /// Puts the same keys into several families with one batch each.
@@ -133,10 +151,7 @@ fn what_cannot_be_is_refused_by_name() {
 #[test]
 fn one_family_is_flushed_and_the_other_replayed() {
     block_on(async {
-        let parent = tempfile::tempdir().unwrap();
-        let dir = parent.path().join("db");
-        let store = open(&dir, &["a", "b"]).await.unwrap();
-        let (a, b) = (store.family("a").unwrap(), store.family("b").unwrap());
+        let Begun { parent, dir, store, a, b } = begin(options()).await;
         put(&store, &[&a, &b], 0..20, LOGGED).await;
         a.flush().await.unwrap();
         put(&store, &[&b], 20..30, LOGGED).await;
@@ -177,10 +192,7 @@ fn logs_of(files: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
 #[test]
 fn a_family_that_is_ahead_of_the_logs_is_refused_even_where_no_log_says_so() {
     block_on(async {
-        let parent = tempfile::tempdir().unwrap();
-        let dir = parent.path().join("db");
-        let store = open(&dir, &["a", "b"]).await.unwrap();
-        let (a, b) = (store.family("a").unwrap(), store.family("b").unwrap());
+        let Begun { parent, dir, store, a, b } = begin(options()).await;
         put(&store, &[&a, &b], 0..20, LOGGED).await;
         a.flush().await.unwrap();
         drop((a, b, store));
@@ -205,10 +217,7 @@ fn a_family_that_is_ahead_of_the_logs_is_refused_even_where_no_log_says_so() {
 #[test]
 fn a_dropped_family_never_comes_back() {
     block_on(async {
-        let parent = tempfile::tempdir().unwrap();
-        let dir = parent.path().join("db");
-        let store = open(&dir, &["a", "b"]).await.unwrap();
-        let (a, b) = (store.family("a").unwrap(), store.family("b").unwrap());
+        let Begun { parent: _parent, dir, store, a, b } = begin(options()).await;
         put(&store, &[&a, &b], 0..20, LOGGED).await;
         store.flush().await.unwrap();
         put(&store, &[&a, &b], 20..30, LOGGED).await;
@@ -232,10 +241,7 @@ fn a_dropped_family_never_comes_back() {
 #[test]
 fn a_flush_of_several_families_is_there_as_a_whole_or_not_at_all() {
     block_on(async {
-        let parent = tempfile::tempdir().unwrap();
-        let dir = parent.path().join("db");
-        let store = open(&dir, &["a", "b"]).await.unwrap();
-        let (a, b) = (store.family("a").unwrap(), store.family("b").unwrap());
+        let Begun { parent, dir, store, a, b } = begin(options()).await;
         put(&store, &[&store.default_family(), &a, &b], 0..20, LOGGED).await;
         let before = files(&dir);
         store.flush().await.unwrap();
@@ -272,11 +278,8 @@ fn a_flush_of_several_families_is_there_as_a_whole_or_not_at_all() {
 fn an_atomic_flush_keeps_batches_whole_that_were_not_logged() {
     block_on(async {
         for atomic_flush in [false, true] {
-            let parent = tempfile::tempdir().unwrap();
-            let dir = parent.path().join("db");
             let options = Options { atomic_flush, ..options() };
-            let store = open_with(&dir, options.clone(), &["a", "b"]).await.unwrap();
-            let (a, b) = (store.family("a").unwrap(), store.family("b").unwrap());
+            let Begun { parent: _parent, dir, store, a, b } = begin(options.clone()).await;
             put(&store, &[&a, &b], 0..20, UNLOGGED).await;
             a.flush().await.unwrap();
             drop((a, b, store));
