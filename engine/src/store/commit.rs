@@ -310,10 +310,9 @@ fn is_stalled(state: &State, id: u32) -> bool {
 
 /// The family that keeps the oldest log, if the logs since then are too long.
 fn keeps_too_much(state: &State, max_total_wal_bytes: u64) -> Option<u32> {
-    if state.families.open().nth(1).is_none() {
-        return None;
-    }
-    let (family, oldest) = state.families.oldest_logged()?;
+    // One family that is alone keeps no log that another has done with.
+    let has_several = state.families.open().count() > 1;
+    let (family, oldest) = state.families.oldest_logged().filter(|_| has_several)?;
     let of_memtables = || state.families.open().map(|family| family.options.memtables_bytes());
     let allowed_bytes = match max_total_wal_bytes {
         0 => of_memtables().fold(0, u64::saturating_add).saturating_mul(4),

@@ -15,6 +15,11 @@ use crate::store::version::{FileMeta, VersionEdit};
 
 #[tracing::instrument(name = "compaction", level = "debug", skip_all)]
 pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) -> Result<(), Error> {
+    // Should the family be dropped meanwhile, this keeps the inputs from being removed.
+    let pinned = shared.state().set.family(family).map(|family| family.version.clone());
+    if pinned.is_none() {
+        return Ok(());
+    }
     let (level, cursor) = (compaction.level, compaction.cursor());
     let output_level = level as u32 + 1;
     let mut deleted_files: Vec<(u32, u64)> = Vec::new();
