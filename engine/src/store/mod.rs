@@ -5,6 +5,8 @@
 //! change of it is an edit in the MANIFEST (`manifest`). `recovery` puts the parts together again after whatever happened;
 //! `checkpoint` makes a second store from hard links.
 //!
+//! A store is several such trees, its families, that share the log ([`Family`]); a batch over several is one write.
+//!
 //! What it promises:
 //! - A write acknowledged with `sync` survives the loss of power, one in the log survives the loss of the process; what is
 //!   recovered is a prefix of what was written, each batch whole or not at all.
