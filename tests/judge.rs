@@ -19,7 +19,7 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cutwater_engine::store::{Error, Options, Store};
+use cutwater_engine::store::{Error, FamilyOptions, Options, Store};
 use cutwater_io::sim::disk::Disk;
 use cutwater_io::sim::{Config, Env, Key, NodeId, Quiet, Survivors};
 use cutwater_scenarios::store::StoreScenario;
@@ -153,10 +153,13 @@ fn recover(mut disk: Disk) -> Option<(Content, Disk)> {
 
 async fn open_and_scan() -> Option<Content> {
     let options = Options {
+        family: FamilyOptions {
+            write_buffer_bytes: 4096,
+            block_bytes: 256,
+            target_file_bytes: 4096,
+            ..FamilyOptions::default()
+        },
         create_if_missing: false,
-        write_buffer_bytes: 4096,
-        block_bytes: 256,
-        target_file_bytes: 4096,
         ..Options::default()
     };
     let store = match Store::open(DB, options).await {

@@ -32,7 +32,7 @@ mod real {
     use std::time::{Duration, Instant};
 
     use clap::Parser;
-    use cutwater_engine::store::{Error, Options, Store, WriteBatch, WriteOptions};
+    use cutwater_engine::store::{Error, FamilyOptions, Options, Store, WriteBatch, WriteOptions};
     use cutwater_io::task;
 
     type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -363,7 +363,7 @@ mod real {
             loop {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let now = store.levels();
-                let is_due = now[0].0 >= self.options.level0_compaction_trigger;
+                let is_due = now[0].0 >= self.options.family.level0_compaction_trigger;
                 if !is_due && now == levels {
                     return Ok(());
                 }
@@ -418,7 +418,10 @@ mod real {
         async fn recover(&self, test: &str) -> Result<(), Failure> {
             let path = self.fresh("log")?;
             let records = LOG_BYTES / (KEY_BYTES + VALUE_BYTES + 23) as u64;
-            let large = Options { write_buffer_bytes: 4 << 30, ..self.options.clone() };
+            let large = Options {
+                family: FamilyOptions { write_buffer_bytes: 4 << 30, ..self.options.family.clone() },
+                ..self.options.clone()
+            };
             let store = Store::open(&path, large).await?;
             let mut random = Random(WRITE_SEED);
             for i in 0..records {

@@ -9,6 +9,7 @@ pub fn all() -> Vec<Point> {
         crate::cluster::points::ALL,
         crate::state::points::ALL,
         crate::store::points::ALL,
+        crate::store::points::of_families::ALL,
         crate::stream::points::ALL,
     ]
     .concat();

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cutwater_engine::store::{Error, Options, Store, WriteOptions};
+use cutwater_engine::store::{Error, FamilyOptions, Options, Store, WriteOptions};
 use cutwater_io::fs::{self, OpenOptions};
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
@@ -16,7 +16,10 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn options() -> Options {
-    Options { block_bytes: 128, write_buffer_bytes: 64 << 10, ..Options::default() }
+    Options {
+        family: FamilyOptions { block_bytes: 128, write_buffer_bytes: 64 << 10, ..FamilyOptions::default() },
+        ..Options::default()
+    }
 }
 
 async fn open(dir: &Path) -> Result<Store, Error> {
@@ -393,7 +396,7 @@ fn requests_that_cannot_be_met_are_refused() {
         let nothing = dir.path().join("nothing");
         assert!(matches!(Store::open(&nothing, missing).await, Err(Error::NotFound { .. })));
         assert!(!fs::try_exists(&nothing).await.unwrap());
-        let bad = Options { num_levels: 1, ..options() };
+        let bad = Options { family: FamilyOptions { num_levels: 1, ..options().family }, ..options() };
         assert_eq!(
             Store::open(dir.path(), bad).await.unwrap_err().to_string(),
             "option num_levels: must be 2 to 64"

@@ -1,5 +1,6 @@
-//! The store against a `BTreeMap`: random operations with flushes, compactions, snapshots, checkpoints, clean and unclean
-//! reopening, on a real directory. Iterators stay open meanwhile and are moved in both directions.
+//! The store against a `BTreeMap` for each family: random operations with flushes, compactions, snapshots, checkpoints, clean
+//! and unclean reopening, on a real directory. Families come and go; batches go over several. Iterators stay open meanwhile and
+//! are moved in both directions.
 #![cfg(not(madsim))]
 
 use std::collections::BTreeMap;
@@ -7,7 +8,8 @@ use std::ops::Bound;
 use std::path::Path;
 
 use cutwater_engine::store::{
-    Compression, Iter, Options, Snapshot, Store, Verified, WriteBatch, WriteOptions,
+    Compression, Error, Family, FamilyOptions, Iter, Options, Snapshot, Store, Verified, WriteBatch,
+    WriteOptions,
 };
 use proptest::prelude::*;
 
@@ -16,34 +18,42 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 const SYNCED: WriteOptions = WriteOptions { sync: true, disable_wal: false };
 
-fn tiny() -> impl Strategy<Value = Options> {
-    let cache_bytes = prop::sample::select(vec![0, 3000, 1 << 20]);
-    let min_blob_bytes = prop::sample::select(vec![None, Some(0), Some(60), Some(200)]);
-    let gc_percent = prop::sample::select(vec![0, 25, 100]);
-    (cache_bytes, min_blob_bytes, gc_percent).prop_map(
-        |(block_cache_bytes, min_blob_bytes, blob_gc_age_percent)| Options {
-            block_cache_bytes,
-            min_blob_bytes,
-            blob_gc_age_percent,
-            ..smallest()
-        },
-    )
+/// What the cases of the test differ in.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    block_cache_bytes: u64,
+    atomic_flush: bool,
+    max_total_wal_bytes: u64,
+    min_blob_bytes: Option<u64>,
+    blob_gc_age_percent: u8,
 }
 
-fn smallest() -> Options {
+fn tiny(case: Case) -> Options {
     Options {
+        family: tiny_family(case, 2048),
+        block_cache_bytes: case.block_cache_bytes,
+        atomic_flush: case.atomic_flush,
+        max_total_wal_bytes: case.max_total_wal_bytes,
+        max_manifest_bytes: 2000,
+        ..Options::default()
+    }
+}
+
+fn tiny_family(case: Case, write_buffer_bytes: u64) -> FamilyOptions {
+    FamilyOptions {
+        min_blob_bytes: case.min_blob_bytes,
+        blob_gc_age_percent: case.blob_gc_age_percent,
         blob_file_bytes: 700,
         compression_per_level: vec![Compression::None, Compression::Lz4, Compression::Snappy],
-        write_buffer_bytes: 2048,
+        write_buffer_bytes,
         block_bytes: 128,
         target_file_bytes: 1024,
         max_bytes_for_level_base: 3000,
         level_multiplier: 3,
         level0_compaction_trigger: 2,
         level0_stop_writes_trigger: 5,
-        max_manifest_bytes: 2000,
         num_levels: 4,
-        ..Options::default()
+        ..FamilyOptions::default()
     }
 }
 
@@ -51,15 +61,58 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-/// A store that was dropped and not closed gives the directory free once its tasks have noticed.
-async fn open(dir: &Path, options: &Options) -> Store {
+/// With all families that the directory says it has. A store that was dropped and not closed gives the directory free once its
+/// tasks have noticed.
+async fn open(dir: &Path, case: Case) -> Store {
     for _ in 0..1000 {
-        match Store::open(dir, options.clone()).await {
-            Err(cutwater_engine::store::Error::Locked { .. }) => cutwater_io::task::yield_now().await,
+        let names = match Store::list_families(dir).await {
+            Err(Error::NotFound { .. }) => vec!["default".to_owned()],
+            listed => listed.unwrap(),
+        };
+        let others: Vec<(&str, FamilyOptions)> =
+            names[1..].iter().map(|name| (&name[..], tiny_family(case, 1500))).collect();
+        match Store::open_families(dir, tiny(case), &others).await {
+            Err(Error::Locked { .. }) => cutwater_io::task::yield_now().await,
             other => return other.unwrap(),
         }
     }
     panic!("the directory stays locked");
+}
+
+/// A family, and what it should hold.
+struct Tree {
+    family: Family,
+    content: Model,
+}
+
+impl Tree {
+    /// What of it the snapshot should show.
+    fn at<'a>(&self, then: &'a Moment) -> &'a Model {
+        static EMPTY: Model = Model::new();
+        then.get(&self.family.id()).unwrap_or(&EMPTY)
+    }
+
+    async fn check(&self) {
+        assert_eq!(collect(self.family.iter(.., None)).await, self.content, "{}", self.family.name());
+    }
+}
+
+/// The content of all families, by their ids.
+type Moment = BTreeMap<u32, Model>;
+
+/// The families of the store, each with what the one of its name should hold.
+fn trees(store: &Store, mut contents: BTreeMap<String, Model>) -> Vec<Tree> {
+    let tree = |name: &String| {
+        let content = contents.remove(name).unwrap_or_default();
+        Tree { family: store.family(name).unwrap(), content }
+    };
+    let trees = store.families().iter().map(tree).collect();
+    assert!(contents.is_empty(), "{:?} are not there", contents.keys());
+    trees
+}
+
+fn by_name(trees: Vec<Tree>) -> BTreeMap<String, Model> {
+    trees.into_iter().map(|tree| (tree.family.name().to_owned(), tree.content)).collect()
 }
 
 async fn collect(mut iter: Iter) -> Model {
@@ -111,7 +164,7 @@ struct Walk {
 
 impl Walk {
     fn new(
-        store: &Store,
+        family: &Family,
         snapshot: Option<&Snapshot>,
         model: &Model,
         (from, to): (Bound<u8>, Bound<u8>),
@@ -132,7 +185,7 @@ impl Walk {
         };
         let content =
             model.iter().filter(|(k, _)| is_inside(k)).map(|(k, v)| (k.clone(), v.clone())).collect();
-        Walk { iter: store.iter(range, snapshot), content, at: Position::Start }
+        Walk { iter: family.iter(range, snapshot), content, at: Position::Start }
     }
 
     async fn go(&mut self, step: Move) {
@@ -166,17 +219,24 @@ impl Walk {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Write(Vec<(u8, Option<u8>)>, bool),
+    /// Family, key, value.
+    Write(Vec<(u8, u8, Option<u8>)>, bool),
     Flush,
+    FlushFamily(u8),
     CompactAll,
+    CompactFamily(u8),
+    CreateFamily,
+    DropFamily(u8),
     Snapshot,
     ReleaseSnapshot,
     Scan(u8, u8),
-    OpenIter(Bound<u8>, Bound<u8>),
+    OpenIter(u8, Bound<u8>, Bound<u8>),
     CloseIter,
     Walk(u8, Vec<Move>),
     Checkpoint,
-    Reopen { clean: bool },
+    Reopen {
+        clean: bool,
+    },
     Sync,
 }
 
@@ -188,15 +248,19 @@ fn op() -> impl Strategy<Value = Op> {
             any::<u8>().prop_map(Bound::Excluded),
         ]
     };
-    let change = (any::<u8>(), prop::option::weighted(0.7, any::<u8>()));
+    let change = (any::<u8>(), any::<u8>(), prop::option::weighted(0.7, any::<u8>()));
     prop_oneof![
         40 => (prop::collection::vec(change, 1..12), any::<bool>()).prop_map(|(c, s)| Op::Write(c, s)),
         4 => Just(Op::Flush),
-        2 => Just(Op::CompactAll),
+        4 => any::<u8>().prop_map(Op::FlushFamily),
+        1 => Just(Op::CompactAll),
+        1 => any::<u8>().prop_map(Op::CompactFamily),
+        3 => Just(Op::CreateFamily),
+        2 => any::<u8>().prop_map(Op::DropFamily),
         3 => Just(Op::Snapshot),
         2 => Just(Op::ReleaseSnapshot),
         6 => (any::<u8>(), any::<u8>()).prop_map(|(a, b)| Op::Scan(a, b)),
-        4 => (bound(), bound()).prop_map(|(a, b)| Op::OpenIter(a, b)),
+        4 => (any::<u8>(), bound(), bound()).prop_map(|(f, a, b)| Op::OpenIter(f, a, b)),
         1 => Just(Op::CloseIter),
         12 => (any::<u8>(), moves()).prop_map(|(i, moves)| Op::Walk(i, moves)),
         1 => Just(Op::Checkpoint),
@@ -213,28 +277,37 @@ fn value(v: u8) -> Vec<u8> {
     vec![v; 20 + usize::from(v)]
 }
 
-async fn run(ops: Vec<Op>, options: &Options) {
-    let block_cache_bytes = options.block_cache_bytes;
+/// As many families as there are at most.
+const MAX_FAMILIES: usize = 4;
+
+async fn run(ops: Vec<Op>, case: Case) {
     // In memory where there is such a directory: thousands of syncs.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let path = dir.path().join("db");
-    let mut store = open(&path, options).await;
-    let mut model = Model::new();
-    let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
+    let mut store = open(&path, case).await;
+    // The first is the default family.
+    let mut open_trees = trees(&store, BTreeMap::new());
+    // Those that were dropped and are still read.
+    let mut dropped: Vec<Tree> = Vec::new();
+    let mut highest_id = 0;
+    let mut snapshots: Vec<(Snapshot, Moment)> = Vec::new();
     let mut walks: Vec<Walk> = Vec::new();
     for (i, op) in ops.into_iter().enumerate() {
+        let count = open_trees.len();
+        let nth = |f: u8| usize::from(f) % count;
         match op {
             Op::Write(changes, is_synced) => {
                 let mut batch = WriteBatch::new();
-                for (k, v) in changes {
+                for (f, k, v) in changes {
+                    let Tree { family, content } = &mut open_trees[nth(f)];
                     match v {
                         Some(v) => {
-                            batch.put(&key(k), &value(v));
-                            model.insert(key(k), value(v));
+                            batch.put_in(family, &key(k), &value(v));
+                            content.insert(key(k), value(v));
                         }
                         None => {
-                            batch.delete(&key(k));
-                            model.remove(&key(k));
+                            batch.delete_in(family, &key(k));
+                            content.remove(&key(k));
                         }
                     }
                 }
@@ -243,25 +316,59 @@ async fn run(ops: Vec<Op>, options: &Options) {
                 assert_eq!((sequence, store.last_sequence()), (expected, expected));
             }
             Op::Flush => store.flush().await.unwrap(),
+            Op::FlushFamily(f) => open_trees[nth(f)].family.flush().await.unwrap(),
             Op::CompactAll => store.compact_all().await.unwrap(),
-            Op::Snapshot => snapshots.push((store.snapshot(), model.clone())),
+            Op::CompactFamily(f) => open_trees[nth(f)].family.compact_all().await.unwrap(),
+            Op::CreateFamily if count < MAX_FAMILIES => {
+                let family = store.create_family(&format!("family{}", i % 7), tiny_family(case, 1500)).await;
+                match family {
+                    Err(Error::FamilyExists { name }) => assert!(store.families().contains(&name)),
+                    family => {
+                        let family = family.unwrap();
+                        assert!(family.id() > highest_id, "ids are never used again");
+                        highest_id = family.id();
+                        open_trees.push(Tree { family, content: Model::new() });
+                    }
+                }
+            }
+            Op::CreateFamily => {}
+            Op::DropFamily(f) if nth(f) > 0 => {
+                let tree = open_trees.remove(nth(f));
+                store.drop_family(&tree.family).await.unwrap();
+                let refused = tree.family.put(b"k", b"v", LOGGED).await.unwrap_err();
+                assert!(matches!(refused, Error::FamilyDropped { name } if name == tree.family.name()));
+                dropped.push(tree);
+            }
+            Op::DropFamily(_) => drop(dropped.pop()),
+            Op::Snapshot => {
+                let trees = || open_trees.iter().chain(&dropped);
+                let then = trees().map(|tree| (tree.family.id(), tree.content.clone())).collect();
+                snapshots.push((store.snapshot(), then));
+            }
             Op::ReleaseSnapshot => drop(snapshots.pop()),
             Op::Scan(a, b) => {
                 let (from, to) = (key(a).min(key(b)), key(a).max(key(b)));
-                let expected: Model =
-                    model.range(from.clone()..to.clone()).map(|(k, v)| (k.clone(), v.clone())).collect();
-                assert_eq!(collect(store.iter(from..to, None)).await, expected);
-                assert_eq!(store.get(&key(a)).await.unwrap(), model.get(&key(a)).cloned());
-                for (snapshot, then) in &snapshots {
-                    assert_eq!(collect(store.iter(.., Some(snapshot))).await, *then);
-                    assert_eq!(store.get_at(snapshot, &key(b)).await.unwrap(), then.get(&key(b)).cloned());
+                for tree in open_trees.iter().chain(&dropped) {
+                    let Tree { family, content } = tree;
+                    let expected: Model = content
+                        .range(from.clone()..to.clone())
+                        .map(|(k, v)| (k.clone(), v.clone()))
+                        .collect();
+                    assert_eq!(collect(family.iter(from.clone()..to.clone(), None)).await, expected);
+                    assert_eq!(family.get(&key(a)).await.unwrap(), content.get(&key(a)).cloned());
+                    for (snapshot, then) in &snapshots {
+                        assert_eq!(collect(family.iter(.., Some(snapshot))).await, *tree.at(then));
+                        let found = family.get_at(snapshot, &key(b)).await.unwrap();
+                        assert_eq!(found, tree.at(then).get(&key(b)).cloned());
+                    }
                 }
             }
             // At the oldest snapshot, or now: its entries lie deeper than those of the present.
-            Op::OpenIter(from, to) => {
+            Op::OpenIter(f, from, to) => {
                 let at = snapshots.first().filter(|_| i % 2 == 0);
-                let (snapshot, content) = (at.map(|(s, _)| s), at.map_or(&model, |(_, then)| then));
-                walks.push(Walk::new(&store, snapshot, content, (from, to)));
+                let tree = &open_trees[nth(f)];
+                let content = at.map_or(&tree.content, |(_, then)| tree.at(then));
+                walks.push(Walk::new(&tree.family, at.map(|(s, _)| s), content, (from, to)));
             }
             Op::CloseIter => drop(walks.pop()),
             Op::Walk(i, moves) => {
@@ -279,30 +386,41 @@ async fn run(ops: Vec<Op>, options: &Options) {
                     let len = cutwater_io::fs::metadata(target.join(&file.name)).await.unwrap().len_bytes;
                     assert_eq!(len, file.len_bytes, "{}", file.name);
                 }
-                let copy = open(&target, options).await;
+                let copy = open(&target, case).await;
                 assert_eq!(copy.last_sequence(), files.sequence);
                 assert_ne!(copy.identity(), store.identity());
-                assert_eq!(collect(copy.iter(.., None)).await, model);
+                assert_eq!(copy.families(), store.families());
+                for tree in &open_trees {
+                    let family = copy.family(tree.family.name()).unwrap();
+                    assert_eq!(collect(family.iter(.., None)).await, tree.content);
+                }
                 copy.close().await.unwrap();
             }
             Op::Reopen { clean } => {
                 let (sequence, identity) = (store.last_sequence(), store.identity().to_owned());
                 snapshots.clear();
                 walks.clear();
+                dropped.clear();
+                let contents = by_name(open_trees);
                 if clean {
                     store.close().await.unwrap();
                 } else {
                     drop(store);
                 }
-                store = open(&path, options).await;
+                store = open(&path, case).await;
                 assert_eq!((store.last_sequence(), store.identity()), (sequence, &identity[..]));
-                assert_eq!(collect(store.iter(.., None)).await, model);
+                open_trees = trees(&store, contents);
+                for tree in &open_trees {
+                    tree.check().await;
+                }
             }
             Op::Sync => store.sync_wal().await.unwrap(),
         }
     }
     assert_eq!(store.verify().await.unwrap(), Verified::default());
-    assert_eq!(collect(store.iter(.., None)).await, model);
+    for tree in open_trees.iter().chain(&dropped) {
+        tree.check().await;
+    }
     for walk in &mut walks {
         walk.go(Move::Last).await;
         while walk.at != Position::Start {
@@ -310,13 +428,26 @@ async fn run(ops: Vec<Op>, options: &Options) {
         }
     }
     let cache = store.block_cache();
-    assert!(cache.used_bytes <= block_cache_bytes && cache.budget_bytes == block_cache_bytes, "{cache:?}");
-    assert!(block_cache_bytes > 0 || cache.hits == 0);
-    drop((snapshots, walks));
+    let budget_bytes = case.block_cache_bytes;
+    assert!(cache.used_bytes <= budget_bytes && cache.budget_bytes == budget_bytes, "{cache:?}");
+    assert!(budget_bytes > 0 || cache.hits == 0);
+    drop((snapshots, walks, dropped));
     store.compact_all().await.unwrap();
     assert_eq!(store.verify().await.unwrap(), Verified::default());
-    assert_eq!(collect(store.iter(.., None)).await, model);
+    for tree in &open_trees {
+        tree.check().await;
+    }
     store.close().await.unwrap();
+    assert_eq!(tables_on_disk(&path).await, live_tables(&open_trees), "what was dropped is gone");
+}
+
+fn live_tables(trees: &[Tree]) -> usize {
+    trees.iter().flat_map(|tree| tree.family.levels()).map(|(tables, _)| tables).sum()
+}
+
+async fn tables_on_disk(dir: &Path) -> usize {
+    let entries = cutwater_io::fs::read_dir(dir).await.unwrap();
+    entries.iter().filter(|entry| entry.name.ends_with(".sst")).count()
 }
 
 proptest! {
@@ -324,8 +455,14 @@ proptest! {
     #[test]
     fn the_store_is_a_map(
         ops in prop::collection::vec(op(), 1..150),
-        options in tiny(),
+        block_cache_bytes in prop::sample::select(vec![0u64, 3000, 1 << 20]),
+        atomic_flush: bool,
+        max_total_wal_bytes in prop::sample::select(vec![0u64, 6000]),
+        min_blob_bytes in prop::sample::select(vec![None, Some(0), Some(60), Some(200)]),
+        blob_gc_age_percent in prop::sample::select(vec![0u8, 25, 100]),
     ) {
-        block_on(run(ops, &options));
+        let case =
+            Case { block_cache_bytes, atomic_flush, max_total_wal_bytes, min_blob_bytes, blob_gc_age_percent };
+        block_on(run(ops, case));
     }
 }

@@ -6,19 +6,22 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use cutwater_engine::store::{Compression, Options, Store, WriteOptions};
+use cutwater_engine::store::{Compression, Family, FamilyOptions, Options, Store, WriteBatch, WriteOptions};
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 
 fn options() -> Options {
     Options {
-        write_buffer_bytes: 4096,
-        block_bytes: 256,
-        target_file_bytes: 2048,
-        max_bytes_for_level_base: 8192,
-        level_multiplier: 4,
-        level0_compaction_trigger: 2,
-        level0_stop_writes_trigger: 6,
+        family: FamilyOptions {
+            write_buffer_bytes: 4096,
+            block_bytes: 256,
+            target_file_bytes: 2048,
+            max_bytes_for_level_base: 8192,
+            level_multiplier: 4,
+            level0_compaction_trigger: 2,
+            level0_stop_writes_trigger: 6,
+            ..FamilyOptions::default()
+        },
         max_manifest_bytes: 4096,
         ..Options::default()
     }
@@ -46,8 +49,10 @@ fn db_arg(dir: &Path) -> String {
     format!("--db={}", dir.display())
 }
 
-fn scan(dir: &Path) -> Option<BTreeMap<String, String>> {
-    let output = tool("ldb", &[&db_arg(dir), "scan"])?;
+fn scan(dir: &Path, family: &str) -> Option<BTreeMap<String, String>> {
+    // An OPTIONS file that RocksDB left may name other families than there are by now.
+    let family = format!("--column_family={family}");
+    let output = tool("ldb", &[&db_arg(dir), "--try_load_options=false", &family, "scan"])?;
     let rows = output.lines().filter_map(|line| line.split_once(" ==> ").or(line.split_once(" : ")));
     Some(rows.map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned())).collect())
 }
@@ -63,11 +68,15 @@ fn judge(dir: &Path, model: &BTreeMap<String, String>) {
     let count = tables.matches("The file is ok").count();
     let expected = tables.lines().filter(|l| l.starts_with("Process ")).count();
     assert!(count > 0 && count == expected && !tables.to_lowercase().contains("corrupt"), "{tables}");
-    assert_eq!(scan(dir).unwrap(), *model);
+    assert_eq!(scan(dir, "default").unwrap(), *model);
 }
 
 async fn content(store: &Store) -> BTreeMap<String, String> {
-    let mut iter = store.iter(.., None);
+    content_of(&store.default_family()).await
+}
+
+async fn content_of(family: &Family) -> BTreeMap<String, String> {
+    let mut iter = family.iter(.., None);
     let mut found = BTreeMap::new();
     while let Some((k, v)) = iter.next().await.unwrap() {
         found.insert(String::from_utf8(k).unwrap(), String::from_utf8(v).unwrap());
@@ -155,7 +164,10 @@ fn rocksdb_reads_what_we_compress() {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("db");
             let mut model = BTreeMap::new();
-            let options = Options { compression_per_level: per_level, ..options() };
+            let options = Options {
+                family: FamilyOptions { compression_per_level: per_level, ..options().family },
+                ..options()
+            };
             let store = Store::open(&path, options.clone()).await.unwrap();
             fill(&store, &mut model, 0, 2000).await;
             store.close().await.unwrap();
@@ -211,7 +223,13 @@ fn we_read_what_rocksdb_compresses() {
 }
 
 fn with_blobs() -> Options {
-    Options { min_blob_bytes: Some(24), blob_file_bytes: 4096, blob_gc_age_percent: 50, ..options() }
+    let family = FamilyOptions {
+        min_blob_bytes: Some(24),
+        blob_file_bytes: 4096,
+        blob_gc_age_percent: 50,
+        ..options().family
+    };
+    Options { family, ..options() }
 }
 
 /// How many blob files RocksDB finds in a directory; nothing if it is not there.
@@ -315,5 +333,124 @@ fn what_rocksdb_compresses_otherwise_is_refused_by_name() {
             refused.ends_with(".sst uses an unsupported feature: a block compressed with zlib"),
             "{refused}"
         );
+    });
+}
+
+/// The families that `ldb` finds, but for the default one, each with its content; nothing if there is no `ldb`.
+fn families_by_rocksdb(dir: &Path) -> Option<BTreeMap<String, BTreeMap<String, String>>> {
+    let listed = tool("ldb", &[&db_arg(dir), "list_column_families"])?;
+    let names = listed.split_once('{').unwrap().1.split_once('}').unwrap().0.split(", ");
+    let others = names.filter(|name| *name != "default");
+    Some(others.map(|name| (name.to_owned(), scan(dir, name).unwrap())).collect())
+}
+
+#[test]
+fn rocksdb_reads_our_families_and_finds_no_dropped_one() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let mut model = BTreeMap::new();
+        let mut others: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        let store = Store::open(&path, options()).await.unwrap();
+        for name in ["one", "gone", "two"] {
+            store.create_family(name, options().family).await.unwrap();
+        }
+        let [one, gone, two] = ["one", "gone", "two"].map(|name| store.family(name).unwrap());
+        for i in 0..600 {
+            let (k, v) = (format!("key{:04}", i * 37 % 400), format!("value-{i}"));
+            let mut batch = WriteBatch::new();
+            batch.put(k.as_bytes(), v.as_bytes());
+            model.insert(k.clone(), v.clone());
+            for family in
+                [Some(&one), (i < 300).then_some(&gone), (i % 50 == 0).then_some(&two)].into_iter().flatten()
+            {
+                batch.put_in(family, k.as_bytes(), v.as_bytes());
+                others.entry(family.name().to_owned()).or_default().insert(k.clone(), v.clone());
+            }
+            store.write(batch, LOGGED).await.unwrap();
+            if i == 300 {
+                store.drop_family(&gone).await.unwrap();
+                others.remove("gone");
+            }
+        }
+        drop(gone);
+        // What is in the logs of the one that is seldom written is replayed for that one alone.
+        let checkpoint = dir.path().join("checkpoint");
+        store.checkpoint(&checkpoint).await.unwrap();
+        one.put(b"key9999", b"later", LOGGED).await.unwrap();
+        let of_one = others.clone();
+        others.get_mut("one").unwrap().insert("key9999".to_owned(), "later".to_owned());
+        drop((one, two));
+        store.close().await.unwrap();
+        for (dir, others) in [(&checkpoint, of_one), (&path, others.clone())] {
+            judge(dir, &model);
+            let Some(found) = families_by_rocksdb(dir) else { return };
+            assert_eq!(found, others);
+        }
+        // RocksDB goes on, with a MANIFEST and tables of its own, and we after it.
+        let compacted =
+            tool("ldb", &[&db_arg(&path), "--column_family=one", "--compression_type=no", "compact"])
+                .unwrap();
+        assert!(!compacted.contains("Failed"), "{compacted}");
+        let families = [("one", options().family), ("two", options().family)];
+        let store = Store::open_families(&path, options(), &families).await.unwrap();
+        store.verify().await.unwrap();
+        assert_eq!(content(&store).await, model);
+        for (name, expected) in &others {
+            assert_eq!(content_of(&store.family(name).unwrap()).await, *expected, "{name}");
+        }
+        store.close().await.unwrap();
+        judge(&path, &model);
+    });
+}
+
+#[test]
+fn we_open_the_families_that_rocksdb_made() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let db = db_arg(&path);
+        let no = "--compression_type=no";
+        let Some(made) = tool("ldb", &[&db, "--create_if_missing", no, "batchput", "k", "default"]) else {
+            return;
+        };
+        assert!(made.contains("OK"), "{made}");
+        let mut others: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for name in ["one", "gone", "two"] {
+            let made = tool("ldb", &[&db, "create_column_family", name]).unwrap();
+            assert!(made.contains("OK"), "{made}");
+            let family = format!("--column_family={name}");
+            for i in 0..3 {
+                let (k, v) = (format!("key{i}"), format!("{name}-{i}"));
+                let written = tool("ldb", &[&db, no, &family, "put", &k, &v]).unwrap();
+                assert!(written.contains("OK"), "{written}");
+                others.entry(name.to_owned()).or_default().insert(k, v);
+                // One has tables, the others have logs only.
+                if name == "one" {
+                    tool("ldb", &[&db, no, &family, "compact"]).unwrap();
+                }
+            }
+        }
+        let dropped = tool("ldb", &[&db, "drop_column_family", "gone"]).unwrap();
+        assert!(dropped.contains("OK"), "{dropped}");
+        others.remove("gone");
+        assert_eq!(Store::list_families(&path).await.unwrap(), ["default", "one", "two"]);
+        let refused = Store::open(&path, options()).await.unwrap_err().to_string();
+        assert!(refused.ends_with("has families that were not opened: one, two"), "{refused}");
+        let families = [("one", options().family), ("two", options().family)];
+        let store = Store::open_families(&path, options(), &families).await.unwrap();
+        store.verify().await.unwrap();
+        for (name, expected) in &others {
+            assert_eq!(content_of(&store.family(name).unwrap()).await, *expected, "{name}");
+        }
+        let three = store.create_family("three", options().family).await.unwrap();
+        assert!(three.id() > 3, "RocksDB had given 3 families a number");
+        three.put(b"key", b"three", LOGGED).await.unwrap();
+        others.insert("three".to_owned(), BTreeMap::from([("key".to_owned(), "three".to_owned())]));
+        three.flush().await.unwrap();
+        drop(three);
+        store.close().await.unwrap();
+        judge(&path, &BTreeMap::from([("k".to_owned(), "default".to_owned())]));
+        assert_eq!(families_by_rocksdb(&path).unwrap(), others);
     });
 }

@@ -12,7 +12,7 @@ use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
 use cutwater_engine::cluster::rpc::{JobPhase, JobSpec, JobStatus};
 use cutwater_engine::cluster::worker::{self, WorkerConfig};
-use cutwater_engine::store::Options;
+use cutwater_engine::store::{FamilyOptions, Options};
 use cutwater_engine::stream::queries::{self, bid_counts, bid_histogram};
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::net::Listener;
@@ -85,8 +85,14 @@ impl Cluster {
         );
         config.slots = 2;
         config.heartbeat_interval = 100 * MS;
-        config.store =
-            Options { write_buffer_bytes: 8 << 10, target_file_bytes: 8 << 10, ..Options::default() };
+        config.store = Options {
+            family: FamilyOptions {
+                write_buffer_bytes: 8 << 10,
+                target_file_bytes: 8 << 10,
+                ..FamilyOptions::default()
+            },
+            ..Options::default()
+        };
         task::spawn(async move { worker::run(config).await.unwrap() }).abort_on_drop()
     }
 

@@ -13,7 +13,7 @@ use cutwater_engine::checkpoint::snapshot::{CheckpointId, KeyGroupRange, KeyedSn
 use cutwater_engine::state::blob::{self, Blobs, Retry};
 use cutwater_engine::state::upload::{self, Names, Uploaded};
 use cutwater_engine::state::{Error, KeyedState, StateId, key_groups, restore};
-use cutwater_engine::store::Options;
+use cutwater_engine::store::{FamilyOptions, Options};
 use futures::StreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
@@ -83,7 +83,14 @@ async fn restore_into(
     range: KeyGroupRange,
     snapshots: &[KeyedSnapshot],
 ) -> Result<KeyedState, Error> {
-    let options = Options { write_buffer_bytes: 4096, target_file_bytes: 4096, ..Options::default() };
+    let options = Options {
+        family: FamilyOptions {
+            write_buffer_bytes: 4096,
+            target_file_bytes: 4096,
+            ..FamilyOptions::default()
+        },
+        ..Options::default()
+    };
     restore::restore(blobs, dir, options, range, MAX, snapshots).await
 }
 

@@ -24,7 +24,7 @@ use cutwater_engine::cluster::rpc::JobSpec;
 use cutwater_engine::cluster::worker::{self, WorkerConfig};
 use cutwater_engine::state::blob::{Blobs, Retry};
 use cutwater_engine::state::{self, key_groups};
-use cutwater_engine::store::{self, Options};
+use cutwater_engine::store::{self, FamilyOptions, Options};
 use cutwater_engine::stream::graph::VertexKind;
 use cutwater_engine::stream::queries::{self, bid_counts};
 use cutwater_engine::stream::sink::decode_output;
@@ -442,22 +442,23 @@ fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> Work
     let mut config = WorkerConfig::new(format!("worker-{index}"), bind, candidates, URL, "/worker");
     config.slots = u16::try_from(world.knob("slots")).expect("at most 4");
     config.heartbeat_interval = Duration::from_millis(world.knob("heartbeat_ms"));
-    config.store = Options {
-        compression: crate::compression(world.knob("compression")),
-        ..store_options(world.knob("write_buffer_bytes"))
-    };
+    config.store = store_options(world.knob("write_buffer_bytes"));
+    config.store.family.compression = crate::compression(world.knob("compression"));
     config
 }
 
 fn store_options(write_buffer_bytes: u64) -> Options {
     Options {
-        write_buffer_bytes,
-        block_bytes: 256,
-        target_file_bytes: 2048,
-        max_bytes_for_level_base: 4096,
-        level_multiplier: 4,
-        level0_compaction_trigger: 3,
-        level0_stop_writes_trigger: 12,
+        family: FamilyOptions {
+            write_buffer_bytes,
+            block_bytes: 256,
+            target_file_bytes: 2048,
+            max_bytes_for_level_base: 4096,
+            level_multiplier: 4,
+            level0_compaction_trigger: 3,
+            level0_stop_writes_trigger: 12,
+            ..FamilyOptions::default()
+        },
         max_manifest_bytes: 4096,
         ..Options::default()
     }

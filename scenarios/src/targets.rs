@@ -25,7 +25,7 @@ use cutwater_engine::store::table::format::{
 };
 use cutwater_engine::store::table::properties::Properties;
 use cutwater_engine::store::table::{Caching, Compression, Table, TableBuilder, TableIter};
-use cutwater_engine::store::{Options, Seek, version};
+use cutwater_engine::store::{FamilyOptions, Seek, version};
 use cutwater_engine::stream::record::Decoder;
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::fs::OpenOptions;
@@ -202,7 +202,7 @@ fn with_footer(bytes: &[u8]) -> Vec<u8> {
 
 /// A right table, changed where `bytes` say: two of them for the place, one for the change.
 fn changed(bytes: &[u8]) -> Vec<u8> {
-    let options = Options { block_bytes: 64, ..Options::default() };
+    let options = FamilyOptions { block_bytes: 64, ..FamilyOptions::default() };
     let mut builder = TableBuilder::new(&options, 0, 1, "store");
     for i in 0..20u64 {
         let key = Bytes::from(format!("key{i:02}"));

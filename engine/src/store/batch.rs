@@ -1,29 +1,44 @@
 //! Write batches: a set of changes that is applied as a whole, in the form the WAL holds them (7.8.3 `db/write_batch.cc`):
 //! sequence fixed64, count fixed32, then records. Each counted record takes one sequence number.
 //!
-//! Written: put and delete in the default column family, and log data (which is not counted and changes nothing). All
-//! records of RocksDB are recognised; those that this store cannot apply are refused by name at recovery.
+//! Written: put and delete, and log data (which is not counted and changes nothing). The records of the default family have
+//! tags of their own, without its number. All records of RocksDB are recognised; those that this store cannot apply are
+//! refused by name at recovery.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::coding::{Cursor, Malformed, put_length_prefixed};
+use super::coding::{Cursor, Malformed, put_length_prefixed, put_varint};
+use super::families::FamilyKey;
+use super::family::Family;
 use super::key::ValueKind;
 
 /// Bytes before the first record.
 pub const BATCH_HEADER_BYTES: usize = 12;
 
 const LOG_DATA: u8 = 3;
+const FAMILY_DELETION: u8 = 4;
+const FAMILY_VALUE: u8 = 5;
 
-/// Changes to be applied together.
+/// Changes to be applied together, to one family or to several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteBatch {
     bytes: Vec<u8>,
     count: u32,
+    changes_default: bool,
+    /// Those that are changed, but for the default one.
+    families: Vec<Arc<FamilyKey>>,
 }
 
 impl Default for WriteBatch {
     fn default() -> Self {
-        WriteBatch { bytes: vec![0; BATCH_HEADER_BYTES], count: 0 }
+        WriteBatch {
+            bytes: vec![0; BATCH_HEADER_BYTES],
+            count: 0,
+            changes_default: false,
+            families: Vec::new(),
+        }
     }
 }
 
@@ -33,25 +48,74 @@ impl WriteBatch {
         Self::default()
     }
 
-    /// Sets `key` to `value`.
+    /// Sets `key` to `value`, in the default family.
     ///
     /// # Panics
     /// If either has 4 GiB or more.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.bytes.push(ValueKind::Value as u8);
-        put_length_prefixed(&mut self.bytes, key);
-        put_length_prefixed(&mut self.bytes, value);
-        self.count += 1;
+        self.put_to(None, key, value);
     }
 
-    /// Removes `key`.
+    /// Sets `key` to `value` in a family.
+    ///
+    /// # Panics
+    /// As [`WriteBatch::put`].
+    pub fn put_in(&mut self, family: &Family, key: &[u8], value: &[u8]) {
+        self.put_to(Some(family.key()), key, value);
+    }
+
+    /// Removes `key` from the default family.
     ///
     /// # Panics
     /// If it has 4 GiB or more.
     pub fn delete(&mut self, key: &[u8]) {
-        self.bytes.push(ValueKind::Deletion as u8);
+        self.delete_from(None, key);
+    }
+
+    /// Removes `key` from a family.
+    ///
+    /// # Panics
+    /// As [`WriteBatch::delete`].
+    pub fn delete_in(&mut self, family: &Family, key: &[u8]) {
+        self.delete_from(Some(family.key()), key);
+    }
+
+    fn put_to(&mut self, family: Option<&Arc<FamilyKey>>, key: &[u8], value: &[u8]) {
+        self.begin(family, ValueKind::Value as u8, FAMILY_VALUE);
         put_length_prefixed(&mut self.bytes, key);
+        put_length_prefixed(&mut self.bytes, value);
+    }
+
+    fn delete_from(&mut self, family: Option<&Arc<FamilyKey>>, key: &[u8]) {
+        self.begin(family, ValueKind::Deletion as u8, FAMILY_DELETION);
+        put_length_prefixed(&mut self.bytes, key);
+    }
+
+    fn begin(&mut self, family: Option<&Arc<FamilyKey>>, tag: u8, family_tag: u8) {
+        match family.filter(|family| family.id != 0) {
+            None => {
+                self.bytes.push(tag);
+                self.changes_default = true;
+            }
+            Some(family) => {
+                self.bytes.push(family_tag);
+                put_varint(&mut self.bytes, u64::from(family.id));
+                if !self.families.iter().any(|known| Arc::ptr_eq(known, family)) {
+                    self.families.push(family.clone());
+                }
+            }
+        }
         self.count += 1;
+    }
+
+    /// True if it changes the default family.
+    pub(crate) fn changes_default(&self) -> bool {
+        self.changes_default
+    }
+
+    /// The families that it changes, but for the default one.
+    pub(crate) fn families(&self) -> &[Arc<FamilyKey>] {
+        &self.families
     }
 
     /// Adds bytes that only the log keeps.
@@ -153,8 +217,8 @@ fn decode_record(bytes: &Bytes, cursor: &mut Cursor<'_>) -> Result<Record, Malfo
         0x1 => (ValueKind::Value, false, true),
         0x2 => (ValueKind::Merge, false, true),
         LOG_DATA => return Ok(Record::LogData(bytes.slice(cursor.length_prefixed_range()?))),
-        0x4 => (ValueKind::Deletion, true, false),
-        0x5 => (ValueKind::Value, true, true),
+        FAMILY_DELETION => (ValueKind::Deletion, true, false),
+        FAMILY_VALUE => (ValueKind::Value, true, true),
         0x6 => (ValueKind::Merge, true, true),
         0x7 => (ValueKind::SingleDeletion, false, false),
         0x8 => (ValueKind::SingleDeletion, true, false),
@@ -199,19 +263,38 @@ mod tests {
         assert!(DecodedBatch::decode(&bytes.into()).unwrap_err().what.contains("another number of records"));
     }
 
+    #[test]
+    fn the_default_family_has_the_tags_without_a_number() {
+        let other = FamilyKey::new(300, "other", Arc::default());
+        let default = FamilyKey::new(0, "default", Arc::default());
+        let mut batch = WriteBatch::new();
+        batch.put_to(Some(&default), b"k", b"v");
+        assert_eq!((batch.families().len(), batch.changes_default()), (0, true));
+        batch.delete_from(Some(&other), b"k");
+        batch.put_to(Some(&other), b"k", b"v");
+        assert_eq!((batch.families().len(), batch.count()), (1, 3));
+        let bytes = batch.encode(7);
+        assert_eq!(bytes[BATCH_HEADER_BYTES..], *b"\x01\x01k\x01v\x04\xac\x02\x01k\x05\xac\x02\x01k\x01v");
+    }
+
     proptest! {
         #[test]
-        fn roundtrip(ops: Vec<(Vec<u8>, Option<Vec<u8>>)>, first_sequence in 0u64..1 << 50) {
+        fn roundtrip(
+            ops: Vec<(u32, Vec<u8>, Option<Vec<u8>>)>,
+            first_sequence in 0u64..1 << 50,
+        ) {
             let mut batch = WriteBatch::new();
             let mut expected = Vec::new();
-            for (key, value) in ops {
+            for (id, key, value) in ops {
+                let column_family = id % 3 * (id >> 16);
+                let family = FamilyKey::new(column_family, "name", Arc::default());
                 match &value {
-                    Some(value) => batch.put(&key, value),
-                    None => batch.delete(&key),
+                    Some(value) => batch.put_to(Some(&family), &key, value),
+                    None => batch.delete_from(Some(&family), &key),
                 }
                 let kind = if value.is_some() { ValueKind::Value } else { ValueKind::Deletion };
                 let value = value.unwrap_or_default().into();
-                expected.push(Record::Entry { kind, column_family: 0, key: key.into(), value });
+                expected.push(Record::Entry { kind, column_family, key: key.into(), value });
             }
             let decoded = DecodedBatch::decode(&batch.encode(first_sequence)).unwrap();
             prop_assert_eq!(decoded, DecodedBatch { first_sequence, count: expected.len() as u32, records: expected });

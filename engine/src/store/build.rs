@@ -1,4 +1,5 @@
-//! Writes tables from merged entries, and blob files with their large values: what flush, compaction and recovery have in common.
+//! Writes tables from merged entries, and blob files with their large values: what flush, compaction and recovery have in
+//! common.
 //!
 //! A file is written to its final name and synced; nothing refers to it before an edit does, and until then it is an
 //! orphan that the next recovery removes.
@@ -13,6 +14,7 @@ use super::blob::{Placement, Sources};
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::merge::Merge;
+use super::options::FamilyOptions;
 use super::retention::Retention;
 use super::shared::Site;
 use super::table::TableBuilder;
@@ -23,19 +25,25 @@ const WRITE_BYTES: usize = 64 << 10;
 /// What a millisecond of modelled CPU time encodes. Bytes.
 const BYTES_PER_CPU_MS: u64 = 256 << 10;
 
-/// Tables being written, by whom, and how.
+/// Tables being written.
 pub(crate) struct Build<'a, F> {
-    pub(crate) site: &'a Site,
-    /// Where the tables are to be.
-    pub(crate) level: usize,
+    site: &'a Site,
     /// Gives the number of the next file.
-    pub(crate) allocate: F,
+    allocate: F,
+    /// The files that were begun, to be removed should it fail.
+    created: Vec<FileKind>,
+}
+
+/// Where tables are to be, and how.
+pub(crate) struct Target<'a> {
+    pub(crate) family: u32,
+    pub(crate) family_name: &'a str,
+    pub(crate) options: &'a FamilyOptions,
+    pub(crate) level: usize,
     /// Begin another table at the next key once one is this large. Bytes.
     pub(crate) split_bytes: u64,
     /// What is known of values in blob files, if entries may have theirs there.
     pub(crate) sources: Option<Sources>,
-    /// The files that were begun, to be removed should it fail.
-    pub(crate) created: Vec<FileKind>,
 }
 
 /// What was written.
@@ -53,13 +61,6 @@ impl Built {
         self.tables.is_empty() && self.blobs.is_empty()
     }
 
-    /// All of several builds.
-    pub(crate) fn extend(&mut self, other: Built) {
-        self.tables.extend(other.tables);
-        self.blobs.extend(other.blobs);
-        self.garbage.extend(other.garbage);
-    }
-
     /// The edit that adds it, the tables to `level`.
     pub(crate) fn into_edit(self, level: u32) -> VersionEdit {
         VersionEdit {
@@ -68,6 +69,13 @@ impl Built {
             blob_garbage: self.garbage,
             ..VersionEdit::default()
         }
+    }
+}
+
+impl<'a> Target<'a> {
+    /// One table of level 0.
+    pub(crate) fn level0(family: u32, family_name: &'a str, options: &'a FamilyOptions) -> Self {
+        Target { family, family_name, options, level: 0, split_bytes: u64::MAX, sources: None }
     }
 }
 
@@ -84,28 +92,19 @@ struct Output {
 }
 
 impl<'a, F: FnMut() -> u64> Build<'a, F> {
-    /// Of level 0.
-    pub(crate) fn new(site: &'a Site, allocate: F, split_bytes: u64) -> Self {
-        Build { site, level: 0, allocate, split_bytes, sources: None, created: Vec::new() }
-    }
-
-    /// Of another level.
-    pub(crate) fn of_level(self, level: usize) -> Self {
-        Build { level, ..self }
-    }
-
-    /// Of entries that may have their values in blob files.
-    pub(crate) fn with_sources(self, sources: Sources) -> Self {
-        Build { sources: Some(sources), ..self }
+    pub(crate) fn new(site: &'a Site, allocate: F) -> Self {
+        Build { site, allocate, created: Vec::new() }
     }
 
     /// Writes what `retention` keeps of the entries. The files are durable, their names are not.
-    pub(crate) async fn run(&mut self, mut merge: Merge, retention: &mut Retention) -> Result<Built, Error> {
+    pub(crate) async fn run(
+        &mut self,
+        target: &Target<'_>,
+        mut merge: Merge,
+        retention: &mut Retention,
+    ) -> Result<Built, Error> {
         let mut tables = Vec::new();
-        let mut values = Placement::new(self.site);
-        if let Some(sources) = self.sources.take() {
-            values = values.with_sources(sources);
-        }
+        let mut values = Placement::new(self.site, target);
         let mut output: Option<Output> = None;
         let mut last_key = Vec::new();
         while let Some(entry) = merge.entry() {
@@ -116,13 +115,13 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
             }
             // All entries of a key stay in one table.
             let is_full =
-                |o: &Output| o.builder.len_bytes() >= self.split_bytes && *entry.user_key != last_key[..];
+                |o: &Output| o.builder.len_bytes() >= target.split_bytes && *entry.user_key != last_key[..];
             if let Some(full) = output.take_if(|o| is_full(o)) {
                 tables.push(full.finish().await?);
             }
             let open = match &mut output {
                 Some(open) => open,
-                None => output.insert(self.begin().await?),
+                None => output.insert(self.begin(target).await?),
             };
             let placed = values
                 .place(entry, || {
@@ -147,12 +146,13 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         Ok(Built { tables, blobs, garbage })
     }
 
-    async fn begin(&mut self) -> Result<Output, Error> {
+    async fn begin(&mut self, target: &Target<'_>) -> Result<Output, Error> {
         let number = (self.allocate)();
         let path = FileKind::Table(number).path(self.site.dir.path());
         self.created.push(FileKind::Table(number));
         let file = File::create_new(&path).await.during("create", &path)?;
-        let builder = TableBuilder::new(&self.site.options, self.level, number, &self.site.identity);
+        let builder = TableBuilder::new(target.options, target.level, number, &self.site.identity)
+            .of_family(target.family, target.family_name);
         Ok(Output { number, path, file, offset_bytes: 0, crc32c: 0, builder, oldest_blob: None })
     }
 
@@ -184,7 +184,7 @@ impl Output {
 
     async fn finish(mut self) -> Result<FileMeta, Error> {
         self.write_pending().await?;
-        let fresh = TableBuilder::new(&super::Options::default(), 0, 0, "");
+        let fresh = TableBuilder::new(&FamilyOptions::default(), 0, 0, "");
         let (stats, end) = std::mem::replace(&mut self.builder, fresh).finish();
         self.write(&end).await?;
         self.file.sync_data().await.during("sync", &self.path)?;

@@ -1,27 +1,27 @@
-//! Checkpoints: a directory with hard links to tables and blob files and a MANIFEST of its own, which opens as a store with exactly the
+//! Checkpoints: a directory with hard links to the tables and a MANIFEST of its own, which opens as a store with exactly the
 //! writes up to one sequence number.
 //!
-//! The memtable is flushed first, so there is no log to copy, and what was never logged is in. Tables never change, so the
+//! The memtables of all families are flushed first, as one group, so there is no log to copy, and what was never logged is
+//! in. Tables never change, so the
 //! two stores share no byte that either writes; they do share what the medium does to those bytes, so a checkpoint is no
 //! second copy until it was copied elsewhere. On return all of it is durable, the name of the directory included (RocksDB
 //! leaves the parent directory unsynced).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use cutwater_io::fs;
 use cutwater_io::{buggify, entropy, point, time};
 
 use super::blob::format::file_bytes;
+use super::creation::create_dir_durably;
 use super::directory::Directory;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::manifest::{Manifest, write_durably};
 use super::points;
-use super::recovery::create_dir_durably;
 use super::shared::Shared;
-use super::version::{Version, VersionEdit};
+use super::version::VersionSet;
 
 /// How long a checkpoint that dawdles does.
 const LATER: Duration = Duration::from_millis(100);
@@ -49,9 +49,9 @@ pub struct CheckpointFile {
     pub immutable: bool,
 }
 
-/// Makes a checkpoint of what is flushed.
+/// Makes a checkpoint of `set`, which pins its tables.
 #[tracing::instrument(name = "store checkpoint", level = "debug", skip_all)]
-pub(crate) async fn create(shared: &Shared, dir: &Path) -> Result<CheckpointFiles, Error> {
+pub(crate) async fn create(shared: &Shared, set: &VersionSet, dir: &Path) -> Result<CheckpointFiles, Error> {
     let mut durable_parents = shared.durable_parents.lock().await;
     if fs::try_exists(dir).await.during("stat", dir)? {
         return Err(Error::AlreadyExists { path: dir.to_owned() });
@@ -69,11 +69,9 @@ pub(crate) async fn create(shared: &Shared, dir: &Path) -> Result<CheckpointFile
     if fs::try_exists(&temporary).await.during("stat", &temporary)? {
         fs::remove_dir_all(&temporary).await.during("remove", &temporary)?;
     }
-    // The version pins the files until they are linked.
-    let version = shared.state().version.clone();
     // Taken for good, although in another directory: no other MANIFEST of this store has the number.
     let number = shared.allocate_number();
-    let result = fill(shared, &version, number, &temporary).await;
+    let result = fill(shared, set, number, &temporary).await;
     let result = match result {
         Ok(files) => publish(&temporary, dir, parent).await.map(|()| files),
         Err(e) => Err(e),
@@ -86,12 +84,12 @@ pub(crate) async fn create(shared: &Shared, dir: &Path) -> Result<CheckpointFile
         }
     }
     let files = result?;
-    Ok(CheckpointFiles { sequence: version.flushed_sequence, files })
+    Ok(CheckpointFiles { sequence: set.last_sequence(), files })
 }
 
 async fn fill(
     shared: &Shared,
-    version: &Arc<Version>,
+    set: &VersionSet,
     number: u64,
     target: &Path,
 ) -> Result<Vec<CheckpointFile>, Error> {
@@ -103,8 +101,8 @@ async fn fill(
     if buggify!(points::LINK_LATER) {
         time::sleep(LATER).await;
     }
-    let tables = version.files().map(|(_, f)| (FileKind::Table(f.number), f.len_bytes, f.crc32c()));
-    let blobs = version.blobs.iter().map(|file| &file.added);
+    let tables = set.files().map(|(_, f)| (FileKind::Table(f.number), f.len_bytes, f.crc32c()));
+    let blobs = set.blobs().map(|file| &file.added);
     let blobs = blobs.map(|f| (FileKind::Blob(f.number), file_bytes(f), f.crc32c()));
     for (kind, len_bytes, crc32c) in tables.chain(blobs) {
         let original = kind.path(shared.site.dir.path());
@@ -112,10 +110,10 @@ async fn fill(
         files.push(CheckpointFile { name: kind.name(), len_bytes, crc32c, immutable: true });
     }
     point!(points::CHECKPOINT_LINKED);
-    let edit = VersionEdit { next_file_number: Some(number + 1), ..version.snapshot() };
+    let edits = set.snapshot(number + 1);
     // It will be a store of its own; who opens it first gives it an IDENTITY that says so.
     let identity = entropy::uuid("store.checkpoint.identity");
-    let manifest = Manifest::create(&directory, number, &identity, edit).await?;
+    let manifest = Manifest::create(&directory, number, &identity, edits).await?;
     let kind = FileKind::Manifest(number);
     let (len_bytes, crc32c) = (manifest.len_bytes(), Some(manifest.crc32c()));
     files.push(CheckpointFile { name: kind.name(), len_bytes, crc32c, immutable: false });

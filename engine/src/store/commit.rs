@@ -1,9 +1,14 @@
-//! The commit task: the only one that gives out sequence numbers, appends to the log and fills the memtable.
+//! The commit task: the only one that gives out sequence numbers, appends to the log and fills the memtables.
 //!
 //! Callers send requests and wait for the answer; one that stops waiting changes nothing (its write is decided as if it had
 //! waited). Writes that wait together are appended with one write and made durable with one sync. A write is visible only
 //! once it is as durable as it asked to be.
+//!
+//! All families write to one log. When memtables are closed a new one begins, and if another family still needs the logs of
+//! before, those are made durable: else a crash could take from them what was written before something that then is in a
+//! table.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,11 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{DecodedBatch, Record, WriteBatch};
 use super::error::Error;
+use super::families::{Closed, FamilyKey};
 use super::key::{MAX_SEQUENCE, Tag};
 use super::memtable::Memtable;
 use super::options::WriteOptions;
-use super::points;
-use super::shared::{Immutable, Shared, State};
+use super::points::{self, of_families};
+use super::shared::{Shared, State};
+use super::version::DEFAULT_FAMILY;
 use super::wal::Wals;
 
 /// A group takes no further write once it has this many bytes.
@@ -37,8 +44,8 @@ pub(crate) enum Request {
     Write(Write),
     /// Make all that is in the logs durable.
     Sync(oneshot::Sender<Result<(), Error>>),
-    /// Close the memtable; the answer is the id of the last closed one.
-    Rotate(oneshot::Sender<Result<u64, Error>>),
+    /// Close the memtable of a family, or those of all. The answer is the last group that was closed.
+    Rotate(Option<Arc<FamilyKey>>, oneshot::Sender<Result<Arc<Closed>, Error>>),
     /// Serve nothing more.
     Stop,
 }
@@ -57,8 +64,8 @@ pub(crate) async fn run(shared: Arc<Shared>, wals: Wals, mut requests: mpsc::Rec
                 let result = commit.sync().await;
                 let _ = done.send(result);
             }
-            Request::Rotate(done) => {
-                let result = commit.rotate().await;
+            Request::Rotate(family, done) => {
+                let result = commit.rotate_for(family).await;
                 let _ = done.send(result);
             }
             Request::Stop => return commit.settle().await,
@@ -97,20 +104,55 @@ struct Commit {
 
 impl Commit {
     async fn write(&mut self, group: Vec<Write>) {
+        let touched = group.iter().flat_map(|write| write.batch.families().iter().map(|family| family.id));
+        let touched: BTreeSet<u32> = [DEFAULT_FAMILY].into_iter().chain(touched).collect();
+        if let Err(e) = self.make_room(&touched).await {
+            return answer_all(group.into_iter().map(|write| write.done), &e);
+        }
+        let (group, memtables) = self.admit(group);
         let (writes, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|w| ((w.batch, w.options), w.done)).unzip();
-        match self.commit(writes).await {
+        match self.commit(writes, &memtables).await {
             Ok(sequences) => answers.into_iter().zip(sequences).for_each(|(done, s)| {
                 let _ = done.send(Ok(s));
             }),
-            Err(e) => answers.into_iter().for_each(|done| {
-                let _ = done.send(Err(e.clone()));
-            }),
+            Err(e) => answer_all(answers, &e),
         }
     }
 
-    async fn commit(&mut self, writes: Vec<(WriteBatch, WriteOptions)>) -> Result<Vec<u64>, Error> {
-        self.make_room().await?;
+    /// The writes whose families all take them, and the memtables that these will fill. The others are answered.
+    fn admit(&self, group: Vec<Write>) -> (Vec<Write>, Memtables) {
+        let state = self.shared.state();
+        let log_number = state.current_log();
+        let mut memtables = BTreeMap::from([(DEFAULT_FAMILY, state.families.default_family().mem.clone())]);
+        let mut admitted = Vec::with_capacity(group.len());
+        for write in group {
+            let families: Result<Vec<_>, Error> =
+                write.batch.families().iter().map(|family| state.families.writable(family)).collect();
+            match families {
+                Err(e) => {
+                    let _ = write.done.send(Err(e));
+                }
+                Ok(families) => {
+                    memtables.extend(families.iter().map(|family| (family.key.id, family.mem.clone())));
+                    if !write.options.disable_wal {
+                        families.iter().for_each(|family| family.mem.note_log(log_number));
+                        if write.batch.changes_default() {
+                            memtables[&DEFAULT_FAMILY].note_log(log_number);
+                        }
+                    }
+                    admitted.push(write);
+                }
+            }
+        }
+        (admitted, memtables)
+    }
+
+    async fn commit(
+        &mut self,
+        writes: Vec<(WriteBatch, WriteOptions)>,
+        memtables: &Memtables,
+    ) -> Result<Vec<u64>, Error> {
         let first_sequence = self.shared.state().last_sequence + 1;
         let mut last_sequence = first_sequence - 1;
         let (mut encoded, mut logged, mut lasts) = (Vec::new(), Vec::new(), Vec::new());
@@ -135,17 +177,18 @@ impl Commit {
         if wants_sync {
             self.sync().await?;
         }
-        let mem = self.shared.state().mem.clone();
         for (bytes, is_unlogged) in &encoded {
-            insert(&mem, bytes, *is_unlogged);
+            insert(memtables, bytes, *is_unlogged);
         }
-        self.shared.state().last_sequence = last_sequence;
+        let mut state = self.shared.state();
+        state.last_sequence = last_sequence;
+        state.wals.insert(self.wals.number(), self.wals.len_bytes());
         Ok(lasts)
     }
 
     async fn sync(&mut self) -> Result<(), Error> {
         self.shared.check_writable()?;
-        let log_number = self.shared.state().version.log_number;
+        let log_number = self.shared.state().set.first_log();
         let synced = self.wals.sync(log_number).await;
         if synced.map_err(|e| self.shared.fail("a sync of the log", e))? {
             self.mark().await?;
@@ -174,73 +217,120 @@ impl Commit {
         }
     }
 
-    /// Waits until the memtable can take a write.
-    async fn make_room(&mut self) -> Result<(), Error> {
+    /// Waits until the memtables of these families can take a write.
+    async fn make_room(&mut self, touched: &BTreeSet<u32>) -> Result<(), Error> {
         loop {
             self.shared.check_writable()?;
-            let options = &self.shared.site.options;
-            let (len_bytes, is_empty) = {
-                let state = self.shared.state();
-                (state.mem.size_bytes(), state.mem.is_empty())
-            };
-            let rotates_early = || !is_empty && buggify!(points::ROTATE_EARLY);
-            if len_bytes < options.write_buffer_bytes && !rotates_early() {
-                return Ok(());
-            }
-            let is_stalled = |state: &State| {
-                state.immutable.len() >= options.max_immutable_memtables
-                    || state.version.levels[0].len() >= options.level0_stop_writes_trigger
-            };
-            sometimes!(points::STALLED, is_stalled(&self.shared.state()));
+            let Some(full) = self.to_rotate(touched) else { return Ok(()) };
+            sometimes!(points::STALLED, is_stalled(&self.shared.state(), full));
             let may_go_on = |state: &mut State| {
-                (!is_stalled(state) || state.background.is_some() || state.is_closing).then_some(())
+                (!is_stalled(state, full) || state.background.is_some() || state.is_closing).then_some(())
             };
             self.shared.wait_until(may_go_on).await;
-            self.rotate().await?;
+            self.rotate(Some(full)).await?;
         }
+    }
+
+    /// A family whose memtable is to be closed first.
+    fn to_rotate(&self, touched: &BTreeSet<u32>) -> Option<u32> {
+        let state = self.shared.state();
+        let rotates_early = |id: u32| {
+            state.families.get(id).is_some_and(|family| !family.mem.is_empty())
+                && buggify!(points::ROTATE_EARLY)
+        };
+        let is_full = |id: u32| state.families.get(id).is_some_and(|family| family.is_full());
+        let full = touched.iter().copied().find(|id| is_full(*id) || rotates_early(*id));
+        full.or_else(|| keeps_too_much(&state, self.shared.site.options.max_total_wal_bytes))
     }
 
     /// Begins a new log, and returns its number.
     async fn begin_log(&mut self) -> Result<u64, Error> {
-        let log_number = self.shared.state().version.log_number;
+        let log_number = self.shared.state().set.first_log();
         let number = self.shared.allocate_number();
         let rotated = self.wals.rotate(number, log_number).await;
         rotated.map_err(|e| self.shared.fail("the creation of a log", e))?;
-        self.shared.state().wals.insert(number);
+        self.shared.state().wals.insert(number, 0);
         Ok(number)
     }
 
-    /// Closes the memtable, if there is anything in it, and begins a new log.
-    async fn rotate(&mut self) -> Result<u64, Error> {
+    /// Closes what is asked for, and returns the group that was closed last: with its flush all is in tables that was in a closed
+    /// memtable.
+    async fn rotate_for(&mut self, family: Option<Arc<FamilyKey>>) -> Result<Arc<Closed>, Error> {
+        if let Some(family) = &family {
+            self.shared.state().families.writable(family)?;
+        }
+        self.rotate(family.map(|family| family.id)).await?;
+        let state = self.shared.state();
+        Ok(state.families.newest_closed().cloned().unwrap_or_else(|| Closed::nothing(state.set.clone())))
+    }
+
+    /// Closes the memtable of a family, or those of all, if there is anything in them, and begins a new log.
+    async fn rotate(&mut self, family: Option<u32>) -> Result<(), Error> {
         self.shared.check_writable()?;
-        let (is_empty, last_closed) = {
+        let family = family.filter(|_| !self.shared.site.options.atomic_flush);
+        let (ids, is_needed) = {
             let state = self.shared.state();
-            (state.mem.is_empty(), state.mem.id() - 1)
+            let ids = state.families.to_close(family);
+            let is_needed = state.families.is_logged_beside(&ids);
+            (ids, is_needed)
         };
-        if is_empty {
-            return Ok(last_closed);
+        if ids.is_empty() {
+            return Ok(());
         }
         let number = self.begin_log().await?;
+        if is_needed {
+            sometimes!(of_families::LOGS_SYNCED, true);
+            self.sync().await?;
+        }
         point!(points::WAL_ROTATED);
         let mut state = self.shared.state();
-        let fresh = Arc::new(Memtable::new(last_closed + 2));
-        let mem = std::mem::replace(&mut state.mem, fresh);
-        state.immutable.push_back(Immutable { mem, next_log_number: number });
+        let last_sequence = state.last_sequence;
+        state.families.close(&ids, number, last_sequence);
         drop(state);
         self.shared.flush_wake.notify_one();
-        Ok(last_closed + 1)
+        Ok(())
     }
 }
 
-fn insert(mem: &Memtable, bytes: &Bytes, is_unlogged: bool) {
-    let batch = DecodedBatch::decode(bytes).expect("a batch that we encoded");
-    for (sequence, record) in (batch.first_sequence..).zip(batch.records) {
-        match record {
-            Record::Entry { kind, key, value, .. } => mem.insert(key, Tag::new(sequence, kind), value),
-            other => unreachable!("a batch of ours holds {other:?}"),
-        }
+/// The memtables of the families that a group of writes changes.
+type Memtables = BTreeMap<u32, Arc<Memtable>>;
+
+fn answer_all(waiting: impl IntoIterator<Item = oneshot::Sender<Result<u64, Error>>>, error: &Error) {
+    for done in waiting {
+        let _ = done.send(Err(error.clone()));
     }
-    if is_unlogged {
-        mem.mark_unlogged();
+}
+
+/// True if a memtable of the family must not be closed now. One that was dropped needs no room.
+fn is_stalled(state: &State, id: u32) -> bool {
+    let (Some(family), Some(tables)) = (state.families.get(id), state.set.family(id)) else { return false };
+    family.immutable.len() >= family.options.max_immutable_memtables
+        || tables.version.levels[0].len() >= family.options.level0_stop_writes_trigger
+}
+
+/// The family that keeps the oldest log, if the logs since then are too long.
+fn keeps_too_much(state: &State, max_total_wal_bytes: u64) -> Option<u32> {
+    // One family that is alone keeps no log that another has done with.
+    let has_several = state.families.open().count() > 1;
+    let (family, oldest) = state.families.oldest_logged().filter(|_| has_several)?;
+    let of_memtables = || state.families.open().map(|family| family.options.memtables_bytes());
+    let allowed_bytes = match max_total_wal_bytes {
+        0 => of_memtables().fold(0, u64::saturating_add).saturating_mul(4),
+        bytes => bytes,
+    };
+    let kept_bytes: u64 = state.wals.range(oldest..).map(|(_, len_bytes)| len_bytes).sum();
+    (kept_bytes > allowed_bytes).then_some(family)
+}
+
+fn insert(memtables: &Memtables, bytes: &Bytes, is_unlogged: bool) {
+    let batch = DecodedBatch::decode(bytes).expect("a batch that we encoded");
+    let mut counted = batch.first_sequence..;
+    for record in batch.records {
+        let Record::Entry { kind, column_family, key, value } = record else { continue };
+        let mem = &memtables[&column_family];
+        mem.insert(key, Tag::new(counted.next().expect("it was checked"), kind), value);
+        if is_unlogged {
+            mem.mark_unlogged();
+        }
     }
 }

@@ -11,17 +11,17 @@ use super::batch::WriteBatch;
 use super::checkpoint::{self, CheckpointFiles};
 use super::commit::{self, Request, Write};
 use super::error::Error;
+use super::families::FamilyKey;
+use super::family::{self as families, Family};
 use super::filenames::FileKind;
-use super::iter::{Iter, Seek, value_of};
-use super::key::{Tag, ValueKind, compare};
-use super::memtable::Memtable;
-use super::merge::Source;
-use super::options::{Options, WriteOptions};
-use super::shared::{Shared, WakeOnDrop, lock};
+use super::iter::Iter;
+use super::options::{FamilyOptions, Options, WriteOptions};
+use super::read::View;
+use super::shared::{ManualCompaction, Shared, State, lock};
 use super::snapshot::Snapshot;
-use super::table::{BlockCacheStats, Caching, TableIter};
+use super::table::BlockCacheStats;
 use super::verify::Verified;
-use super::version::{FileMeta, Version};
+use super::version::{DEFAULT_FAMILY, VersionSet};
 use super::{compaction, flush, recovery, verify};
 
 /// Requests that wait for the commit task before callers wait to send theirs.
@@ -39,28 +39,50 @@ struct Handle {
     tasks: Mutex<Vec<AbortOnDrop<()>>>,
 }
 
-/// What a read looks at.
-struct View {
-    sequence: u64,
-    /// Newest first.
-    memtables: Vec<Arc<Memtable>>,
-    version: Arc<Version>,
-}
-
 impl Store {
-    /// Opens the store in `dir`, recovering what the last user left, or creates one.
+    /// Opens the store in `dir`, which has no family but the default one, recovering what the last user left, or creates one.
     ///
     /// # Errors
-    /// An option that cannot work, a directory in use, I/O, damage, or a feature of RocksDB that is not supported.
+    /// As [`Store::open_families`].
     pub async fn open(dir: impl AsRef<Path>, options: Options) -> Result<Store, Error> {
-        let (shared, wals) = recovery::open(dir.as_ref(), options).await?;
+        Store::open_families(dir, options, &[]).await
+    }
+
+    /// Opens the store in `dir` with all its families but the default one, whose options are among those of the store. See
+    /// [`Store::family`], and [`Store::list_families`] for their names.
+    ///
+    /// # Errors
+    /// An option that cannot work, a directory in use, I/O, damage, a feature of RocksDB that is not supported, a family that is not
+    /// there, or one that is and is not to be opened.
+    pub async fn open_families(
+        dir: impl AsRef<Path>,
+        options: Options,
+        families: &[(&str, FamilyOptions)],
+    ) -> Result<Store, Error> {
+        let create_missing = options.create_missing_families;
+        let (shared, wals) = recovery::open(dir.as_ref(), options, families).await?;
         let (requests, queue) = mpsc::channel(MAX_WAITING_REQUESTS);
         let tasks = vec![
             task::spawn(commit::run(shared.clone(), wals, queue)).abort_on_drop(),
             task::spawn(flush::run(shared.clone())).abort_on_drop(),
             task::spawn(compaction::run(shared.clone())).abort_on_drop(),
         ];
-        Ok(Store(Arc::new(Handle { shared, requests, tasks: Mutex::new(tasks) })))
+        let store = Store(Arc::new(Handle { shared, requests, tasks: Mutex::new(tasks) }));
+        for (name, options) in families {
+            if create_missing && store.family(name).is_none() {
+                store.create_family(name, options.clone()).await?;
+            }
+        }
+        Ok(store)
+    }
+
+    /// Names of the families of the store in `dir`, in the order in which they were created, the default one first. It need not
+    /// be closed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], I/O, damage, or a feature of RocksDB that is not supported.
+    pub async fn list_families(dir: impl AsRef<Path>) -> Result<Vec<String>, Error> {
+        recovery::list_families(dir.as_ref()).await
     }
 
     /// Applies a batch as a whole, and returns the sequence number of its last change.
@@ -78,7 +100,7 @@ impl Store {
         self.request(|done| Request::Write(Write { batch, options, done })).await
     }
 
-    /// Sets one key.
+    /// Sets one key of the default family; so for all calls here that are about keys. Those of others: [`Family`].
     ///
     /// # Errors
     /// As [`Store::write`].
@@ -103,8 +125,7 @@ impl Store {
     /// # Errors
     /// I/O or damage.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let view = self.view();
-        self.get_in(&view, view.sequence, key).await
+        View::of(self.shared(), DEFAULT_FAMILY).get(self.shared(), None, key).await
     }
 
     /// The value of a key at a snapshot.
@@ -112,7 +133,7 @@ impl Store {
     /// # Errors
     /// I/O or damage.
     pub async fn get_at(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.get_in(&self.view(), snapshot.sequence(), key).await
+        View::of(self.shared(), DEFAULT_FAMILY).get(self.shared(), Some(snapshot), key).await
     }
 
     /// Holds the present moment for reads.
@@ -123,13 +144,7 @@ impl Store {
 
     /// Goes through a range in either direction, now or at a snapshot.
     pub fn iter(&self, range: impl RangeBounds<Vec<u8>>, snapshot: Option<&Snapshot>) -> Iter {
-        let view = self.view();
-        let sequence = snapshot.map_or(view.sequence, Snapshot::sequence);
-        let mut sources: Vec<Source> = view.memtables.into_iter().map(Source::memtable).collect();
-        sources.extend(Source::of_version(&self.shared().tables, &view.version));
-        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        let wake = WakeOnDrop(self.shared().compact_wake.clone());
-        Iter::new(bounds, sequence, sources, view.version, self.shared().blobs.clone(), wake)
+        View::of(self.shared(), DEFAULT_FAMILY).iter(self.shared(), range, snapshot)
     }
 
     /// Makes every write durable that was logged so far.
@@ -140,45 +155,103 @@ impl Store {
         self.request(Request::Sync).await
     }
 
-    /// Writes what is in memory to tables, and returns when those are durable.
+    /// Writes what is in memory of all families to tables, in one atomic step, and returns when those are durable. (RocksDB's
+    /// `Flush` without families is that of the default one alone; see [`Family::flush`].)
     ///
     /// # Errors
     /// What stopped writes.
     pub async fn flush(&self) -> Result<(), Error> {
-        let id = self.request(Request::Rotate).await?;
-        let done = |state: &mut super::shared::State| match &state.background {
-            _ if state.flushed_memtable >= id => Some(Ok(())),
-            Some(e) => Some(Err(e.clone())),
-            None => state.is_closing.then_some(Err(Error::Closed)),
-        };
-        self.shared().wait_until(done).await
+        self.flush_of(None).await.map(drop)
     }
 
-    /// Flushes, and merges all levels into the deepest in use.
+    /// Flushes, and merges in each family all levels into the deepest in use.
     ///
     /// # Errors
     /// What stopped writes.
     pub async fn compact_all(&self) -> Result<(), Error> {
-        self.flush().await?;
+        self.compact_of(None).await
+    }
+
+    /// Makes a checkpoint in `dir`, which must not exist; see [`CheckpointFiles`]. It has all families, as they were at one
+    /// moment. Durable on return.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`], I/O, or what stopped writes.
+    pub async fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<CheckpointFiles, Error> {
+        let set = {
+            // No family comes or goes between the moment and its end in tables.
+            let _stays = self.shared().families_change.lock().await;
+            self.flush_of(None).await?
+        };
+        checkpoint::create(self.shared(), &set, dir.as_ref()).await
+    }
+
+    /// The default family.
+    pub fn default_family(&self) -> Family {
+        let key = self.shared().state().families.default_family().key.clone();
+        Family::new(self.clone(), key)
+    }
+
+    /// The family of this name, if there is one.
+    pub fn family(&self, name: &str) -> Option<Family> {
+        let key = {
+            let state = self.shared().state();
+            state.families.get(state.set.named(name)?)?.key.clone()
+        };
+        Some(Family::new(self.clone(), key))
+    }
+
+    /// Names of the families, the default one first, then in the order in which they were created.
+    pub fn families(&self) -> Vec<String> {
+        self.shared().state().families.open().map(|family| family.key.name.to_string()).collect()
+    }
+
+    /// Creates a family. It is durable on return, whatever becomes of writes that were not synced before.
+    ///
+    /// # Errors
+    /// [`Error::FamilyExists`], an option that cannot work, or what stopped writes.
+    pub async fn create_family(&self, name: &str, options: FamilyOptions) -> Result<Family, Error> {
+        options.validate()?;
+        let created = task::spawn(families::create(self.0.shared.clone(), name.to_owned(), options)).await;
+        let key = created.unwrap_or(Err(Error::Closed))?;
+        Ok(Family::new(self.clone(), key))
+    }
+
+    /// Drops a family, with all that is in it, durably. Who has it open still reads what it held; writes to it are refused from
+    /// now on. What it took on the disk is given free once nobody has it open.
+    ///
+    /// # Errors
+    /// [`Error::FamilyDropped`] if it was, [`Error::InvalidRequest`] for the default family, or what stopped writes.
+    pub async fn drop_family(&self, family: &Family) -> Result<(), Error> {
+        let dropped = task::spawn(families::drop_family(self.0.shared.clone(), family.key().clone())).await;
+        dropped.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Flushes a family, or all, and returns what the store consists of since.
+    pub(crate) async fn flush_of(&self, family: Option<Arc<FamilyKey>>) -> Result<Arc<VersionSet>, Error> {
+        let closed = self.request(|done| Request::Rotate(family, done)).await?;
+        let done = |state: &mut State| match (closed.installed.get(), &state.background) {
+            (Some(set), _) => Some(Ok(set.clone())),
+            (None, Some(e)) => Some(Err(e.clone())),
+            (None, None) => state.is_closing.then_some(Err(Error::Closed)),
+        };
+        self.shared().wait_until(done).await
+    }
+
+    /// Compacts a family, or all.
+    pub(crate) async fn compact_of(&self, family: Option<Arc<FamilyKey>>) -> Result<(), Error> {
+        let id = family.as_ref().map(|family| family.id);
+        self.flush_of(family).await?;
         let (done, answer) = oneshot::channel();
         {
             let mut state = self.shared().state();
             if state.is_closing {
                 return Err(Error::Closed);
             }
-            state.manual_compactions.push(done);
+            state.manual_compactions.push(ManualCompaction { family: id, done });
         }
         self.shared().compact_wake.notify_one();
         answer.await.unwrap_or(Err(Error::Closed))
-    }
-
-    /// Makes a checkpoint in `dir`, which must not exist; see [`CheckpointFiles`]. Durable on return.
-    ///
-    /// # Errors
-    /// [`Error::AlreadyExists`], I/O, or what stopped writes.
-    pub async fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<CheckpointFiles, Error> {
-        self.flush().await?;
-        checkpoint::create(self.shared(), dir.as_ref()).await
     }
 
     /// The sequence number of the last write that reads see.
@@ -191,15 +264,9 @@ impl Store {
         &self.shared().site.identity
     }
 
-    /// How many tables each level has, and their length in bytes.
+    /// How many tables each level of the default family has, and their length in bytes.
     pub fn levels(&self) -> Vec<(usize, u64)> {
-        let version = self.shared().state().version.clone();
-        version
-            .levels
-            .iter()
-            .enumerate()
-            .map(|(level, files)| (files.len(), version.level_bytes(level)))
-            .collect()
+        View::of(self.shared(), DEFAULT_FAMILY).version.level_sizes()
     }
 
     /// What the cache of blocks has done so far, and holds.
@@ -217,11 +284,11 @@ impl Store {
             FileKind::Identity,
             FileKind::Manifest(state.manifest_number),
         ];
-        let tables = state.version.files().map(|(_, f)| FileKind::Table(f.number));
-        let blobs = state.version.blobs.iter().map(|file| FileKind::Blob(file.added.number));
-        let wals = state.wals.range(state.version.log_number..).map(|n| FileKind::Wal(*n));
-        let mut names: Vec<String> =
-            own.into_iter().chain(tables).chain(blobs).chain(wals).map(FileKind::name).collect();
+        let tables = state.set.files().map(|(_, f)| FileKind::Table(f.number));
+        let blobs = state.set.blobs().map(|file| FileKind::Blob(file.added.number));
+        let wals = state.wals.range(state.set.first_log()..).map(|(number, _)| FileKind::Wal(*number));
+        let files = own.into_iter().chain(tables).chain(blobs).chain(wals);
+        let mut names: Vec<String> = files.map(FileKind::name).collect();
         names.sort();
         names
     }
@@ -238,8 +305,8 @@ impl Store {
     /// # Errors
     /// What does not hold, or I/O.
     pub async fn verify(&self) -> Result<Verified, Error> {
-        let version = self.view().version;
-        verify::verify(self.shared(), &version).await
+        let set = self.shared().state().set.clone();
+        verify::verify(self.shared(), &set).await
     }
 
     /// Makes all writes durable, those that were not logged included, ends the tasks and gives the directory free. Other
@@ -256,24 +323,22 @@ impl Store {
         for task in tasks {
             let _ = task.await;
         }
+        // A family may be about to come or go.
+        drop(self.shared().families_change.lock().await);
         self.shared().purge().await;
         lock(&self.shared().lock).take();
         result
     }
 
     async fn settle(&self) -> Result<(), Error> {
-        let has_unlogged = {
-            let state = self.shared().state();
-            let immutable = state.immutable.iter().any(|i| i.mem.has_unlogged());
-            immutable || state.mem.has_unlogged()
-        };
+        let has_unlogged = self.shared().state().families.has_unlogged();
         if has_unlogged {
             self.flush().await?;
         }
         self.sync_wal().await
     }
 
-    fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Shared {
         &self.0.shared
     }
 
@@ -284,60 +349,5 @@ impl Store {
         let (done, answer) = oneshot::channel();
         self.0.requests.send(make(done)).await.map_err(|_| Error::Closed)?;
         answer.await.unwrap_or(Err(Error::Closed))
-    }
-
-    fn view(&self) -> View {
-        let state = self.shared().state();
-        let immutable = state.immutable.iter().rev().map(|i| i.mem.clone());
-        View {
-            sequence: state.last_sequence,
-            memtables: [state.mem.clone()].into_iter().chain(immutable).collect(),
-            version: state.version.clone(),
-        }
-    }
-
-    async fn get_in(&self, view: &View, sequence: u64, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        match view.memtables.iter().find_map(|mem| mem.get(key, sequence)) {
-            Some((kind, value)) => self.resolve(&view.version, key, kind, value.to_vec()).await,
-            None => self.get_in_tables(&view.version, sequence, key).await,
-        }
-    }
-
-    async fn resolve(
-        &self,
-        version: &Version,
-        key: &[u8],
-        kind: Option<ValueKind>,
-        value: Vec<u8>,
-    ) -> Result<Option<Vec<u8>>, Error> {
-        value_of(&self.shared().blobs, version, key, kind, value).await
-    }
-
-    async fn get_in_tables(
-        &self,
-        version: &Version,
-        sequence: u64,
-        key: &[u8],
-    ) -> Result<Option<Vec<u8>>, Error> {
-        let tag = Tag::seek(sequence);
-        let (level0, deeper) = version.levels.split_first().expect("there is a level 0");
-        let is_before = |f: &Arc<FileMeta>| compare(&f.largest.user_key, f.largest.tag, key, tag).is_lt();
-        let deeper = deeper.iter().filter_map(|files| files.get(files.partition_point(is_before)));
-        let may_hold = |f: &&Arc<FileMeta>| f.smallest.user_key[..] <= *key && *key <= f.largest.user_key[..];
-        for file in level0.iter().chain(deeper).filter(may_hold) {
-            let table = self.shared().tables.open(file).await?;
-            if !table.may_contain(key) {
-                continue;
-            }
-            let mut iter = TableIter::new(table, Caching::Keep);
-            if iter.seek(Seek::NotBefore(key, tag)).await? {
-                let entry = iter.entry();
-                if entry.user_key == key {
-                    let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
-                    return self.resolve(version, key, kind, value).await;
-                }
-            }
-        }
-        Ok(None)
     }
 }

@@ -41,7 +41,7 @@ pub enum Error {
     /// An option has a value that cannot work.
     #[error("option {option}: {reason}")]
     InvalidOption {
-        /// The field of [`super::Options`].
+        /// The field of [`super::Options`] or [`super::FamilyOptions`].
         option: &'static str,
         /// What is wrong with it.
         reason: String,
@@ -66,6 +66,32 @@ pub enum Error {
     AlreadyExists {
         /// The target.
         path: PathBuf,
+    },
+    /// The directory has families that were not to be opened. A store that is written must know all of its families.
+    #[error("{} has families that were not opened: {}", dir.display(), names.join(", "))]
+    FamiliesNotOpened {
+        /// The directory.
+        dir: PathBuf,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// There is no family of this name, and none was to be created.
+    #[error("there is no family {name}")]
+    NoSuchFamily {
+        /// The name.
+        name: String,
+    },
+    /// There is a family of this name.
+    #[error("there is a family {name} already")]
+    FamilyExists {
+        /// The name.
+        name: String,
+    },
+    /// The family was dropped. Who has it open still reads what it held.
+    #[error("the family {name} was dropped")]
+    FamilyDropped {
+        /// Its name.
+        name: String,
     },
     /// An earlier failure left the store unable to take writes; reads go on. Opening the store again clears it.
     #[error("writes are stopped since {during} failed: {source}")]

@@ -1,17 +1,19 @@
-//! The flush task: closed memtables become tables of level 0, one by one and in order.
+//! The flush task: closed memtables become tables of level 0, group by group and in order.
 //!
-//! Order of durability: contents of the table, its name, the edit. Only then is the memtable dropped and its log removed.
+//! Order of durability: contents of the tables, their names, the edits. Only then are the memtables dropped and logs removed
+//! that no family needs any more. The edits of a group are one atomic change, whatever the families.
 
 use std::sync::Arc;
 
-use cutwater_io::point;
+use cutwater_io::{point, sometimes};
 
-use super::build::{Build, Built};
+use super::build::{Build, Built, Target};
 use super::error::Error;
+use super::families::{Closed, Part};
 use super::merge::{Merge, Source};
-use super::points;
+use super::points::{self, of_families};
 use super::retention::Retention;
-use super::shared::{Immutable, Shared};
+use super::shared::{Change, Shared, State};
 use super::version::VersionEdit;
 
 /// Flushes until the store closes.
@@ -22,12 +24,15 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             if state.is_closing {
                 return;
             }
-            state.immutable.front().filter(|_| state.background.is_none()).cloned()
+            state.families.oldest_closed().filter(|_| state.background.is_none()).cloned()
         };
         match job {
             None => shared.flush_wake.notified().await,
-            Some(memtable) => match flush(&shared, &memtable).await {
-                Ok(()) => shared.purge().await,
+            Some(closed) => match flush(&shared, &closed).await {
+                Ok(()) => {
+                    drop(closed);
+                    shared.purge().await;
+                }
                 Err(e) => {
                     shared.fail("a flush", e);
                 }
@@ -37,44 +42,47 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 #[tracing::instrument(name = "flush", level = "debug", skip_all)]
-async fn flush(shared: &Shared, memtable: &Immutable) -> Result<(), Error> {
-    let snapshots = {
-        let _state = shared.state();
-        shared.snapshots.sequences()
+async fn flush(shared: &Shared, closed: &Closed) -> Result<(), Error> {
+    let (snapshots, parts) = {
+        let state = shared.state();
+        let is_there = |part: &&Part| state.families.get(part.key.id).is_some();
+        (shared.snapshots.sequences(), closed.parts.iter().filter(is_there).collect::<Vec<_>>())
     };
-    let mut build = Build::new(&shared.site, || shared.allocate_number(), u64::MAX);
-    let written = write_table(shared, memtable, &mut build, snapshots).await;
-    let built = match written {
-        Ok(built) => built,
+    let mut build = Build::new(&shared.site, || shared.allocate_number());
+    let written = write_tables(shared, &parts, &mut build, snapshots).await;
+    let tables = match written {
+        Ok(tables) => tables,
         Err(e) => {
             build.abandon().await;
             return Err(e);
         }
     };
+    sometimes!(of_families::FLUSHED_TOGETHER, parts.len() > 1);
     point!(points::FLUSH_BEFORE_MANIFEST);
-    let id = memtable.mem.id();
-    let edit = VersionEdit {
-        log_number: Some(memtable.next_log_number),
-        last_sequence: Some(memtable.mem.last_sequence()),
+    let edit = |(part, built): (&&Part, Built)| VersionEdit {
+        column_family: part.key.id,
+        log_number: Some(closed.next_log_number),
         ..built.into_edit(0)
     };
-    let done = |state: &mut super::shared::State| {
-        let flushed = state.immutable.pop_front().expect("only the flush task takes memtables");
-        assert_eq!(flushed.mem.id(), id, "memtables are flushed in order");
-        state.flushed_memtable = id;
-    };
-    shared.install("a flush", edit, done).await
+    let edits = parts.iter().zip(tables).map(edit).collect();
+    let change = Change { edits, flushes: Some(closed), num_levels: 0 };
+    shared.install("a flush", change, |state: &mut State| state.families.flushed(&state.set)).await
 }
 
-async fn write_table<F: FnMut() -> u64>(
+/// Of each part the files, durable with their names.
+async fn write_tables<F: FnMut() -> u64>(
     shared: &Shared,
-    memtable: &Immutable,
+    parts: &[&Part],
     build: &mut Build<'_, F>,
     snapshots: Vec<u64>,
-) -> Result<Built, Error> {
-    let merge = Merge::new(vec![Source::memtable(memtable.mem.clone())], None).await?;
-    let built = build.run(merge, &mut Retention::new(snapshots, None)).await?;
+) -> Result<Vec<Built>, Error> {
+    let mut tables = Vec::new();
+    for part in parts {
+        let merge = Merge::new(vec![Source::memtable(part.mem.clone())], None).await?;
+        let target = Target::level0(part.key.id, &part.key.name, &part.options);
+        tables.push(build.run(&target, merge, &mut Retention::new(snapshots.clone(), None)).await?);
+    }
     point!(points::FLUSH_TABLE_SYNCED);
     shared.site.dir.sync().await?;
-    Ok(built)
+    Ok(tables)
 }

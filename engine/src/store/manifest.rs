@@ -9,6 +9,10 @@
 //! all before it. So what was written to another MANIFEST and landed here, as a whole or in part, is not taken for this one.
 //! RocksDB has a field for the uuid and passes the others over; a MANIFEST that it wrote, which has none, is read as it is.
 //!
+//! Edits that hold together, of several families, are an atomic group: each says how many follow. They are synced as one. A
+//! group that is cut off at the end of a MANIFEST was never durable, and is none; one that does not count down is damage. With
+//! several families the first edits of a MANIFEST are several, too, and the last of them then has a seal.
+//!
 //! CURRENT is switched to a new MANIFEST only after both the contents and the *name* of that are durable. RocksDB 7.8.3
 //! leaves the name out, and on a disk that promises no more than POSIX a crash then leaves a CURRENT that names nothing.
 
@@ -22,7 +26,7 @@ use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::log::{LogEnd, LogReader, LogWriter};
 use super::points;
-use super::version::{self, Version, VersionEdit};
+use super::version::{self, DEFAULT_FAMILY_NAME, VersionEdit, VersionSet};
 
 /// The name of the order of keys, as RocksDB records it.
 const COMPARATOR: &str = "leveldb.BytewiseComparator";
@@ -40,33 +44,43 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// A new MANIFEST of the store `identity` that begins with `edit`, durable with its name. CURRENT does not name it yet.
+    /// A new MANIFEST of the store `identity` that begins with these edits, durable with its name. CURRENT does not name it yet.
     pub(crate) async fn create(
         dir: &Directory,
         number: u64,
         identity: &str,
-        edit: VersionEdit,
+        edits: Vec<VersionEdit>,
     ) -> Result<Manifest, Error> {
         let path = FileKind::Manifest(number).path(dir.path());
         let file = File::create_new(&path).await.during("create", &path)?;
         let framing = LogWriter::new();
         let mut manifest = Manifest { number, path, file, framing, len_bytes: 0, crc32c: 0 };
+        let mut edits = edits.into_iter();
         let first = VersionEdit {
             db_id: Some(identity.to_owned()),
             manifest_number: Some(number),
             comparator: Some(COMPARATOR.to_owned()),
-            ..edit
+            ..edits.next().expect("the default family is there")
         };
         manifest.write(&first).await?;
+        let needs_seal = edits.len() > 0;
+        for edit in edits {
+            manifest.write_next(edit).await?;
+        }
+        if needs_seal {
+            manifest.write_next(VersionEdit::default()).await?;
+        }
         point!(points::MANIFEST_APPENDED);
         manifest.sync().await?;
         dir.sync().await?;
         Ok(manifest)
     }
 
-    /// Appends an edit, durably. After an error nothing more may be appended.
-    pub(crate) async fn append(&mut self, edit: VersionEdit) -> Result<(), Error> {
-        self.write_next(edit).await?;
+    /// Appends edits, durably, one or a group. After an error nothing more may be appended.
+    pub(crate) async fn append(&mut self, edits: Vec<VersionEdit>) -> Result<(), Error> {
+        for edit in edits {
+            self.write_next(edit).await?;
+        }
         point!(points::MANIFEST_APPENDED);
         self.sync().await?;
         self.write_next(VersionEdit::default()).await?;
@@ -75,7 +89,8 @@ impl Manifest {
     }
 
     async fn write_next(&mut self, edit: VersionEdit) -> Result<(), Error> {
-        self.write(&VersionEdit { follows_crc32c: Some(self.crc32c), ..edit }).await
+        let comparator = edit.column_family_add.is_some().then(|| COMPARATOR.to_owned());
+        self.write(&VersionEdit { follows_crc32c: Some(self.crc32c), comparator, ..edit }).await
     }
 
     async fn write(&mut self, edit: &VersionEdit) -> Result<(), Error> {
@@ -129,7 +144,7 @@ pub(crate) async fn write_durably(path: &Path, content: &[u8]) -> Result<(), Err
 /// What CURRENT and its MANIFEST say.
 #[derive(Debug)]
 pub(crate) struct Recovered {
-    pub(crate) version: Version,
+    pub(crate) set: VersionSet,
     pub(crate) next_file_number: u64,
     /// None for a store that is new.
     pub(crate) source: Option<Source>,
@@ -147,8 +162,8 @@ pub(crate) struct Source {
     pub(crate) torn_at: Option<u64>,
 }
 
-/// Reads CURRENT and its MANIFEST.
-pub(crate) async fn recover(dir: &Path, num_levels: usize) -> Result<Recovered, Error> {
+/// Reads CURRENT and its MANIFEST. `levels_of` says how many levels the family with a name may have.
+pub(crate) async fn recover(dir: &Path, levels_of: impl Fn(&str) -> usize) -> Result<Recovered, Error> {
     let current = FileKind::Current.path(dir);
     let content = fs::read(&current).await.during("read", &current)?;
     let name = std::str::from_utf8(&content).ok().and_then(|text| text.strip_suffix('\n'));
@@ -162,12 +177,17 @@ pub(crate) async fn recover(dir: &Path, num_levels: usize) -> Result<Recovered, 
         }
         other => other.during("read", &path)?,
     };
-    replay(&path, number, &bytes, num_levels)
+    replay(&path, number, &bytes, levels_of)
 }
 
-fn replay(path: &Path, number: u64, bytes: &[u8], num_levels: usize) -> Result<Recovered, Error> {
+fn replay(
+    path: &Path,
+    number: u64,
+    bytes: &[u8],
+    levels_of: impl Fn(&str) -> usize,
+) -> Result<Recovered, Error> {
     let mut reader = LogReader::new(bytes, 0);
-    let mut version = Version::empty(num_levels);
+    let mut set = VersionSet::new(levels_of(DEFAULT_FAMILY_NAME));
     let (mut next_file_number, mut has_log_number, mut has_last_sequence) = (None, false, false);
     let mut group: Vec<(u64, VersionEdit)> = Vec::new();
     let mut binding = Binding::new(number);
@@ -199,22 +219,25 @@ fn replay(path: &Path, number: u64, bytes: &[u8], num_levels: usize) -> Result<R
             return Err(Error::corruption(path, at, what));
         }
         check_supported(path, &edit)?;
-        for (at, edit) in complete_group(path, at, &mut group, edit)? {
-            version = version.apply(&edit).map_err(|what| Error::corruption(path, at, what))?;
+        let edits = complete_group(path, at, &mut group, edit)?;
+        set = set.apply(&edits, &levels_of).map_err(|what| Error::corruption(path, at, what))?;
+        for edit in edits {
             next_file_number = edit.next_file_number.or(next_file_number);
             has_log_number |= edit.log_number.is_some();
             has_last_sequence |= edit.last_sequence.is_some();
         }
     };
+    sometimes!(points::MANIFEST_TORN, !group.is_empty());
+    let torn_at = group.first().map(|(at, _)| *at).or(torn_at);
     let missing = |what: &str| Error::corruption(path, bytes.len() as u64, format!("no {what} in it"));
     let next_file_number = next_file_number.ok_or_else(|| missing("next_file_number"))?;
     if !has_log_number || !has_last_sequence {
         return Err(missing(if has_log_number { "last_sequence" } else { "log_number" }));
     }
-    version.check().map_err(|what| Error::corruption(path, bytes.len() as u64, what))?;
+    set.check().map_err(|what| Error::corruption(path, bytes.len() as u64, what))?;
     let Binding { identity, is_bound, .. } = binding;
     let source = Source { path: path.to_owned(), identity, is_bound, torn_at };
-    Ok(Recovered { version, next_file_number, source: Some(source) })
+    Ok(Recovered { set, next_file_number, source: Some(source) })
 }
 
 /// Whether edits are of this very MANIFEST.
@@ -263,25 +286,21 @@ fn complete_group(
     at: u64,
     group: &mut Vec<(u64, VersionEdit)>,
     edit: VersionEdit,
-) -> Result<Vec<(u64, VersionEdit)>, Error> {
+) -> Result<Vec<VersionEdit>, Error> {
     let expected = group.last().map(|(_, last)| last.atomic_group_remaining.unwrap_or(0).wrapping_sub(1));
     let remaining = edit.atomic_group_remaining;
     if expected.is_some() && remaining != expected {
         return Err(Error::corruption(path, at, "an atomic group is not whole"));
     }
     group.push((at, edit));
-    Ok(if remaining.unwrap_or(0) == 0 { std::mem::take(group) } else { Vec::new() })
+    let is_whole = remaining.unwrap_or(0) == 0;
+    Ok(if is_whole { group.drain(..).map(|(_, edit)| edit).collect() } else { Vec::new() })
 }
 
 fn check_supported(path: &Path, edit: &VersionEdit) -> Result<(), Error> {
-    let unsupported = [
-        (edit.comparator.as_ref().is_some_and(|name| name != COMPARATOR), "another comparator"),
-        (edit.column_family != 0, "column families"),
-        (edit.column_family_add.is_some() || edit.column_family_drop, "column families"),
-    ];
-    match unsupported.into_iter().find(|(is_used, _)| *is_used) {
-        Some((_, what)) => Err(Error::unsupported(path, what)),
-        None => Ok(()),
+    match &edit.comparator {
+        Some(name) if name != COMPARATOR => Err(Error::unsupported(path, "another comparator")),
+        _ => Ok(()),
     }
 }
 
@@ -298,7 +317,7 @@ mod tests {
     }
 
     fn first() -> VersionEdit {
-        VersionEdit { next_file_number: Some(9), ..Version::empty(7).snapshot() }
+        VersionSet::new(7).snapshot(9).remove(0)
     }
 
     #[test]
@@ -306,12 +325,12 @@ mod tests {
         let step = |n| VersionEdit { next_file_number: Some(n), ..VersionEdit::default() };
         let bytes = log(&[first(), step(10), step(11)]);
         let path = Path::new("MANIFEST-000001");
-        assert_eq!(replay(path, 1, &bytes, 7).unwrap().next_file_number, 11);
-        assert_eq!(replay(path, 1, &bytes[..bytes.len() - 1], 7).unwrap().next_file_number, 10);
+        assert_eq!(replay(path, 1, &bytes, |_| 7).unwrap().next_file_number, 11);
+        assert_eq!(replay(path, 1, &bytes[..bytes.len() - 1], |_| 7).unwrap().next_file_number, 10);
         let mut bad = bytes.clone();
         let in_the_second = bytes.len() - 10;
         bad[in_the_second] ^= 1;
-        let error = replay(path, 1, &bad, 7).unwrap_err();
+        let error = replay(path, 1, &bad, |_| 7).unwrap_err();
         assert!(error.is_corruption() && error.to_string().ends_with("and records follow"), "{error}");
     }
 
@@ -333,27 +352,27 @@ mod tests {
     fn what_was_written_to_another_manifest_is_refused() {
         let path = Path::new("MANIFEST-000001");
         let (own, other) = (bound(1, &[10, 11, 12]), bound(2, &[20, 21, 22]));
-        let recovered = replay(path, 1, &own, 7).unwrap();
+        let recovered = replay(path, 1, &own, |_| 7).unwrap();
         assert_eq!(recovered.next_file_number, 12);
         let source = recovered.source.unwrap();
         assert!(source.is_bound && source.identity.as_deref() == Some("uuid"));
-        let error = replay(path, 1, &other, 7).unwrap_err();
+        let error = replay(path, 1, &other, |_| 7).unwrap_err();
         assert!(error.is_corruption() && error.to_string().ends_with("it is MANIFEST-000002"), "{error}");
         let end_of = |number, numbers: &[u64], nth| bound(number, &numbers[..nth]).len();
         for nth in 0..3 {
             let alien = &other[end_of(2, &[20, 21, 22], nth)..end_of(2, &[20, 21, 22], nth + 1)];
             let (before, after) = (end_of(1, &[10, 11, 12], nth), end_of(1, &[10, 11, 12], nth + 1));
             let spliced = [&own[..before], alien, &own[after..]].concat();
-            let error = replay(path, 1, &spliced, 7).unwrap_err();
+            let error = replay(path, 1, &spliced, |_| 7).unwrap_err();
             assert!(error.is_corruption() && error.to_string().contains("of another MANIFEST"), "{error}");
             // Nor may it go on one that RocksDB wrote, which is bound to nothing.
             let appended = [&log(&[first()])[..], alien].concat();
-            assert!(replay(path, 1, &appended, 7).unwrap_err().is_corruption());
+            assert!(replay(path, 1, &appended, |_| 7).unwrap_err().is_corruption());
         }
         // An edit of this one, at another place in it.
         let (second, third) = (end_of(1, &[10, 11, 12], 1), end_of(1, &[10, 11, 12], 2));
         let skipped = [&own[..second], &own[third..]].concat();
-        assert!(replay(path, 1, &skipped, 7).unwrap_err().to_string().contains("another place in it"));
+        assert!(replay(path, 1, &skipped, |_| 7).unwrap_err().to_string().contains("another place in it"));
     }
 
     #[test]
@@ -364,17 +383,21 @@ mod tests {
             ..VersionEdit::default()
         };
         let path = Path::new("MANIFEST-000001");
-        let open = replay(path, 1, &log(&[first(), part(1, 20)]), 7).unwrap();
-        assert_eq!(open.next_file_number, 9);
-        let closed = replay(path, 1, &log(&[first(), part(1, 20), part(0, 21)]), 7).unwrap();
+        let whole_bytes = log(&[first()]).len() as u64;
+        let open = replay(path, 1, &log(&[first(), part(1, 20)]), |_| 7).unwrap();
+        assert_eq!((open.next_file_number, open.source.unwrap().torn_at), (9, Some(whole_bytes)));
+        let closed = replay(path, 1, &log(&[first(), part(1, 20), part(0, 21)]), |_| 7).unwrap();
         assert_eq!(closed.next_file_number, 21);
-        assert!(replay(path, 1, &log(&[first(), part(2, 20), part(0, 21)]), 7).unwrap_err().is_corruption());
+        assert!(
+            replay(path, 1, &log(&[first(), part(2, 20), part(0, 21)]), |_| 7).unwrap_err().is_corruption()
+        );
     }
 
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
-        let family = VersionEdit { column_family: 1, ..VersionEdit::default() };
-        let error = replay(Path::new("MANIFEST-000001"), 1, &log(&[first(), family]), 7).unwrap_err();
-        assert_eq!(error.to_string(), "MANIFEST-000001 uses an unsupported feature: column families");
+        let backwards = Some("rocksdb.ReverseBytewiseComparator".to_owned());
+        let edit = VersionEdit { comparator: backwards, ..VersionEdit::default() };
+        let error = replay(Path::new("MANIFEST-000001"), 1, &log(&[first(), edit]), |_| 7).unwrap_err();
+        assert_eq!(error.to_string(), "MANIFEST-000001 uses an unsupported feature: another comparator");
     }
 }

@@ -17,13 +17,13 @@ use super::key::{InternalKey, Tag, ValueKind};
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
 
 /// A memtable.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Memtable {
-    id: u64,
     entries: RwLock<BTreeMap<Prefixed, Bytes>>,
     size_bytes: AtomicU64,
-    last_sequence: AtomicU64,
     has_unlogged: AtomicBool,
+    /// 0 if nothing of it is in a log.
+    first_log: AtomicU64,
 }
 
 /// An internal key behind the first bytes of its user key: most comparisons need not follow the pointer to the others.
@@ -55,29 +55,12 @@ impl Ord for Prefixed {
 }
 
 impl Memtable {
-    /// Empty. Ids grow with time; flushes go in their order.
-    pub fn new(id: u64) -> Self {
-        Memtable {
-            id,
-            entries: RwLock::default(),
-            size_bytes: AtomicU64::new(0),
-            last_sequence: AtomicU64::new(0),
-            has_unlogged: AtomicBool::new(false),
-        }
-    }
-
-    /// The id.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
     /// Adds an entry.
     pub fn insert(&self, user_key: Bytes, tag: Tag, value: Bytes) {
         let cost = (user_key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.insert(Prefixed::new(InternalKey { user_key, tag }), value);
         self.size_bytes.fetch_add(cost, Ordering::Relaxed);
-        self.last_sequence.fetch_max(tag.sequence(), Ordering::Relaxed);
     }
 
     /// Notes that some of it is in no log.
@@ -90,6 +73,16 @@ impl Memtable {
         self.has_unlogged.load(Ordering::Relaxed)
     }
 
+    /// Notes, before it is appended, that an entry goes to this log.
+    pub fn note_log(&self, number: u64) {
+        let _ = self.first_log.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The first log that holds something of it.
+    pub fn first_log(&self) -> Option<u64> {
+        Some(self.first_log.load(Ordering::Relaxed)).filter(|number| *number > 0)
+    }
+
     /// True without entries.
     pub fn is_empty(&self) -> bool {
         self.size_bytes() == 0
@@ -98,11 +91,6 @@ impl Memtable {
     /// Roughly what it takes in memory. Bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes.load(Ordering::Relaxed)
-    }
-
-    /// The highest sequence number in it; 0 if it is empty.
-    pub fn last_sequence(&self) -> u64 {
-        self.last_sequence.load(Ordering::Relaxed)
     }
 
     /// The newest entry of `user_key` that `sequence` can see.
@@ -148,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_reader_sees_what_its_sequence_can_see() {
-        let mem = Memtable::new(1);
+        let mem = Memtable::default();
         let put = |s, v: &'static str| {
             mem.insert(Bytes::from_static(b"k"), Tag::new(s, ValueKind::Value), v.into())
         };
@@ -160,6 +148,5 @@ mod tests {
         assert_eq!(mem.get(b"k", 6).unwrap().1, "five");
         assert_eq!(mem.get(b"k", 9).unwrap().0, Some(ValueKind::Deletion));
         assert_eq!(mem.get(b"j", 9), None);
-        assert_eq!(mem.last_sequence(), 7);
     }
 }

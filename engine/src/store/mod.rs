@@ -1,9 +1,11 @@
 //! An embedded LSM store in RocksDB's on-disk format.
 //!
 //! A write goes to the log ([`log`], `wal`) and to a memtable; full memtables become tables ([`table`]) of level 0 (`flush`);
-//! tables of a level are merged into the next (`compaction`). Large values may lie beside the tables ([`blob`]). Which tables make up the store is a [`version`], and each
-//! change of it is an edit in the MANIFEST (`manifest`). `recovery` puts the parts together again after whatever happened;
-//! `checkpoint` makes a second store from hard links.
+//! tables of a level are merged into the next (`compaction`). Large values may lie beside the tables ([`blob`]). Which tables
+//! make up the store is a [`version`], and each change of it is an edit in the MANIFEST (`manifest`). `recovery` puts the parts
+//! together again after whatever happened; `checkpoint` makes a second store from hard links.
+//!
+//! A store is several such trees, its families, that share the log ([`Family`]); a batch over several is one write.
 //!
 //! What it promises:
 //! - A write acknowledged with `sync` survives the loss of power, one in the log survives the loss of the process; what is
@@ -16,8 +18,8 @@
 //!   says what failed, until the store is opened again and has found out what is really there.
 //! - Bytes are checked whenever they are read. Damage is an error that names file and offset.
 //!
-//! Not here yet: column families, compressed blobs, merge operands, range tombstones. Their marks in the formats are known, and
-//! are refused by name.
+//! Not here yet: compressed blobs, merge operands, range tombstones. Their marks in the formats are known, and are refused by
+//! name.
 
 pub mod batch;
 pub mod blob;
@@ -26,9 +28,12 @@ mod checkpoint;
 pub mod coding;
 mod commit;
 mod compaction;
+mod creation;
 mod db;
 mod directory;
 mod error;
+mod families;
+mod family;
 pub mod filenames;
 mod flush;
 mod iter;
@@ -39,7 +44,9 @@ mod memtable;
 mod merge;
 mod options;
 pub mod points;
+mod read;
 mod recovery;
+mod replay;
 mod retention;
 mod shared;
 mod snapshot;
@@ -53,8 +60,9 @@ pub use batch::WriteBatch;
 pub use checkpoint::{CheckpointFile, CheckpointFiles};
 pub use db::Store;
 pub use error::Error;
+pub use family::Family;
 pub use iter::{Entry, Iter, Seek};
-pub use options::{Options, WriteOptions};
+pub use options::{FamilyOptions, Options, WriteOptions};
 pub use snapshot::Snapshot;
 pub use table::{BlockCacheStats, Compression};
 pub use verify::Verified;

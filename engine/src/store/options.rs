@@ -6,6 +6,29 @@ use super::table::Compression;
 /// Options of a store. Checked when it is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// Options of the default family.
+    pub family: FamilyOptions,
+    /// Whatever asks for a flush, flush all families, in one atomic step: a batch over several families then stays whole even
+    /// if it was not logged.
+    pub atomic_flush: bool,
+    /// With several families: once the logs that a memtable still needs are this long, its family is flushed, so that a
+    /// family that is seldom written does not keep all logs; 0 for four times what the memtables of all may take. Bytes.
+    pub max_total_wal_bytes: u64,
+    /// A MANIFEST this large is replaced by a new one. Bytes.
+    pub max_manifest_bytes: u64,
+    /// What blocks of tables may take in memory once they were read; 0 for none. Bytes.
+    pub block_cache_bytes: u64,
+    /// Create the store if there is none.
+    pub create_if_missing: bool,
+    /// Create the families that are to be opened and are not there.
+    pub create_missing_families: bool,
+    /// Read the footer and the index of every table when the store is opened (their presence and length is always checked).
+    pub paranoid_checks: bool,
+}
+
+/// Options of one family. Checked when it is opened or created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FamilyOptions {
     /// A memtable this large is closed and flushed. Bytes.
     pub write_buffer_bytes: u64,
     /// Writes stall while this many closed memtables wait for their flush.
@@ -33,16 +56,8 @@ pub struct Options {
     pub level0_compaction_trigger: usize,
     /// Writes stall while level 0 has this many tables.
     pub level0_stop_writes_trigger: usize,
-    /// A MANIFEST this large is replaced by a new one. Bytes.
-    pub max_manifest_bytes: u64,
     /// Bits of the bloom filter per key; 0 for no filter.
     pub bloom_bits_per_key: u32,
-    /// What blocks of tables may take in memory once they were read; 0 for none. Bytes.
-    pub block_cache_bytes: u64,
-    /// Create the store if there is none.
-    pub create_if_missing: bool,
-    /// Read the footer and the index of every table when the store is opened (their presence and length is always checked).
-    pub paranoid_checks: bool,
     /// Levels of the tree, level 0 included.
     pub num_levels: usize,
 }
@@ -50,6 +65,21 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
+            family: FamilyOptions::default(),
+            atomic_flush: false,
+            max_total_wal_bytes: 0,
+            max_manifest_bytes: 1 << 30,
+            block_cache_bytes: 32 << 20,
+            create_if_missing: true,
+            create_missing_families: false,
+            paranoid_checks: true,
+        }
+    }
+}
+
+impl Default for FamilyOptions {
+    fn default() -> Self {
+        FamilyOptions {
             write_buffer_bytes: 64 << 20,
             max_immutable_memtables: 2,
             block_bytes: 4096,
@@ -63,17 +93,27 @@ impl Default for Options {
             level_multiplier: 10,
             level0_compaction_trigger: 4,
             level0_stop_writes_trigger: 36,
-            max_manifest_bytes: 1 << 30,
             bloom_bits_per_key: 10,
-            block_cache_bytes: 32 << 20,
-            create_if_missing: true,
-            paranoid_checks: true,
             num_levels: 7,
         }
     }
 }
 
+/// More levels than this no family has.
+pub(crate) const MAX_LEVELS: usize = 64;
+
 impl Options {
+    /// Refuses what cannot work, by the name of the option.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`].
+    pub fn validate(&self) -> Result<(), Error> {
+        self.family.validate()?;
+        first_broken([("max_manifest_bytes", self.max_manifest_bytes >= 64, "must be at least 64")])
+    }
+}
+
+impl FamilyOptions {
     const NO_ZSTD: &str = "ZSTD is read and not written";
 
     /// Refuses what cannot work, by the name of the option.
@@ -81,7 +121,7 @@ impl Options {
     /// # Errors
     /// [`Error::InvalidOption`].
     pub fn validate(&self) -> Result<(), Error> {
-        let checks = [
+        first_broken([
             ("write_buffer_bytes", self.write_buffer_bytes >= 64, "must be at least 64"),
             ("max_immutable_memtables", self.max_immutable_memtables >= 1, "must be at least 1"),
             ("block_bytes", (16..=1 << 28).contains(&self.block_bytes), "must be 16 to 2^28"),
@@ -102,14 +142,9 @@ impl Options {
                 self.level0_stop_writes_trigger > self.level0_compaction_trigger,
                 "must be above level0_compaction_trigger, or writes would wait for a compaction that never starts",
             ),
-            ("max_manifest_bytes", self.max_manifest_bytes >= 64, "must be at least 64"),
             ("bloom_bits_per_key", self.bloom_bits_per_key <= 64, "must be at most 64"),
-            ("num_levels", (2..=64).contains(&self.num_levels), "must be 2 to 64"),
-        ];
-        match checks.into_iter().find(|(_, holds, _)| !holds) {
-            Some((option, _, reason)) => Err(Error::InvalidOption { option, reason: reason.to_owned() }),
-            None => Ok(()),
-        }
+            ("num_levels", (2..=MAX_LEVELS).contains(&self.num_levels), "must be 2 to 64"),
+        ])
     }
 
     /// How the tables of a level are compressed.
@@ -122,6 +157,19 @@ impl Options {
     pub(crate) fn level_target_bytes(&self, level: usize) -> u64 {
         let steps = u32::try_from(level.saturating_sub(1)).unwrap_or(u32::MAX);
         self.max_bytes_for_level_base.saturating_mul(self.level_multiplier.saturating_pow(steps))
+    }
+
+    /// What the memtables may take before writes stall, roughly. Bytes.
+    pub(crate) fn memtables_bytes(&self) -> u64 {
+        self.write_buffer_bytes.saturating_mul(self.max_immutable_memtables as u64 + 1)
+    }
+}
+
+/// The first option that does not hold: its name, whether it holds, what it must.
+fn first_broken<const N: usize>(checks: [(&'static str, bool, &str); N]) -> Result<(), Error> {
+    match checks.into_iter().find(|(_, holds, _)| !holds) {
+        Some((option, _, reason)) => Err(Error::InvalidOption { option, reason: reason.to_owned() }),
+        None => Ok(()),
     }
 }
 
@@ -142,9 +190,10 @@ mod tests {
     #[test]
     fn bad_values_are_refused_by_name() {
         assert!(Options::default().validate().is_ok());
-        let bad = Options { level0_stop_writes_trigger: 4, ..Options::default() };
+        let bad = FamilyOptions { level0_stop_writes_trigger: 4, ..FamilyOptions::default() };
         assert!(
-            bad.validate()
+            Options { family: bad, ..Options::default() }
+                .validate()
                 .unwrap_err()
                 .to_string()
                 .starts_with("option level0_stop_writes_trigger: must be above")
@@ -154,18 +203,19 @@ mod tests {
     #[test]
     fn each_level_has_its_compression_and_zstd_is_refused() {
         let (none, lz4) = (Compression::None, Compression::Lz4);
-        let options = Options { compression: lz4, ..Options::default() };
+        let options = FamilyOptions { compression: lz4, ..FamilyOptions::default() };
         assert_eq!((options.compression_of(0), options.compression_of(6)), (lz4, lz4));
-        let options = Options { compression_per_level: vec![none, none, lz4], ..options };
+        let options = FamilyOptions { compression_per_level: vec![none, none, lz4], ..options };
         assert_eq!([1, 2, 6].map(|level| options.compression_of(level)), [none, lz4, lz4]);
-        let options = Options { compression_per_level: vec![none, Compression::Zstd], ..options };
+        let options = FamilyOptions { compression_per_level: vec![none, Compression::Zstd], ..options };
         let refused = options.validate().unwrap_err().to_string();
         assert_eq!(refused, "option compression_per_level: ZSTD is read and not written");
     }
 
     #[test]
     fn level_targets_grow_and_do_not_overflow() {
-        let options = Options { max_bytes_for_level_base: 100, level_multiplier: 10, ..Options::default() };
+        let options =
+            FamilyOptions { max_bytes_for_level_base: 100, level_multiplier: 10, ..FamilyOptions::default() };
         assert_eq!(options.level_target_bytes(1), 100);
         assert_eq!(options.level_target_bytes(3), 10_000);
         assert_eq!(options.level_target_bytes(63), u64::MAX);

@@ -47,3 +47,16 @@ cutwater_io::points! {
     sometimes BACKGROUND_ERROR = "store.background_error": "a failure stopped writes";
     sometimes GROUP_COMMIT = "store.write.grouped": "several writes went to the log together";
 }
+
+/// What only a store with several families meets.
+pub mod of_families {
+    cutwater_io::points! {
+        point FAMILY_ADDED = "store.family.added": "the edit that adds a family is durable, nobody has it open";
+        point FAMILY_DROPPED = "store.family.dropped": "the edit that drops a family is durable, its tables still exist";
+        sometimes FLUSHED_TOGETHER = "store.family.flushed_together": "memtables of several families became tables in one step";
+        sometimes LOGS_SYNCED = "store.family.logs_synced": "logs were made durable before a flush, as another family needs them";
+        sometimes DROPPED_MEANWHILE = "store.family.dropped_meanwhile": "a family was dropped while it was flushed or compacted";
+        sometimes AHEAD_REFUSED = "store.family.ahead_refused": "recovery refused logs that end before what a family has in tables";
+        sometimes RECORD_SKIPPED = "store.family.record_skipped": "recovery passed over a write that is in a table, or of a dropped family";
+    }
+}

@@ -7,7 +7,7 @@
 //! file is removed: whether a failed edit is durable will only be known when the store is opened again, and both outcomes
 //! must find their files.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,15 +19,14 @@ use tokio::sync::{Notify, oneshot};
 use super::blob::BlobCache;
 use super::directory::Directory;
 use super::error::Error;
+use super::families::{Closed, Families};
 use super::filenames::FileKind;
-use super::key::InternalKey;
 use super::manifest::Manifest;
-use super::memtable::Memtable;
 use super::options::Options;
-use super::points;
+use super::points::{self, of_families};
 use super::snapshot::SnapshotList;
 use super::tables::TableCache;
-use super::version::{Version, VersionEdit};
+use super::version::{Version, VersionEdit, VersionSet};
 
 /// Locks; a panic elsewhere does not matter, as no critical section leaves anything half-done.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -42,41 +41,36 @@ pub(crate) struct Site {
     pub(crate) identity: String,
 }
 
-/// A memtable that waits for its flush.
-#[derive(Clone, Debug)]
-pub(crate) struct Immutable {
-    pub(crate) mem: Arc<Memtable>,
-    /// Once it is flushed, logs below this number are not needed.
-    pub(crate) next_log_number: u64,
-}
-
 /// What changes.
 #[derive(Debug)]
 pub(crate) struct State {
     /// The last write that readers see.
     pub(crate) last_sequence: u64,
-    pub(crate) mem: Arc<Memtable>,
-    /// Oldest first.
-    pub(crate) immutable: VecDeque<Immutable>,
-    pub(crate) version: Arc<Version>,
+    pub(crate) families: Families,
+    /// What is in tables.
+    pub(crate) set: Arc<VersionSet>,
     /// Versions that somebody may still read.
     pub(crate) old_versions: Vec<Weak<Version>>,
     pub(crate) next_file_number: u64,
-    /// Memtables up to this id are in tables.
-    pub(crate) flushed_memtable: u64,
-    /// Where the compaction of each level goes on.
-    pub(crate) cursors: Vec<Option<InternalKey>>,
     pub(crate) obsolete_tables: BTreeSet<u64>,
     pub(crate) obsolete_blobs: BTreeSet<u64>,
     pub(crate) obsolete_manifests: BTreeSet<u64>,
     /// The MANIFEST that CURRENT names.
     pub(crate) manifest_number: u64,
-    /// Logs that exist.
-    pub(crate) wals: BTreeSet<u64>,
+    /// Logs that exist, with what was written to them. Bytes.
+    pub(crate) wals: BTreeMap<u64, u64>,
     /// Who waits for a full compaction.
-    pub(crate) manual_compactions: Vec<oneshot::Sender<Result<(), Error>>>,
+    pub(crate) manual_compactions: Vec<ManualCompaction>,
     pub(crate) background: Option<Error>,
     pub(crate) is_closing: bool,
+}
+
+/// A full compaction that somebody asked for.
+#[derive(Debug)]
+pub(crate) struct ManualCompaction {
+    /// Of this family, or of all.
+    pub(crate) family: Option<u32>,
+    pub(crate) done: oneshot::Sender<Result<(), Error>>,
 }
 
 /// All that is shared. Holds the directory's lock: who still can write keeps others out.
@@ -91,6 +85,8 @@ pub(crate) struct Shared {
     /// Directories of checkpoints whose own names are durable. Held while a checkpoint is made.
     pub(crate) durable_parents: tokio::sync::Mutex<BTreeSet<PathBuf>>,
     pub(crate) purging: tokio::sync::Mutex<()>,
+    /// Held while families come or go, and while a checkpoint waits for all of them to be flushed.
+    pub(crate) families_change: tokio::sync::Mutex<()>,
     /// A flush or a compaction ended, or writes stopped.
     pub(crate) progress: Notify,
     pub(crate) flush_wake: Notify,
@@ -109,16 +105,39 @@ impl Drop for WakeOnDrop {
     }
 }
 
+/// A change of what is in tables.
+#[derive(Debug)]
+pub(crate) struct Change<'a> {
+    /// Of several families, or of one.
+    pub(crate) edits: Vec<VersionEdit>,
+    /// What they put into tables.
+    pub(crate) flushes: Option<&'a Closed>,
+    /// Levels of a family that is added.
+    pub(crate) num_levels: usize,
+}
+
+impl Change<'_> {
+    /// One that flushes nothing and adds no family.
+    pub(crate) fn of(edit: VersionEdit) -> Change<'static> {
+        Change { edits: vec![edit], flushes: None, num_levels: 0 }
+    }
+}
+
 impl State {
     /// The file is to be removed by the next purge.
     pub(crate) fn remember_obsolete(&mut self, file: FileKind) {
         match file {
             FileKind::Table(number) => self.obsolete_tables.insert(number),
             FileKind::Blob(number) => self.obsolete_blobs.insert(number),
-            FileKind::Wal(number) => self.wals.insert(number),
+            FileKind::Wal(number) => self.wals.insert(number, 0).is_none(),
             FileKind::Manifest(number) => self.obsolete_manifests.insert(number),
             _ => false,
         };
+    }
+
+    /// The log that is written.
+    pub(crate) fn current_log(&self) -> u64 {
+        *self.wals.last_key_value().expect("there is a log that is written").0
     }
 }
 
@@ -176,55 +195,87 @@ impl Shared {
         }
     }
 
-    /// Makes the edit durable and then visible, together with `on_install`, which runs under the same lock.
+    /// Makes the change durable and then visible, together with `on_install`, which runs under the same lock. A family that
+    /// they drop is set aside. What they say of one that was dropped meanwhile is left out, and the files that they add for it are
+    /// removed.
     ///
     /// # Errors
-    /// Writes have stopped then: the edit may be durable or not.
+    /// Writes have stopped then: the edits may be durable or not.
     pub(crate) async fn install(
         &self,
         during: &'static str,
-        mut edit: VersionEdit,
+        change: Change<'_>,
         on_install: impl FnOnce(&mut State),
     ) -> Result<(), Error> {
         let mut manifest = self.manifest.lock().await;
-        let (base, next_file_number) = {
+        let (base, next_file_number, first_log) = {
             let state = self.state();
             if let Some(e) = &state.background {
                 return Err(e.clone());
             }
-            (state.version.clone(), state.next_file_number)
+            let first_log = state.families.first_log(change.flushes, state.current_log());
+            (state.set.clone(), state.next_file_number, first_log)
         };
-        let next = base.apply(&edit).and_then(|next| next.check().map(|()| next));
+        let is_there = |edit: &VersionEdit| {
+            edit.column_family_add.is_some() || base.family(edit.column_family).is_some()
+        };
+        let (mut edits, left_out): (Vec<_>, Vec<_>) = change.edits.into_iter().partition(is_there);
+        sometimes!(of_families::DROPPED_MEANWHILE, !left_out.is_empty());
+        let last_sequence = change.flushes.map_or(0, |closed| closed.last_sequence).max(base.last_sequence());
+        let count = edits.len() as u32;
+        for (edit, remaining) in edits.iter_mut().zip((0..count).rev()) {
+            edit.last_sequence = Some(last_sequence);
+            edit.next_file_number = Some(next_file_number);
+            edit.min_log_number_to_keep = Some(first_log);
+            edit.atomic_group_remaining = (count > 1).then_some(remaining);
+        }
+        let levels_of = |_: &str| change.num_levels;
+        let next = base.apply(&edits, levels_of).and_then(|next| next.check().map(|()| next));
         let next = next.map_err(|what| self.fail(during, Error::corruption(manifest.path(), 0, what)))?;
-        edit.next_file_number = Some(next_file_number);
-        edit.last_sequence = Some(next.flushed_sequence);
         let is_long = manifest.len_bytes() >= self.site.options.max_manifest_bytes;
-        let replaced = if is_long || buggify!(points::MANIFEST_ROLLS_EARLY) {
+        let replaced = if edits.is_empty() {
+            Ok(None)
+        } else if is_long || buggify!(points::MANIFEST_ROLLS_EARLY) {
             self.roll_manifest(&mut manifest, &next).await.map(Some)
         } else {
-            manifest.append(edit).await.map(|()| None)
+            manifest.append(edits).await.map(|()| None)
         };
         let replaced = replaced.map_err(|e| self.fail(during, e))?;
         point!(points::MANIFEST_SYNCED);
         let mut state = self.state();
         state.obsolete_manifests.extend(replaced);
         state.manifest_number = manifest.number();
-        state.obsolete_tables.extend(base.files().map(|(_, f)| f.number).filter(|n| !next.contains(*n)));
-        let blobs = base.blobs.iter().map(|file| file.added.number);
-        state.obsolete_blobs.extend(blobs.filter(|number| next.blobs.get(*number).is_none()));
-        let old = std::mem::replace(&mut state.version, Arc::new(next));
-        state.old_versions.push(Arc::downgrade(&old));
+        let unwanted = left_out.iter().flat_map(|edit| &edit.new_files).map(|(_, file)| file.number);
+        state.obsolete_tables.extend(unwanted);
+        let unwanted = left_out.iter().flat_map(|edit| &edit.blob_additions).map(|file| file.number);
+        state.obsolete_blobs.extend(unwanted);
+        for (id, family) in base.families() {
+            let after = next.family(id).map(|family| &family.version);
+            if after.is_some_and(|after| Arc::ptr_eq(after, &family.version)) {
+                continue;
+            }
+            let is_gone = |number: &u64| !after.is_some_and(|after| after.contains(*number));
+            state.obsolete_tables.extend(family.version.files().map(|(_, f)| f.number).filter(is_gone));
+            let blobs = family.version.blobs.iter().map(|file| file.added.number);
+            let is_gone = |number: &u64| after.is_none_or(|after| after.blobs.get(*number).is_none());
+            state.obsolete_blobs.extend(blobs.filter(is_gone));
+            state.old_versions.push(Arc::downgrade(&family.version));
+            if after.is_none() {
+                state.families.drop_family(id, family.version.clone());
+            }
+        }
+        state.set = Arc::new(next);
         on_install(&mut state);
         drop(state);
         self.wake_all();
         Ok(())
     }
 
-    /// Begins a new MANIFEST with `version`, and returns the number of the old one.
-    async fn roll_manifest(&self, manifest: &mut Manifest, version: &Version) -> Result<u64, Error> {
+    /// Begins a new MANIFEST with `set`, and returns the number of the old one.
+    async fn roll_manifest(&self, manifest: &mut Manifest, set: &VersionSet) -> Result<u64, Error> {
         let number = self.allocate_number();
-        let edit = VersionEdit { next_file_number: Some(number + 1), ..version.snapshot() };
-        let fresh = Manifest::create(&self.site.dir, number, &self.site.identity, edit).await?;
+        let edits = set.snapshot(number + 1);
+        let fresh = Manifest::create(&self.site.dir, number, &self.site.identity, edits).await?;
         point!(points::MANIFEST_ROLLED);
         super::manifest::set_current(&self.site.dir, number).await?;
         Ok(std::mem::replace(manifest, fresh).number())
@@ -240,31 +291,31 @@ impl Shared {
             if state.background.is_some() {
                 return;
             }
+            state.families.forget_dropped();
             state.old_versions.retain(|v| v.strong_count() > 0);
             let live: Vec<Arc<Version>> = state.old_versions.iter().filter_map(Weak::upgrade).collect();
+            let present: BTreeSet<u64> = state.set.files().map(|(_, f)| f.number).collect();
             let is_live = |n: &u64| live.iter().any(|v| v.contains(*n));
             let tables: Vec<u64> = state.obsolete_tables.iter().copied().filter(|n| !is_live(n)).collect();
             for number in tables {
-                assert!(
-                    !state.version.contains(number),
-                    "table {number} of the present version is to be removed"
-                );
+                assert!(!present.contains(&number), "table {number} of the present version is to be removed");
                 state.obsolete_tables.remove(&number);
                 doomed.push(FileKind::Table(number));
             }
+            let present: BTreeSet<u64> = state.set.blobs().map(|file| file.added.number).collect();
             let is_read = |n: &u64| live.iter().any(|v| v.blobs.get(*n).is_some());
             let blobs: Vec<u64> = state.obsolete_blobs.iter().copied().filter(|n| !is_read(n)).collect();
             for number in blobs {
                 assert!(
-                    state.version.blobs.get(number).is_none(),
+                    !present.contains(&number),
                     "blob file {number} of the present version is to be removed"
                 );
                 state.obsolete_blobs.remove(&number);
                 doomed.push(FileKind::Blob(number));
             }
-            let log_number = state.version.log_number;
-            let needed = state.wals.split_off(&log_number);
-            doomed.extend(std::mem::replace(&mut state.wals, needed).into_iter().map(FileKind::Wal));
+            let first_log = state.set.first_log();
+            let needed = state.wals.split_off(&first_log);
+            doomed.extend(std::mem::replace(&mut state.wals, needed).into_keys().map(FileKind::Wal));
             doomed.extend(std::mem::take(&mut state.obsolete_manifests).into_iter().map(FileKind::Manifest));
         }
         if doomed.is_empty() {

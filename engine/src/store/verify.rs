@@ -14,7 +14,7 @@ use super::iter::{Entry, Seek};
 use super::key::{InternalKey, ValueKind};
 use super::shared::Shared;
 use super::table::{Caching, TableIter};
-use super::version::{BlobFile, FileMeta, Version};
+use super::version::{BlobFile, FileMeta, VersionSet};
 
 /// Read at once when a whole file is checked. Bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -27,17 +27,17 @@ pub struct Verified {
     pub uncounted_garbage: u64,
 }
 
-/// Checks the rules of the tree; every block of every table against its checksum and what the MANIFEST says of it; every value in
+/// Checks the rules of all trees; every block of every table against its checksum and what the MANIFEST says of it; every value in
 /// every blob file, and that no value is counted as garbage that a table still has.
-pub(crate) async fn verify(shared: &Shared, version: &Version) -> Result<Verified, Error> {
+pub(crate) async fn verify(shared: &Shared, set: &VersionSet) -> Result<Verified, Error> {
     let dir = shared.site.dir.path();
-    version.check().map_err(|what| Error::corruption(dir, 0, what))?;
+    set.check().map_err(|what| Error::corruption(dir, 0, what))?;
     let mut needed = BTreeMap::new();
-    for (_, file) in version.files() {
+    for (_, file) in set.files() {
         verify_table(shared, file, &mut needed).await?;
     }
     let mut verified = Verified::default();
-    for file in version.blobs.iter() {
+    for file in set.blobs() {
         let of_tables = needed.remove(&file.added.number).unwrap_or(0);
         verified.uncounted_garbage += verify_blobs(shared, file, of_tables).await?;
     }
@@ -56,7 +56,7 @@ async fn verify_blobs(shared: &Shared, file: &BlobFile, needed: u64) -> Result<u
     if let Some(crc32c) = added.crc32c() {
         verify_whole(&kind.path(shared.site.dir.path()), file_bytes(added), crc32c).await?;
     }
-    shared.blobs.open_fresh(added).await?.verify(added).await?;
+    shared.blobs.open_fresh(file).await?.verify(added).await?;
     let left = added.total_count - file.garbage_count;
     left.checked_sub(needed).ok_or_else(|| {
         let what = format!("tables have {needed} values in it, and all but {left} count as garbage");

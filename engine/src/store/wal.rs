@@ -204,6 +204,16 @@ impl Wals {
         Ok(Wals { dir, identity, current, closed: Vec::new(), needs_link, needs_mark, next_sequence })
     }
 
+    /// The number of the log that is written.
+    pub(crate) fn number(&self) -> u64 {
+        self.current.number
+    }
+
+    /// Its length. Bytes.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.current.len_bytes
+    }
+
     /// Appends batches with one write; the write after them has `next_sequence`. After an error nothing more may be
     /// appended: part of them may be there.
     pub(crate) async fn append(&mut self, batches: &[Bytes], next_sequence: u64) -> Result<(), Error> {

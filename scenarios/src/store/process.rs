@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use cutwater_engine::store::{Error, Options, Store};
+use cutwater_engine::store::{Error, FamilyOptions, Options, Store};
 use cutwater_io::sim::disk::Disk;
 use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::{Ops, Start, World};
@@ -199,7 +199,7 @@ impl Shared {
 
     pub(super) fn options(&self) -> Options {
         let knob = |name| self.world.knob(name);
-        Options {
+        let family = FamilyOptions {
             write_buffer_bytes: knob("write_buffer_bytes"),
             max_immutable_memtables: knob("max_immutable_memtables") as usize,
             block_bytes: knob("block_bytes") as usize,
@@ -208,13 +208,17 @@ impl Shared {
             level_multiplier: knob("level_multiplier"),
             level0_compaction_trigger: knob("level0_trigger") as usize,
             level0_stop_writes_trigger: knob("level0_trigger") as usize + 8,
-            max_manifest_bytes: knob("max_manifest_bytes"),
             bloom_bits_per_key: knob("bloom_bits") as u32,
             compression: crate::compression(knob("compression")),
-            block_cache_bytes: knob("block_cache_bytes"),
             min_blob_bytes: Some(knob("min_blob_bytes")).filter(|bytes| *bytes > 0),
             blob_file_bytes: knob("blob_file_bytes"),
             blob_gc_age_percent: knob("blob_gc_age_percent") as u8,
+            ..FamilyOptions::default()
+        };
+        Options {
+            family,
+            max_manifest_bytes: knob("max_manifest_bytes"),
+            block_cache_bytes: knob("block_cache_bytes"),
             ..Options::default()
         }
     }

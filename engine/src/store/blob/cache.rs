@@ -9,7 +9,7 @@ use super::reader::BlobReader;
 use crate::store::error::Error;
 use crate::store::filenames::FileKind;
 use crate::store::shared::lock;
-use crate::store::version::{BlobAddition, BlobFiles};
+use crate::store::version::{BlobFile, BlobFiles};
 
 /// The open blob files of a directory.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl BlobCache {
         let file = file.ok_or_else(|| {
             Error::corruption(&path, 0, "a table has a value in it, and the MANIFEST not it")
         })?;
-        self.open(&file.added).await?.get(key, &index).await
+        self.open(file).await?.get(key, &index).await
     }
 
     /// What an entry of `key` says of the place of its value.
@@ -44,17 +44,17 @@ impl BlobCache {
     }
 
     /// The file, opened if it is not.
-    pub(crate) async fn open(&self, file: &BlobAddition) -> Result<Arc<BlobReader>, Error> {
-        if let Some(reader) = lock(&self.open).get(&file.number) {
+    pub(crate) async fn open(&self, file: &BlobFile) -> Result<Arc<BlobReader>, Error> {
+        if let Some(reader) = lock(&self.open).get(&file.added.number) {
             return Ok(reader.clone());
         }
         let reader = Arc::new(self.open_fresh(file).await?);
-        Ok(lock(&self.open).entry(file.number).or_insert(reader).clone())
+        Ok(lock(&self.open).entry(file.added.number).or_insert(reader).clone())
     }
 
     /// Opens the file anew.
-    pub(crate) async fn open_fresh(&self, file: &BlobAddition) -> Result<BlobReader, Error> {
-        BlobReader::open(&FileKind::Blob(file.number).path(&self.dir), 0, file).await
+    pub(crate) async fn open_fresh(&self, file: &BlobFile) -> Result<BlobReader, Error> {
+        BlobReader::open(&FileKind::Blob(file.added.number).path(&self.dir), file.family, &file.added).await
     }
 
     /// Closes the file once nobody reads it.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::cache::BlobCache;
 use super::format::RecordHeader;
 use super::writer::BlobWriter;
+use crate::store::build::Target;
 use crate::store::error::Error;
 use crate::store::filenames::FileKind;
 use crate::store::iter::Entry;
@@ -28,10 +29,9 @@ pub(crate) struct Sources {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct Placement<'a> {
     site: &'a Site,
-    sources: Option<Sources>,
+    target: &'a Target<'a>,
     open: Option<BlobWriter>,
     finished: Vec<BlobAddition>,
     garbage: BTreeMap<u64, BlobGarbage>,
@@ -47,14 +47,9 @@ pub(crate) struct Placed<'e> {
 }
 
 impl<'a> Placement<'a> {
-    /// Of entries that have no value in a blob file yet.
-    pub(crate) fn new(site: &'a Site) -> Placement<'a> {
-        Placement { site, sources: None, open: None, finished: Vec::new(), garbage: BTreeMap::new() }
-    }
-
-    /// Of entries that may have.
-    pub(crate) fn with_sources(self, sources: Sources) -> Placement<'a> {
-        Placement { sources: Some(sources), ..self }
+    /// Of what goes to `target`.
+    pub(crate) fn new(site: &'a Site, target: &'a Target<'a>) -> Placement<'a> {
+        Placement { site, target, open: None, finished: Vec::new(), garbage: BTreeMap::new() }
     }
 
     /// Places the value of an entry. `begin` gives the number of a new blob file.
@@ -101,13 +96,13 @@ impl<'a> Placement<'a> {
         Ok((self.finished, self.garbage.into_values().collect()))
     }
 
-    fn sources(&self) -> Result<&Sources, Error> {
+    fn sources(&self) -> Result<&'a Sources, Error> {
         let what = "a log with values that lie in blob files";
-        self.sources.as_ref().ok_or_else(|| Error::unsupported(self.site.dir.path(), what))
+        self.target.sources.as_ref().ok_or_else(|| Error::unsupported(self.site.dir.path(), what))
     }
 
     fn is_large(&self, value: &[u8]) -> bool {
-        self.site.options.min_blob_bytes.is_some_and(|min_bytes| value.len() as u64 >= min_bytes)
+        self.target.options.min_blob_bytes.is_some_and(|min_bytes| value.len() as u64 >= min_bytes)
     }
 
     fn count_garbage(&mut self, number: u64, key: &[u8], value_bytes: u64) {
@@ -131,11 +126,11 @@ impl<'a> Placement<'a> {
             None => {
                 let number = begin();
                 let path = FileKind::Blob(number).path(self.site.dir.path());
-                self.open.insert(BlobWriter::create(&path, number, 0).await?)
+                self.open.insert(BlobWriter::create(&path, number, self.target.family).await?)
             }
         };
         let index = writer.add(key, value).await?;
-        if writer.len_bytes() >= self.site.options.blob_file_bytes {
+        if writer.len_bytes() >= self.target.options.blob_file_bytes {
             self.finish_open().await?;
         }
         let tag = Tag::new(tag.sequence(), ValueKind::BlobIndex);

@@ -5,17 +5,23 @@ use cutwater_io::{point, sometimes};
 
 use super::picker::Compaction;
 use crate::store::blob::Sources;
-use crate::store::build::{Build, Built};
+use crate::store::build::{Build, Built, Target};
 use crate::store::error::Error;
+use crate::store::families::FamilyKey;
 use crate::store::merge::{Merge, Source};
 use crate::store::points;
 use crate::store::retention::Retention;
-use crate::store::shared::{Shared, State};
+use crate::store::shared::{Change, Shared, State};
 use crate::store::table::Caching;
 use crate::store::version::{FileMeta, VersionEdit};
 
 #[tracing::instrument(name = "compaction", level = "debug", skip_all)]
-pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), Error> {
+pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) -> Result<(), Error> {
+    // Should the family be dropped meanwhile, this keeps the inputs from being removed.
+    let pinned = shared.state().set.family(family).map(|family| family.version.clone());
+    if pinned.is_none() {
+        return Ok(());
+    }
     let (level, cursor) = (compaction.level, compaction.cursor());
     let output_level = level as u32 + 1;
     let mut deleted_files: Vec<(u32, u64)> = Vec::new();
@@ -26,11 +32,8 @@ pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), E
         Built { tables: vec![FileMeta::clone(&compaction.upper[0])], ..Built::default() }
     } else {
         sometimes!(points::COMPACTED, true);
-        let mut build =
-            Build::new(&shared.site, || shared.allocate_number(), shared.site.options.target_file_bytes)
-                .of_level(level + 1)
-                .with_sources(sources(shared));
-        match write_outputs(shared, compaction, &mut build).await {
+        let mut build = Build::new(&shared.site, || shared.allocate_number());
+        match write_outputs(shared, family, compaction, &mut build).await {
             Ok(outputs) => outputs,
             Err(e) => {
                 build.abandon().await;
@@ -38,22 +41,28 @@ pub(super) async fn run(shared: &Shared, compaction: Compaction) -> Result<(), E
             }
         }
     };
-    let edit = VersionEdit { deleted_files, ..outputs.into_edit(output_level) };
-    shared.install("a compaction", edit, |state: &mut State| state.cursors[level] = cursor).await?;
+    let edit = VersionEdit { column_family: family, deleted_files, ..outputs.into_edit(output_level) };
+    let go_on_from = |state: &mut State| {
+        if let Some(family) = state.families.get_mut(family) {
+            family.cursors[level] = cursor;
+        }
+    };
+    shared.install("a compaction", Change::of(edit), go_on_from).await?;
     point!(points::COMPACTION_INSTALLED);
     Ok(())
 }
 
 /// Which blob files there are, and which of them are to be emptied. The inputs need no others: what is added later is not theirs.
-fn sources(shared: &Shared) -> Sources {
-    let files = shared.state().version.blobs.clone();
-    let old = files.iter().len() * usize::from(shared.site.options.blob_gc_age_percent) / 100;
+fn sources_of(shared: &Shared, family: &FamilyKey, gc_age_percent: u8) -> Option<Sources> {
+    let files = shared.state().set.family(family.id)?.version.blobs.clone();
+    let old = files.iter().len() * usize::from(gc_age_percent) / 100;
     let relocate_below = files.iter().nth(old).map_or(u64::MAX, |first_kept| first_kept.added.number);
-    Sources { cache: shared.blobs.clone(), files, relocate_below }
+    Some(Sources { cache: shared.blobs.clone(), files, relocate_below })
 }
 
 async fn write_outputs<F: FnMut() -> u64>(
     shared: &Shared,
+    family: u32,
     compaction: Compaction,
     build: &mut Build<'_, F>,
 ) -> Result<Built, Error> {
@@ -64,12 +73,24 @@ async fn write_outputs<F: FnMut() -> u64>(
     };
     sources.push(Source::chain(&shared.tables, lower, Caching::Pass));
     // Under the lock: whoever takes a snapshot later reads at a sequence number not below any in the inputs.
-    let snapshots = {
-        let _state = shared.state();
-        shared.snapshots.sequences()
+    let (snapshots, family) = {
+        let state = shared.state();
+        let family = state.families.get(family).map(|family| (family.key.clone(), family.options.clone()));
+        (shared.snapshots.sequences(), family)
     };
+    // It was dropped.
+    let Some((key, options)) = family else { return Ok(Built::default()) };
     let merge = Merge::new(sources, None).await?;
-    let outputs = build.run(merge, &mut Retention::new(snapshots, Some(deeper))).await?;
+    let split_bytes = options.target_file_bytes;
+    let target = Target {
+        family: key.id,
+        family_name: &key.name,
+        options: &options,
+        level: level + 1,
+        split_bytes,
+        sources: sources_of(shared, &key, options.blob_gc_age_percent),
+    };
+    let outputs = build.run(&target, merge, &mut Retention::new(snapshots, Some(deeper))).await?;
     point!(points::COMPACTION_OUTPUTS_SYNCED);
     if !outputs.is_empty() {
         shared.site.dir.sync().await?;

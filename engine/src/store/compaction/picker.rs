@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::store::key::InternalKey;
-use crate::store::options::Options;
+use crate::store::options::FamilyOptions;
 use crate::store::version::{FileMeta, Version};
 
 /// A compaction that should be done.
@@ -65,7 +65,7 @@ fn touching(level: &[Arc<FileMeta>], inputs: &[Arc<FileMeta>]) -> Vec<Arc<FileMe
 /// The most urgent compaction, if any is due.
 pub(crate) fn pick(
     version: &Version,
-    options: &Options,
+    options: &FamilyOptions,
     cursors: &[Option<InternalKey>],
 ) -> Option<Compaction> {
     let fullness_permille = |level: usize| match level {
@@ -116,12 +116,12 @@ mod tests {
         files.iter().map(|f| f.number).collect()
     }
 
-    fn options() -> Options {
-        Options {
+    fn options() -> FamilyOptions {
+        FamilyOptions {
             max_bytes_for_level_base: 2000,
             level0_compaction_trigger: 2,
             num_levels: 4,
-            ..Options::default()
+            ..FamilyOptions::default()
         }
     }
 

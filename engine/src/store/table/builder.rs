@@ -6,7 +6,8 @@ use super::filter;
 use super::format::{Footer, Handle, append_trailer};
 use super::properties::{self, Counts, PROPERTIES_NAME};
 use crate::store::key::{InternalKey, Tag, ValueKind, append, compare, split};
-use crate::store::options::Options;
+use crate::store::options::FamilyOptions;
+use crate::store::version::{DEFAULT_FAMILY, DEFAULT_FAMILY_NAME};
 
 const DATA_RESTART_INTERVAL: usize = 16;
 
@@ -47,7 +48,7 @@ pub struct TableBuilder {
 
 impl TableBuilder {
     /// For the table `file_number` of the store `store_identity`, which is to be of `level`.
-    pub fn new(options: &Options, level: usize, file_number: u64, store_identity: &str) -> Self {
+    pub fn new(options: &FamilyOptions, level: usize, file_number: u64, store_identity: &str) -> Self {
         let compression = options.compression_of(level);
         let store_identity = store_identity.to_owned();
         TableBuilder {
@@ -58,12 +59,25 @@ impl TableBuilder {
             data: BlockBuilder::new(DATA_RESTART_INTERVAL),
             index: BlockBuilder::new(1),
             hashes: Vec::new(),
-            counts: Counts { compression, file_number, store_identity, ..Counts::default() },
+            counts: Counts {
+                compression,
+                file_number,
+                store_identity,
+                family_id: DEFAULT_FAMILY,
+                family_name: DEFAULT_FAMILY_NAME.to_owned(),
+                ..Counts::default()
+            },
             smallest: None,
             last_key: Vec::new(),
             smallest_sequence: u64::MAX,
             largest_sequence: 0,
         }
+    }
+
+    /// Of this family, as its properties say; else it is of the default one.
+    pub fn of_family(mut self, id: u32, name: &str) -> Self {
+        (self.counts.family_id, self.counts.family_name) = (id, name.to_owned());
+        self
     }
 
     /// Adds an entry.

@@ -46,6 +46,10 @@ pub struct Counts {
     pub file_number: u64,
     /// The uuid of the store.
     pub store_identity: String,
+    /// The id of the family.
+    pub family_id: u32,
+    /// Its name.
+    pub family_name: String,
 }
 
 /// Appends the block of properties.
@@ -59,8 +63,8 @@ pub fn build(counts: &Counts, out: &mut Vec<u8>) {
         ("rocksdb.block.based.table.prefix.filtering", b"0".to_vec()),
         ("rocksdb.block.based.table.whole.key.filtering", b"1".to_vec()),
         (INDEX_TYPE, vec![0; 4]),
-        ("rocksdb.column.family.id", varint(0)),
-        ("rocksdb.column.family.name", b"default".to_vec()),
+        ("rocksdb.column.family.id", varint(u64::from(counts.family_id))),
+        ("rocksdb.column.family.name", counts.family_name.clone().into_bytes()),
         (COMPARATOR, b"leveldb.BytewiseComparator".to_vec()),
         ("rocksdb.compression", counts.compression.name().into()),
         ("rocksdb.creating.db.identity", counts.store_identity.clone().into_bytes()),

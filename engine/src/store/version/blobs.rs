@@ -13,6 +13,8 @@ use super::edit::{BlobAddition, BlobGarbage, FileMeta, VersionEdit};
 /// A blob file, and what of it nothing needs any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobFile {
+    /// Whose values are in it.
+    pub family: u32,
     /// What it was when it was finished.
     pub added: BlobAddition,
     /// So many of its values are garbage.
@@ -24,13 +26,13 @@ pub struct BlobFile {
 impl BlobFile {
     fn with_garbage(&self, more: &BlobGarbage) -> Result<BlobFile, String> {
         let sum = |a: u64, b: u64, most: u64| a.checked_add(b).filter(|sum| *sum <= most);
-        let BlobFile { added, garbage_count, garbage_bytes } = self;
+        let BlobFile { family, added, garbage_count, garbage_bytes } = self;
         match (
             sum(*garbage_count, more.count, added.total_count),
             sum(*garbage_bytes, more.bytes, added.total_bytes),
         ) {
             (Some(garbage_count), Some(garbage_bytes)) => {
-                Ok(BlobFile { added: added.clone(), garbage_count, garbage_bytes })
+                Ok(BlobFile { family: *family, added: added.clone(), garbage_count, garbage_bytes })
             }
             _ => Err(format!("blob file {} has more garbage than values", more.number)),
         }
@@ -50,9 +52,11 @@ impl BlobFiles {
     pub(super) fn apply(&self, edit: &VersionEdit) -> Result<BlobFiles, String> {
         let mut next = self.clone();
         for added in &edit.blob_additions {
-            let file = BlobFile { added: added.clone(), garbage_count: 0, garbage_bytes: 0 };
-            if next.0.insert(added.number, Arc::new(file)).is_some() {
-                return Err(format!("blob file {} is added twice", added.number));
+            let (family, added) = (edit.column_family, added.clone());
+            let number = added.number;
+            let file = BlobFile { family, added, garbage_count: 0, garbage_bytes: 0 };
+            if next.0.insert(number, Arc::new(file)).is_some() {
+                return Err(format!("blob file {number} is added twice"));
             }
         }
         for garbage in &edit.blob_garbage {

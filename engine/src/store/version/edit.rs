@@ -1,7 +1,6 @@
 //! A change of the set of tables, with all that RocksDB can say in one.
 //!
-//! The store itself uses the default column family; what it reads beyond that is kept in the edit, and
-//! refused by name where it would matter.
+//! What the store reads beyond what it has is kept in the edit, and refused by name where it would matter.
 
 use crate::store::key::{InternalKey, Tag};
 
@@ -50,6 +49,15 @@ pub struct VersionEdit {
     pub column_family_drop: bool,
     /// Part of a group that holds as a whole; so many edits of it follow.
     pub atomic_group_remaining: Option<u32>,
+}
+
+impl VersionEdit {
+    /// True if it changes which tables the family has, or which logs it needs.
+    pub(super) fn changes_tables(&self) -> bool {
+        let tables = !self.deleted_files.is_empty() || !self.new_files.is_empty();
+        let blobs = !self.blob_additions.is_empty() || !self.blob_garbage.is_empty();
+        tables || blobs || self.log_number.is_some()
+    }
 }
 
 /// A table.

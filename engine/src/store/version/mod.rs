@@ -1,4 +1,5 @@
-//! Which tables make up the store: a [`Version`] is immutable, and each [`VersionEdit`] applied to it gives the next one.
+//! Which tables make up a family: a [`Version`] is immutable, and each [`VersionEdit`] applied to it gives the next one. The
+//! versions of all families are a [`VersionSet`].
 //!
 //! All of this is pure. A version that breaks the rules of the tree is never made: levels from 1 on are disjoint and
 //! ordered (by internal key: one user key may straddle two neighbours, as RocksDB allows), a file that is removed was
@@ -7,6 +8,7 @@
 mod blobs;
 mod codec;
 mod edit;
+mod set;
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -15,25 +17,23 @@ use std::sync::Arc;
 pub use blobs::{BlobFile, BlobFiles};
 pub use codec::{decode, encode};
 pub use edit::{BlobAddition, BlobGarbage, FileMeta, VersionEdit, WalAddition};
+pub use set::{DEFAULT_FAMILY, DEFAULT_FAMILY_NAME, FamilyVersion, VersionSet};
 
-/// The set of tables at one moment.
+/// The tables of a family at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     /// Level 0 newest first; the others in order of their keys.
     pub levels: Vec<Vec<Arc<FileMeta>>>,
     /// Where values lie that are not in the tables.
     pub blobs: BlobFiles,
-    /// Every write up to this sequence number, and none after it, is in the tables.
-    pub flushed_sequence: u64,
-    /// Logs with a lower number are not needed.
+    /// Logs with a lower number hold nothing of the family that is not in its tables.
     pub log_number: u64,
 }
 
 impl Version {
     /// Without tables.
     pub fn empty(num_levels: usize) -> Version {
-        let (levels, blobs) = (vec![Vec::new(); num_levels], BlobFiles::default());
-        Version { levels, blobs, flushed_sequence: 0, log_number: 0 }
+        Version { levels: vec![Vec::new(); num_levels], blobs: BlobFiles::default(), log_number: 0 }
     }
 
     /// The version after the edit.
@@ -55,15 +55,8 @@ impl Version {
             }
             next.level_mut(*level)?.push(Arc::new(file.clone()));
         }
-        if let Some(sequence) = edit.last_sequence {
-            if sequence < next.flushed_sequence {
-                return Err(format!("last_sequence goes back from {} to {sequence}", next.flushed_sequence));
-            }
-            next.flushed_sequence = sequence;
-        }
-        // The logs of before are gone: a lower number cannot bring them back.
-        next.log_number =
-            next.log_number.max(edit.log_number.unwrap_or(0)).max(edit.min_log_number_to_keep.unwrap_or(0));
+        // What is in the tables stays there: a lower number must not replay it.
+        next.log_number = next.log_number.max(edit.log_number.unwrap_or(0));
         next.sort();
         next.blobs.keep_needed(next.levels.iter().flatten().map(|file| &**file));
         Ok(next)
@@ -73,7 +66,7 @@ impl Version {
         let count = self.levels.len();
         self.levels
             .get_mut(level as usize)
-            .ok_or_else(|| format!("level {level}, but the store has {count} levels"))
+            .ok_or_else(|| format!("level {level}, but the family has {count} levels"))
     }
 
     fn sort(&mut self) {
@@ -97,13 +90,6 @@ impl Version {
             }
             if file.smallest > file.largest || file.smallest_sequence > file.largest_sequence {
                 return Err(format!("table {} at level {level} ends before it begins", file.number));
-            }
-            if file.largest_sequence > self.flushed_sequence {
-                let (number, sequence) = (file.number, file.largest_sequence);
-                return Err(format!(
-                    "table {number} has sequence {sequence}, beyond {}",
-                    self.flushed_sequence
-                ));
             }
         }
         for (level, files) in self.levels.iter().enumerate().skip(1) {
@@ -132,12 +118,16 @@ impl Version {
         self.levels[level].iter().map(|f| f.len_bytes).sum()
     }
 
+    /// How many tables each level has, and their length in bytes.
+    pub fn level_sizes(&self) -> Vec<(usize, u64)> {
+        self.levels.iter().enumerate().map(|(level, files)| (files.len(), self.level_bytes(level))).collect()
+    }
+
     /// The edit that makes this version from an empty one.
     pub fn snapshot(&self) -> VersionEdit {
         let mut edit = VersionEdit {
             log_number: Some(self.log_number),
             prev_log_number: Some(0),
-            last_sequence: Some(self.flushed_sequence),
             new_files: self.files().map(|(level, f)| (level as u32, FileMeta::clone(f))).collect(),
             ..VersionEdit::default()
         };
@@ -169,7 +159,7 @@ mod tests {
 
     fn add(level: u32, files: &[FileMeta]) -> VersionEdit {
         let new_files = files.iter().map(|f| (level, f.clone())).collect();
-        VersionEdit { new_files, last_sequence: Some(100), ..VersionEdit::default() }
+        VersionEdit { new_files, ..VersionEdit::default() }
     }
 
     #[test]
@@ -191,8 +181,6 @@ mod tests {
         let gone = VersionEdit { deleted_files: vec![(1, 1)], ..VersionEdit::default() };
         assert!(version.apply(&gone).unwrap_err().contains("where it is not"));
         assert!(version.apply(&add(3, &[file(2, "a", "b", 1)])).unwrap_err().contains("level 3"));
-        let back = VersionEdit { last_sequence: Some(99), ..VersionEdit::default() };
-        assert!(version.apply(&back).unwrap_err().contains("goes back"));
     }
 
     #[test]

@@ -1,0 +1,164 @@
+//! The handle of a family: a tree of its own in the store, with its own options, that shares log, sequence numbers and
+//! snapshots with the others. This is what RocksDB calls a column family.
+//!
+//! A batch over several families is one write. A flush is of one family: after a crash its tables may hold what of the others
+//! is still in the logs, which recovery replays for these alone. Creating and dropping are durable when they are answered, and
+//! so do not wait for writes that were not synced.
+
+use std::ops::RangeBounds;
+use std::sync::Arc;
+
+use cutwater_io::point;
+
+use super::batch::WriteBatch;
+use super::db::Store;
+use super::error::Error;
+use super::families::{FamilyKey, OpenFamily};
+use super::iter::Iter;
+use super::options::{FamilyOptions, WriteOptions};
+use super::points::of_families as points;
+use super::read::View;
+use super::shared::{Change, Shared};
+use super::snapshot::Snapshot;
+use super::version::{DEFAULT_FAMILY, VersionEdit};
+
+/// An open family. Clones are cheap, and keep the store open. When it is dropped from the store, writes to it are refused, and
+/// reads go on as long as there is a handle.
+#[derive(Clone, Debug)]
+pub struct Family {
+    key: Arc<FamilyKey>,
+    store: Store,
+}
+
+impl Family {
+    pub(crate) fn new(store: Store, key: Arc<FamilyKey>) -> Family {
+        Family { key, store }
+    }
+
+    pub(crate) fn key(&self) -> &Arc<FamilyKey> {
+        &self.key
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.key.name
+    }
+
+    /// Its id, as it stands in the files. No other family of the store ever has it.
+    pub fn id(&self) -> u32 {
+        self.key.id
+    }
+
+    /// Sets one key. Several, in this and other families: [`WriteBatch::put_in`].
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn put(&self, key: &[u8], value: &[u8], options: WriteOptions) -> Result<u64, Error> {
+        let mut batch = WriteBatch::new();
+        batch.put_in(self, key, value);
+        self.store.write(batch, options).await
+    }
+
+    /// Removes one key.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn delete(&self, key: &[u8], options: WriteOptions) -> Result<u64, Error> {
+        let mut batch = WriteBatch::new();
+        batch.delete_in(self, key);
+        self.store.write(batch, options).await
+    }
+
+    /// The value of a key now.
+    ///
+    /// # Errors
+    /// I/O or damage.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.view().get(self.store.shared(), None, key).await
+    }
+
+    /// The value of a key at a snapshot.
+    ///
+    /// # Errors
+    /// I/O or damage.
+    pub async fn get_at(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.view().get(self.store.shared(), Some(snapshot), key).await
+    }
+
+    /// Goes through a range in either direction, now or at a snapshot of the store.
+    pub fn iter(&self, range: impl RangeBounds<Vec<u8>>, snapshot: Option<&Snapshot>) -> Iter {
+        self.view().iter(self.store.shared(), range, snapshot)
+    }
+
+    /// Writes what is in memory of it to tables (with [`super::Options::atomic_flush`], of all families), and returns when those
+    /// are durable.
+    ///
+    /// # Errors
+    /// [`Error::FamilyDropped`], or what stopped writes.
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.store.flush_of(Some(self.key.clone())).await.map(drop)
+    }
+
+    /// Flushes it, and merges all its levels into the deepest in use.
+    ///
+    /// # Errors
+    /// [`Error::FamilyDropped`], or what stopped writes.
+    pub async fn compact_all(&self) -> Result<(), Error> {
+        self.store.compact_of(Some(self.key.clone())).await
+    }
+
+    /// How many tables each level has, and their length in bytes.
+    pub fn levels(&self) -> Vec<(usize, u64)> {
+        self.view().version.level_sizes()
+    }
+
+    fn view(&self) -> View {
+        View::of(self.store.shared(), self.key.id)
+    }
+}
+
+/// Adds a family to an open store. It is a task, as who waits for it may give up, and an edit must not be left half-written.
+pub(super) async fn create(
+    shared: Arc<Shared>,
+    name: String,
+    options: FamilyOptions,
+) -> Result<Arc<FamilyKey>, Error> {
+    let _one_at_a_time = shared.families_change.lock().await;
+    shared.check_writable()?;
+    let (id, log_number) = {
+        let state = shared.state();
+        if state.set.named(&name).is_some() {
+            return Err(Error::FamilyExists { name });
+        }
+        let id = state.set.next_family().ok_or(Error::InvalidRequest("the ids of families are used up"))?;
+        (id, state.current_log())
+    };
+    let num_levels = options.num_levels;
+    let family = OpenFamily::new(FamilyKey::new(id, &name, shared.compact_wake.clone()), options);
+    let key = family.key.clone();
+    let edit = VersionEdit {
+        column_family: id,
+        column_family_add: Some(name),
+        max_column_family: Some(id),
+        log_number: Some(log_number),
+        ..VersionEdit::default()
+    };
+    let change = Change { num_levels, ..Change::of(edit) };
+    shared.install("the creation of a family", change, |state| state.families.add(family)).await?;
+    point!(points::FAMILY_ADDED);
+    Ok(key)
+}
+
+/// Takes a family from an open store. As with [`create`].
+pub(super) async fn drop_family(shared: Arc<Shared>, key: Arc<FamilyKey>) -> Result<(), Error> {
+    let _one_at_a_time = shared.families_change.lock().await;
+    shared.check_writable()?;
+    shared.state().families.writable(&key)?;
+    if key.id == DEFAULT_FAMILY {
+        return Err(Error::InvalidRequest("the default family cannot be dropped"));
+    }
+    let edit = VersionEdit { column_family: key.id, column_family_drop: true, ..VersionEdit::default() };
+    shared.install("the drop of a family", Change::of(edit), |_| {}).await?;
+    point!(points::FAMILY_DROPPED);
+    Ok(())
+}
