@@ -42,13 +42,12 @@ pub(super) async fn scan(
     Ok(content)
 }
 
-/// What [`scan`] returns, read from the other end.
+/// What [`scan`] returns of the present, read from the other end.
 pub(super) async fn scan_backwards(
     store: &Store,
     range: impl std::ops::RangeBounds<Vec<u8>>,
-    snapshot: Option<&Snapshot>,
 ) -> Result<Content, Error> {
-    let mut iter = store.iter(range, snapshot);
+    let mut iter = store.iter(range, None);
     let mut content = BTreeMap::new();
     let mut entry = iter.seek_to_last().await?;
     while let Some((key, value)) = entry {

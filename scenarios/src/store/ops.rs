@@ -84,7 +84,7 @@ impl Shared {
                     self.state().batches.content_of(actor).range(from.clone()..to.clone()).map(own).collect();
                 let found = match op.id % 2 {
                     0 => scan(store, from..to, None).await,
-                    _ => scan_backwards(store, from..to, None).await,
+                    _ => scan_backwards(store, from..to).await,
                 };
                 let found = self.tolerate("scan", found);
                 let found = self.others_are_right(store, actor, found).await?;
