@@ -39,6 +39,7 @@ use cutwater_sim::scenario::{OracleInfo, Violation};
 use cutwater_sim::vocabulary::{Knob, Role};
 use cutwater_sim::world::World;
 
+use crate::oracle::attempts::{self, Passed};
 use crate::oracle::watch::Oracles;
 
 const BUCKET: &str = "cluster";
@@ -233,6 +234,9 @@ impl Cluster {
             .within(FINISH_LIMIT, "a healed cluster finishes its job", self.until(Cluster::is_finished))
             .await?;
         self.oracles().look(self.world.env())?;
+        if self.is_undisturbed() {
+            attempts::judge_undisturbed(Passed::so_far(self.world.env()))?;
+        }
         self.judge_output()?;
         let swept = self.until(|cluster| cluster.oracles().job.leaks().is_empty());
         if self.world.within(SWEEP_LIMIT, "", swept).await.is_err() {
@@ -247,7 +251,7 @@ impl Cluster {
         let cluster = self.clone();
         let judged = self.world.client("judge", async move {
             for id in retained {
-                cluster.inspect(id).await?;
+                cluster.inspect(id, true).await?;
             }
             Ok(())
         });
@@ -260,6 +264,13 @@ impl Cluster {
 
     fn is_finished(&self) -> bool {
         self.oracles().job.state().is_some_and(|state| state.status == Status::Finished)
+    }
+
+    /// True if nothing in the plan is a reason for a task to end.
+    fn is_undisturbed(&self) -> bool {
+        let plan = self.world.plan();
+        let disturbs = |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage");
+        plan.faults.is_empty() && plan.buggify.is_empty() && !plan.ops.iter().any(disturbs)
     }
 
     async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
@@ -284,7 +295,7 @@ impl Cluster {
             "inspect" => {
                 let latest = self.oracles().job.state().and_then(|state| Some(state.latest()?.id));
                 let Some(id) = latest else { return Ok("nothing to restore yet".into()) };
-                self.inspect(id).await?;
+                self.inspect(id, false).await?;
                 Ok(format!("checkpoint {id} restores"))
             }
             "outage" => {
@@ -306,7 +317,7 @@ impl Cluster {
     }
 
     /// Opens a checkpoint from its objects alone. One that is let go meanwhile is no loss.
-    async fn inspect(&self, id: CheckpointId) -> Result<(), Violation> {
+    async fn inspect(&self, id: CheckpointId, is_healed: bool) -> Result<(), Violation> {
         let Some(metadata) = self.oracles().job.retained(id).cloned() else { return Ok(()) };
         let parallelism = self.world.key().draw("inspect", &[id.0, self.world.now_us()]).between(1, 4);
         let parallelism =
@@ -318,7 +329,7 @@ impl Cluster {
         let found = match found {
             Ok(found) => found,
             // The store of objects may be out of order for clients, too, as long as faults strike.
-            Err(error) if error.is_transient() => {
+            Err(error) if error.is_transient() && !is_healed => {
                 self.world.note("inspect", &error.to_string());
                 return Ok(());
             }

@@ -27,7 +27,7 @@ use cutwater_sim::vocabulary::{Verb, Vocabulary};
 use cutwater_sim::world::World;
 use futures::future::LocalBoxFuture;
 
-use crate::store::{Medium, StoreScenario, run};
+use crate::store::{Medium, StoreScenario, points, run};
 use cutwater_sim::shrink::Personalities;
 
 /// See the module.
@@ -45,6 +45,7 @@ impl Scenario for DamageScenario {
     fn vocabulary(&self) -> Vocabulary {
         use FaultClass as F;
         let mut vocabulary = StoreScenario.vocabulary();
+        vocabulary.points = points().collect();
         vocabulary.verbs.extend([
             Verb::new("backup", "copy a checkpoint, so that there is one that shares nothing with the store"),
             Verb::new("scrub", "have the store check every byte of its tables"),
@@ -89,8 +90,10 @@ impl Scenario for DamageScenario {
         Demands {
             after_plans: 1000,
             delivered: self.vocabulary().faults,
-            points: points::ALL.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
-            sometimes: points::OF_DAMAGE.iter().map(|point| point.name).collect(),
+            points: points().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
+            sometimes: [points::WAL_REFUSED, points::MANIFEST_REFUSED, points::BLOCK_REFUSED]
+                .map(|p| p.name)
+                .into(),
             ..Demands::default()
         }
     }

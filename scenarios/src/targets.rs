@@ -14,6 +14,8 @@ use bytes::Bytes;
 use cutwater_engine::checkpoint::{log as job_log, metadata};
 use cutwater_engine::cluster::rpc;
 use cutwater_engine::store::batch::DecodedBatch;
+use cutwater_engine::store::blob::format::{self, HEADER_BYTES, Header, RecordHeader};
+use cutwater_engine::store::blob::{BlobIndex, BlobReader, BlobWriter};
 use cutwater_engine::store::coding::masked_crc32c;
 use cutwater_engine::store::key::{InternalKey, MAX_SEQUENCE, Tag, ValueKind};
 use cutwater_engine::store::log::{LogEnd, LogReader, LogWriter};
@@ -25,10 +27,11 @@ use cutwater_engine::store::table::format::{
 };
 use cutwater_engine::store::table::properties::Properties;
 use cutwater_engine::store::table::{Caching, Compression, Table, TableBuilder, TableIter};
+use cutwater_engine::store::version::{VersionEdit, VersionSet};
 use cutwater_engine::store::{FamilyOptions, Seek, version};
 use cutwater_engine::stream::record::Decoder;
 use cutwater_engine::stream::sink::decode_output;
-use cutwater_io::fs::OpenOptions;
+use cutwater_io::fs::{self, OpenOptions};
 use cutwater_io::sim::Env;
 use cutwater_sim::Plan;
 use serde::{Serialize, de::DeserializeOwned};
@@ -45,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     ("manifest_edit", manifest_edit),
     ("block", block),
     ("table", table),
+    ("blob", blob),
     ("rpc_frame", rpc_frame),
     ("checkpoint_metadata", checkpoint_metadata),
     ("sink_output", sink_output),
@@ -130,6 +134,25 @@ fn manifest_edit(bytes: &[u8]) {
     if let Ok(version) = version::Version::empty(7).apply(&edit) {
         let _ = version.check();
     }
+    // After others, as one of several families.
+    let mut set = VersionSet::new(7);
+    for part in [&bytes[..bytes.len() / 2], bytes] {
+        let Ok(edit) = version::decode(part) else { continue };
+        let family =
+            VersionEdit { column_family_add: Some("one".to_owned()), column_family: 1, ..edit.clone() };
+        let edits = [family, VersionEdit { column_family: 1, ..edit.clone() }, edit];
+        for edit in edits {
+            if let Ok(next) = set.apply(std::slice::from_ref(&edit), |_| 7) {
+                let _ = next.check();
+                set = next;
+            }
+        }
+        let mut again = VersionSet::new(7);
+        for edit in set.snapshot(9) {
+            again = again.apply(&[edit], |_| 7).expect("what a new MANIFEST begins with can be applied");
+        }
+        assert_eq!(again.files().count(), set.files().count(), "a new MANIFEST has the same tables");
+    }
 }
 
 fn block(bytes: &[u8]) {
@@ -200,7 +223,7 @@ fn with_footer(bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A right table, changed where `bytes` say: two of them for the place, one for the change.
+/// A right table, changed where `bytes` say.
 fn changed(bytes: &[u8]) -> Vec<u8> {
     let options = FamilyOptions { block_bytes: 64, ..FamilyOptions::default() };
     let mut builder = TableBuilder::new(&options, 0, 1, "store");
@@ -209,11 +232,51 @@ fn changed(bytes: &[u8]) -> Vec<u8> {
         builder.add(&key, Tag::new(MAX_SEQUENCE - i, ValueKind::Value), b"a value of some bytes");
     }
     let (_, mut file) = builder.finish();
+    change(&mut file, bytes);
+    file
+}
+
+/// Changes a file where `bytes` say: two of them for the place, one for the change.
+fn change(file: &mut [u8], bytes: &[u8]) {
     for change in bytes.chunks_exact(3) {
         let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % file.len();
         file[at] ^= change[2];
     }
-    file
+}
+
+/// The parts of a blob file; a file of any bytes; a right one with some of its bytes changed. The index that names a value is
+/// what the bytes say, or a right one.
+fn blob(bytes: &[u8]) {
+    let _ = (Header::decode(bytes), RecordHeader::decode(bytes), format::Footer::decode(bytes));
+    let named = BlobIndex::decode(bytes);
+    if let Ok(index) = named {
+        assert_eq!(BlobIndex::decode(&index.encode()), Ok(index), "an index is read back");
+    }
+    let bytes = bytes.to_vec();
+    simulate(async move {
+        let path = Path::new("/000007.blob");
+        let mut writer = BlobWriter::create(path, 7, 0).await.expect("a new disk");
+        let right = writer.add(b"key", b"a value of some bytes").await.expect("a new disk has room");
+        writer.add(b"other", &[b'.'; 100]).await.expect("a new disk has room");
+        let meta = writer.finish().await.expect("a new disk has room");
+        let mut changed = fs::read(path).await.expect("it was written");
+        change(&mut changed, &bytes);
+        let as_it_is = version::BlobAddition {
+            total_bytes: (bytes.len() as u64).saturating_sub((HEADER_BYTES + format::FOOTER_BYTES) as u64),
+            ..version::BlobAddition::default()
+        };
+        for (content, meta) in [(changed, meta), (bytes, as_it_is)] {
+            let file = OpenOptions::new().truncate(true).write(true).open(path).await.expect("it is there");
+            file.write_all_at(&content, 0).await.expect("a new disk has room");
+            let Ok(reader) = BlobReader::open(path, 0, &meta).await else { continue };
+            let _ = reader.verify(&meta).await;
+            for index in named.iter().chain([&right]) {
+                if let Ok(value) = reader.get(b"key", index).await {
+                    assert!(value.len() <= content.len(), "a value of {} bytes", value.len());
+                }
+            }
+        }
+    });
 }
 
 fn simulate(future: impl Future<Output = ()> + 'static) {

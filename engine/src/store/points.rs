@@ -1,7 +1,8 @@
 //! Points of this module; see [`mod@cutwater_io::points`].
 
 /// What only damage to durable data leads to.
-pub const OF_DAMAGE: &[cutwater_io::points::Point] = &[WAL_REFUSED, MANIFEST_REFUSED, BLOCK_REFUSED];
+pub const OF_DAMAGE: &[cutwater_io::points::Point] =
+    &[WAL_REFUSED, MANIFEST_REFUSED, BLOCK_REFUSED, of_families::AHEAD_REFUSED];
 
 cutwater_io::points! {
     point WAL_ROTATED = "store.wal.rotated": "a new log exists, the memtable of the old one is not closed yet";

@@ -5,6 +5,7 @@
 //! looks whenever the register changes, and at the end:
 //! - Tasks never acknowledge what a coordinator must refuse, such as a reference to a file that was given up.
 //! - A job starts over when more checkpoints have expired in a row than it tolerates.
+//! - A job that nothing disturbs is deployed once.
 //! - Nothing is deployed between the metadata of a checkpoint and its listing: what to restore from is not certain then.
 //!
 //! Points are counted over all coordinators. A leader that was deposed and does not know it goes on for a while, so the second rule
@@ -137,6 +138,20 @@ impl AttemptOracle {
     }
 }
 
+/// Judges the end of a run in which nothing failed, and nobody asked for another parallelism.
+///
+/// # Errors
+/// If the job was started over.
+pub fn judge_undisturbed(passed: Passed) -> Result<(), Violation> {
+    match passed.deployed {
+        1 => Ok(()),
+        deployed => Err(Violation::new("attempts", "a job that nothing disturbs is deployed once")
+            .of("attempt")
+            .expected(1)
+            .found(deployed)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +166,15 @@ mod tests {
 
     fn property(result: Result<(), Violation>) -> String {
         result.expect_err("it does not hold").property
+    }
+
+    #[test]
+    fn a_job_starts_over_only_for_a_reason() {
+        assert_eq!(judge_undisturbed(passed(0, 1)), Ok(()));
+        for deployed in [0, 2] {
+            let judged = judge_undisturbed(passed(0, deployed));
+            assert_eq!(property(judged), "a job that nothing disturbs is deployed once");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@
 use std::ops::Range;
 
 use cutwater_engine::store::log::LogReader;
+use cutwater_engine::store::version;
 use cutwater_io::sim::disk::Ino;
 
 use crate::oracle::batches::{Place, Synced};
@@ -74,7 +75,8 @@ fn durable_to(syncs: &[Synced], count: usize) -> Place {
     count.checked_sub(1).map_or(Place::default(), |last| syncs[last].asked_at)
 }
 
-/// The last two records of a MANIFEST: an edit and its seal, if it was sealed.
+/// The last edit of a MANIFEST, which is a record, or several that hold together (an atomic group), and its seal, if it was
+/// sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ManifestEnd {
     pub(super) ino: Ino,
@@ -85,16 +87,21 @@ impl ManifestEnd {
     /// `content` is what was written, undamaged. Nothing if it has fewer records.
     pub(super) fn of(ino: Ino, content: &[u8]) -> Option<ManifestEnd> {
         let mut reader = LogReader::new(content, 0);
-        let mut records = [None, None];
+        let mut before: Option<Range<u64>> = None;
+        let mut last: Option<(Range<u64>, bool)> = None;
         loop {
             let begin = reader.offset();
-            if reader.next_record().is_err() {
-                break;
-            }
-            records = [records[1].take(), Some(begin..reader.offset())];
+            let Ok(record) = reader.next_record() else { break };
+            let is_open = version::decode(&record).is_ok_and(|edit| edit.atomic_group_remaining > Some(0));
+            last = match last {
+                Some((group, true)) => Some((group.start..reader.offset(), is_open)),
+                other => {
+                    before = other.map(|(group, _)| group);
+                    Some((begin..reader.offset(), is_open))
+                }
+            };
         }
-        let [Some(edit), Some(seal)] = records else { return None };
-        Some(ManifestEnd { ino, records: [edit, seal] })
+        Some(ManifestEnd { ino, records: [before?, last?.0] })
     }
 
     /// True if damage at these places of the file may hide both: wide damage, or two of any kind.
@@ -114,6 +121,7 @@ impl ManifestEnd {
 #[cfg(test)]
 mod tests {
     use cutwater_engine::store::log::LogWriter;
+    use cutwater_engine::store::version::VersionEdit;
 
     use super::*;
 
@@ -197,8 +205,17 @@ mod tests {
         assert!(end.is_hidden_by(&[(512..1024, false), (512..1024, false)]), "two in one sector");
         assert!(!end.is_hidden_by(&[(512..1024, false)]), "one bit");
         assert!(!end.is_hidden_by(&[(0..507, true), (512..1024, false)]), "elsewhere");
-        content.extend([3; 100]);
-        assert_eq!(ManifestEnd::of(Ino(1), &content), Some(end), "a torn record behind them");
+        let torn = [&content[..], &[3; 100]].concat();
+        assert_eq!(ManifestEnd::of(Ino(1), &torn), Some(end), "a torn record behind them");
         assert_eq!(ManifestEnd::of(Ino(1), &content[..507]), None);
+        let group_begins = content.len() as u64;
+        for remaining in [2, 1, 0] {
+            let part = VersionEdit { atomic_group_remaining: Some(remaining), ..VersionEdit::default() };
+            framing.add_record(&version::encode(&part), &mut content);
+        }
+        let seal_begins = content.len() as u64;
+        framing.add_record(&[1; 8], &mut content);
+        let end = ManifestEnd::of(Ino(1), &content).unwrap();
+        assert_eq!(end.records, [group_begins..seal_begins, seal_begins..content.len() as u64], "a group");
     }
 }

@@ -1,10 +1,9 @@
 //! Keys and values of the writers, and how contents are compared.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cutwater_engine::store::{Error, Snapshot, Store};
+use cutwater_engine::store::Error;
 use cutwater_io::fs;
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
@@ -27,34 +26,6 @@ pub(super) fn value(op: &Op, index: u64, len_bytes: u64) -> Vec<u8> {
 
 pub(super) fn own((key, value): (&Vec<u8>, &Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
     (key.clone(), value.clone())
-}
-
-pub(super) async fn scan(
-    store: &Store,
-    range: impl std::ops::RangeBounds<Vec<u8>>,
-    snapshot: Option<&Snapshot>,
-) -> Result<Content, Error> {
-    let mut iter = store.iter(range, snapshot);
-    let mut content = BTreeMap::new();
-    while let Some((key, value)) = iter.next().await? {
-        content.insert(key, value);
-    }
-    Ok(content)
-}
-
-/// What [`scan`] returns of the present, read from the other end.
-pub(super) async fn scan_backwards(
-    store: &Store,
-    range: impl std::ops::RangeBounds<Vec<u8>>,
-) -> Result<Content, Error> {
-    let mut iter = store.iter(range, None);
-    let mut content = BTreeMap::new();
-    let mut entry = iter.seek_to_last().await?;
-    while let Some((key, value)) = entry {
-        content.insert(key, value);
-        entry = iter.prev().await?;
-    }
-    Ok(content)
 }
 
 pub(super) async fn list(dir: &Path) -> Result<Vec<String>, Error> {

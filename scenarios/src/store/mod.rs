@@ -22,17 +22,21 @@
 //! (memtables of some KiB, tables of a few blocks, blob files of a few values), so that a run of a few hundred
 //! operations flushes, compacts and rolls its MANIFEST over many times.
 //!
-//! *Not in it*: damage of durable data (see [`crate::damage`]), column families.
+//! *Not in it*: damage of durable data (see [`crate::damage`]).
 
 mod budget;
 mod content;
 mod evidence;
+mod families;
 mod ops;
 mod process;
 mod repair;
+mod scratch;
 
 use std::path::Path;
 
+use cutwater_engine::store::points;
+use cutwater_io::points::{Kind, Point};
 use cutwater_sim::census::mini::{Letter, MiniWorkload};
 use cutwater_sim::faults::{Devices, FaultClass};
 use cutwater_sim::plan::Plan;
@@ -44,6 +48,11 @@ use futures::future::LocalBoxFuture;
 
 use content::KEYS;
 pub(crate) use process::{Medium, run};
+
+/// What a store can pass.
+pub(crate) fn points() -> impl Iterator<Item = Point> {
+    points::ALL.iter().chain(points::of_families::ALL).copied()
+}
 
 /// See the module.
 pub struct StoreScenario;
@@ -89,6 +98,8 @@ impl Scenario for StoreScenario {
                 Verb::new("flush", "flush the memtable"),
                 Verb::new("compact", "compact everything"),
                 Verb::new("sync_wal", "make all writes so far durable"),
+                Verb::new("family", "create a family, write to it, and drop it after a while")
+                    .arg("hold_us", 0..=100_000),
                 Verb::new("checkpoint", "take a checkpoint, and open it"),
                 Verb::new("reopen", "close the store and open it again"),
             ],
@@ -127,6 +138,14 @@ impl Scenario for StoreScenario {
                     256..=1 << 20,
                 ),
                 Knob::new("bloom_bits", "bits of the filter per key", 10, 0..=20),
+                Knob::new("families", "families that the keys are spread over", 1, 1..=3),
+                Knob::new("atomic_flush", "1: all families are flushed together", 0, 0..=1),
+                Knob::new(
+                    "max_total_wal_bytes",
+                    "length of the logs at which the family that keeps them is flushed, in bytes; 0: by the memtables",
+                    0,
+                    0..=64 << 10,
+                ),
                 crate::compression_knob(),
                 Knob::new(
                     "min_blob_bytes",
@@ -148,7 +167,7 @@ impl Scenario for StoreScenario {
                     0..=64 << 10,
                 ),
             ],
-            points: cutwater_engine::store::points::ALL.to_vec(),
+            points: points().filter(|point| !points::OF_DAMAGE.contains(point)).collect(),
             classes: vec!["wal", "table", "blob", "manifest", "current", "other"],
             faults: vec![
                 F::ProcessKill,
@@ -193,19 +212,17 @@ impl Scenario for StoreScenario {
     }
 
     fn demands(&self) -> Demands {
-        let points = cutwater_engine::store::points::ALL;
-        use cutwater_io::points::Kind;
+        let all = self.vocabulary().points;
         Demands {
             after_plans: 1000,
             delivered: self.vocabulary().faults,
-            points: points.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
+            points: all.iter().filter(|p| p.kind == Kind::Point).map(|p| p.name).collect(),
             // Two plans in a thousand see a hole between logs, and four a log given up: a campaign of a thousand cannot be asked
             // for one.
-            sometimes: points
+            sometimes: all
                 .iter()
                 .filter(|p| p.kind != Kind::Point)
                 .filter(|p| !["store.recovery.wal_hole", "store.wal.given_up"].contains(&p.name))
-                .filter(|p| !cutwater_engine::store::points::OF_DAMAGE.contains(p))
                 .map(|p| p.name)
                 .collect(),
             ..Demands::default()
@@ -213,22 +230,38 @@ impl Scenario for StoreScenario {
     }
 
     fn mini(&self) -> Option<MiniWorkload> {
-        let put = |key, sync| Letter::new("put", &[key, 40, sync]).of_key(key as u8);
+        let put = |key, len, sync| Letter::new("put", &[key, len, sync]).of_key(key as u8);
+        let (small, blob) = (40, 100);
         Some(MiniWorkload {
             letters: vec![
-                put(0, 0),
-                put(1, 0),
-                put(0, 3),
-                put(1, 3),
+                put(0, small, 0),
+                put(1, small, 0),
+                put(0, small, 3),
+                put(1, small, 3),
+                put(0, blob, 0),
+                put(1, blob, 0),
                 Letter::new("delete", &[0, 0]).of_key(0),
+                // Of both keys: the second is the fifth from the first, of four.
+                Letter::new("batch", &[0, 2, small, 0]),
                 Letter::new("flush", &[]),
                 Letter::new("compact", &[]),
                 Letter::new("sync_wal", &[]),
+                Letter::new("snapshot", &[1_500]),
+                Letter::new("family", &[0]),
                 Letter::new("checkpoint", &[]),
                 Letter::new("reopen", &[]),
             ],
-            // Two tables in level 0 are enough for a compaction, and two edits for a new MANIFEST.
-            knobs: [("level0_trigger", 2), ("max_manifest_bytes", 256)].into(),
+            knobs: [
+                ("keys", 4),
+                // Two tables in level 0 are enough for a compaction, and two edits for a new MANIFEST.
+                ("level0_trigger", 2),
+                ("max_manifest_bytes", 256),
+                // A value of 100 bytes is a blob, and lies in a file of its own that the next compaction empties.
+                ("min_blob_bytes", 64),
+                ("blob_file_bytes", 512),
+                ("blob_gc_age_percent", 100),
+            ]
+            .into(),
             gap_us: 1_000,
             rest_us: 200_000,
         })

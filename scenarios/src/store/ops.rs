@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cutwater_engine::store::{Options, Snapshot, Store, WriteBatch, WriteOptions};
+use cutwater_engine::store::Snapshot;
 use cutwater_io::{fs, time};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
@@ -12,26 +12,27 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
-use super::content::{key, own, same, same_value, scan, scan_backwards, value};
+use super::content::{key, own, same, same_value, value};
+use super::families::Db;
 use super::process::{Exit, Shared, Taken};
 use super::repair::copy;
-use crate::oracle::batches::{Batch, Content, Place, Synced};
+use crate::oracle::batches::{Batch, Changes, Content, Place, Synced};
 
 /// A checkpoint is looked at again after each crash; more than a few would only cost time.
 const CHECKPOINTS_KEPT: usize = 2;
 
 impl Shared {
     /// One writer: the operations of its part of the plan, on its own keys.
-    pub(super) async fn work(&self, store: &Store, actor: usize) -> Result<(), Exit> {
+    pub(super) async fn work(&self, db: &Db, actor: usize) -> Result<(), Exit> {
         let mut ops = self.actors[actor].lock().await;
         let mut held = FuturesUnordered::new();
         while let Some(op) = next_of(&mut ops, &mut held).await? {
             let result = match op.verb.as_str() {
                 "snapshot" => {
-                    held.push(self.hold_snapshot(store, store.snapshot(), op.args[0]));
+                    held.push(self.hold_snapshot(db, db.store.snapshot(), op.args[0]));
                     Ok(())
                 }
-                _ => self.apply(store, actor, &op).await,
+                _ => self.apply(db, actor, &op).await,
             };
             self.world.answered(
                 &op,
@@ -50,32 +51,32 @@ impl Shared {
         Ok(())
     }
 
-    async fn apply(&self, store: &Store, actor: usize, op: &Op) -> Result<(), Exit> {
-        self.look_at_others(store, actor).await?;
+    async fn apply(&self, db: &Db, actor: usize, op: &Op) -> Result<(), Exit> {
+        self.look_at_others(db, actor).await?;
         let args = &op.args;
         match op.verb.as_str() {
             "put" => {
                 self.write(
-                    store,
+                    db,
                     actor,
                     vec![(self.key(actor, args[0]), Some(value(op, 0, args[1])))],
                     args[2] == 3,
                 )
                 .await
             }
-            "delete" => self.write(store, actor, vec![(self.key(actor, args[0]), None)], args[1] == 3).await,
+            "delete" => self.write(db, actor, vec![(self.key(actor, args[0]), None)], args[1] == 3).await,
             "batch" => {
                 let changes = (0..args[1]).map(|i| {
                     let key = self.key(actor, args[0] + i * 5);
                     (key, (i % 3 != 2).then(|| value(op, i, args[2])))
                 });
-                self.write(store, actor, changes.collect(), args[3] == 3).await
+                self.write(db, actor, changes.collect(), args[3] == 3).await
             }
             "get" => {
                 let key = self.key(actor, args[0]);
                 let expected = self.state().batches.content_of(actor).get(&key).cloned();
-                let found = self.tolerate("get", store.get(&key).await);
-                let found = self.others_are_right(store, actor, found).await?;
+                let found = self.tolerate("get", db.get(&key).await);
+                let found = self.others_are_right(db, actor, found).await?;
                 same_value("a read returns the last write", &key, &expected, &found).map_err(Exit::from)
             }
             "scan" => {
@@ -83,35 +84,42 @@ impl Shared {
                 let expected: Content =
                     self.state().batches.content_of(actor).range(from.clone()..to.clone()).map(own).collect();
                 let found = match op.id % 2 {
-                    0 => scan(store, from..to, None).await,
-                    _ => scan_backwards(store, from..to).await,
+                    0 => db.scan(from..to, None).await,
+                    _ => db.scan_backwards(from..to).await,
                 };
                 let found = self.tolerate("scan", found);
-                let found = self.others_are_right(store, actor, found).await?;
+                let found = self.others_are_right(db, actor, found).await?;
                 same("model", "a scan returns what was written", &expected, &found).map_err(Exit::from)
             }
-            "slow_scan" => self.scan_slowly(store, args[0], !op.id.is_multiple_of(2)).await,
+            "slow_scan" => self.scan_slowly(db, args[0], !op.id.is_multiple_of(2)).await,
             "flush" => {
+                if let Some(family) = db.one_of(op.id) {
+                    return self.tolerate("flush family", family.flush().await);
+                }
                 let acknowledged = self.state().batches.acknowledged();
-                self.tolerate("flush", store.flush().await)?;
+                self.tolerate("flush", db.store.flush().await)?;
                 self.state().batches.flushed(acknowledged);
                 self.owe();
                 Ok(())
             }
-            "compact" => self.tolerate("compact", store.compact_all().await),
+            "compact" => match db.one_of(op.id) {
+                Some(family) => self.tolerate("compact family", family.compact_all().await),
+                None => self.tolerate("compact", db.store.compact_all().await),
+            },
             "sync_wal" => {
                 let acknowledged = self.state().batches.acknowledged();
                 let asked_at = self.logs_end();
-                self.tolerate("sync", store.sync_wal().await)?;
+                self.tolerate("sync", db.store.sync_wal().await)?;
                 self.synced(acknowledged, asked_at);
                 self.owe();
                 Ok(())
             }
-            "checkpoint" => self.take_checkpoint(store, op).await,
-            "backup" => self.back_up(store, op).await,
-            "scrub" => self.scrub(store).await,
+            "family" => self.come_and_go(db, op).await,
+            "checkpoint" => self.take_checkpoint(db, op).await,
+            "backup" => self.back_up(db, op).await,
+            "scrub" => self.scrub(&db.store).await,
             "reopen" => {
-                self.tolerate("close", store.clone().close().await)?;
+                self.tolerate("close", db.store.clone().close().await)?;
                 Err(Exit::Failed)
             }
             other => unreachable!("{other} is not in the vocabulary"),
@@ -123,24 +131,10 @@ impl Shared {
         key(actor, number % self.world.knob("keys"))
     }
 
-    async fn write(
-        &self,
-        store: &Store,
-        actor: usize,
-        changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-        sync: bool,
-    ) -> Result<(), Exit> {
-        let mut batch = WriteBatch::new();
-        for (key, value) in &changes {
-            match value {
-                Some(value) => batch.put(key, value),
-                None => batch.delete(key),
-            }
-        }
-        let id = self.state().batches.attempt(Batch::new(actor, changes, sync));
+    async fn write(&self, db: &Db, actor: usize, changes: Changes, sync: bool) -> Result<(), Exit> {
+        let id = self.state().batches.attempt(Batch::new(actor, changes.clone(), sync));
         let asked_at = self.logs_end();
-        let sequence =
-            self.tolerate("write", store.write(batch, WriteOptions { sync, disable_wal: false }).await)?;
+        let sequence = self.tolerate("write", db.write(&changes, sync).await)?;
         self.state().batches.acknowledge(id, sequence)?;
         if sync {
             self.synced(sequence, asked_at);
@@ -156,12 +150,12 @@ impl Shared {
     }
 
     /// Reads what the other writers are writing just now: what is shown is there for good.
-    async fn look_at_others(&self, store: &Store, actor: usize) -> Result<(), Exit> {
+    async fn look_at_others(&self, db: &Db, actor: usize) -> Result<(), Exit> {
         for other in (0..self.actors.len()).filter(|other| *other != actor) {
             let keys = self.state().batches.keys_being_written(other);
             for key in keys {
                 let answered = self.state().batches.answered(other);
-                let found = self.tolerate("get of another's key", store.get(&key).await)?;
+                let found = self.tolerate("get of another's key", db.get(&key).await)?;
                 self.state().batches.judge_foreign_read(other, answered, &key, &found)?;
             }
         }
@@ -180,25 +174,26 @@ impl Shared {
     }
 
     /// Holds a snapshot while all writers go on, flush and compact: it stays the state at its sequence number, of all.
-    async fn hold_snapshot(&self, store: &Store, snapshot: Snapshot, hold_us: u64) -> Result<(), Exit> {
+    async fn hold_snapshot(&self, db: &Db, snapshot: Snapshot, hold_us: u64) -> Result<(), Exit> {
         time::sleep(Duration::from_micros(hold_us)).await;
-        let found = self.tolerate("scan of a snapshot", scan(store, .., Some(&snapshot)).await)?;
+        let found = self.tolerate("scan of a snapshot", db.scan(.., Some(&snapshot)).await)?;
         self.judge_snapshot(&found, snapshot.sequence())
     }
 
     /// Scans a snapshot and stops for a while after the first key, while other writers go on, flush and compact: files that
     /// the scan has yet to read must not go away under it.
-    async fn scan_slowly(&self, store: &Store, hold_us: u64, backwards: bool) -> Result<(), Exit> {
-        let snapshot = store.snapshot();
-        let mut iter = store.iter(.., Some(&snapshot));
+    async fn scan_slowly(&self, db: &Db, hold_us: u64, backwards: bool) -> Result<(), Exit> {
+        let snapshot = db.store.snapshot();
         let mut found = Content::new();
-        let mut entry = if backwards { iter.seek_to_last().await } else { iter.seek_to_first().await };
-        while let Some((key, value)) = self.tolerate("slow scan", entry)? {
-            if found.is_empty() {
-                time::sleep(Duration::from_micros(hold_us)).await;
+        for mut iter in db.iters(.., Some(&snapshot)) {
+            let mut entry = if backwards { iter.seek_to_last().await } else { iter.seek_to_first().await };
+            while let Some((key, value)) = self.tolerate("slow scan", entry)? {
+                if found.is_empty() {
+                    time::sleep(Duration::from_micros(hold_us)).await;
+                }
+                found.insert(key, value);
+                entry = if backwards { iter.prev().await } else { iter.next().await };
             }
-            found.insert(key, value);
-            entry = if backwards { iter.prev().await } else { iter.next().await };
         }
         self.judge_snapshot(&found, snapshot.sequence())
     }
@@ -206,10 +201,10 @@ impl Shared {
     /// Takes a checkpoint, and judges what is in it. Other writers go on meanwhile: what it holds of theirs is judged as after
     /// a crash. Opening a store writes to it, and would mend what a checkpoint forgot to make durable: so one in two is not
     /// opened itself before the next crash, only a copy of it.
-    async fn take_checkpoint(&self, store: &Store, op: &Op) -> Result<(), Exit> {
+    async fn take_checkpoint(&self, db: &Db, op: &Op) -> Result<(), Exit> {
         let dir = PathBuf::from(format!("/checkpoint-{}", op.id));
         let before = self.state().batches.acknowledged();
-        let files = self.tolerate("checkpoint", store.checkpoint(&dir).await)?;
+        let files = self.tolerate("checkpoint", db.checkpoint(&dir).await)?;
         let taken_us = self.world.now_us();
         if files.sequence < before {
             return Err(Violation::new("checkpoint", "a checkpoint holds what was acknowledged before it")
@@ -218,7 +213,7 @@ impl Shared {
                 .found(files.sequence)
                 .into());
         }
-        let options = Options { create_if_missing: false, ..self.options() };
+        let options = self.options_of_a_copy();
         let probe = PathBuf::from(format!("/probe-{}", op.id));
         let opened = if op.id.is_multiple_of(2) {
             &dir
@@ -226,9 +221,9 @@ impl Shared {
             self.tolerate("copy checkpoint", copy(&files, &dir, &probe).await)?;
             &probe
         };
-        let store = self.tolerate("open checkpoint", Store::open(opened, options).await)?;
-        let content = self.tolerate("scan checkpoint", scan(&store, .., None).await)?;
-        self.tolerate("close checkpoint", store.close().await)?;
+        let copy = self.tolerate("open checkpoint", self.open(opened, options).await)?;
+        let content = self.tolerate("scan checkpoint", copy.scan(.., None).await)?;
+        self.tolerate("close checkpoint", copy.close().await)?;
         // What cannot be removed stays; it is not looked at again.
         let _ = fs::remove_dir_all(&probe).await;
         let old: Vec<Taken> = {

@@ -1,18 +1,23 @@
 //! The process that holds the store, and what is judged each time it comes up.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cutwater_engine::store::{Error, FamilyOptions, Options, Store};
+use cutwater_io::sim::Errno;
 use cutwater_io::sim::disk::Disk;
+use cutwater_sim::faults::FaultClass;
 use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::{Ops, Start, World};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::budget::{ManifestEnd, hides_the_unsynced, may_replace_the_end, syncs_forgiven};
-use super::content::{list, same, scan};
+use super::content::{list, same};
 use super::evidence::{Evidence, Served};
+use super::families::Db;
+use super::scratch::Fates;
 use crate::oracle::batches::{Batches, Content, Readable, digest};
 
 /// Where the store is.
@@ -66,6 +71,10 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) batches: Batches,
     pub(super) checkpoints: Vec<Taken>,
+    /// Families that came, and may have gone.
+    pub(super) scratch: Fates,
+    /// There was one in this run: a copy may still have it.
+    pub(super) has_scratch: bool,
     /// Copies of checkpoints that share no byte with the store.
     pub(super) backups: Vec<Taken>,
     /// When recovery was judged the last time, in microseconds of virtual time.
@@ -158,15 +167,15 @@ impl Shared {
         if self.is_beyond_retries() {
             return self.replace().await;
         }
-        let store = self.tolerate("open", Store::open(DB, self.options()).await)?;
-        self.judge_recovery(&store, &start).await?;
+        let db = self.tolerate("open", self.open(DB, self.options()).await)?;
+        self.judge_recovery(&db, &start).await?;
         self.judge_checkpoints().await?;
         self.world.recovered(start.node);
         let last = *self.stage.borrow() == Stage::Last;
         if last {
-            return self.last_checks(store).await;
+            return self.last_checks(db).await;
         }
-        let writers = self.actors.iter().enumerate().map(|(actor, _)| Box::pin(self.work(&store, actor)));
+        let writers = self.actors.iter().enumerate().map(|(actor, _)| Box::pin(self.work(&db, actor)));
         let outcome = {
             let work = futures::future::try_join_all(writers);
             let stop = self.wait_for(Stage::Last);
@@ -178,7 +187,7 @@ impl Shared {
             }
         };
         outcome?;
-        self.tolerate("close", store.close().await)?;
+        self.tolerate("close", db.close().await)?;
         if *self.stage.borrow() == Stage::Work {
             self.wait_for(Stage::Last).await;
         }
@@ -189,12 +198,54 @@ impl Shared {
     pub(super) fn tolerate<T>(&self, during: &str, result: Result<T, Error>) -> Result<T, Exit> {
         result.map_err(|error| {
             self.world.note("store.error", &format!("{during}: {error}"));
-            match (self.medium, honest(during, &error)) {
+            match (self.medium, self.honest(during, &error)) {
                 (Medium::Damaged, _) if self.is_explained(&error) => Exit::Damaged,
                 (_, Some(violation)) => Exit::Violated(violation),
                 (_, None) => Exit::Failed,
             }
         })
+    }
+
+    /// A violation if `error` may not occur in this scenario.
+    fn honest(&self, during: &str, error: &Error) -> Option<Violation> {
+        if let Error::Background { source, .. } = error {
+            return self.honest(during, source);
+        }
+        let property = match error {
+            error if error.is_corruption() => "no corruption is reported where no durable byte was damaged",
+            Error::Unsupported { .. } | Error::InvalidOption { .. } | Error::InvalidRequest(_) => {
+                "the store does not refuse what it wrote itself"
+            }
+            // No fault takes a name away that was durable.
+            Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+                "a file that the store names is there"
+            }
+            Error::Locked { .. } => "the lock of a process ends with it",
+            // Another writer opens it anew.
+            Error::Closed => return None,
+            Error::Io { source, .. } if self.has_struck(source) => return None,
+            _ => "the store fails only if the disk does",
+        };
+        Some(
+            Violation::new("honesty", property)
+                .of(culprit(error))
+                .expected("no such error")
+                .found(format!("{during}: {error}")),
+        )
+    }
+
+    /// True if a fault of this run can be behind what a call to the disk answered.
+    fn has_struck(&self, error: &io::Error) -> bool {
+        use FaultClass as F;
+        let classes: &[F] = match error.kind() {
+            ErrorKind::StorageFull => &[F::DiskFull, F::FsyncFailure],
+            ErrorKind::ReadOnlyFilesystem => &[F::FsyncFailure],
+            _ if error.raw_os_error() == Some(Errno::Eio.raw()) => {
+                &[F::DiskError, F::FsyncFailure, F::ReadError]
+            }
+            _ => &[],
+        };
+        classes.iter().any(|class| self.world.delivered(*class) > 0)
     }
 
     pub(super) fn options(&self) -> Options {
@@ -217,15 +268,29 @@ impl Shared {
         };
         Options {
             family,
+            create_missing_families: true,
+            atomic_flush: knob("atomic_flush") == 1,
+            max_total_wal_bytes: knob("max_total_wal_bytes"),
             max_manifest_bytes: knob("max_manifest_bytes"),
             block_cache_bytes: knob("block_cache_bytes"),
             ..Options::default()
         }
     }
 
+    /// In a copy nothing may be missing.
+    pub(super) fn options_of_a_copy(&self) -> Options {
+        Options { create_if_missing: false, create_missing_families: false, ..self.options() }
+    }
+
+    /// Opens the store in `dir` with the families of this run.
+    pub(super) async fn open(&self, dir: impl AsRef<Path>, options: Options) -> Result<Db, Error> {
+        let may_be_others = self.state().has_scratch;
+        Db::open(dir, options, self.world.knob("families") as usize, may_be_others).await
+    }
+
     /// Compares what recovery found with what was written, and goes on from there.
-    async fn judge_recovery(&self, store: &Store, start: &Start) -> Result<(), Exit> {
-        let found = self.tolerate("scan after open", scan(store, .., None).await);
+    async fn judge_recovery(&self, db: &Db, start: &Start) -> Result<(), Exit> {
+        let found = self.tolerate("scan after open", db.scan(.., None).await);
         let power_failed = self
             .world
             .env()
@@ -234,7 +299,7 @@ impl Shared {
             .is_some_and(|crash| crash.at_us >= self.state().judged_us);
         let content = match found {
             Err(Exit::Damaged) => {
-                let readable = self.survey(store).await?;
+                let readable = self.survey(db).await?;
                 self.judge_readable(&readable, power_failed)?;
                 return Err(Exit::Damaged);
             }
@@ -256,7 +321,7 @@ impl Shared {
         self.judge_from_now_on();
         self.owe();
         self.world.note("recovered", &summary);
-        Ok(())
+        self.judge_scratch(db).await
     }
 
     /// What is there was judged: what happened before excuses nothing any more.
@@ -294,6 +359,7 @@ impl Shared {
                 hash.update(taken.dir.as_os_str().as_encoded_bytes());
                 hash.update(&digest(&taken.content).to_le_bytes());
             }
+            hash.update(format!("{:?}", state.scratch).as_bytes());
             hash.digest()
         });
     }
@@ -329,9 +395,9 @@ impl Shared {
 
     /// Opens what was taken, and returns what is read there: what it was taken of.
     pub(super) async fn open_checkpoint(&self, taken: &Taken) -> Result<Content, Exit> {
-        let options = Options { create_if_missing: false, ..self.options() };
+        let options = self.options_of_a_copy();
         let dir = &taken.dir;
-        let store = match Store::open(dir, options).await {
+        let db = match self.open(dir, options).await {
             Err(Error::NotFound { .. }) => {
                 let violation = Violation::new("checkpoint", "a finished checkpoint is durable");
                 return Err(violation
@@ -342,23 +408,23 @@ impl Shared {
             }
             other => self.tolerate("open checkpoint", other)?,
         };
-        let content = self.tolerate("scan checkpoint", scan(&store, .., None).await)?;
-        self.tolerate("close checkpoint", store.close().await)?;
+        let content = self.tolerate("scan checkpoint", db.scan(.., None).await)?;
+        self.tolerate("close checkpoint", db.close().await)?;
         same("checkpoint", "a checkpoint holds the content it was taken of", &taken.content, &content)?;
         Ok(content)
     }
 
     /// What must hold of a store that nothing disturbs.
-    async fn last_checks(&self, store: Store) -> Result<(), Exit> {
-        let before = self.tolerate("last scan", scan(&store, .., None).await)?;
-        self.tolerate("last compaction", store.compact_all().await)?;
-        let compacted = self.tolerate("scan after compaction", scan(&store, .., None).await)?;
+    async fn last_checks(&self, db: Db) -> Result<(), Exit> {
+        let before = self.tolerate("last scan", db.scan(.., None).await)?;
+        self.tolerate("last compaction", db.store.compact_all().await)?;
+        let compacted = self.tolerate("scan after compaction", db.scan(.., None).await)?;
         same("model", "compaction leaves the content as it was", &before, &compacted)?;
-        self.close_and_count(store).await?;
-        let store = self.tolerate("last open", Store::open(DB, self.options()).await)?;
-        let reopened = self.tolerate("last scan", scan(&store, .., None).await)?;
+        self.close_and_count(db).await?;
+        let db = self.tolerate("last open", self.open(DB, self.options()).await)?;
+        let reopened = self.tolerate("last scan", db.scan(.., None).await)?;
         same("durability", "a clean close and open loses nothing", &before, &reopened)?;
-        self.close_and_count(store).await?;
+        self.close_and_count(db).await?;
         self.set_stage(Stage::Done);
         std::future::pending().await
     }
@@ -397,12 +463,12 @@ impl Shared {
     }
 
     /// Checks the tables, closes the store, and counts what it left.
-    async fn close_and_count(&self, store: Store) -> Result<(), Exit> {
-        self.scrub(&store).await?;
-        let tables = store.levels().iter().map(|(files, _)| files).sum::<usize>();
-        let blobs =
-            store.live_files().iter().filter(|name| crate::classify(Path::new(name)) == "blob").count();
-        self.tolerate("close", store.close().await)?;
+    async fn close_and_count(&self, db: Db) -> Result<(), Exit> {
+        self.scrub(&db.store).await?;
+        let tables = db.tables();
+        let live = db.store.live_files();
+        let blobs = live.iter().filter(|name| crate::classify(Path::new(name)) == "blob").count();
+        self.tolerate("close", db.close().await)?;
         let names = self.tolerate("list", list(Path::new(DB)).await)?;
         for (class, expected) in [("table", tables), ("blob", blobs), ("wal", 1), ("manifest", 1)] {
             let found: Vec<&String> =
@@ -434,29 +500,4 @@ fn culprit(error: &Error) -> &'static str {
         }
         _ => "store",
     }
-}
-
-/// A violation if `error` may not occur in this scenario.
-fn honest(during: &str, error: &Error) -> Option<Violation> {
-    if let Error::Background { source, .. } = error {
-        return honest(during, source);
-    }
-    let property = match error {
-        error if error.is_corruption() => "no corruption is reported where no durable byte was damaged",
-        Error::Unsupported { .. } | Error::InvalidOption { .. } | Error::InvalidRequest(_) => {
-            "the store does not refuse what it wrote itself"
-        }
-        // No fault takes a name away that was durable.
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            "a file that the store names is there"
-        }
-        Error::Locked { .. } => "the lock of a process ends with it",
-        _ => return None,
-    };
-    Some(
-        Violation::new("honesty", property)
-            .of(culprit(error))
-            .expected("no such error")
-            .found(format!("{during}: {error}")),
-    )
 }

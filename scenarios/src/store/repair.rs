@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cutwater_engine::store::{CheckpointFiles, Error, Options, Store, WriteBatch, WriteOptions};
+use cutwater_engine::store::{CheckpointFiles, Error, Options};
 use cutwater_io::fs::{self, File};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
 
-use super::content::{KEYS, key, same_value, scan};
+use super::content::{KEYS, key, same_value};
+use super::families::Db;
 use super::process::{DB, Exit, Shared, Taken};
 use crate::oracle::batches::{Content, Readable};
 
@@ -28,11 +29,11 @@ impl Shared {
     }
 
     /// Reads every key by itself; those whose read is refused are left out.
-    pub(super) async fn survey(&self, store: &Store) -> Result<Readable, Exit> {
+    pub(super) async fn survey(&self, db: &Db) -> Result<Readable, Exit> {
         let mut readable = BTreeMap::new();
         for (actor, number) in (0..self.actors.len()).flat_map(|actor| (0..KEYS).map(move |n| (actor, n))) {
             let key = key(actor, number);
-            match self.tolerate("survey", store.get(&key).await) {
+            match self.tolerate("survey", db.get(&key).await) {
                 Ok(value) => drop(readable.insert(key, value)),
                 Err(Exit::Damaged | Exit::Failed) => {}
                 Err(violated) => return Err(violated),
@@ -44,7 +45,7 @@ impl Shared {
     /// If a read of the writer was refused as damaged: its other keys read as ever, or are refused, too.
     pub(super) async fn others_are_right<T>(
         &self,
-        store: &Store,
+        db: &Db,
         actor: usize,
         found: Result<T, Exit>,
     ) -> Result<T, Exit> {
@@ -54,7 +55,7 @@ impl Shared {
         for number in 0..KEYS {
             let key = key(actor, number);
             let expected = self.state().batches.content_of(actor).get(&key).cloned();
-            match self.tolerate("survey", store.get(&key).await) {
+            match self.tolerate("survey", db.get(&key).await) {
                 Ok(value) => {
                     same_value("what is not damaged is read as it was written", &key, &expected, &value)?;
                 }
@@ -77,17 +78,17 @@ impl Shared {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Exit::Failed),
             _ => {}
         }
-        let store = self.tolerate("open anew", Store::open(DB, self.options()).await)?;
+        let db = self.tolerate("open anew", self.open(DB, self.options()).await)?;
         for (key, value) in &content {
-            let mut batch = WriteBatch::new();
-            batch.put(key, value);
-            self.tolerate("write anew", store.write(batch, WriteOptions::default()).await)?;
+            let change = vec![(key.clone(), Some(value.clone()))];
+            self.tolerate("write anew", db.write(&change, false).await)?;
         }
-        self.tolerate("flush anew", store.flush().await)?;
-        self.tolerate("close anew", store.close().await)?;
+        self.tolerate("flush anew", db.store.flush().await)?;
+        self.tolerate("close anew", db.close().await)?;
         {
             let mut state = self.state();
             state.batches.begin_anew(&content);
+            state.scratch.clear();
             state.replacing = false;
             state.refused = 0;
         }
@@ -101,7 +102,7 @@ impl Shared {
         let options = Options { paranoid_checks: false, create_if_missing: false, ..self.options() };
         // Whether power failed before is not known here any more; what may be missing was judged when it was found.
         let power_failed = true;
-        let store = match Store::open(DB, options).await {
+        let db = match self.open(DB, options).await {
             Err(Error::NotFound { .. }) => {
                 let keys = (0..self.actors.len()).flat_map(|actor| (0..KEYS).map(move |n| key(actor, n)));
                 return self.judge_readable(&keys.map(|key| (key, None)).collect(), power_failed);
@@ -111,10 +112,10 @@ impl Shared {
                 other => other?,
             },
         };
-        let readable = self.survey(&store).await?;
+        let readable = self.survey(&db).await?;
         let judged = self.judge_readable(&readable, power_failed);
         // It may well fail: it is to be replaced.
-        let _ = store.close().await;
+        let _ = db.close().await;
         judged
     }
 
@@ -139,19 +140,19 @@ impl Shared {
     }
 
     /// Copies a checkpoint, so that there is one that shares nothing with the store.
-    pub(super) async fn back_up(&self, store: &Store, op: &Op) -> Result<(), Exit> {
+    pub(super) async fn back_up(&self, db: &Db, op: &Op) -> Result<(), Exit> {
         let (links, dir) =
             (PathBuf::from(format!("/links-{}", op.id)), PathBuf::from(format!("/backup-{}", op.id)));
         let before = self.state().batches.acknowledged();
-        let files = self.tolerate("checkpoint", store.checkpoint(&links).await)?;
+        let files = self.tolerate("checkpoint", db.checkpoint(&links).await)?;
         let taken_us = self.world.now_us();
         self.tolerate("back up", copy(&files, &links, &dir).await)?;
         self.tolerate("back up", io("sync", &dir, fs::sync_dir(&dir).await))?;
         self.tolerate("back up", io("sync", Path::new("/"), fs::sync_dir("/").await))?;
         let _ = fs::remove_dir_all(&links).await;
-        let options = Options { create_if_missing: false, ..self.options() };
-        let copy = self.tolerate("open backup", Store::open(&dir, options).await)?;
-        let content = self.tolerate("scan backup", scan(&copy, .., None).await)?;
+        let options = self.options_of_a_copy();
+        let copy = self.tolerate("open backup", self.open(&dir, options).await)?;
+        let content = self.tolerate("scan backup", copy.scan(.., None).await)?;
         self.tolerate("close backup", copy.close().await)?;
         let mut state = self.state();
         if files.sequence < before {

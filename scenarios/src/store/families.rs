@@ -1,0 +1,135 @@
+//! The store with the keys of the writers spread over families.
+//!
+//! A key belongs to one family for good, chosen by its last digit, so that nearly every batch is over several. The oracles know
+//! nothing of it: what a scan of the store returns is the union of the families. Each has memtables of another size, so that
+//! they are not flushed in step, and what one has in tables is still in the logs for another.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use cutwater_engine::store::{
+    CheckpointFiles, Error, Family, FamilyOptions, Iter, Options, Snapshot, Store, WriteBatch, WriteOptions,
+};
+
+use super::scratch;
+use crate::oracle::batches::{Changes, Content};
+
+/// An open store.
+pub(super) struct Db {
+    pub(super) store: Store,
+    /// Those of the writers' keys, the default one first.
+    families: Vec<Family>,
+}
+
+impl Db {
+    /// Opens the store in `dir` with `count` families of keys, and whatever others there are if there `may_be_others`.
+    pub(super) async fn open(
+        dir: impl AsRef<Path>,
+        options: Options,
+        count: usize,
+        may_be_others: bool,
+    ) -> Result<Db, Error> {
+        let mut names: BTreeSet<String> = (1..count).map(name).collect();
+        if may_be_others {
+            let there = match Store::list_families(&dir).await {
+                Err(Error::NotFound { .. }) => Vec::new(),
+                listed => listed?,
+            };
+            names.extend(there.into_iter().filter(|name| scratch::is_one(name)));
+        }
+        let family_options = |(i, name)| {
+            let write_buffer_bytes = options.family.write_buffer_bytes * (i as u64 + 2);
+            (name, FamilyOptions { write_buffer_bytes, ..options.family.clone() })
+        };
+        let others: Vec<(&str, FamilyOptions)> =
+            names.iter().map(String::as_str).enumerate().map(family_options).collect();
+        let store = Store::open_families(dir, options.clone(), &others).await?;
+        let named = (1..count).map(|i| store.family(&name(i)).expect("it was opened, or created"));
+        let families = std::iter::once(store.default_family()).chain(named).collect();
+        Ok(Db { store, families })
+    }
+
+    fn of(&self, key: &[u8]) -> &Family {
+        &self.families[key.last().map_or(0, |digit| usize::from(*digit)) % self.families.len()]
+    }
+
+    pub(super) async fn write(&self, changes: &Changes, sync: bool) -> Result<u64, Error> {
+        let mut batch = WriteBatch::new();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.put_in(self.of(key), key, value),
+                None => batch.delete_in(self.of(key), key),
+            }
+        }
+        self.store.write(batch, WriteOptions { sync, disable_wal: false }).await
+    }
+
+    pub(super) async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.of(key).get(key).await
+    }
+
+    /// One iterator for each family.
+    pub(super) fn iters(
+        &self,
+        range: impl std::ops::RangeBounds<Vec<u8>> + Clone,
+        snapshot: Option<&Snapshot>,
+    ) -> Vec<Iter> {
+        self.families.iter().map(|family| family.iter(range.clone(), snapshot)).collect()
+    }
+
+    /// What is in the range, at a snapshot or now. Without a snapshot one family is read after the other.
+    pub(super) async fn scan(
+        &self,
+        range: impl std::ops::RangeBounds<Vec<u8>> + Clone,
+        snapshot: Option<&Snapshot>,
+    ) -> Result<Content, Error> {
+        let mut content = Content::new();
+        for mut iter in self.iters(range, snapshot) {
+            while let Some((key, value)) = iter.next().await? {
+                content.insert(key, value);
+            }
+        }
+        Ok(content)
+    }
+
+    /// What [`Db::scan`] returns of the present, read from the other end.
+    pub(super) async fn scan_backwards(
+        &self,
+        range: impl std::ops::RangeBounds<Vec<u8>> + Clone,
+    ) -> Result<Content, Error> {
+        let mut content = Content::new();
+        for mut iter in self.iters(range, None) {
+            let mut entry = iter.seek_to_last().await?;
+            while let Some((key, value)) = entry {
+                content.insert(key, value);
+                entry = iter.prev().await?;
+            }
+        }
+        Ok(content)
+    }
+
+    /// One of the families, if there are several: operations that may be of all or of one are of one in two cases.
+    pub(super) fn one_of(&self, number: u32) -> Option<&Family> {
+        let is_of_one = self.families.len() > 1 && number.is_multiple_of(2);
+        is_of_one.then(|| &self.families[(number / 2) as usize % self.families.len()])
+    }
+
+    pub(super) async fn checkpoint(&self, dir: &Path) -> Result<CheckpointFiles, Error> {
+        self.store.checkpoint(dir).await
+    }
+
+    /// How many tables there are, of all families of keys.
+    pub(super) fn tables(&self) -> usize {
+        self.families.iter().flat_map(Family::levels).map(|(files, _)| files).sum()
+    }
+
+    pub(super) async fn close(self) -> Result<(), Error> {
+        let Db { store, families } = self;
+        drop(families);
+        store.close().await
+    }
+}
+
+fn name(number: usize) -> String {
+    format!("keys{number}")
+}
