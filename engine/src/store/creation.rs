@@ -100,31 +100,46 @@ pub(crate) async fn take_lock(dir: &Path) -> Result<File, Error> {
 /// says, as RocksDB does it, or a new one. One without a MANIFEST is the remains of an attempt: nothing has its uuid yet, and
 /// nothing would tell if a bit of it were wrong, so it is made anew.
 pub(crate) async fn identity(dir: &Path, manifest: Option<&manifest::Source>) -> Result<String, Error> {
-    let path = FileKind::Identity.path(dir);
-    let Some(manifest) = manifest else {
-        let uuid = entropy::uuid("store.identity");
-        return set_identity(dir, &uuid).await.map(|()| uuid);
+    let recorded = match manifest {
+        Some(manifest) => match read_identity(dir, manifest).await? {
+            Some(uuid) => return Ok(uuid),
+            None => in_manifest(manifest),
+        },
+        None => None,
     };
-    match fs::read(&path).await {
-        Ok(bytes) => {
-            let text = String::from_utf8(bytes).unwrap_or_default().trim_end().to_owned();
-            if !is_plain(&text) {
-                return Err(Error::corruption(&path, 0, "it does not hold a uuid"));
-            }
-            if manifest.is_bound && manifest.identity.as_ref() != Some(&text) {
-                let uuid = manifest.identity.as_deref().unwrap_or("none");
-                let what = format!("it is of the store {uuid}, and IDENTITY says {text}");
-                return Err(Error::corruption(&manifest.path, 0, what));
-            }
-            Ok(text)
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let recorded = manifest.identity.clone().filter(|uuid| is_plain(uuid));
-            let uuid = recorded.unwrap_or_else(|| entropy::uuid("store.identity"));
-            set_identity(dir, &uuid).await.map(|()| uuid)
-        }
-        Err(e) => Err(e).during("read", &path),
+    let uuid = recorded.unwrap_or_else(|| entropy::uuid("store.identity"));
+    set_identity(dir, &uuid).await.map(|()| uuid)
+}
+
+/// The store's uuid as far as it was written down; nothing is made.
+pub(crate) async fn recorded_identity(
+    dir: &Path,
+    manifest: &manifest::Source,
+) -> Result<Option<String>, Error> {
+    Ok(read_identity(dir, manifest).await?.or_else(|| in_manifest(manifest)))
+}
+
+fn in_manifest(manifest: &manifest::Source) -> Option<String> {
+    manifest.identity.clone().filter(|uuid| is_plain(uuid))
+}
+
+/// What IDENTITY says, if it is there.
+async fn read_identity(dir: &Path, manifest: &manifest::Source) -> Result<Option<String>, Error> {
+    let path = FileKind::Identity.path(dir);
+    let bytes = match fs::read(&path).await {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.during("read", &path)?,
+    };
+    let text = String::from_utf8(bytes).unwrap_or_default().trim_end().to_owned();
+    if !is_plain(&text) {
+        return Err(Error::corruption(&path, 0, "it does not hold a uuid"));
     }
+    if manifest.is_bound && manifest.identity.as_ref() != Some(&text) {
+        let uuid = manifest.identity.as_deref().unwrap_or("none");
+        let what = format!("it is of the store {uuid}, and IDENTITY says {text}");
+        return Err(Error::corruption(&manifest.path, 0, what));
+    }
+    Ok(Some(text))
 }
 
 /// Makes IDENTITY say `uuid`, durably.

@@ -125,7 +125,7 @@ impl Store {
     /// # Errors
     /// I/O or damage.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        View::of(self.shared(), DEFAULT_FAMILY).get(self.shared(), None, key).await
+        View::of(self.shared(), DEFAULT_FAMILY).get(&self.shared().files, None, key).await
     }
 
     /// The value of a key at a snapshot.
@@ -133,7 +133,7 @@ impl Store {
     /// # Errors
     /// I/O or damage.
     pub async fn get_at(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        View::of(self.shared(), DEFAULT_FAMILY).get(self.shared(), Some(snapshot), key).await
+        View::of(self.shared(), DEFAULT_FAMILY).get(&self.shared().files, Some(snapshot), key).await
     }
 
     /// Holds the present moment for reads.
@@ -144,7 +144,12 @@ impl Store {
 
     /// Goes through a range in either direction, now or at a snapshot.
     pub fn iter(&self, range: impl RangeBounds<Vec<u8>>, snapshot: Option<&Snapshot>) -> Iter {
-        View::of(self.shared(), DEFAULT_FAMILY).iter(self.shared(), range, snapshot)
+        View::of(self.shared(), DEFAULT_FAMILY).iter(
+            &self.shared().files,
+            self.shared().wake(),
+            range,
+            snapshot,
+        )
     }
 
     /// Makes every write durable that was logged so far.
@@ -271,7 +276,7 @@ impl Store {
 
     /// What the cache of blocks has done so far, and holds.
     pub fn block_cache(&self) -> BlockCacheStats {
-        self.shared().tables.block_cache()
+        self.shared().files.tables.block_cache()
     }
 
     /// Names of the files that the store needs now, ascending. Others of its kinds are only there because somebody still
@@ -306,7 +311,7 @@ impl Store {
     /// What does not hold, or I/O.
     pub async fn verify(&self) -> Result<Verified, Error> {
         let set = self.shared().state().set.clone();
-        verify::verify(self.shared(), &set).await
+        verify::verify(&self.shared().files, &set).await
     }
 
     /// Makes all writes durable, those that were not logged included, ends the tasks and gives the directory free. Other

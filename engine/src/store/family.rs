@@ -74,7 +74,7 @@ impl Family {
     /// # Errors
     /// I/O or damage.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.view().get(self.store.shared(), None, key).await
+        self.view().get(&self.store.shared().files, None, key).await
     }
 
     /// The value of a key at a snapshot.
@@ -82,12 +82,12 @@ impl Family {
     /// # Errors
     /// I/O or damage.
     pub async fn get_at(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.view().get(self.store.shared(), Some(snapshot), key).await
+        self.view().get(&self.store.shared().files, Some(snapshot), key).await
     }
 
     /// Goes through a range in either direction, now or at a snapshot of the store.
     pub fn iter(&self, range: impl RangeBounds<Vec<u8>>, snapshot: Option<&Snapshot>) -> Iter {
-        self.view().iter(self.store.shared(), range, snapshot)
+        self.view().iter(&self.store.shared().files, self.store.shared().wake(), range, snapshot)
     }
 
     /// Writes what is in memory of it to tables (with [`super::Options::atomic_flush`], of all families), and returns when those

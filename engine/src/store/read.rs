@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::families::OpenFamily;
+use super::files::Files;
 use super::iter::{Iter, Seek, value_of};
 use super::key::{Tag, compare};
 use super::memtable::Memtable;
@@ -17,9 +18,9 @@ use super::version::{FileMeta, Version};
 /// What a read looks at.
 #[derive(Debug)]
 pub(crate) struct View {
-    sequence: u64,
+    pub(crate) sequence: u64,
     /// Newest first.
-    memtables: Vec<Arc<Memtable>>,
+    pub(crate) memtables: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
 }
 
@@ -37,20 +38,20 @@ impl View {
     /// The value of a key, now or at a snapshot.
     pub(crate) async fn get(
         &self,
-        shared: &Shared,
+        files: &Files,
         snapshot: Option<&Snapshot>,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, Error> {
         let sequence = snapshot.map_or(self.sequence, Snapshot::sequence);
         match self.memtables.iter().find_map(|mem| mem.get(key, sequence)) {
-            Some((kind, value)) => value_of(&shared.blobs, &self.version, key, kind, value.to_vec()).await,
-            None => self.get_in_tables(shared, sequence, key).await,
+            Some((kind, value)) => value_of(&files.blobs, &self.version, key, kind, value.to_vec()).await,
+            None => self.get_in_tables(files, sequence, key).await,
         }
     }
 
     async fn get_in_tables(
         &self,
-        shared: &Shared,
+        files: &Files,
         sequence: u64,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, Error> {
@@ -60,7 +61,7 @@ impl View {
         let deeper = deeper.iter().filter_map(|files| files.get(files.partition_point(is_before)));
         let may_hold = |f: &&Arc<FileMeta>| f.smallest.user_key[..] <= *key && *key <= f.largest.user_key[..];
         for file in level0.iter().chain(deeper).filter(may_hold) {
-            let table = shared.tables.open(file).await?;
+            let table = files.tables.open(file).await?;
             if !table.may_contain(key) {
                 continue;
             }
@@ -69,7 +70,7 @@ impl View {
                 let entry = iter.entry();
                 if entry.user_key == key {
                     let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
-                    return value_of(&shared.blobs, &self.version, key, kind, value).await;
+                    return value_of(&files.blobs, &self.version, key, kind, value).await;
                 }
             }
         }
@@ -79,15 +80,15 @@ impl View {
     /// Goes through a range, now or at a snapshot.
     pub(crate) fn iter(
         self,
-        shared: &Shared,
+        files: &Files,
+        wake: WakeOnDrop,
         range: impl RangeBounds<Vec<u8>>,
         snapshot: Option<&Snapshot>,
     ) -> Iter {
         let sequence = snapshot.map_or(self.sequence, Snapshot::sequence);
         let mut sources: Vec<Source> = self.memtables.into_iter().map(Source::memtable).collect();
-        sources.extend(Source::of_version(&shared.tables, &self.version));
+        sources.extend(Source::of_version(&files.tables, &self.version));
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        let wake = WakeOnDrop(shared.compact_wake.clone());
-        Iter::new(bounds, sequence, sources, self.version, shared.blobs.clone(), wake)
+        Iter::new(bounds, sequence, sources, self.version, files.blobs.clone(), wake)
     }
 }

@@ -16,20 +16,19 @@ use cutwater_io::fs::{self, File};
 use cutwater_io::{point, sometimes};
 use tokio::sync::Notify;
 
-use super::blob::BlobCache;
 use super::blob::format::file_bytes;
 use super::creation::{create_store_dir, identity, take_lock};
 use super::directory::Directory;
 use super::error::{Error, IoContext};
 use super::families::{Families, FamilyKey, OpenFamily};
 use super::filenames::FileKind;
+use super::files::Files;
 use super::manifest::{self, Manifest, Recovered};
 use super::options::{FamilyOptions, MAX_LEVELS, Options};
 use super::points;
 use super::replay::Replay;
 use super::shared::{Shared, Site, State};
 use super::snapshot::SnapshotList;
-use super::tables::TableCache;
 use super::version::{DEFAULT_FAMILY_NAME, FamilyVersion, VersionEdit, VersionSet};
 use super::wal::Wals;
 
@@ -64,22 +63,18 @@ pub(crate) async fn open(
     let identity = identity(dir, recovered.source.as_ref()).await?;
     let site = Site { dir: Directory::new(dir), options, identity };
     let next_number = next_number(dir, &on_disk, &recovered)?;
-    let tables = Arc::new(TableCache::new(dir, site.options.block_cache_bytes));
-    let blobs = Arc::new(BlobCache::new(dir));
-    check_files(&site, &recovered, &tables, &blobs).await?;
+    let files = Files::new(dir, site.options.block_cache_bytes);
+    check_files(&site, &recovered, &files).await?;
 
     let mut replay = Replay::new(&site, &families, recovered.set, next_number);
-    for number in on_disk.iter().filter_map(|kind| if let FileKind::Wal(n) = kind { Some(*n) } else { None })
-    {
-        if number >= replay.set.first_log() {
-            replay.log(number).await?;
-        }
+    for number in logs_to_replay(&on_disk, &replay.set) {
+        replay.log(number).await?;
     }
     replay.finish().await?;
     let switched = switch(&site, replay).await?;
     let wals = Wals::create(&site, switched.wal_number, switched.set.last_sequence() + 1).await?;
     let left = remove_orphans(&site, &on_disk, &switched).await;
-    Ok((Arc::new(shared(site, switched, families, (tables, blobs), lock, left)), wals))
+    Ok((Arc::new(shared(site, switched, families, files, lock, left)), wals))
 }
 
 /// Names of the families of the store in `dir`.
@@ -142,8 +137,16 @@ fn refuse_remains(dir: &Path, on_disk: &[FileKind]) -> Result<(), Error> {
     }
 }
 
+/// The logs that hold what may not be in tables, oldest first.
+pub(crate) fn logs_to_replay(on_disk: &[FileKind], set: &VersionSet) -> Vec<u64> {
+    let number = |kind: &FileKind| if let FileKind::Wal(number) = kind { Some(*number) } else { None };
+    let mut logs: Vec<u64> = on_disk.iter().filter_map(number).filter(|n| *n >= set.first_log()).collect();
+    logs.sort_unstable();
+    logs
+}
+
 /// A number above all that are or were in use, orphans included.
-fn next_number(dir: &Path, on_disk: &[FileKind], recovered: &Recovered) -> Result<u64, Error> {
+pub(crate) fn next_number(dir: &Path, on_disk: &[FileKind], recovered: &Recovered) -> Result<u64, Error> {
     let current = FileKind::Current.path(dir);
     let tables = recovered.set.files().map(|(_, f)| FileKind::Table(f.number));
     let blobs = recovered.set.blobs().map(|file| FileKind::Blob(file.added.number));
@@ -165,22 +168,17 @@ fn next_number(dir: &Path, on_disk: &[FileKind], recovered: &Recovered) -> Resul
 }
 
 /// Every table and every blob file is there, with its length.
-async fn check_files(
-    site: &Site,
-    recovered: &Recovered,
-    tables: &TableCache,
-    blobs: &BlobCache,
-) -> Result<(), Error> {
+pub(crate) async fn check_files(site: &Site, recovered: &Recovered, files: &Files) -> Result<(), Error> {
     for (_, file) in recovered.set.files() {
         check_file(site, recovered, FileKind::Table(file.number), file.len_bytes).await?;
         if site.options.paranoid_checks {
-            tables.open(file).await?;
+            files.tables.open(file).await?;
         }
     }
     for file in recovered.set.blobs() {
         check_file(site, recovered, FileKind::Blob(file.added.number), file_bytes(&file.added)).await?;
         if site.options.paranoid_checks {
-            blobs.open(file).await?;
+            files.blobs.open(file).await?;
         }
     }
     Ok(())
@@ -277,7 +275,7 @@ fn shared(
     site: Site,
     switched: Switched,
     options: BTreeMap<u32, FamilyOptions>,
-    (tables, blobs): (Arc<TableCache>, Arc<BlobCache>),
+    files: Files,
     lock: File,
     orphans_left: Vec<FileKind>,
 ) -> Shared {
@@ -301,8 +299,7 @@ fn shared(
     let shared = Shared {
         site,
         state: Mutex::new(state),
-        tables,
-        blobs,
+        files,
         snapshots: Arc::new(SnapshotList::default()),
         manifest: tokio::sync::Mutex::new(manifest),
         durable_parents: tokio::sync::Mutex::default(),

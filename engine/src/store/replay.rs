@@ -45,6 +45,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) set: VersionSet,
     pub(crate) next_number: u64,
     memtables: BTreeMap<u32, Arc<Memtable>>,
+    /// Memtables are kept, however large they get; nothing is written.
+    stays_in_memory: bool,
     /// By family.
     pub(crate) built: BTreeMap<u32, Vec<Built>>,
     /// How much of each log was replayed, in bytes.
@@ -73,6 +75,7 @@ impl<'a> Replay<'a> {
             set,
             next_number,
             memtables: BTreeMap::new(),
+            stays_in_memory: false,
             built: BTreeMap::new(),
             replayed_bytes: BTreeMap::new(),
             last_sequence: None,
@@ -80,6 +83,11 @@ impl<'a> Replay<'a> {
             torn: None,
             hole: None,
         }
+    }
+
+    /// Nothing is to be written.
+    pub(crate) fn in_memory(self) -> Self {
+        Replay { stays_in_memory: true, ..self }
     }
 
     fn path(&self, log: u64) -> PathBuf {
@@ -181,7 +189,9 @@ impl<'a> Replay<'a> {
             }
         }
         sometimes!(points::WAL_REPLAYED, batch.count > 0);
-        let is_full = |id: &u32, mem: &Memtable| mem.size_bytes() >= self.families[id].write_buffer_bytes;
+        let is_full = |id: &u32, mem: &Memtable| {
+            !self.stays_in_memory && mem.size_bytes() >= self.families[id].write_buffer_bytes
+        };
         let full: Vec<u32> =
             self.memtables.iter().filter(|(id, mem)| is_full(id, mem)).map(|(id, _)| *id).collect();
         for id in full {
@@ -213,6 +223,12 @@ impl<'a> Replay<'a> {
             self.flush_family(id).await?;
         }
         Ok(())
+    }
+
+    /// What is in tables and what only the logs hold, by family, once there are no more logs.
+    pub(crate) fn into_memory(self) -> Result<(VersionSet, BTreeMap<u32, Arc<Memtable>>), Error> {
+        self.refuse_if_ahead()?;
+        Ok((self.set, self.memtables))
     }
 
     async fn flush_family(&mut self, id: u32) -> Result<(), Error> {

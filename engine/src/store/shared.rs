@@ -16,16 +16,15 @@ use cutwater_io::fs::{self, File};
 use cutwater_io::{buggify, point, sometimes};
 use tokio::sync::{Notify, oneshot};
 
-use super::blob::BlobCache;
 use super::directory::Directory;
 use super::error::Error;
 use super::families::{Closed, Families};
 use super::filenames::FileKind;
+use super::files::Files;
 use super::manifest::Manifest;
 use super::options::Options;
 use super::points::{self, of_families};
 use super::snapshot::SnapshotList;
-use super::tables::TableCache;
 use super::version::{Version, VersionEdit, VersionSet};
 
 /// Locks; a panic elsewhere does not matter, as no critical section leaves anything half-done.
@@ -78,8 +77,7 @@ pub(crate) struct ManualCompaction {
 pub(crate) struct Shared {
     pub(crate) site: Site,
     pub(crate) state: Mutex<State>,
-    pub(crate) tables: Arc<TableCache>,
-    pub(crate) blobs: Arc<BlobCache>,
+    pub(crate) files: Files,
     pub(crate) snapshots: Arc<SnapshotList>,
     pub(crate) manifest: tokio::sync::Mutex<Manifest>,
     /// Directories of checkpoints whose own names are durable. Held while a checkpoint is made.
@@ -174,6 +172,11 @@ impl Shared {
         drop(state);
         self.wake_all();
         answer
+    }
+
+    /// What has an iterator wake the compaction task once it is done.
+    pub(crate) fn wake(&self) -> WakeOnDrop {
+        WakeOnDrop(self.compact_wake.clone())
     }
 
     pub(crate) fn wake_all(&self) {
@@ -324,8 +327,8 @@ impl Shared {
         point!(points::OBSOLETE_BEFORE_DELETE);
         for file in doomed {
             match file {
-                FileKind::Table(number) => self.tables.evict(number),
-                FileKind::Blob(number) => self.blobs.evict(number),
+                FileKind::Table(number) => self.files.tables.evict(number),
+                FileKind::Blob(number) => self.files.blobs.evict(number),
                 _ => {}
             }
             let path = file.path(self.site.dir.path());

@@ -10,9 +10,9 @@ use cutwater_io::fs::File;
 use super::blob::format::file_bytes;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
+use super::files::Files;
 use super::iter::{Entry, Seek};
 use super::key::{InternalKey, ValueKind};
-use super::shared::Shared;
 use super::table::{Caching, TableIter};
 use super::version::{BlobFile, FileMeta, VersionSet};
 
@@ -29,53 +29,67 @@ pub struct Verified {
 
 /// Checks the rules of all trees; every block of every table against its checksum and what the MANIFEST says of it; every value in
 /// every blob file, and that no value is counted as garbage that a table still has.
-pub(crate) async fn verify(shared: &Shared, set: &VersionSet) -> Result<Verified, Error> {
-    let dir = shared.site.dir.path();
-    set.check().map_err(|what| Error::corruption(dir, 0, what))?;
+///
+/// # Errors
+/// The first thing that does not hold.
+pub(crate) async fn verify(files: &Files, set: &VersionSet) -> Result<Verified, Error> {
+    verify_each(files, set, Err).await
+}
+
+/// As [`verify`]; whatever does not hold is handed to `found`, which says whether to go on. What counts as no garbage is
+/// known only if everything holds.
+pub(crate) async fn verify_each(
+    files: &Files,
+    set: &VersionSet,
+    mut found: impl FnMut(Error) -> Result<(), Error>,
+) -> Result<Verified, Error> {
+    let dir = &files.dir;
+    set.check().map_err(|what| Error::corruption(dir, 0, what)).or_else(&mut found)?;
     let mut needed = BTreeMap::new();
     for (_, file) in set.files() {
-        verify_table(shared, file, &mut needed).await?;
+        verify_table(files, file, &mut needed).await.or_else(&mut found)?;
     }
     let mut verified = Verified::default();
     for file in set.blobs() {
         let of_tables = needed.remove(&file.added.number).unwrap_or(0);
-        verified.uncounted_garbage += verify_blobs(shared, file, of_tables).await?;
-    }
-    match needed.first_key_value() {
-        Some((number, count)) => {
-            let what = format!("tables have {count} values in it, and the MANIFEST not it");
-            Err(Error::corruption(&FileKind::Blob(*number).path(dir), 0, what))
+        match verify_blobs(files, file, of_tables).await {
+            Ok(uncounted) => verified.uncounted_garbage += uncounted,
+            Err(error) => found(error)?,
         }
-        None => Ok(verified),
     }
+    for (number, count) in needed {
+        let what = format!("tables have {count} values in it, and the MANIFEST not it");
+        found(Error::corruption(&FileKind::Blob(number).path(dir), 0, what))?;
+    }
+    Ok(verified)
 }
 
 /// How many of its values, of which tables have `needed`, are garbage and do not count as such.
-async fn verify_blobs(shared: &Shared, file: &BlobFile, needed: u64) -> Result<u64, Error> {
+async fn verify_blobs(files: &Files, file: &BlobFile, needed: u64) -> Result<u64, Error> {
     let (kind, added) = (FileKind::Blob(file.added.number), &file.added);
     if let Some(crc32c) = added.crc32c() {
-        verify_whole(&kind.path(shared.site.dir.path()), file_bytes(added), crc32c).await?;
+        verify_whole(&kind.path(&files.dir), file_bytes(added), crc32c).await?;
     }
-    shared.blobs.open_fresh(file).await?.verify(added).await?;
+    files.blobs.open_fresh(file).await?.verify(added).await?;
     let left = added.total_count - file.garbage_count;
     left.checked_sub(needed).ok_or_else(|| {
         let what = format!("tables have {needed} values in it, and all but {left} count as garbage");
-        Error::corruption(&kind.path(shared.site.dir.path()), 0, what)
+        Error::corruption(&kind.path(&files.dir), 0, what)
     })
 }
 
 /// Counts in `needed` the values that it has in each blob file.
 async fn verify_table(
-    shared: &Shared,
+    files: &Files,
     file: &Arc<FileMeta>,
     needed: &mut BTreeMap<u64, u64>,
 ) -> Result<(), Error> {
-    let dir = shared.site.dir.path();
+    let dir = &files.dir;
     if let Some(crc32c) = file.crc32c() {
         verify_whole(&FileKind::Table(file.number).path(dir), file.len_bytes, crc32c).await?;
     }
     let mut oldest_blob = u64::MAX;
-    let table = shared.tables.open_fresh(file).await?;
+    let table = files.tables.open_fresh(file).await?;
     let mut iter = TableIter::new(table.clone(), Caching::Pass);
     let (mut first, mut last, mut count) = (None, None, 0u64);
     let (mut smallest, mut largest) = (u64::MAX, 0);
@@ -83,7 +97,7 @@ async fn verify_table(
     while is_on_entry {
         let Entry { user_key, tag, value } = iter.entry();
         if tag.kind() == Some(ValueKind::BlobIndex) {
-            let index = shared.blobs.decode(user_key, value)?;
+            let index = files.blobs.decode(user_key, value)?;
             *needed.entry(index.file).or_insert(0) += 1;
             oldest_blob = oldest_blob.min(index.file);
         }

@@ -57,7 +57,7 @@ fn sources_of(shared: &Shared, family: &FamilyKey, gc_age_percent: u8) -> Option
     let files = shared.state().set.family(family.id)?.version.blobs.clone();
     let old = files.iter().len() * usize::from(gc_age_percent) / 100;
     let relocate_below = files.iter().nth(old).map_or(u64::MAX, |first_kept| first_kept.added.number);
-    Some(Sources { cache: shared.blobs.clone(), files, relocate_below })
+    Some(Sources { cache: shared.files.blobs.clone(), files, relocate_below })
 }
 
 async fn write_outputs<F: FnMut() -> u64>(
@@ -68,10 +68,10 @@ async fn write_outputs<F: FnMut() -> u64>(
 ) -> Result<Built, Error> {
     let Compaction { level, upper, lower, deeper } = compaction;
     let mut sources = match level {
-        0 => upper.into_iter().map(|f| Source::chain(&shared.tables, vec![f], Caching::Pass)).collect(),
-        _ => vec![Source::chain(&shared.tables, upper, Caching::Pass)],
+        0 => upper.into_iter().map(|f| Source::chain(&shared.files.tables, vec![f], Caching::Pass)).collect(),
+        _ => vec![Source::chain(&shared.files.tables, upper, Caching::Pass)],
     };
-    sources.push(Source::chain(&shared.tables, lower, Caching::Pass));
+    sources.push(Source::chain(&shared.files.tables, lower, Caching::Pass));
     // Under the lock: whoever takes a snapshot later reads at a sequence number not below any in the inputs.
     let (snapshots, family) = {
         let state = shared.state();

@@ -1,0 +1,57 @@
+//! Lines for people, or JSON for machines.
+
+use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
+
+use clap::Args;
+use serde_json::Value;
+
+/// Whatever went wrong, in one line.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How to show things.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Style {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// Keys and values in hexadecimal; without it, bytes that are no plain characters are escaped.
+    #[arg(long)]
+    hex: bool,
+}
+
+/// Standard output.
+pub(crate) struct Output {
+    style: Style,
+    out: BufWriter<StdoutLock<'static>>,
+}
+
+impl Output {
+    pub(crate) fn new(style: Style) -> Output {
+        Output { style, out: BufWriter::new(io::stdout().lock()) }
+    }
+
+    /// Says the same to people and to machines.
+    pub(crate) fn say(&mut self, text: &str, json: &Value) -> io::Result<()> {
+        match self.style.json {
+            true => writeln!(self.out, "{json}"),
+            false => writeln!(self.out, "{text}"),
+        }
+    }
+
+    /// A key or a value.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> String {
+        match self.style.hex {
+            true => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+            false => bytes.escape_ascii().to_string(),
+        }
+    }
+
+    pub(crate) fn end(mut self) -> Result<(), Failure> {
+        Ok(self.out.flush()?)
+    }
+}
+
+/// True if nobody reads any more, as with `| head`: that is no failure.
+pub(crate) fn is_closed(failure: &Failure) -> bool {
+    failure.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}

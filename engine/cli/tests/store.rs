@@ -1,0 +1,143 @@
+//! The commands for a store, on stores that were left by a crash, damaged, or are not there.
+#![cfg(not(madsim))]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "runs the program, and damages what is on the disk"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cutwater_engine::store::{FamilyOptions, Options, Store, WriteBatch, WriteOptions};
+use tempfile::TempDir;
+
+const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
+
+/// A store with two families, a table and a blob file, and a log that has more; nobody has closed it.
+fn crashed() -> (TempDir, PathBuf) {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("db");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let family = FamilyOptions { min_blob_bytes: Some(100), ..FamilyOptions::default() };
+        let options = Options { create_missing_families: true, family: family.clone(), ..Options::default() };
+        let store = Store::open_families(&dir, options, &[("index", family)]).await.unwrap();
+        let index = store.family("index").unwrap();
+        for i in 0..10 {
+            let mut batch = WriteBatch::new();
+            let key = format!("key{i}");
+            batch.put(key.as_bytes(), if i % 2 == 0 { &[b'v'; 200] } else { b"short" });
+            batch.put_in(&index, b"last", key.as_bytes());
+            store.write(batch, LOGGED).await.unwrap();
+            if i == 7 {
+                store.flush().await.unwrap();
+            }
+        }
+    });
+    // What is left of its tasks ends with the runtime.
+    drop(runtime);
+    (parent, dir)
+}
+
+/// Runs `cutwater-engine store ...`; gives its status, output and errors.
+fn run(arguments: &[&str], path: &Path) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cutwater-engine"));
+    let (name, rest) = arguments.split_first().unwrap();
+    let output = command.args(["store", name]).arg(path).args(rest).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn named(dir: &Path, extension: &str) -> PathBuf {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    files.sort();
+    files.into_iter().next().unwrap_or_else(|| panic!("no {extension} in {}", dir.display()))
+}
+
+fn listing(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<(PathBuf, Vec<u8>)> =
+        entries.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_crashed_store_is_looked_at_and_left_as_it_is() {
+    let (_parent, dir) = crashed();
+    let before = listing(&dir);
+    let (status, keys, _) = run(&["scan", "--keys", "--from", "key7", "--limit", "3"], &dir);
+    assert_eq!((status, &keys[..]), (Some(0), "key7\nkey8\nkey9\n"), "from a table and from the log");
+    let (_, backwards, _) = run(&["scan", "--backwards", "--limit", "1", "--json"], &dir);
+    assert_eq!(backwards, "{\"key\":\"key9\",\"value\":\"short\"}\n");
+    assert_eq!(run(&["scan", "--family", "index"], &dir).1, "last : key9\n");
+    assert_eq!(run(&["scan", "--family", "index", "--hex"], &dir).1, "6c617374 : 6b657939\n");
+    let (status, sound, _) = run(&["check"], &dir);
+    assert_eq!(status, Some(0));
+    assert!(sound.ends_with(": 2 families, 2 tables, 1 blob files, 1 logs: sound\n"), "{sound}");
+    let (_, dump, _) = run(&["dump"], &dir);
+    assert!(dump.contains("family index  level 0  1 tables"), "{dump}");
+    let (_, table, _) = run(&["dump"], &named(&dir, "sst"));
+    assert!(table.contains("key1 @") && table.contains("BlobIndex : in blob file "), "{table}");
+    let (_, blobs, _) = run(&["dump"], &named(&dir, "blob"));
+    assert!(blobs.starts_with("blob file of family 0") && blobs.contains("key0  200 bytes\n"), "{blobs}");
+    let (_, manifest, _) = run(&["manifest"], &dir);
+    assert!(manifest.contains("adds_family index") && manifest.contains("adds_blob_file"), "{manifest}");
+    let (_, wal, _) = run(&["wal"], &dir);
+    assert!(wal.contains("Value key8 (200 bytes), Value last (4 bytes) in family 1"), "{wal}");
+    assert_eq!(listing(&dir), before, "no byte has changed");
+}
+
+#[test]
+fn a_check_finds_all_that_is_wrong() {
+    let (_parent, dir) = crashed();
+    let (table, blob) = (named(&dir, "sst"), named(&dir, "blob"));
+    let mut bytes = std::fs::read(&table).unwrap();
+    bytes[3] ^= 1;
+    std::fs::write(&table, bytes).unwrap();
+    std::fs::remove_file(&blob).unwrap();
+    let (status, output, error) = run(&["check"], &dir);
+    assert_eq!(status, Some(1));
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(output.contains(&name(&table)) && output.contains(&name(&blob)), "{output}");
+    assert_eq!(error, format!("cutwater-engine: {}: 2 things are wrong\n", dir.display()));
+    let (_, lines, _) = run(&["check", "--json"], &dir);
+    assert!(lines.lines().last().unwrap().contains("\"sound\":false"), "{lines}");
+}
+
+#[test]
+fn a_store_is_compacted_and_copied() {
+    let (parent, dir) = crashed();
+    assert_eq!(run(&["compact"], &dir).0, Some(0));
+    assert_eq!(run(&["compact", "--family", "index"], &dir).0, Some(0));
+    let copy = parent.path().join("copy");
+    let (status, made, _) = run(&["checkpoint", copy.to_str().unwrap()], &dir);
+    assert_eq!(status, Some(0));
+    assert!(made.ends_with(" files, as of write 20\n"), "{made}");
+    assert_eq!(run(&["scan"], &copy).1, run(&["scan"], &dir).1);
+}
+
+#[test]
+fn what_cannot_be_done_is_said_in_a_line() {
+    let (parent, dir) = crashed();
+    let nothing = parent.path().join("nothing");
+    let cases: [(&[&str], &Path, String); 5] = [
+        (&["scan"], &nothing, format!("no store in {}", nothing.display())),
+        (&["scan", "--family", "other"], &dir, "there is no family other".to_owned()),
+        (&["compact", "--family", "other"], &dir, "there is no family other".to_owned()),
+        (&["checkpoint", dir.to_str().unwrap()], &dir, format!("{} exists already", dir.display())),
+        (
+            &["dump"],
+            &dir.join("IDENTITY"),
+            format!("{}: neither a table, a blob file, a log nor a MANIFEST", dir.join("IDENTITY").display()),
+        ),
+    ];
+    for (arguments, path, expected) in cases {
+        let (status, _, error) = run(arguments, path);
+        assert_eq!((status, error), (Some(1), format!("cutwater-engine: {expected}\n")), "{arguments:?}");
+    }
+    assert_eq!(run(&["scan", "--sideways"], &dir).0, Some(2));
+}

@@ -1,0 +1,115 @@
+//! A store that is only looked at: it shows what opening it would recover, and leaves every byte as it was. In both builds.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::block_on;
+use cutwater_engine::store::{Error, FamilyOptions, Options, ReadOnlyStore, Store, WriteBatch, WriteOptions};
+use cutwater_io::fs;
+
+const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
+
+fn options() -> Options {
+    let family =
+        FamilyOptions { min_blob_bytes: Some(100), write_buffer_bytes: 4096, ..FamilyOptions::default() };
+    Options { family, create_missing_families: true, ..Options::default() }
+}
+
+async fn open(dir: &Path) -> Result<Store, Error> {
+    let families = [("index", options().family)];
+    loop {
+        match Store::open_families(dir, options(), &families).await {
+            Err(Error::Locked { .. }) => cutwater_io::task::yield_now().await,
+            other => return other,
+        }
+    }
+}
+
+/// Tables, blob files, and a log with what neither has.
+async fn fill(dir: &Path) {
+    let store = open(dir).await.unwrap();
+    let index = store.family("index").unwrap();
+    for i in 0..200u32 {
+        let key = format!("key{:03}", i % 150).into_bytes();
+        let mut batch = WriteBatch::new();
+        batch.put(&key, &vec![b'v'; (i % 7 * 40) as usize]);
+        match i % 5 {
+            0 => batch.delete_in(&index, &key),
+            _ => batch.put_in(&index, &key, format!("{i}").as_bytes()),
+        }
+        store.write(batch, LOGGED).await.unwrap();
+    }
+}
+
+/// Every file, with what is in it.
+async fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).await.unwrap() {
+        let content = fs::read(&dir.join(&entry.name)).await.unwrap();
+        files.insert(entry.name, content);
+    }
+    files
+}
+
+type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+
+async fn all(mut iter: cutwater_engine::store::Iter) -> Content {
+    let mut content = Content::new();
+    while let Some((key, value)) = iter.next().await.unwrap() {
+        content.insert(key, value);
+    }
+    content
+}
+
+/// A directory of the test's own: each simulation has an empty disk, the real one has room below `target`.
+fn place(name: &str) -> std::path::PathBuf {
+    if cfg!(madsim) {
+        return Path::new("/").join(name);
+    }
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()))
+}
+
+#[test]
+fn what_recovery_would_find_is_read_and_nothing_is_written() {
+    block_on(async {
+        let dir = place("read_only");
+        fill(&dir).await;
+        // Its tasks end with it.
+        cutwater_io::time::sleep(std::time::Duration::from_millis(50)).await;
+        let before = files(&dir).await;
+        let shown = ReadOnlyStore::open(&dir, 0).await.unwrap();
+        assert_eq!(shown.families(), ["default", "index"]);
+        assert!(shown.unflushed_bytes() > 0, "the log has something that no table has");
+        assert!(shown.levels("default").unwrap().iter().any(|(files, _)| *files > 0), "there are tables");
+        shown.verify().await.unwrap();
+        let (default, index) =
+            (all(shown.iter("default", ..).unwrap()).await, all(shown.iter("index", ..).unwrap()).await);
+        for (key, value) in &default {
+            assert_eq!(shown.get("default", key).await.unwrap().as_ref(), Some(value));
+        }
+        assert_eq!(shown.get("index", b"nothing").await.unwrap(), None);
+        assert_eq!(files(&dir).await, before, "no byte has changed");
+        let store = open(&dir).await.unwrap();
+        assert_eq!((store.identity(), store.last_sequence()), (shown.identity(), shown.last_sequence()));
+        assert_eq!(all(store.iter(.., None)).await, default);
+        assert_eq!(all(store.family("index").unwrap().iter(.., None)).await, index);
+        store.close().await.unwrap();
+        fs::remove_dir_all(&dir).await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_not_there_is_refused_by_name() {
+    block_on(async {
+        let dir = place("read_only_refused");
+        let missing = ReadOnlyStore::open(&dir, 0).await.unwrap_err();
+        assert_eq!(missing.to_string(), format!("no store in {}", dir.display()));
+        fill(&dir).await;
+        let shown = ReadOnlyStore::open(&dir, 0).await.unwrap();
+        let error = shown.get("nobody", b"key").await.unwrap_err();
+        assert_eq!(error.to_string(), "there is no family nobody");
+        fs::remove_dir_all(&dir).await.unwrap();
+    });
+}
