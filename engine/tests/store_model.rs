@@ -8,8 +8,8 @@ use std::ops::Bound;
 use std::path::Path;
 
 use cutwater_engine::store::{
-    Compression, Error, Family, FamilyOptions, Iter, Options, Snapshot, Store, Verified, WriteBatch,
-    WriteOptions,
+    Append, Compression, Error, Family, FamilyOptions, Iter, MergeWith, Options, Snapshot, Store, Verified,
+    WriteBatch, WriteOptions,
 };
 use proptest::prelude::*;
 
@@ -41,6 +41,7 @@ fn tiny(case: Case) -> Options {
 
 fn tiny_family(case: Case, write_buffer_bytes: u64) -> FamilyOptions {
     FamilyOptions {
+        merge_operator: Some(MergeWith::new(Append::new(b"|"))),
         min_blob_bytes: case.min_blob_bytes,
         blob_gc_age_percent: case.blob_gc_age_percent,
         blob_file_bytes: 700,
@@ -217,10 +218,17 @@ impl Walk {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Put(u8),
+    Merge(u8),
+    Delete,
+}
+
 #[derive(Clone, Debug)]
 enum Op {
-    /// Family, key, value.
-    Write(Vec<(u8, u8, Option<u8>)>, bool),
+    /// Family, key, and what becomes of it.
+    Write(Vec<(u8, u8, Change)>, bool),
     Flush,
     FlushFamily(u8),
     CompactAll,
@@ -248,7 +256,12 @@ fn op() -> impl Strategy<Value = Op> {
             any::<u8>().prop_map(Bound::Excluded),
         ]
     };
-    let change = (any::<u8>(), any::<u8>(), prop::option::weighted(0.7, any::<u8>()));
+    let kind = prop_oneof![
+        4 => any::<u8>().prop_map(Change::Put),
+        4 => any::<u8>().prop_map(Change::Merge),
+        3 => Just(Change::Delete),
+    ];
+    let change = (any::<u8>(), any::<u8>(), kind);
     prop_oneof![
         40 => (prop::collection::vec(change, 1..12), any::<bool>()).prop_map(|(c, s)| Op::Write(c, s)),
         4 => Just(Op::Flush),
@@ -298,14 +311,22 @@ async fn run(ops: Vec<Op>, case: Case) {
         match op {
             Op::Write(changes, is_synced) => {
                 let mut batch = WriteBatch::new();
-                for (f, k, v) in changes {
+                for (f, k, change) in changes {
                     let Tree { family, content } = &mut open_trees[nth(f)];
-                    match v {
-                        Some(v) => {
+                    match change {
+                        Change::Put(v) => {
                             batch.put_in(family, &key(k), &value(v));
                             content.insert(key(k), value(v));
                         }
-                        None => {
+                        Change::Merge(v) => {
+                            batch.merge_in(family, &key(k), &[v; 5]);
+                            let merged = match content.get(&key(k)) {
+                                Some(before) => [before, &b"|"[..], &[v; 5]].concat(),
+                                None => vec![v; 5],
+                            };
+                            content.insert(key(k), merged);
+                        }
+                        Change::Delete => {
                             batch.delete_in(family, &key(k));
                             content.remove(&key(k));
                         }

@@ -1,7 +1,7 @@
 //! Write batches: a set of changes that is applied as a whole, in the form the WAL holds them (7.8.3 `db/write_batch.cc`):
 //! sequence fixed64, count fixed32, then records. Each counted record takes one sequence number.
 //!
-//! Written: put and delete, and log data (which is not counted and changes nothing). The records of the default family have
+//! Written: put, delete and merge, and log data (which is not counted and changes nothing). The records of the default family have
 //! tags of their own, without its number. All records of RocksDB are recognised; those that this store cannot apply are
 //! refused by name at recovery.
 
@@ -20,6 +20,7 @@ pub const BATCH_HEADER_BYTES: usize = 12;
 const LOG_DATA: u8 = 3;
 const FAMILY_DELETION: u8 = 4;
 const FAMILY_VALUE: u8 = 5;
+const FAMILY_MERGE: u8 = 6;
 
 /// Changes to be applied together, to one family or to several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct WriteBatch {
     changes_default: bool,
     /// Those that are changed, but for the default one.
     families: Vec<Arc<FamilyKey>>,
+    /// Ids of those with operands among the changes.
+    merges_into: Vec<u32>,
 }
 
 impl Default for WriteBatch {
@@ -38,6 +41,7 @@ impl Default for WriteBatch {
             count: 0,
             changes_default: false,
             families: Vec::new(),
+            merges_into: Vec::new(),
         }
     }
 }
@@ -78,6 +82,37 @@ impl WriteBatch {
     /// As [`WriteBatch::delete`].
     pub fn delete_in(&mut self, family: &Family, key: &[u8]) {
         self.delete_from(Some(family.key()), key);
+    }
+
+    /// Changes the value of `key` by an operand, in the default family.
+    ///
+    /// # Panics
+    /// As [`WriteBatch::put`].
+    pub fn merge(&mut self, key: &[u8], operand: &[u8]) {
+        self.merge_to(None, key, operand);
+    }
+
+    /// Changes the value of `key` by an operand, in a family.
+    ///
+    /// # Panics
+    /// As [`WriteBatch::put`].
+    pub fn merge_in(&mut self, family: &Family, key: &[u8], operand: &[u8]) {
+        self.merge_to(Some(family.key()), key, operand);
+    }
+
+    fn merge_to(&mut self, family: Option<&Arc<FamilyKey>>, key: &[u8], operand: &[u8]) {
+        self.begin(family, ValueKind::Merge as u8, FAMILY_MERGE);
+        put_length_prefixed(&mut self.bytes, key);
+        put_length_prefixed(&mut self.bytes, operand);
+        let id = family.map_or(0, |family| family.id);
+        if !self.merges_into.contains(&id) {
+            self.merges_into.push(id);
+        }
+    }
+
+    /// The families with operands among the changes.
+    pub(crate) fn merges_into(&self) -> &[u32] {
+        &self.merges_into
     }
 
     fn put_to(&mut self, family: Option<&Arc<FamilyKey>>, key: &[u8], value: &[u8]) {
@@ -219,7 +254,7 @@ fn decode_record(bytes: &Bytes, cursor: &mut Cursor<'_>) -> Result<Record, Malfo
         LOG_DATA => return Ok(Record::LogData(bytes.slice(cursor.length_prefixed_range()?))),
         FAMILY_DELETION => (ValueKind::Deletion, true, false),
         FAMILY_VALUE => (ValueKind::Value, true, true),
-        0x6 => (ValueKind::Merge, true, true),
+        FAMILY_MERGE => (ValueKind::Merge, true, true),
         0x7 => (ValueKind::SingleDeletion, false, false),
         0x8 => (ValueKind::SingleDeletion, true, false),
         0x9 | 0x12 | 0x13 => return Ok(Record::TwoPhase(tag)),

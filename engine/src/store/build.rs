@@ -13,7 +13,9 @@ use cutwater_io::{task, time};
 use super::blob::{Placement, Sources};
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
+use super::iter::Entry;
 use super::merge::Merge;
+use super::operands::Chain;
 use super::options::FamilyOptions;
 use super::retention::Retention;
 use super::shared::Site;
@@ -91,6 +93,39 @@ struct Output {
     oldest_blob: Option<u64>,
 }
 
+/// The tables of one run.
+struct Writing<'t> {
+    target: &'t Target<'t>,
+    values: Placement<'t>,
+    tables: Vec<FileMeta>,
+    output: Option<Output>,
+    last_key: Vec<u8>,
+}
+
+impl<'t> Writing<'t> {
+    fn new(target: &'t Target<'t>, values: Placement<'t>) -> Self {
+        Writing { target, values, tables: Vec::new(), output: None, last_key: Vec::new() }
+    }
+
+    /// All entries of a key stay in one table.
+    async fn split_before(&mut self, key: &[u8]) -> Result<(), Error> {
+        let is_full =
+            |o: &mut Output| o.builder.len_bytes() >= self.target.split_bytes && *key != self.last_key[..];
+        if let Some(full) = self.output.take_if(is_full) {
+            self.tables.push(full.finish().await?);
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<Built, Error> {
+        if let Some(last) = self.output {
+            self.tables.push(last.finish().await?);
+        }
+        let (blobs, garbage) = self.values.finish().await?;
+        Ok(Built { tables: self.tables, blobs, garbage })
+    }
+}
+
 impl<'a, F: FnMut() -> u64> Build<'a, F> {
     pub(crate) fn new(site: &'a Site, allocate: F) -> Self {
         Build { site, allocate, created: Vec::new() }
@@ -103,47 +138,105 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         mut merge: Merge,
         retention: &mut Retention,
     ) -> Result<Built, Error> {
-        let mut tables = Vec::new();
-        let mut values = Placement::new(self.site, target);
-        let mut output: Option<Output> = None;
-        let mut last_key = Vec::new();
+        let mut writing = Writing::new(target, Placement::new(self.site, target));
+        let mut chain = Chain::default();
         while let Some(entry) = merge.entry() {
-            if !retention.keeps(&entry) {
-                values.drop_entry(&entry)?;
-                merge.advance().await?;
-                continue;
+            let is_kept = retention.keeps(&entry);
+            if !chain.goes_on(&entry, retention) {
+                self.end_chain(&mut writing, &mut chain, retention).await?;
             }
-            // All entries of a key stay in one table.
-            let is_full =
-                |o: &Output| o.builder.len_bytes() >= target.split_bytes && *entry.user_key != last_key[..];
-            if let Some(full) = output.take_if(|o| is_full(o)) {
-                tables.push(full.finish().await?);
-            }
-            let open = match &mut output {
-                Some(open) => open,
-                None => output.insert(self.begin(target).await?),
-            };
-            let placed = values
-                .place(entry, || {
-                    let number = (self.allocate)();
-                    self.created.push(FileKind::Blob(number));
-                    number
-                })
-                .await?;
-            open.builder.add(entry.user_key, placed.tag, &placed.value);
-            open.oldest_blob = open.oldest_blob.into_iter().chain(placed.blob).min();
-            last_key.clear();
-            last_key.extend_from_slice(entry.user_key);
-            if open.builder.pending_bytes() >= WRITE_BYTES {
-                open.write_pending().await?;
+            if !is_kept {
+                writing.values.drop_entry(&entry)?;
+            } else if chain.takes(&entry, target.options) {
+                chain.push(&entry);
+            } else if chain.is_empty() {
+                self.add(&mut writing, entry).await?;
+            } else {
+                self.add_merged(&mut writing, &mut chain, entry).await?;
             }
             merge.advance().await?;
         }
-        if let Some(last) = output {
-            tables.push(last.finish().await?);
+        self.end_chain(&mut writing, &mut chain, retention).await?;
+        writing.finish().await
+    }
+
+    async fn add(&mut self, writing: &mut Writing<'_>, entry: Entry<'_>) -> Result<(), Error> {
+        writing.split_before(entry.user_key).await?;
+        let open = match &mut writing.output {
+            Some(open) => open,
+            None => writing.output.insert(self.begin(writing.target).await?),
+        };
+        let placed = writing
+            .values
+            .place(entry, || {
+                let number = (self.allocate)();
+                self.created.push(FileKind::Blob(number));
+                number
+            })
+            .await?;
+        open.builder.add(entry.user_key, placed.tag, &placed.value);
+        open.oldest_blob = open.oldest_blob.into_iter().chain(placed.blob).min();
+        writing.last_key.clear();
+        writing.last_key.extend_from_slice(entry.user_key);
+        if open.builder.pending_bytes() >= WRITE_BYTES {
+            open.write_pending().await?;
         }
-        let (blobs, garbage) = values.finish().await?;
-        Ok(Built { tables, blobs, garbage })
+        Ok(())
+    }
+
+    /// Writes the value that the operands of the chain make of the entry below them, or both as they are if they make none. Boxed,
+    /// as most entries have no operands.
+    async fn add_merged(
+        &mut self,
+        writing: &mut Writing<'_>,
+        chain: &mut Chain,
+        base: Entry<'_>,
+    ) -> Result<(), Error> {
+        Box::pin(async {
+            let value = writing.values.read(&base).await?;
+            match chain.merged(writing.target.options, value.as_deref()) {
+                Some(merged) => {
+                    writing.values.drop_entry(&base)?;
+                    self.add(writing, chain.entry(&merged)).await?;
+                }
+                None => {
+                    self.add_operands(writing, chain).await?;
+                    self.add(writing, base).await?;
+                }
+            }
+            chain.clear();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Nothing more of the chain's key and stratum is at hand.
+    async fn end_chain(
+        &mut self,
+        writing: &mut Writing<'_>,
+        chain: &mut Chain,
+        retention: &Retention,
+    ) -> Result<(), Error> {
+        if chain.is_empty() {
+            return Ok(());
+        }
+        Box::pin(async {
+            let is_whole = chain.is_over_nothing(retention);
+            match chain.merged(writing.target.options, None).filter(|_| is_whole) {
+                Some(merged) => self.add(writing, chain.entry(&merged)).await?,
+                None => self.add_operands(writing, chain).await?,
+            }
+            chain.clear();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn add_operands(&mut self, writing: &mut Writing<'_>, chain: &Chain) -> Result<(), Error> {
+        for operand in chain.operands() {
+            self.add(writing, operand).await?;
+        }
+        Ok(())
     }
 
     async fn begin(&mut self, target: &Target<'_>) -> Result<Output, Error> {

@@ -129,7 +129,7 @@ impl Commit {
         for write in group {
             let families: Result<Vec<_>, Error> =
                 write.batch.families().iter().map(|family| state.families.writable(family)).collect();
-            match families {
+            match families.and_then(|families| check_merges(&state, &write.batch).map(|()| families)) {
                 Err(e) => {
                     let _ = write.done.send(Err(e));
                 }
@@ -298,6 +298,16 @@ type Memtables = BTreeMap<u32, Arc<Memtable>>;
 fn answer_all(waiting: impl IntoIterator<Item = oneshot::Sender<Result<u64, Error>>>, error: &Error) {
     for done in waiting {
         let _ = done.send(Err(error.clone()));
+    }
+}
+
+/// An operand that nobody can put together with anything would make its key unreadable.
+fn check_merges(state: &State, batch: &WriteBatch) -> Result<(), Error> {
+    let has_operator =
+        |id: &u32| state.families.get(*id).is_some_and(|family| family.options.merge_operator.is_some());
+    match batch.merges_into().iter().all(has_operator) {
+        true => Ok(()),
+        false => Err(Error::InvalidRequest("a merge into a family that has no merge operator")),
     }
 }
 

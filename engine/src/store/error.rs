@@ -93,6 +93,14 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// A key has merge operands, and its family was opened without the operator for them, or that refuses them.
+    #[error("the value of key {} cannot be merged: {what}", key.escape_ascii())]
+    Unmergeable {
+        /// The key.
+        key: Vec<u8>,
+        /// Why.
+        what: String,
+    },
     /// An earlier failure left the store unable to take writes; reads go on. Opening the store again clears it.
     #[error("writes are stopped since {during} failed: {source}")]
     Background {

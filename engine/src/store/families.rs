@@ -121,6 +121,7 @@ struct Dropped {
     /// Newest first.
     memtables: Vec<Arc<Memtable>>,
     version: Arc<Version>,
+    options: Arc<FamilyOptions>,
 }
 
 /// See the module.
@@ -142,7 +143,7 @@ impl Families {
     pub(crate) fn drop_family(&mut self, id: u32, version: Arc<Version>) {
         let family = self.open.remove(&id).expect("a family is dropped once");
         let (key, memtables) = (Arc::downgrade(&family.key), family.memtables());
-        self.dropped.insert(id, Dropped { key, memtables, version });
+        self.dropped.insert(id, Dropped { key, memtables, version, options: family.options });
     }
 
     /// Forgets dropped families that nobody has open.
@@ -167,9 +168,10 @@ impl Families {
         self.open.values()
     }
 
-    /// What a family that was dropped held: its memtables, newest first, and its tables.
-    pub(crate) fn dropped(&self, id: u32) -> Option<(Vec<Arc<Memtable>>, &Arc<Version>)> {
-        self.dropped.get(&id).map(|dropped| (dropped.memtables.clone(), &dropped.version))
+    /// What a family that was dropped held: its memtables, newest first, and its tables; and its options.
+    pub(crate) fn dropped(&self, id: u32) -> Option<(Vec<Arc<Memtable>>, &Arc<Version>, &FamilyOptions)> {
+        let dropped = self.dropped.get(&id)?;
+        Some((dropped.memtables.clone(), &dropped.version, &dropped.options))
     }
 
     /// The family, if it takes writes.

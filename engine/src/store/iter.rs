@@ -10,6 +10,7 @@ use super::blob::BlobCache;
 use super::error::Error;
 use super::key::{Tag, ValueKind};
 use super::merge::{Merge, Source};
+use super::operands::{MergeWith, fold};
 use super::shared::WakeOnDrop;
 use super::version::Version;
 
@@ -73,27 +74,58 @@ type Pair = (Vec<u8>, Vec<u8>);
 pub struct Iter {
     start: Bound<Vec<u8>>,
     end: Bound<Vec<u8>>,
-    sequence: u64,
+    reads: Reads,
     merge: Merge,
     at: At,
     /// The key it is on.
     key: Vec<u8>,
-    version: Arc<Version>,
-    blobs: Arc<BlobCache>,
     _wake: WakeOnDrop,
+}
+
+/// What an iterator shows, and with what it makes values of entries.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    /// Nothing that was written later is seen.
+    pub(crate) sequence: u64,
+    pub(crate) version: Arc<Version>,
+    pub(crate) blobs: Arc<BlobCache>,
+    pub(crate) merge_operator: Option<MergeWith>,
+}
+
+impl Reads {
+    async fn value_of(
+        &self,
+        key: &[u8],
+        kind: Option<ValueKind>,
+        value: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        value_of(&self.blobs, &self.version, key, kind, value).await
+    }
+
+    /// The value of a key with operands, on the newest entry below them, if there is one.
+    async fn merged(
+        &self,
+        key: &[u8],
+        base: Option<(Option<ValueKind>, Vec<u8>)>,
+        oldest_first: &[Vec<u8>],
+    ) -> Result<Vec<u8>, Error> {
+        let base = match base {
+            Some((kind, value)) => self.value_of(key, kind, value).await?,
+            None => None,
+        };
+        fold(self.merge_operator.as_ref(), key, base.as_deref(), oldest_first)
+    }
 }
 
 impl Iter {
     pub(crate) fn new(
         (start, end): (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        sequence: u64,
+        reads: Reads,
         sources: Vec<Source>,
-        version: Arc<Version>,
-        blobs: Arc<BlobCache>,
         wake: WakeOnDrop,
     ) -> Iter {
         let (merge, at, key) = (Merge::idle(sources), At::Start, Vec::new());
-        Iter { start, end, sequence, merge, at, key, version, blobs, _wake: wake }
+        Iter { start, end, reads, merge, at, key, _wake: wake }
     }
 
     /// Moves to the next key, from before the first to the first.
@@ -194,18 +226,37 @@ impl Iter {
                 return Ok(None);
             }
             let is_older = is_decided && *entry.user_key == self.key[..];
-            if !is_older && entry.tag.sequence() <= self.sequence {
+            if !is_older && entry.tag.sequence() <= self.reads.sequence {
                 self.key.clear();
                 self.key.extend_from_slice(entry.user_key);
                 is_decided = true;
                 let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
-                if let Some(value) = value_of(&self.blobs, &self.version, &self.key, kind, value).await? {
+                if kind == Some(ValueKind::Merge) {
+                    return Box::pin(self.merge_forward()).await.map(Some);
+                }
+                if let Some(value) = self.reads.value_of(&self.key, kind, value).await? {
                     return Ok(Some(value));
                 }
             }
             self.merge.advance().await?;
         }
         Ok(None)
+    }
+
+    /// The value of the key, of which the merge is on the newest operand. The merge moves to what lies below the operands.
+    async fn merge_forward(&mut self) -> Result<Vec<u8>, Error> {
+        let (mut operands, mut base) = (Vec::new(), None);
+        while let Some(entry) = self.merge.entry().filter(|entry| *entry.user_key == self.key[..]) {
+            let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
+            if kind != Some(ValueKind::Merge) {
+                base = Some((kind, value));
+                break;
+            }
+            operands.push(value);
+            self.merge.advance().await?;
+        }
+        operands.reverse();
+        self.reads.merged(&self.key, base, &operands).await
     }
 
     /// The value of the key before, which becomes the one it is on. The merge has passed over the present one.
@@ -219,15 +270,24 @@ impl Iter {
             }
             self.key.clear();
             self.key.extend_from_slice(entry.user_key);
-            let mut newest = None;
+            let (mut base, mut operands) = (None, Vec::new());
             while let Some(entry) = self.merge.entry().filter(|entry| *entry.user_key == self.key[..]) {
-                if entry.tag.sequence() <= self.sequence {
-                    newest = Some((entry.tag.kind(), entry.value.to_vec()));
+                if entry.tag.sequence() <= self.reads.sequence {
+                    let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
+                    if kind == Some(ValueKind::Merge) {
+                        operands.push(value);
+                    } else {
+                        operands.clear();
+                        base = Some((kind, value));
+                    }
                 }
                 self.merge.advance().await?;
             }
-            if let Some((kind, value)) = newest
-                && let Some(value) = value_of(&self.blobs, &self.version, &self.key, kind, value).await?
+            if !operands.is_empty() {
+                return Box::pin(self.reads.merged(&self.key, base, &operands)).await.map(Some);
+            }
+            if let Some((kind, value)) = base
+                && let Some(value) = self.reads.value_of(&self.key, kind, value).await?
             {
                 return Ok(Some(value));
             }

@@ -18,7 +18,7 @@
 //!   says what failed, until the store is opened again and has found out what is really there.
 //! - Bytes are checked whenever they are read. Damage is an error that names file and offset.
 //!
-//! Not here yet: compressed blobs, merge operands, range tombstones. Their marks in the formats are known, and are refused by
+//! Not here yet: compressed blobs, range tombstones. Their marks in the formats are known, and are refused by
 //! name.
 
 pub mod batch;
@@ -43,6 +43,7 @@ pub mod log;
 mod manifest;
 mod memtable;
 mod merge;
+mod operands;
 mod options;
 pub mod points;
 mod read;
@@ -64,6 +65,7 @@ pub use db::Store;
 pub use error::Error;
 pub use family::Family;
 pub use iter::{Entry, Iter, Seek};
+pub use operands::{Append, MergeOperator, MergeWith};
 pub use options::{FamilyOptions, Options, WriteOptions};
 pub use read_only::{Checked, ReadOnlyStore};
 pub use snapshot::Snapshot;

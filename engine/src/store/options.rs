@@ -1,6 +1,7 @@
 //! How a store is to behave. The defaults are those of RocksDB; a simulation uses tiny values, and those must work too.
 
 use super::error::Error;
+use super::operands::MergeWith;
 use super::table::Compression;
 
 /// Options of a store. Checked when it is opened.
@@ -35,6 +36,8 @@ pub struct FamilyOptions {
     pub max_immutable_memtables: usize,
     /// A data block of a table is closed when it is this large. Bytes.
     pub block_bytes: usize,
+    /// What merge operands mean; without one, merges into the family are refused.
+    pub merge_operator: Option<MergeWith>,
     /// How the blocks of new tables are compressed. Tables are read whatever theirs is.
     pub compression: Compression,
     /// If there are any, instead of `compression`: for each level, the last for all deeper ones.
@@ -83,6 +86,7 @@ impl Default for FamilyOptions {
             write_buffer_bytes: 64 << 20,
             max_immutable_memtables: 2,
             block_bytes: 4096,
+            merge_operator: None,
             compression: Compression::None,
             compression_per_level: Vec::new(),
             min_blob_bytes: None,

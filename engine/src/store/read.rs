@@ -1,15 +1,17 @@
 //! Reading one family: what a read looks at, and the search for a key in it.
 
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use super::error::Error;
-use super::families::OpenFamily;
 use super::files::Files;
-use super::iter::{Iter, Seek, value_of};
-use super::key::{Tag, compare};
+use super::iter::{Iter, Reads, Seek, value_of};
+use super::key::{Tag, ValueKind, compare};
 use super::memtable::Memtable;
 use super::merge::Source;
+use super::operands::MergeWith;
 use super::shared::{Shared, WakeOnDrop};
 use super::snapshot::Snapshot;
 use super::table::{Caching, TableIter};
@@ -22,17 +24,23 @@ pub(crate) struct View {
     /// Newest first.
     pub(crate) memtables: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
+    pub(crate) merge_operator: Option<MergeWith>,
 }
 
 impl View {
     /// The family now. One that was dropped is what it was then.
     pub(crate) fn of(shared: &Shared, family: u32) -> View {
         let state = shared.state();
-        let open = state.families.get(family).map(OpenFamily::memtables);
-        let open = open.and_then(|memtables| Some((memtables, &state.set.family(family)?.version)));
+        let open = state.families.get(family).zip(state.set.family(family));
+        let open = open.map(|(open, tables)| (open.memtables(), &tables.version, &*open.options));
         let found = open.or_else(|| state.families.dropped(family));
-        let (memtables, version) = found.expect("a family is kept as long as somebody has it open");
-        View { sequence: state.last_sequence, memtables, version: version.clone() }
+        let (memtables, version, options) = found.expect("a family is kept as long as somebody has it open");
+        View {
+            sequence: state.last_sequence,
+            memtables,
+            version: version.clone(),
+            merge_operator: options.merge_operator.clone(),
+        }
     }
 
     /// The value of a key, now or at a snapshot.
@@ -44,6 +52,7 @@ impl View {
     ) -> Result<Option<Vec<u8>>, Error> {
         let sequence = snapshot.map_or(self.sequence, Snapshot::sequence);
         match self.memtables.iter().find_map(|mem| mem.get(key, sequence)) {
+            Some((Some(ValueKind::Merge), _)) => self.get_merged(files, sequence, key).await,
             Some((kind, value)) => value_of(&files.blobs, &self.version, key, kind, value.to_vec()).await,
             None => self.get_in_tables(files, sequence, key).await,
         }
@@ -69,6 +78,9 @@ impl View {
             if iter.seek(Seek::NotBefore(key, tag)).await? {
                 let entry = iter.entry();
                 if entry.user_key == key {
+                    if entry.tag.kind() == Some(ValueKind::Merge) {
+                        return self.get_merged(files, sequence, key).await;
+                    }
                     let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
                     return value_of(&files.blobs, &self.version, key, kind, value).await;
                 }
@@ -77,18 +89,42 @@ impl View {
         Ok(None)
     }
 
+    /// The value of a key whose newest entry is an operand: what an iterator finds there. Boxed, as few reads come here.
+    async fn get_merged(&self, files: &Files, sequence: u64, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let range = (Bound::Included(key.to_vec()), Bound::Included(key.to_vec()));
+        // The view pins the files.
+        let wake = WakeOnDrop(Arc::new(Notify::new()));
+        let mut iter = self.range(files, wake, range, sequence);
+        Ok(Box::pin(iter.next()).await?.map(|(_, value)| value))
+    }
+
     /// Goes through a range, now or at a snapshot.
     pub(crate) fn iter(
-        self,
+        &self,
         files: &Files,
         wake: WakeOnDrop,
         range: impl RangeBounds<Vec<u8>>,
         snapshot: Option<&Snapshot>,
     ) -> Iter {
         let sequence = snapshot.map_or(self.sequence, Snapshot::sequence);
-        let mut sources: Vec<Source> = self.memtables.into_iter().map(Source::memtable).collect();
+        self.range(files, wake, (range.start_bound().cloned(), range.end_bound().cloned()), sequence)
+    }
+
+    fn range(
+        &self,
+        files: &Files,
+        wake: WakeOnDrop,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        sequence: u64,
+    ) -> Iter {
+        let mut sources: Vec<Source> = self.memtables.iter().cloned().map(Source::memtable).collect();
         sources.extend(Source::of_version(&files.tables, &self.version));
-        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        Iter::new(bounds, sequence, sources, self.version, files.blobs.clone(), wake)
+        let reads = Reads {
+            sequence,
+            version: self.version.clone(),
+            blobs: files.blobs.clone(),
+            merge_operator: self.merge_operator.clone(),
+        };
+        Iter::new(bounds, reads, sources, wake)
     }
 }

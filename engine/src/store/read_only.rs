@@ -143,7 +143,8 @@ impl ReadOnlyStore {
         let open = id.and_then(|id| Some((id, self.set.family(id)?)));
         let (id, family) = open.ok_or_else(|| Error::NoSuchFamily { name: family.to_owned() })?;
         let memtables = self.memtables.get(&id).cloned().into_iter().collect();
-        Ok(View { sequence: self.last_sequence, memtables, version: family.version.clone() })
+        let version = family.version.clone();
+        Ok(View { sequence: self.last_sequence, memtables, version, merge_operator: None })
     }
 }
 

@@ -207,7 +207,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         match tag.kind() {
-            Some(ValueKind::Value | ValueKind::Deletion | ValueKind::SingleDeletion) => {
+            Some(ValueKind::Value | ValueKind::Merge | ValueKind::Deletion | ValueKind::SingleDeletion) => {
                 self.memtables.entry(id).or_default().insert(key, tag, value);
                 Ok(())
             }

@@ -1,7 +1,8 @@
 //! Which entries must outlive a flush or a compaction. Pure.
 //!
-//! Snapshots cut the history of a key into strata; of each stratum only the newest entry can ever be seen. A tombstone that
-//! every snapshot sees, over nothing that lies deeper, hides nothing but what is dropped with it.
+//! Snapshots cut the history of a key into strata; of each stratum only the newest entry can ever be seen, or, if that is a merge
+//! operand, all down to the first that is none. A tombstone that every snapshot sees, over nothing that lies deeper, hides
+//! nothing but what is dropped with it.
 
 use std::sync::Arc;
 
@@ -19,8 +20,16 @@ pub(crate) struct Retention {
     snapshots: Vec<u64>,
     /// Tables below the output that may hold older entries; nothing if tombstones must stay.
     deeper: Option<Vec<Arc<FileMeta>>>,
-    /// The key of the previous entry, and the stratum of the last one that counts.
-    last: Option<(Vec<u8>, u64)>,
+    /// The last entry that counts.
+    last: Option<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    key: Vec<u8>,
+    stratum: u64,
+    /// It is an operand, and so is every newer one of its stratum: what lies below it counts, too.
+    is_operand: bool,
 }
 
 impl Retention {
@@ -39,24 +48,34 @@ impl Retention {
     /// True if the entry must be kept.
     pub(crate) fn keeps(&mut self, entry: &Entry<'_>) -> bool {
         let stratum = self.stratum(entry.tag.sequence());
-        if let Some((key, newer)) = &self.last
-            && key[..] == *entry.user_key
+        if let Some(last) = &self.last
+            && last.key[..] == *entry.user_key
         {
-            if *newer == stratum {
+            if last.stratum == stratum && !last.is_operand {
                 return false;
             }
-            sometimes!(points::SNAPSHOT_KEPT, true);
+            sometimes!(points::SNAPSHOT_KEPT, last.stratum != stratum);
         }
-        let (key, newer) = self.last.get_or_insert_default();
-        key.clear();
-        key.extend_from_slice(entry.user_key);
-        *newer = stratum;
+        let last = self.last.get_or_insert_default();
+        last.key.clear();
+        last.key.extend_from_slice(entry.user_key);
+        last.stratum = stratum;
+        last.is_operand = entry.tag.kind() == Some(ValueKind::Merge);
         let is_tombstone = matches!(entry.tag.kind(), Some(ValueKind::Deletion | ValueKind::SingleDeletion));
-        let oldest = self.stratum(0);
         // What it hides has a lower sequence number, so lies in the same oldest stratum and is dropped after it.
-        let drops = is_tombstone && stratum == oldest && self.is_bottommost(entry.user_key);
+        let drops = is_tombstone && self.is_over_nothing(entry.user_key, entry.tag.sequence());
         sometimes!(points::TOMBSTONE_DROPPED, drops);
         !drops
+    }
+
+    /// True if two entries of a key are seen by the same snapshots.
+    pub(crate) fn are_together(&self, one: u64, other: u64) -> bool {
+        self.stratum(one) == self.stratum(other)
+    }
+
+    /// True if no older entry of the key counts that is not at hand: all that there is lies in this stratum.
+    pub(crate) fn is_over_nothing(&self, key: &[u8], sequence: u64) -> bool {
+        self.stratum(sequence) == self.stratum(0) && self.is_bottommost(key)
     }
 
     fn is_bottommost(&self, key: &[u8]) -> bool {
@@ -77,7 +96,16 @@ mod tests {
         entries.iter().map(entry).filter(|e| retention.keeps(e)).map(|e| e.tag.sequence()).collect()
     }
 
-    use ValueKind::{Deletion as D, Value as V};
+    use ValueKind::{Deletion as D, Merge as M, Value as V};
+
+    #[test]
+    fn operands_are_kept_with_what_is_below_them() {
+        let history = [(9, M), (8, M), (6, V), (5, V), (3, M), (2, D), (1, V)];
+        assert_eq!(kept(&[], None, &history), [9, 8, 6]);
+        assert_eq!(kept(&[5], None, &history), [9, 8, 6, 5]);
+        assert_eq!(kept(&[4], None, &history), [9, 8, 6, 3, 2]);
+        assert_eq!(kept(&[4, 8], Some(vec![]), &history), [9, 8, 6, 3]);
+    }
 
     #[test]
     fn of_each_stratum_the_newest_is_kept() {

@@ -81,6 +81,19 @@ impl<'a> Placement<'a> {
         }
     }
 
+    /// The value of an entry, wherever it lies; nothing for a tombstone.
+    pub(crate) async fn read<'e>(&self, entry: &Entry<'e>) -> Result<Option<Cow<'e, [u8]>>, Error> {
+        match entry.tag.kind() {
+            Some(ValueKind::Value) => Ok(Some(Cow::Borrowed(entry.value))),
+            Some(ValueKind::BlobIndex) => {
+                let sources = self.sources()?;
+                let value = sources.cache.value(&sources.files, entry.user_key, entry.value).await?;
+                Ok(Some(Cow::Owned(value)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The entry is not written again.
     pub(crate) fn drop_entry(&mut self, entry: &Entry<'_>) -> Result<(), Error> {
         if entry.tag.kind() == Some(ValueKind::BlobIndex) {

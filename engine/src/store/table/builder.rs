@@ -6,6 +6,7 @@ use super::filter;
 use super::format::{Footer, Handle, append_trailer};
 use super::properties::{self, Counts, PROPERTIES_NAME};
 use crate::store::key::{InternalKey, Tag, ValueKind, append, compare, split};
+use crate::store::operands::MergeWith;
 use crate::store::options::FamilyOptions;
 use crate::store::version::{DEFAULT_FAMILY, DEFAULT_FAMILY_NAME};
 
@@ -51,6 +52,7 @@ impl TableBuilder {
     pub fn new(options: &FamilyOptions, level: usize, file_number: u64, store_identity: &str) -> Self {
         let compression = options.compression_of(level);
         let store_identity = store_identity.to_owned();
+        let merge_operator = options.merge_operator.as_ref().map(MergeWith::name);
         TableBuilder {
             block_bytes: options.block_bytes,
             bloom_bits_per_key: options.bloom_bits_per_key,
@@ -63,6 +65,7 @@ impl TableBuilder {
                 compression,
                 file_number,
                 store_identity,
+                merge_operator: merge_operator.unwrap_or("nullptr").to_owned(),
                 family_id: DEFAULT_FAMILY,
                 family_name: DEFAULT_FAMILY_NAME.to_owned(),
                 ..Counts::default()
@@ -103,6 +106,7 @@ impl TableBuilder {
         self.counts.raw_value_bytes += value.len() as u64;
         let is_tombstone = matches!(tag.kind(), Some(ValueKind::Deletion | ValueKind::SingleDeletion));
         self.counts.deletions += u64::from(is_tombstone);
+        self.counts.operands += u64::from(tag.kind() == Some(ValueKind::Merge));
         if self.data.len_bytes() >= self.block_bytes {
             self.finish_data_block();
         }

@@ -28,6 +28,8 @@ pub struct Counts {
     pub entries: u64,
     /// Tombstones among them.
     pub deletions: u64,
+    /// Merge operands among them.
+    pub operands: u64,
     /// Data blocks.
     pub data_blocks: u64,
     /// Their length. Bytes.
@@ -46,6 +48,8 @@ pub struct Counts {
     pub file_number: u64,
     /// The uuid of the store.
     pub store_identity: String,
+    /// Name of the merge operator; "nullptr" for none.
+    pub merge_operator: String,
     /// The id of the family.
     pub family_id: u32,
     /// Its name.
@@ -77,7 +81,8 @@ pub fn build(counts: &Counts, out: &mut Vec<u8>) {
         (KEY_IS_USER_KEY, varint(0)),
         ("rocksdb.index.size", varint(counts.index_bytes)),
         (VALUE_IS_DELTA, varint(0)),
-        ("rocksdb.merge.operands", varint(0)),
+        ("rocksdb.merge.operands", varint(counts.operands)),
+        ("rocksdb.merge.operator", counts.merge_operator.clone().into_bytes()),
         ("rocksdb.num.data.blocks", varint(counts.data_blocks)),
         ("rocksdb.num.entries", varint(counts.entries)),
         ("rocksdb.num.filter_entries", varint(0)),
