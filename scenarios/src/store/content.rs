@@ -10,6 +10,9 @@ use cutwater_sim::scenario::Violation;
 
 use crate::oracle::batches::Content;
 
+/// Stands between a value and what is appended to it.
+pub(super) const DELIMITER: &[u8] = b"+";
+
 /// Keys that each writer has, at most.
 pub(super) const KEYS: u64 = 24;
 

@@ -53,7 +53,8 @@ impl Db {
         &self.families[key.last().map_or(0, |digit| usize::from(*digit)) % self.families.len()]
     }
 
-    pub(super) async fn write(&self, changes: &Changes, sync: bool) -> Result<u64, Error> {
+    /// The batch that makes these changes.
+    pub(super) fn batch(&self, changes: &Changes) -> WriteBatch {
         let mut batch = WriteBatch::new();
         for (key, value) in changes {
             match value {
@@ -61,6 +62,17 @@ impl Db {
                 None => batch.delete_in(self.of(key), key),
             }
         }
+        batch
+    }
+
+    /// The batch that appends to a value.
+    pub(super) fn append(&self, key: &[u8], operand: &[u8]) -> WriteBatch {
+        let mut batch = WriteBatch::new();
+        batch.merge_in(self.of(key), key, operand);
+        batch
+    }
+
+    pub(super) async fn write(&self, batch: WriteBatch, sync: bool) -> Result<u64, Error> {
         self.store.write(batch, WriteOptions { sync, disable_wal: false }).await
     }
 

@@ -146,6 +146,12 @@ impl Scenario for StoreScenario {
                     0,
                     0..=64 << 10,
                 ),
+                Knob::new(
+                    "merges",
+                    "1: one put in three appends to the value that is there, as a merge operand",
+                    0,
+                    0..=1,
+                ),
                 crate::compression_knob(),
                 Knob::new(
                     "min_blob_bytes",

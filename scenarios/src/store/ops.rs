@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cutwater_engine::store::Snapshot;
+use cutwater_engine::store::{Snapshot, WriteBatch};
 use cutwater_io::{fs, time};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
@@ -12,11 +12,14 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
-use super::content::{key, own, same, same_value, value};
+use super::content::{DELIMITER, key, own, same, same_value, value};
 use super::families::Db;
 use super::process::{Exit, Shared, Taken};
 use super::repair::copy;
 use crate::oracle::batches::{Batch, Changes, Content, Place, Synced};
+
+/// A value this long is not appended to any more. Bytes.
+const APPENDED_TO_MAX_BYTES: usize = 4000;
 
 /// A checkpoint is looked at again after each crash; more than a few would only cost time.
 const CHECKPOINTS_KEPT: usize = 2;
@@ -56,21 +59,24 @@ impl Shared {
         let args = &op.args;
         match op.verb.as_str() {
             "put" => {
-                self.write(
-                    db,
-                    actor,
-                    vec![(self.key(actor, args[0]), Some(value(op, 0, args[1])))],
-                    args[2] == 3,
-                )
-                .await
+                let (key, value) = (self.key(actor, args[0]), value(op, 0, args[1]));
+                let (batch, whole) = match self.appended(actor, op, &key, &value) {
+                    Some(whole) => (db.append(&key, &value), whole),
+                    None => (db.batch(&vec![(key.clone(), Some(value.clone()))]), value),
+                };
+                self.write(db, actor, batch, vec![(key, Some(whole))], args[2] == 3).await
             }
-            "delete" => self.write(db, actor, vec![(self.key(actor, args[0]), None)], args[1] == 3).await,
+            "delete" => {
+                let changes = vec![(self.key(actor, args[0]), None)];
+                self.write(db, actor, db.batch(&changes), changes, args[1] == 3).await
+            }
             "batch" => {
                 let changes = (0..args[1]).map(|i| {
                     let key = self.key(actor, args[0] + i * 5);
                     (key, (i % 3 != 2).then(|| value(op, i, args[2])))
                 });
-                self.write(db, actor, changes.collect(), args[3] == 3).await
+                let changes: Changes = changes.collect();
+                self.write(db, actor, db.batch(&changes), changes, args[3] == 3).await
             }
             "get" => {
                 let key = self.key(actor, args[0]);
@@ -131,10 +137,28 @@ impl Shared {
         key(actor, number % self.world.knob("keys"))
     }
 
-    async fn write(&self, db: &Db, actor: usize, changes: Changes, sync: bool) -> Result<(), Exit> {
-        let id = self.state().batches.attempt(Batch::new(actor, changes.clone(), sync));
+    /// What the value of the key will be, if this put is to append to the one that is there.
+    fn appended(&self, actor: usize, op: &Op, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+        if self.world.knob("merges") == 0 || !op.id.is_multiple_of(3) {
+            return None;
+        }
+        let mut state = self.state();
+        let before = state.batches.content_of(actor).get(key)?;
+        (before.len() < APPENDED_TO_MAX_BYTES).then(|| [before, DELIMITER, value].concat())
+    }
+
+    /// Writes the batch, which is to make these changes.
+    async fn write(
+        &self,
+        db: &Db,
+        actor: usize,
+        batch: WriteBatch,
+        changes: Changes,
+        sync: bool,
+    ) -> Result<(), Exit> {
+        let id = self.state().batches.attempt(Batch::new(actor, changes, sync));
         let asked_at = self.logs_end();
-        let sequence = self.tolerate("write", db.write(&changes, sync).await)?;
+        let sequence = self.tolerate("write", db.write(batch, sync).await)?;
         self.state().batches.acknowledge(id, sequence)?;
         if sync {
             self.synced(sequence, asked_at);

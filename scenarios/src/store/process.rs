@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use cutwater_engine::store::{Error, FamilyOptions, Options, Store};
+use cutwater_engine::store::{Append, Error, FamilyOptions, MergeWith, Options, Store};
 use cutwater_io::sim::Errno;
 use cutwater_io::sim::disk::Disk;
 use cutwater_sim::faults::FaultClass;
@@ -14,7 +14,7 @@ use cutwater_sim::world::{Ops, Start, World};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::budget::{ManifestEnd, hides_the_unsynced, may_replace_the_end, syncs_forgiven};
-use super::content::{list, same};
+use super::content::{DELIMITER, list, same};
 use super::evidence::{Evidence, Served};
 use super::families::Db;
 use super::scratch::Fates;
@@ -260,6 +260,7 @@ impl Shared {
             level0_compaction_trigger: knob("level0_trigger") as usize,
             level0_stop_writes_trigger: knob("level0_trigger") as usize + 8,
             bloom_bits_per_key: knob("bloom_bits") as u32,
+            merge_operator: Some(MergeWith::new(Append::new(DELIMITER))),
             compression: crate::compression(knob("compression")),
             min_blob_bytes: Some(knob("min_blob_bytes")).filter(|bytes| *bytes > 0),
             blob_file_bytes: knob("blob_file_bytes"),

@@ -81,7 +81,7 @@ impl Shared {
         let db = self.tolerate("open anew", self.open(DB, self.options()).await)?;
         for (key, value) in &content {
             let change = vec![(key.clone(), Some(value.clone()))];
-            self.tolerate("write anew", db.write(&change, false).await)?;
+            self.tolerate("write anew", db.write(db.batch(&change), false).await)?;
         }
         self.tolerate("flush anew", db.store.flush().await)?;
         self.tolerate("close anew", db.close().await)?;
