@@ -129,7 +129,7 @@ pub struct Report {
     pub cpu_us: u64,
     /// How often each point was passed.
     pub points: BTreeMap<String, u64>,
-    /// How often each `sometimes!` held, and each `buggify!` fired.
+    /// How often each `sometimes!` and each `never!` held, and each `buggify!` fired.
     pub sometimes: BTreeMap<String, u64>,
     /// Faults by class.
     pub receipts: Receipts,

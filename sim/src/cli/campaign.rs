@@ -204,7 +204,8 @@ impl Campaign {
             let vocabulary = scenario.vocabulary();
             tally.unmet = unmet(&vocabulary, &tally.matrix);
             let seen = |name| tally.points.contains_key(name) || tally.sometimes.contains_key(name);
-            tally.unseen = vocabulary.points.iter().map(|p| p.name).filter(|name| !seen(*name)).collect();
+            let wanted = vocabulary.points.iter().filter(|p| p.kind != Kind::Never).map(|p| p.name);
+            tally.unseen = wanted.filter(|name| !seen(*name)).collect();
             if !demanding || demands.after_plans == 0 || tally.plans < demands.after_plans {
                 continue;
             }

@@ -105,6 +105,10 @@ fn coverage(text: &mut String, campaign: &Campaign, points: &[Point], paint: Pai
         }
         text.push('\n');
     }
+    let held = campaign.seen(|t| &t.sometimes);
+    for point in points.iter().filter(|p| p.kind == Kind::Never && held.contains(p.name)) {
+        let _ = writeln!(text, "{}", paint.bad(&format!("must never hold, and did: {}", point.name)));
+    }
 }
 
 /// How many cells of fault class x point were filled, and where most are empty; all the empty ones if asked for.

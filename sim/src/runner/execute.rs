@@ -154,6 +154,7 @@ async fn judge(scenario: &dyn Scenario, world: &World) -> Verdict {
         world.object(violation);
     }
     world.end().await;
+    world.object_to_broken();
     world.violation().map_or(Verdict::Held, Verdict::Violated)
 }
 

@@ -355,6 +355,14 @@ impl World {
     pub fn note(&self, kind: &str, text: &str) {
         self.note_with(kind, text, |told| told);
     }
+    /// Reports the first `never!` that held, unless an oracle has objected, which knows more of it.
+    pub(crate) fn object_to_broken(&self) {
+        if let (Some(point), None) = (self.inner.env.broken(), self.violation()) {
+            let violation = Violation::new("points", &format!("never: {}", point.about));
+            self.object(violation.of(point.name).expected("it never to hold").found("it held"));
+        }
+    }
+
 
     /// Adds a line to the story, with facts for what draws it.
     pub(crate) fn note_with(&self, kind: &str, text: &str, facts: impl FnOnce(Told) -> Told) {
