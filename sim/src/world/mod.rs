@@ -49,6 +49,7 @@ struct Inner {
     handle: Handle,
     /// Size of the disks.
     disk_bytes: Option<u64>,
+    clock_offset_us_max: u64,
     faults: Shared,
     orders: mpsc::UnboundedSender<Order>,
     op_faults: BTreeMap<u32, Vec<Fault>>,
@@ -117,6 +118,7 @@ impl World {
         let injector = PlanInjector::new(&plan, nodes, faults.clone(), orders.clone());
         let key = Key::root(plan.key);
         let disk_bytes = devices.disk.capacity_bytes;
+        let clock_offset_us_max = devices.clock_offset_us_max;
         let env = Env::install(devices.config(key, record, classify, Box::new(injector)));
         if is_census {
             env.owed().keep();
@@ -137,6 +139,7 @@ impl World {
                 env,
                 handle: Handle::current(),
                 disk_bytes,
+                clock_offset_us_max,
                 faults,
                 orders,
                 op_faults,
@@ -229,6 +232,7 @@ impl World {
             }
         };
         self.create(node, format!("{role}-{index}"), |builder| builder.init(task));
+        deliver::set_clock(&self.inner.env, node, self.inner.clock_offset_us_max);
         node
     }
 
