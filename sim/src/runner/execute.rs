@@ -208,5 +208,6 @@ fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, r
         story,
         labels: world.labels(),
         evidence: record.then(|| world.evidence()),
+        never_struck: world.never_struck(),
     }
 }

@@ -12,7 +12,7 @@
 mod ops;
 mod supervisor;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -355,10 +355,6 @@ impl World {
         self.state().violation.get_or_insert(violation);
     }
 
-    /// Adds a line to the story.
-    pub fn note(&self, kind: &str, text: &str) {
-        self.note_with(kind, text, |told| told);
-    }
     /// Reports the first `never!` that held, unless an oracle has objected, which knows more of it.
     pub(crate) fn object_to_broken(&self) {
         if let (Some(point), None) = (self.inner.env.broken(), self.violation()) {
@@ -367,6 +363,10 @@ impl World {
         }
     }
 
+    /// Adds a line to the story.
+    pub fn note(&self, kind: &str, text: &str) {
+        self.note_with(kind, text, |told| told);
+    }
 
     /// Adds a line to the story, with facts for what draws it.
     pub(crate) fn note_with(&self, kind: &str, text: &str, facts: impl FnOnce(Told) -> Told) {
@@ -403,6 +403,13 @@ impl World {
         let (struck, near) = self.inner.faults.evidence();
         let power_failures = self.inner.env.disks().power_failures().into_iter().map(Into::into).collect();
         Evidence { struck, near, power_failures }
+    }
+
+    /// The faults of the plan that have not struck, by their ids.
+    pub(crate) fn never_struck(&self) -> Vec<u32> {
+        let struck: BTreeSet<u32> =
+            self.inner.faults.evidence().0.iter().map(|struck| struck.fault).collect();
+        self.inner.plan.faults.iter().map(|fault| fault.id).filter(|id| !struck.contains(id)).collect()
     }
 
     pub(crate) fn end_census(&self) -> Option<Census> {
