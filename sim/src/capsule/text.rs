@@ -413,7 +413,7 @@ mod tests {
         };
         let story = vec![
             event(600, 2, "op", "#0 client 0: put [0, 100]"),
-            event(700, 2, "client.ok", "client 0: 1 -> Ok(())"),
+            event(700, 2, "client.ok", "client 0: put 1 -> done"),
         ];
         let outcome =
             Outcome { story: Some(story), evidence: Some(evidence), ..Outcome::bare(report.clone()) };
