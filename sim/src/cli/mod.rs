@@ -232,8 +232,8 @@ struct ShrinkArgs {
     /// Look for at most this long (30s, 10m)
     #[arg(long, value_name = "DURATION", default_value = "50s")]
     time: String,
-    /// Run at most so many plans
-    #[arg(long, value_name = "N", default_value_t = 3000)]
+    /// Try at most so many smaller plans
+    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// How many plans at once; as many as there are processors if not given
     #[arg(long, value_name = "J")]
