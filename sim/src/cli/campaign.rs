@@ -17,6 +17,9 @@ use crate::vocabulary::Vocabulary;
 pub(super) const PARTIAL: &str =
     "interrupted: these results are partial, there were more plans to run or to look into";
 
+/// What is said of a campaign that ran nothing.
+pub(super) const EMPTY: &str = "void: no plan was run";
+
 /// Sums over the runs of one scenario.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Tally {
@@ -260,7 +263,7 @@ impl Campaign {
     }
 
     /// True if no plan was run, and nobody asked it to end before one was.
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         !self.interrupted && self.scenarios.values().all(|tally| tally.plans == 0)
     }
 

@@ -187,7 +187,7 @@ struct CampaignArgs {
     /// Leave the report and capsules here; what is there already is moved to earlier-N/
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
-    /// Of a thousand plans, how many are run twice to compare digests
+    /// Of a thousand plans, how many are run twice to compare digests; beside the first of each scenario, unless 0
     #[arg(long, value_name = "PERMILLE", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=1000))]
     check_determinism: u64,
     /// Kill a plan that takes longer than this many seconds of real time
@@ -281,7 +281,7 @@ enum RegressVerb {
     },
     /// Run the regressions: a mended one must hold and still reach what it reached, an open one must fail as it did
     Run {
-        /// A file, or a directory with files at any depth
+        /// A file, or a directory with files at any depth; without any there is nothing to hold, which is an error
         #[arg(value_name = "PATH", default_value = "tests/regressions")]
         path: std::path::PathBuf,
         /// Kill a plan that takes longer than this many seconds of real time

@@ -103,6 +103,10 @@ fn long_enough(means: &Means<'_>, plan: Plan, must: &Reaches) -> Result<(Plan, R
 fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, Usage> {
     let mut files = Vec::new();
     collect(path, &mut files)?;
+    // Whoever asks for regressions means some: a wrong directory must not be green.
+    if files.is_empty() {
+        return Err(Usage(format!("{}: no regression (a file NAME.json) is kept here", path.display())));
+    }
     let mut broken = 0;
     for file in &files {
         match stands(registry, file, limit)? {

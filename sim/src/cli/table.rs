@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use cutwater_io::points::{Kind, Point};
 
-use super::campaign::{Campaign, PARTIAL};
+use super::campaign::{Campaign, EMPTY, PARTIAL};
 use crate::capsule::name;
 use crate::told::folded;
 
@@ -176,6 +176,7 @@ fn ending(text: &mut String, campaign: &Campaign, paint: Paint) {
     let line = match campaign.result() {
         super::HELD => paint.good("all held"),
         super::VIOLATED => paint.bad("violated"),
+        super::VOID if campaign.is_empty() => paint.bad(EMPTY),
         super::VOID => paint.bad("void: the campaign never saw what it must have seen"),
         _ => paint.bad("non-determinism: every other result of this sweep is in doubt"),
     };
