@@ -49,6 +49,7 @@ impl Scenario for DamageScenario {
             Verb::new("backup", "copy a checkpoint, so that there is one that shares nothing with the store"),
             Verb::new("scrub", "have the store check every byte of its tables"),
         ]);
+        vocabulary.points = points::ALL.to_vec();
         vocabulary.faults = vec![
             F::ProcessKill,
             F::PowerFail,

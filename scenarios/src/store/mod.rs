@@ -33,6 +33,8 @@ mod repair;
 
 use std::path::Path;
 
+use cutwater_engine::store::points;
+use cutwater_io::points::Kind;
 use cutwater_sim::census::mini::{Letter, MiniWorkload};
 use cutwater_sim::faults::{Devices, FaultClass};
 use cutwater_sim::plan::Plan;
@@ -148,7 +150,8 @@ impl Scenario for StoreScenario {
                     0..=64 << 10,
                 ),
             ],
-            points: cutwater_engine::store::points::ALL.to_vec(),
+            // What only damage brings about is seen by the scenario `damage`.
+            points: points::ALL.iter().filter(|p| !points::OF_DAMAGE.contains(p)).copied().collect(),
             classes: vec!["wal", "table", "blob", "manifest", "current", "other"],
             faults: vec![
                 F::ProcessKill,
@@ -193,8 +196,7 @@ impl Scenario for StoreScenario {
     }
 
     fn demands(&self) -> Demands {
-        let points = cutwater_engine::store::points::ALL;
-        use cutwater_io::points::Kind;
+        let points = self.vocabulary().points;
         Demands {
             after_plans: 1000,
             delivered: self.vocabulary().faults,
@@ -205,7 +207,6 @@ impl Scenario for StoreScenario {
                 .iter()
                 .filter(|p| p.kind != Kind::Point)
                 .filter(|p| !["store.recovery.wal_hole", "store.wal.given_up"].contains(&p.name))
-                .filter(|p| !cutwater_engine::store::points::OF_DAMAGE.contains(p))
                 .map(|p| p.name)
                 .collect(),
             ..Demands::default()
