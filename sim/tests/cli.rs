@@ -527,6 +527,34 @@ fn what_there_is_can_be_listed() {
 }
 
 #[test]
+fn help_fits_a_screen() {
+    let verbs: [&[&str]; 15] = [
+        &[],
+        &["sweep"],
+        &["fuzz"],
+        &["errors"],
+        &["corpus", "list"],
+        &["corpus", "merge"],
+        &["corpus", "min"],
+        &["replay"],
+        &["shrink"],
+        &["explain"],
+        &["regress", "add"],
+        &["regress", "run"],
+        &["census"],
+        &["bench"],
+        &["plan"],
+    ];
+    for verb in verbs {
+        let help = stdout(&run("toy", &[verb, &["--help"]].concat()));
+        assert!(help.contains("Usage"), "{help}");
+        for line in help.lines() {
+            assert!(line.chars().count() <= 100, "{verb:?}: {line}");
+        }
+    }
+}
+
+#[test]
 fn a_test_of_seeds_passes_or_says_how_to_repeat() {
     let toy = example("toy");
     cutwater_sim::testing::check_seeds(&toy, "log", 10);
