@@ -232,7 +232,7 @@ fn outcome() -> (Plan, Outcome) {
     let labels = BTreeMap::from([(1, "store-0".to_string()), (2, "store-1".to_string())]);
     let plan = r#"{"version":1,"scenario":"store","seed":7,"schedule_seed":1,"key":2,"horizon_us":1000000,
         "topology":{},"knobs":{},"ops":[],"faults":[]}"#;
-    (Plan::from_json(plan).unwrap(), Outcome { report, story: Some(story), labels, evidence: None })
+    (Plan::from_json(plan).unwrap(), Outcome { story: Some(story), labels, ..Outcome::bare(report) })
 }
 
 /// No two of these boxes overlap, and all lie on the screen.

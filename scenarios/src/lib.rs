@@ -33,6 +33,9 @@ pub const ALL: &[&dyn Scenario] = &[
 /// How many times slower the slowest link between two machines is than the usual one, as long as nothing is broken.
 pub(crate) const SLOW_LINK_FACTOR_MAX: u32 = 10;
 
+/// How far the wall clock of a machine is off at most, whatever happens: an hour, as with a wrong time zone.
+const CLOCK_OFFSET_US_MAX: u64 = 3_600_000_000;
+
 /// What a path is to the engine: the classes that faults can be anchored to.
 pub(crate) fn classify(path: &Path) -> &'static str {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -100,6 +103,7 @@ pub(crate) fn devices(plan: &Plan) -> Devices {
     let small = |name, default: u32| u32::try_from(knob(name, default.into())).unwrap_or(u32::MAX);
     devices.net.latency_median_us = small("net_us", devices.net.latency_median_us);
     devices.net.slow_link_factor_max = SLOW_LINK_FACTOR_MAX;
+    devices.clock_offset_us_max = CLOCK_OFFSET_US_MAX;
     devices.objects.prefix_spacing_us = small("store_spacing_us", devices.objects.prefix_spacing_us);
     devices.objects.page_keys =
         usize::try_from(knob("page_keys", devices.objects.page_keys as u64)).unwrap_or(usize::MAX);

@@ -20,7 +20,7 @@ mod faulty {
     use std::process::ExitCode;
     use std::time::Duration;
 
-    use cutwater_io::{point, sometimes, time};
+    use cutwater_io::{never, point, sometimes, time};
     use cutwater_sim::vocabulary::{Knob, Role, Verb};
     use cutwater_sim::{Demands, FaultClass, OracleInfo, Scenario, Violation, Vocabulary, World};
     use futures::FutureExt;
@@ -30,6 +30,7 @@ mod faulty {
         point TICK = "faulty.tick": "a node has ticked";
         point NEVER = "faulty.never": "no node gets here";
         sometimes RESTARTED = "faulty.restarted": "a node was started again";
+        never BROKEN = "faulty.broken": "a node that breaks was started again";
     }
 
     /// How a scenario fails.
@@ -37,6 +38,7 @@ mod faulty {
     enum Way {
         Healthy,
         Violates,
+        Breaks,
         Panics,
         Aborts,
         Hangs,
@@ -52,9 +54,10 @@ mod faulty {
         way: Way,
     }
 
-    const ALL_WAYS: [Faulty; 9] = [
+    const ALL_WAYS: [Faulty; 10] = [
         Faulty { name: "healthy", about: "nodes tick, die, and tick again", way: Way::Healthy },
         Faulty { name: "violates", about: "an oracle objects once a node was killed", way: Way::Violates },
+        Faulty { name: "breaks", about: "what must never hold does, and no oracle knows", way: Way::Breaks },
         Faulty { name: "panics", about: "a node panics", way: Way::Panics },
         Faulty { name: "aborts", about: "a node aborts the process", way: Way::Aborts },
         Faulty { name: "hangs", about: "a task never yields", way: Way::Hangs },
@@ -115,6 +118,7 @@ mod faulty {
         for index in 0..world.count("ticker") {
             world.node("ticker", index, move |start| async move {
                 sometimes!(RESTARTED, start.nth > 1);
+                never!(BROKEN, way == Way::Breaks && start.nth > 1);
                 assert_eq!(start.nth > 1, start.died_of.is_some(), "{start:?}");
                 fail_on_node(way, start.nth);
                 loop {

@@ -240,6 +240,16 @@ mod scenario {
         }
     }
 
+    /// What a client asks for.
+    #[derive(Clone, Copy)]
+    struct Append(u64);
+
+    impl std::fmt::Display for Append {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "append {}", self.0)
+        }
+    }
+
     async fn run(syncs: bool, world: &World) -> Result<(), Violation> {
         let server = world.node_id("server", 0);
         let address = world.address(server, PORT);
@@ -254,14 +264,14 @@ mod scenario {
         });
 
         // Safety: clients append while everything breaks.
-        let history: History<u64, ()> = History::new();
+        let history: History<Append, ()> = History::new();
         let patience = Duration::from_millis(world.knob("patience_ms"));
         let clients = world.actors().into_iter().map(|actor| {
             let (mut ops, history) = (world.ops(actor), history.clone());
             world.client(&format!("client-{actor}"), async move {
                 while let Some(op) = ops.next().await {
                     let value = u64::from(op.id) + 1;
-                    let call = history.invoke(actor, value);
+                    let call = history.invoke(actor, Append(value));
                     let frame = Bytes::copy_from_slice(&value.to_le_bytes());
                     match time::timeout(patience, server::ask(address, frame)).await {
                         Ok(Ok(_)) => history.ok(call, ()),
@@ -290,19 +300,19 @@ mod scenario {
         judge(&history, &all)
     }
 
-    fn judge(history: &History<u64, ()>, all: &[u8]) -> Result<(), Violation> {
+    fn judge(history: &History<Append, ()>, all: &[u8]) -> Result<(), Violation> {
         let found: BTreeSet<u64> =
             all.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("eight bytes"))).collect();
         let entries = history.entries();
         for entry in entries.iter().filter(|entry| entry.answer == Some(Answer::Ok(()))) {
-            if !found.contains(&entry.call) {
+            if !found.contains(&entry.call.0) {
                 return Err(Violation::new("durability", "an acknowledged value is in the log")
                     .of("value")
-                    .expected(format!("{}, acknowledged at {:?} us", entry.call, entry.answered_us))
+                    .expected(format!("{}, acknowledged at {:?} us", entry.call.0, entry.answered_us))
                     .found(format!("only {found:?}")));
             }
         }
-        let sent: BTreeSet<u64> = entries.iter().map(|entry| entry.call).collect();
+        let sent: BTreeSet<u64> = entries.iter().map(|entry| entry.call.0).collect();
         match found.difference(&sent).next() {
             Some(value) => Err(Violation::new("durability", "every value in the log was sent")
                 .of("value")

@@ -2,9 +2,10 @@
 //!
 //! An oracle judges a history; it never looks inside the system. The answer to a call is one of three: `ok` (it took effect,
 //! and this is what it returned), `fail` (it certainly had no effect), `info` (it may have had one, now or later). A call
-//! without an answer is like `info`. Every entry is also an event of the trace, and so part of the digest.
+//! without an answer is like `info`. Every entry is also an event of the trace, and so part of the digest; it is told there in
+//! words, those of the call being its own.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::sync::{Arc, Mutex};
 
 use cutwater_io::sim::{Env, NodeId, Told};
@@ -57,7 +58,21 @@ impl<C, R> Default for History<C, R> {
     }
 }
 
-impl<C: Debug, R: Debug> History<C, R> {
+impl<R: Debug> Answer<R> {
+    /// What a client was told; of a call that returns nothing there is nothing more to tell.
+    fn in_words(&self) -> String {
+        match self {
+            Answer::Ok(result) => match format!("{result:?}").as_str() {
+                "()" => "done".into(),
+                result => format!("done: {result}"),
+            },
+            Answer::Fail(why) => format!("certainly not done: {why}"),
+            Answer::Info(why) => format!("not known whether done: {why}"),
+        }
+    }
+}
+
+impl<C: Display, R: Debug> History<C, R> {
     /// An empty history.
     pub fn new() -> Self {
         Self::default()
@@ -67,7 +82,7 @@ impl<C: Debug, R: Debug> History<C, R> {
     pub fn invoke(&self, actor: u16, call: C) -> CallId {
         let mut entries = self.lock();
         let id = CallId(entries.len());
-        emit("call", id, actor, &format!("client {actor}: {call:?}"));
+        emit("call", id, actor, &format!("client {actor}: {call}"));
         entries.push(Entry { actor, call, invoked_us: now_us(), answered_us: None, answer: None });
         id
     }
@@ -78,12 +93,12 @@ impl<C: Debug, R: Debug> History<C, R> {
     }
 
     /// The call certainly had no effect.
-    pub fn fail(&self, id: CallId, why: impl std::fmt::Display) {
+    pub fn fail(&self, id: CallId, why: impl Display) {
         self.answer(id, "fail", Answer::Fail(why.to_string()));
     }
 
     /// Whether the call had an effect is unknown.
-    pub fn info(&self, id: CallId, why: impl std::fmt::Display) {
+    pub fn info(&self, id: CallId, why: impl Display) {
         self.answer(id, "info", Answer::Info(why.to_string()));
     }
 
@@ -91,7 +106,7 @@ impl<C: Debug, R: Debug> History<C, R> {
         let mut entries = self.lock();
         let entry = &mut entries[id.0];
         assert!(entry.answer.is_none(), "a call is answered once");
-        let text = format!("client {}: {:?} -> {answer:?}", entry.actor, entry.call);
+        let text = format!("client {}: {} -> {}", entry.actor, entry.call, answer.in_words());
         entry.answer = Some(answer);
         entry.answered_us = Some(now_us());
         let actor = entry.actor;
@@ -99,16 +114,18 @@ impl<C: Debug, R: Debug> History<C, R> {
         Env::current().owed().more("history", text.as_bytes());
         emit(kind, id, actor, &text);
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry<C, R>>> {
-        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
-impl<C: Clone + Debug, R: Clone + Debug> History<C, R> {
+impl<C: Clone, R: Clone> History<C, R> {
     /// The entries so far, in order of invocation.
     pub fn entries(&self) -> Vec<Entry<C, R>> {
         self.lock().clone()
+    }
+}
+
+impl<C, R> History<C, R> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry<C, R>>> {
+        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -125,4 +142,18 @@ fn emit(kind: &str, id: CallId, actor: u16, text: &str) {
             .with("actor", u64::from(actor))
             .with("answer", kind)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_told_in_words() {
+        let told = |answer: Answer<()>| answer.in_words();
+        assert_eq!(told(Answer::Ok(())), "done");
+        assert_eq!(Answer::Ok(7).in_words(), "done: 7");
+        assert_eq!(told(Answer::Fail("no space".into())), "certainly not done: no space");
+        assert_eq!(told(Answer::Info("deadline".into())), "not known whether done: deadline");
+    }
 }

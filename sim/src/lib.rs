@@ -1,4 +1,4 @@
-//! The harness: plans, faults, oracles, and the runner of a deterministic simulation.
+//! The harness: plans, faults, histories, and the runner of a deterministic simulation.
 //!
 //! A **scenario** ([`Scenario`]) says what is run and what must hold. A **seed** names a **plan** ([`Plan`]): a piece of
 //! data with everything that decides a run. The **world** ([`World`]) runs a plan over the simulated devices of
@@ -28,8 +28,6 @@ pub mod generate;
 pub mod history;
 #[cfg(madsim)]
 mod html;
-#[cfg(madsim)]
-pub mod oracle;
 #[cfg(madsim)]
 pub mod plan;
 #[cfg(madsim)]

@@ -129,7 +129,7 @@ pub struct Report {
     pub cpu_us: u64,
     /// How often each point was passed.
     pub points: BTreeMap<String, u64>,
-    /// How often each `sometimes!` held, and each `buggify!` fired.
+    /// How often each `sometimes!` and each `never!` held, and each `buggify!` fired.
     pub sometimes: BTreeMap<String, u64>,
     /// Faults by class.
     pub receipts: Receipts,
@@ -202,11 +202,14 @@ pub struct Outcome {
     /// What it leaves beside its story, if it was recorded.
     #[serde(default)]
     pub evidence: Option<Evidence>,
+    /// The faults of the plan that never struck, by their ids; of a run that gave no report nothing is known.
+    #[serde(default)]
+    pub never_struck: Vec<u32>,
 }
 
 impl Outcome {
     /// Nothing but a report.
     pub fn bare(report: Report) -> Outcome {
-        Outcome { report, story: None, labels: BTreeMap::new(), evidence: None }
+        Outcome { report, story: None, labels: BTreeMap::new(), evidence: None, never_struck: Vec::new() }
     }
 }

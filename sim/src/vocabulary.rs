@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use cutwater_io::points::Point;
 
-use crate::faults::FaultClass;
+use crate::faults::{FaultClass, sites};
 
 /// The words of a scenario.
 #[derive(Clone, Debug)]
@@ -131,6 +131,16 @@ impl Vocabulary {
     /// The role of this name.
     pub fn role(&self, name: &str) -> Option<&Role> {
         self.roles.iter().find(|r| r.name == name)
+    }
+    /// True if a fault can strike at this site. A scenario that promises nothing of a network or of an object store has none, as
+    /// far as its plans can know.
+    pub fn has_site(&self, site: &str) -> bool {
+        let classes = match site.split_once('.') {
+            Some(("net", _)) => FaultClass::OF_NETWORK,
+            Some(("objects", _)) => FaultClass::OF_STORE,
+            _ => return sites::ALL.contains(&site),
+        };
+        sites::ALL.contains(&site) && self.faults.iter().any(|class| classes.contains(class))
     }
     /// The verb of this name.
     pub fn verb(&self, name: &str) -> Option<&Verb> {

@@ -78,6 +78,10 @@ fn what_is_not_synced_is_found_and_told_as_a_plan_that_fails_alike() {
         told.contains(&format!("toy replay {} --trace", plan.display())),
         "the line to copy works: {told}"
     );
+    // Without a directory the plan is told: its last operations, on lines that fit.
+    let told = String::from_utf8(run(&["census", "log_unsynced"]).stdout).unwrap();
+    assert!(told.contains("operations: append, append"), "{told}");
+    assert!(told.lines().all(|line| line.chars().count() <= 100), "{told}");
     let replay = run(&["replay", plan.to_str().unwrap()]);
     let text = String::from_utf8(replay.stdout).unwrap();
     assert_eq!(replay.status.code(), Some(1), "{text}");

@@ -85,6 +85,13 @@ fn a_corpus_is_listed_merged_and_cut_down() {
 
     let merged = run("toy", &["corpus", "merge", other_dir, one_dir]);
     assert_eq!(status(&merged), 0, "{}", stdout(&merged));
+    assert!(stdout(&merged).contains(" plans added of 8, 0 fail"), "{}", stdout(&merged));
+    let names_the_old_one = |output: &std::process::Output| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("log-old.json: left out: plan of version 0"), "{said}");
+    };
+    names_the_old_one(&merged);
     let chosen = files(&other);
     assert!((1..=8).contains(&chosen.len()), "{chosen:?}");
     let again = run("toy", &["corpus", "merge", other_dir, one_dir]);
@@ -96,8 +103,13 @@ fn a_corpus_is_listed_merged_and_cut_down() {
 
     let twin = std::fs::read(one.join("log-0.json")).unwrap();
     std::fs::write(one.join("log-twin.json"), twin).unwrap();
-    assert_eq!(status(&run("toy", &["corpus", "min", one_dir])), 0);
+    let min = run("toy", &["corpus", "min", one_dir]);
+    assert_eq!(status(&min), 0);
+    names_the_old_one(&min);
     let left = files(&one);
+    let removed = 10 - left.len();
+    assert_eq!(stdout(&min), format!("{} plans, {removed} removed\n", 9 - removed), "the old one is no plan");
+    assert!(left.contains("log-old.json"));
     assert!(!left.contains("log-twin.json") || !left.contains("log-0.json"), "{left:?}");
     assert!(!left.is_empty());
 }
@@ -140,6 +152,10 @@ fn every_call_site_fails_once_in_every_way() {
     let says = format!("{0} of {0} plans run, {0} struck, 0 failed", reports.len());
     assert!(stderr.contains(&says), "{stderr}");
     assert_eq!(summary(&dir)["scenarios"]["log"]["void"], serde_json::json!([]), "demands are for campaigns");
+    assert!(
+        summary(&dir)["run_twice"].as_u64().unwrap() >= 1,
+        "its plans have one seed, and some are run twice"
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cutwater_io::sim::{Crash, CrashKind, Damage, Event};
 use cutwater_io::time;
-use cutwater_sim::faults::Receipts;
+use cutwater_sim::faults::{Devices, Receipts};
 use cutwater_sim::plan::VERSION;
 use cutwater_sim::runner::execute::execute;
 use cutwater_sim::runner::{Job, What};
@@ -23,6 +23,7 @@ use cutwater_sim::{Act, Anchor, Fault, FaultClass, Plan, Scenario, Verdict, Viol
 use futures::future::LocalBoxFuture;
 
 const HORIZON_MS: u64 = 4_000;
+const CLOCK_OFFSET_US_MAX: u64 = 60_000_000;
 
 struct Ticking;
 
@@ -48,6 +49,9 @@ impl Scenario for Ticking {
     }
     fn oracles(&self) -> &'static [OracleInfo] {
         &[]
+    }
+    fn devices(&self, _: &Plan) -> Devices {
+        Devices { clock_offset_us_max: CLOCK_OFFSET_US_MAX, ..Devices::default() }
     }
     fn run<'a>(&'a self, world: &'a World) -> LocalBoxFuture<'a, Result<(), Violation>> {
         Box::pin(async move {
@@ -81,6 +85,11 @@ async fn tick(log: World) {
 
 /// Runs a plan of these acts at their times in milliseconds: the story, and the receipts of the faults.
 fn run(acts: Vec<(u64, Act)>) -> (Vec<Event>, Receipts) {
+    run_with_key(2, acts)
+}
+
+/// The same in a plan whose devices draw by this key.
+fn run_with_key(key: u64, acts: Vec<(u64, Act)>) -> (Vec<Event>, Receipts) {
     let faults = (0..)
         .zip(acts)
         .map(|(id, (at_ms, act))| Fault { id, at: Anchor::Time { at_us: at_ms * 1000 }, act })
@@ -90,7 +99,7 @@ fn run(acts: Vec<(u64, Act)>) -> (Vec<Event>, Receipts) {
         scenario: "ticking".into(),
         seed: 0,
         schedule_seed: 1,
-        key: 2,
+        key,
         horizon_us: HORIZON_MS * 1000,
         topology: BTreeMap::new(),
         knobs: BTreeMap::new(),
@@ -199,6 +208,20 @@ fn a_wall_clock_jumps_and_only_of_its_node() {
     assert_eq!(said(1), ["ahead", "back", "ahead"]);
     assert_eq!(said(2), [""; 0]);
     assert_eq!(receipts[&FaultClass::ClockJump].delivered, 2);
+}
+
+#[test]
+fn every_wall_clock_is_off_by_a_draw_of_its_own() {
+    let offsets = |key, acts| -> Vec<(u64, String)> {
+        let (story, _) = run_with_key(key, acts);
+        story.into_iter().filter(|e| e.kind == "clock.offset").map(|e| (e.node, e.detail)).collect()
+    };
+    let all: Vec<_> = (0..20).map(|key| offsets(key, vec![])).collect();
+    assert!((30..60).contains(&all.concat().len()), "a quarter is right: {all:?}");
+    let told = |what: &str| all.iter().flatten().filter(|(_, told)| told.contains(what)).count();
+    assert!(told("behind") > 10 && told("ahead") > 10, "{all:?}");
+    assert!((5..30).contains(&told(" 60000.000 ms ")), "a quarter is off by all of it: {all:?}");
+    assert_eq!(offsets(7, vec![(100, pause(1, 500))]), all[7], "nothing else moves it");
 }
 
 #[test]

@@ -486,7 +486,7 @@ impl Coordinator {
             if is_late && is_condemned {
                 continue;
             }
-            cutwater_io::sometimes!(super::points::CONDEMNED_REFERENCE, is_condemned);
+            cutwater_io::never!(super::points::CONDEMNED_REFERENCE, is_condemned);
             registered.map_err(|error| error.to_string())?;
         }
         Ok(())

@@ -13,7 +13,7 @@ cutwater_io::points! {
     sometimes EXPIRED = "checkpoint.expired": "a checkpoint was not acknowledged in time";
     sometimes ABORTED = "checkpoint.aborted": "a checkpoint was aborted";
     sometimes LATE_ACK = "checkpoint.late_ack": "shared files of a checkpoint that was already aborted were registered";
-    sometimes CONDEMNED_REFERENCE = "checkpoint.condemned_reference": "a task referenced a file that was already given up";
-    sometimes REFUSED = "checkpoint.refused": "a task acknowledged what cannot be its part of a checkpoint";
+    never CONDEMNED_REFERENCE = "checkpoint.condemned_reference": "a task referenced a file that was already given up";
+    never REFUSED = "checkpoint.refused": "a task acknowledged what cannot be its part of a checkpoint";
     sometimes SWEPT = "checkpoint.swept": "the sweeper deleted an orphan";
 }

@@ -173,6 +173,7 @@ impl Scenario for StoreScenario {
                     0..=64 << 10,
                 ),
             ],
+            // What only damage brings about is seen by the scenario `damage`.
             points: points().filter(|point| !points::OF_DAMAGE.contains(point)).collect(),
             classes: vec!["wal", "table", "blob", "manifest", "current", "other"],
             faults: vec![

@@ -2,8 +2,9 @@
 //!
 //! [`point!`](crate::point) marks a place between two durable states: where faults like to strike, and what coverage is
 //! measured on. [`sometimes!`](crate::sometimes) and [`reachable!`](crate::reachable) name what a campaign must have seen;
-//! one that never saw it proved nothing about it. [`buggify!`](crate::buggify) is true now and then where the system has a
-//! choice, and makes it take the one that nobody tests. All four cost nothing in a real build.
+//! one that never saw it proved nothing about it. [`never!`](crate::never) names what no run may see. [`buggify!`](crate::buggify)
+//! is true now and then where the system has a choice, and makes it take the one that nobody tests. All of them cost nothing in a
+//! real build.
 //!
 //! A crate declares its names once, with [`points!`](macro@crate::points), so that they can be listed and cannot be misspelt.
 
@@ -14,8 +15,22 @@ pub enum Kind {
     Point,
     /// A condition that must hold at least once in a campaign.
     Sometimes,
+    /// A condition that must not hold: a run in which it does has failed.
+    Never,
     /// A choice that the system is free to make otherwise.
     Buggify,
+}
+
+impl Kind {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Point => "point",
+            Kind::Sometimes => "sometimes",
+            Kind::Never => "never",
+            Kind::Buggify => "buggify",
+        }
+    }
 }
 
 /// A named place.
@@ -35,9 +50,10 @@ pub struct Point {
 /// cutwater_io::points! {
 ///     point MANIFEST_APPLY = "manifest.apply": "an edit is durable and not yet visible";
 ///     sometimes TORN_TAIL = "wal.torn_tail": "recovery met a torn tail";
+///     never LOST_TWICE = "manifest.lost_twice": "both copies of the MANIFEST are unreadable";
 ///     buggify EARLY_FLUSH = "memtable.early_flush": "a memtable is flushed long before it is full";
 /// }
-/// assert_eq!(ALL.len(), 3);
+/// assert_eq!(ALL.len(), 4);
 /// assert_eq!(MANIFEST_APPLY.name, "manifest.apply");
 /// ```
 #[macro_export]
@@ -54,6 +70,7 @@ macro_rules! points {
     };
     (@kind point) => { $crate::points::Kind::Point };
     (@kind sometimes) => { $crate::points::Kind::Sometimes };
+    (@kind never) => { $crate::points::Kind::Never };
     (@kind buggify) => { $crate::points::Kind::Buggify };
 }
 
@@ -82,6 +99,17 @@ macro_rules! sometimes {
 macro_rules! reachable {
     ($point:expr) => {
         $crate::sometimes!($point, true)
+    };
+}
+
+/// Records that a condition which must never hold did hold. The run goes on, for an oracle may know more of what came of it, and
+/// has failed whatever the oracles say.
+#[macro_export]
+macro_rules! never {
+    ($point:expr, $condition:expr) => {
+        if $crate::SIMULATED && $condition {
+            $crate::points::broke($point);
+        }
     };
 }
 
@@ -118,6 +146,17 @@ pub fn saw(point: Point) {
 }
 
 #[doc(hidden)]
+pub fn broke(point: Point) {
+    // As for `saw`.
+    #[cfg(madsim)]
+    if madsim::runtime::Handle::try_current().is_ok() {
+        crate::sim::Env::current().broke(point);
+    }
+    #[cfg(not(madsim))]
+    let _ = point;
+}
+
+#[doc(hidden)]
 pub fn fires(point: Point) -> bool {
     // As for `saw`: a pure machine may ask, and is tested without any world.
     #[cfg(madsim)]
@@ -135,13 +174,15 @@ mod tests {
         crate::points! {
             point MANIFEST_APPLY = "manifest.apply": "an edit is durable and not yet visible";
             sometimes TORN_TAIL = "wal.torn_tail": "recovery met a torn tail";
+            never LOST_TWICE = "manifest.lost_twice": "both copies of the MANIFEST are unreadable";
         }
     }
 
     #[test]
     fn names_are_declared_once_and_listed() {
-        assert_eq!(declared::ALL, [declared::MANIFEST_APPLY, declared::TORN_TAIL]);
+        assert_eq!(declared::ALL, [declared::MANIFEST_APPLY, declared::TORN_TAIL, declared::LOST_TWICE]);
         assert_eq!(declared::MANIFEST_APPLY.name, "manifest.apply");
         assert_eq!(declared::TORN_TAIL.kind, super::Kind::Sometimes);
+        assert_eq!(declared::LOST_TWICE.kind.name(), "never");
     }
 }

@@ -101,6 +101,22 @@ fn wall_clocks_jump_alone_and_monotonic_ones_never() {
 }
 
 #[test]
+fn a_clock_that_is_off_from_the_start_stays_so() {
+    run(Setup::default(), |world| async move {
+        let clocks = world.env.clocks();
+        let error_us = |n| clocks.wall_error_us(NodeId(n), world.env.now_ns());
+        clocks.set_off(N1, -5_000_000);
+        clocks.jump(N1, 1_000_000);
+        clocks.jump(NodeId(2), 1_000_000);
+        assert_eq!((error_us(1), error_us(2)), (-4_000_000, 1_000_000));
+        clocks.heal();
+        assert_eq!((error_us(1), error_us(2)), (-5_000_000, 0), "it is no fault");
+        let monotonic = world.on(1, async { time::now().as_micros() }).await.expect("runs");
+        assert!(monotonic * 1000 <= world.env.now_ns(), "timers know nothing of it");
+    });
+}
+
+#[test]
 fn a_drifting_wall_clock_goes_with_its_oscillator() {
     run(Setup::default(), |world| async move {
         world.env.clocks().drift(N1, 100_000);

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::explain::{self, Decided, Essential};
 use crate::plan::Plan;
-use crate::runner::{Job, Pool, What};
+use crate::runner::{Job, Pool, What, process};
 use crate::scenario::Scenario;
 use crate::shrink::laboratory::Bench;
 use crate::shrink::{self, Personalities, Subject};
@@ -91,6 +91,9 @@ pub struct Shrinking {
     pub runs: u64,
     /// Nothing can be taken away; false if the budget came first.
     pub is_minimal: bool,
+    /// It was not the budget: somebody pressed Ctrl-C.
+    #[serde(default)]
+    pub interrupted: bool,
     /// Two runs of the minimal plan have the same verdict and digest.
     pub is_deterministic: bool,
     /// File systems with whether the plan fails on them, the strictest first.
@@ -154,6 +157,7 @@ impl Means<'_> {
         let subject = Subject { vocabulary, personalities: self.scenario.personalities() };
         let mut bench = self.bench(budget.time);
         let shrunk = shrink::shrink(plan, &subject, signature, budget.runs, &mut bench)?;
+        let interrupted = !shrunk.is_minimal && process::interrupted();
         let mut bench = self.bench(budget.time / 2);
         let few = shrunk.plan.ops.len() + shrunk.plan.faults.len() <= EXPLAINED_ITEMS_MAX;
         let essential = if few {
@@ -168,6 +172,7 @@ impl Means<'_> {
         let shrinking = Shrinking {
             runs: shrunk.runs,
             is_minimal: shrunk.is_minimal,
+            interrupted,
             is_deterministic: same,
             fails_on: shrunk.fails_on.into_iter().map(|(name, fails)| (name.into(), fails)).collect(),
             others: shrunk.others,

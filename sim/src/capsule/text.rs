@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cutwater_io::sim::{CrashKind, Event};
 
-use super::{Finding, Minimal};
+use super::{Finding, Minimal, Shrinking};
 use crate::evidence::{Evidence, Loss, Struck};
 use crate::explain::{Item, VARIANTS};
 use crate::plan::{Anchor, Fault, Op, Plan};
@@ -171,8 +171,11 @@ fn fails_on(all: &[(String, bool)]) -> String {
 /// The minimal plan in lines.
 fn minimal_plan(original: &Plan, minimal: &Minimal) -> String {
     let plan = &minimal.plan;
-    let how =
-        if minimal.shrinking.is_minimal { "" } else { "; the budget ended before the last item was tried" };
+    let how = match &minimal.shrinking {
+        Shrinking { is_minimal: true, .. } => "",
+        Shrinking { interrupted: true, .. } => "; interrupted before the last item was tried",
+        _ => "; the budget ended before the last item was tried",
+    };
     let mut text = format!("{} (from {}; {} runs{how})", size(plan), size(original), minimal.shrinking.runs);
     let settings = settings(plan, minimal.personalities);
     if !settings.is_empty() {
@@ -413,7 +416,7 @@ mod tests {
         };
         let story = vec![
             event(600, 2, "op", "#0 client 0: put [0, 100]"),
-            event(700, 2, "client.ok", "client 0: 1 -> Ok(())"),
+            event(700, 2, "client.ok", "client 0: put 1 -> done"),
         ];
         let outcome =
             Outcome { story: Some(story), evidence: Some(evidence), ..Outcome::bare(report.clone()) };
@@ -435,6 +438,7 @@ mod tests {
             shrinking: Shrinking {
                 runs: 46,
                 is_minimal: false,
+                interrupted: false,
                 is_deterministic: false,
                 fails_on: vec![
                     ("ext4_ordered".into(), false),
@@ -463,9 +467,14 @@ mod tests {
             minimal: Some(minimal),
             unrepeated: None,
         };
-        let text = one_screen(&finding, Some(Path::new("target/cutwater/store-7f3a91c2")));
+        let dir = Path::new("target/cutwater/store-7f3a91c2");
+        let text = one_screen(&finding, Some(dir));
         assert!(text.lines().count() <= 40, "a screen has 40 lines");
         assert!(text.contains("setting_number_11=1000000"), "a setting is left out: {text}");
+        let mut interrupted = finding.clone();
+        interrupted.minimal.as_mut().expect("it has one").shrinking.interrupted = true;
+        let text_of_it = one_screen(&interrupted, Some(dir));
+        assert!(text_of_it.contains("interrupted before the last item") && !text_of_it.contains("budget"));
         insta::assert_snapshot!(text);
     }
 }

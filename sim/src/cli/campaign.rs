@@ -17,6 +17,9 @@ use crate::vocabulary::Vocabulary;
 pub(super) const PARTIAL: &str =
     "interrupted: these results are partial, there were more plans to run or to look into";
 
+/// What is said of a campaign that ran nothing.
+pub(super) const EMPTY: &str = "void: no plan was run";
+
 /// Sums over the runs of one scenario.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Tally {
@@ -204,7 +207,8 @@ impl Campaign {
             let vocabulary = scenario.vocabulary();
             tally.unmet = unmet(&vocabulary, &tally.matrix);
             let seen = |name| tally.points.contains_key(name) || tally.sometimes.contains_key(name);
-            tally.unseen = vocabulary.points.iter().map(|p| p.name).filter(|name| !seen(*name)).collect();
+            let wanted = vocabulary.points.iter().filter(|p| p.kind != Kind::Never).map(|p| p.name);
+            tally.unseen = wanted.filter(|name| !seen(*name)).collect();
             if !demanding || demands.after_plans == 0 || tally.plans < demands.after_plans {
                 continue;
             }
@@ -259,7 +263,7 @@ impl Campaign {
     }
 
     /// True if no plan was run, and nobody asked it to end before one was.
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         !self.interrupted && self.scenarios.values().all(|tally| tally.plans == 0)
     }
 

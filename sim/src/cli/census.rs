@@ -25,6 +25,9 @@ const SEEDS: u64 = 8;
 /// The longest word of a mini workload; an alphabet of ten has a hundred million of the next.
 const MINI_MAX: usize = 6;
 
+/// How many operations of a plan are told: the last ones, for they are nearest to the crash.
+const LAST_OPS: usize = 8;
+
 #[derive(Args)]
 pub(super) struct CensusArgs {
     /// Which plan; with only a scenario, the first seeds without their faults
@@ -229,7 +232,7 @@ fn text(
         );
         text.push_str(&folded(&head, 12));
         let _ = writeln!(text, "  images    {}", broken.count);
-        let _ = writeln!(text, "  plan      {}", plan_text(broken, &vocabulary, out));
+        text.push_str(&plan_text(broken, &vocabulary, out));
         let verb =
             if broken.reproduced { "fails alike" } else { "does not fail alike: only the branch does" };
         let _ = writeln!(text, "  alone     the plan {verb}");
@@ -276,19 +279,22 @@ fn text(
     text
 }
 
-/// Where the plan is and how to replay it, or its crashes and operations in a few words.
+/// Where the plan is and how to replay it, or its last operations and its faults in a few words.
 fn plan_text(broken: &Broken, vocabulary: &Vocabulary, out: Option<&out::Out>) -> String {
     if let Some(out) = out {
         let path = out.census_plan(&broken.signature).display().to_string();
-        return format!("{path}\n  replay    {}", replay_line(&path));
+        return format!("  plan      {path}\n  replay    {}\n", replay_line(&path));
     }
-    let ops: Vec<String> = broken.plan.ops.iter().map(|op| words::call(op, vocabulary)).collect();
-    let mut text = format!("{} operations: ", ops.len());
-    text.push_str(&ops.join(", "));
+    let ops = &broken.plan.ops;
+    let before = ops.len().saturating_sub(LAST_OPS);
+    let last: Vec<String> = ops[before..].iter().map(|op| words::call(op, vocabulary)).collect();
+    let more = if before > 0 { format!(" ... and {before} before") } else { String::new() };
+    let plural = if ops.len() == 1 { "" } else { "s" };
+    let mut text = format!("  plan      {} operation{plural}: {}{more}\n", ops.len(), last.join(", "));
     for fault in &broken.plan.faults {
-        let _ = write!(text, "\n            {}", words::fault(fault));
+        let _ = writeln!(text, "            {}", words::fault(fault));
     }
-    text + "\n  keep      --out DIR writes it there as a plan that can be replayed"
+    folded(&text, 12) + "  keep      --out DIR writes it there as a plan that can be replayed\n"
 }
 
 fn bar(total: u64, json: bool) -> ProgressBar {
@@ -299,4 +305,56 @@ fn bar(total: u64, json: bool) -> ProgressBar {
         ProgressStyle::with_template("{bar:40} {pos}/{len} plans  {msg}  {elapsed} of about {duration}")
             .expect("the template is well formed");
     ProgressBar::new(total).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Op;
+    use crate::vocabulary::Verb;
+
+    #[test]
+    fn of_a_long_plan_the_last_operations_are_told_on_lines_that_fit() {
+        let words = Vocabulary {
+            roles: vec![],
+            actors: 1..=1,
+            ops: 0..=100,
+            verbs: vec![Verb::new("put", "writes").arg("key", 0..=99).arg("value_bytes", 0..=9)],
+            knobs: vec![],
+            points: vec![],
+            classes: vec![],
+            faults: vec![],
+            horizon_us: 1..=1,
+        };
+        let plan = r#"{"version":1,"scenario":"store","seed":7,"schedule_seed":1,"key":2,"horizon_us":1000,
+            "topology":{},"knobs":{},"ops":[],"faults":[{"id":0,"at":{"site":{"site":"disk.write","class":"wal",
+            "node":1,"nth":4}},"act":{"site":{"CrashBefore":{"kind":{"PowerFail":{"Losing":[1]}},"down_us":9}}}}]}"#;
+        let mut plan = Plan::from_json(plan).unwrap();
+        let put = |id| Op { id, at_us: 0, actor: 0, verb: "put".into(), args: vec![u64::from(id), 9] };
+        plan.ops = (0..40).map(put).collect();
+        let text = String::new;
+        let mut broken = Broken {
+            signature: text(),
+            oracle: text(),
+            property: text(),
+            expected: text(),
+            found: text(),
+            count: 1,
+            undisturbed: false,
+            reproduced: true,
+            plan,
+        };
+        let told = plan_text(&broken, &words, None);
+        assert!(
+            told.starts_with("  plan      40 operations: put key=32 value_bytes=9, put key=33 "),
+            "{told}"
+        );
+        assert!(told.contains("put key=39 value_bytes=9 ... and 32 before\n"), "{told}");
+        assert!(told.lines().all(|line| line.chars().count() <= 100), "{told}");
+        broken.plan.ops.truncate(1);
+        assert!(
+            plan_text(&broken, &words, None)
+                .starts_with("  plan      1 operation: put key=0 value_bytes=9\n")
+        );
+    }
 }

@@ -18,33 +18,30 @@ pub(super) fn run(registry: &Registry<'_>, verb: &CorpusVerb) -> Result<u8, Usag
     match verb {
         CorpusVerb::List { dir } => list(&read(registry, dir)?),
         CorpusVerb::Min { dir } => {
-            let kept = read(registry, dir)?;
-            let (needed, _) = needed(registry, kept.iter())?;
-            // What cannot be run may not even be ours.
-            let runnable = kept.iter().filter(|kept| kept.plan.is_ok()).map(|kept| &kept.path);
-            let spare: Vec<&PathBuf> = runnable.filter(|path| !needed.contains(*path)).collect();
+            let plans = runnable(registry, dir)?;
+            let (needed, _) = needed(registry, &plans)?;
+            let spare: Vec<&PathBuf> =
+                plans.iter().map(|(path, _)| path).filter(|path| !needed.contains(*path)).collect();
             for path in &spare {
                 remove(path).map_err(|e| Usage(format!("{}: {e}", path.display())))?;
             }
-            println!("{} plans, {} removed", kept.len() - spare.len(), spare.len());
+            println!("{} plans, {} removed", plans.len() - spare.len(), spare.len());
             Ok(HELD)
         }
         CorpusVerb::Merge { dir, from } => {
             create(dir).map_err(|e| Usage(format!("{}: {e}", dir.display())))?;
-            let mut kept = read(registry, dir)?;
-            let before = kept.len();
+            let mut plans = runnable(registry, dir)?;
+            let before = plans.len();
             for dir in from {
-                kept.extend(read(registry, dir)?);
+                plans.extend(runnable(registry, dir)?);
             }
-            let (needed, failed) = needed(registry, kept.iter())?;
+            let (needed, failed) = needed(registry, &plans)?;
             let mut added = 0;
-            for kept in kept.iter().skip(before).filter(|kept| needed.contains(&kept.path)) {
-                if let Ok(plan) = &kept.plan {
-                    corpus::write(dir, plan).map_err(|e| Usage(format!("{}: {e}", dir.display())))?;
-                    added += 1;
-                }
+            for (_, plan) in plans.iter().skip(before).filter(|(path, _)| needed.contains(path)) {
+                corpus::write(dir, plan).map_err(|e| Usage(format!("{}: {e}", dir.display())))?;
+                added += 1;
             }
-            println!("{added} plans added of {}, {failed} fail", kept.len() - before);
+            println!("{added} plans added of {}, {failed} fail", plans.len() - before);
             Ok(if failed > 0 { VIOLATED } else { HELD })
         }
     }
@@ -52,6 +49,21 @@ pub(super) fn run(registry: &Registry<'_>, verb: &CorpusVerb) -> Result<u8, Usag
 
 fn read(registry: &Registry<'_>, dir: &Path) -> Result<Vec<Kept>, Usage> {
     corpus::read(dir, registry.scenarios).map_err(|e| Usage(format!("{}: {e}", dir.display())))
+}
+
+/// The plans in `dir` that can be run, with their files. What cannot may not even be ours: it is named, and left as it is.
+fn runnable(registry: &Registry<'_>, dir: &Path) -> Result<Vec<(PathBuf, Plan)>, Usage> {
+    let mut plans = Vec::new();
+    for Kept { path, plan } in read(registry, dir)? {
+        match plan {
+            Ok(plan) => plans.push((path, plan)),
+            Err(why) => {
+                let told = format!("{}: left out: {why}", path.display());
+                eprintln!("cutwater: {}", told.replace(char::is_control, " "));
+            }
+        }
+    }
+    Ok(plans)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a corpus lies on the real disk")]
@@ -83,20 +95,14 @@ fn list(kept: &[Kept]) -> Result<u8, Usage> {
 }
 
 /// The files that together reach everything that all of them do, and how many plans failed; what fails is needed, too.
-fn needed<'k>(
-    registry: &Registry<'_>,
-    kept: impl Iterator<Item = &'k Kept>,
-) -> Result<(BTreeSet<PathBuf>, usize), Usage> {
-    let runnable: Vec<(&PathBuf, &Plan)> =
-        kept.filter_map(|kept| Some((&kept.path, kept.plan.as_ref().ok()?))).collect();
-    let plans: Vec<&Plan> = runnable.iter().map(|(_, plan)| *plan).collect();
-    let reports = run_all(registry, &plans)?;
+fn needed(registry: &Registry<'_>, plans: &[(PathBuf, Plan)]) -> Result<(BTreeSet<PathBuf>, usize), Usage> {
+    let reports = run_all(registry, plans)?;
     let mut edges: Vec<BTreeSet<u32>> = Vec::new();
     let mut names: BTreeMap<&str, u32> = BTreeMap::new();
     let mut needed = BTreeSet::new();
-    for ((path, _), report) in runnable.iter().zip(&reports) {
+    for ((path, _), report) in plans.iter().zip(&reports) {
         if !report.verdict.held() {
-            needed.insert((*path).clone());
+            needed.insert(path.clone());
         }
         // The edges of different scenarios are different edges.
         let count = names.len() as u32;
@@ -105,19 +111,19 @@ fn needed<'k>(
         edges.push(reached.map(|edge| of << 16 | u32::from(*edge)).collect());
     }
     let failed = needed.len();
-    needed.extend(corpus::cover(&edges).into_iter().map(|i| runnable[i].0.clone()));
+    needed.extend(corpus::cover(&edges).into_iter().map(|i| plans[i].0.clone()));
     Ok((needed, failed))
 }
 
 /// Runs the plans, and returns their reports in the same order.
-fn run_all(registry: &Registry<'_>, plans: &[&Plan]) -> Result<Vec<Report>, Usage> {
+fn run_all(registry: &Registry<'_>, plans: &[(PathBuf, Plan)]) -> Result<Vec<Report>, Usage> {
     let scenarios: BTreeMap<&str, &dyn Scenario> =
         registry.scenarios.iter().map(|scenario| (scenario.name(), *scenario)).collect();
     let jobs: VecDeque<Job<'_>> = plans
         .iter()
-        .map(|plan| Job {
+        .map(|(_, plan)| Job {
             edges: true,
-            ..Job::new(scenarios[plan.scenario.as_str()], What::Plan(Box::new((*plan).clone())))
+            ..Job::new(scenarios[plan.scenario.as_str()], What::Plan(Box::new(plan.clone())))
         })
         .collect();
     Pool::run_all(jobs, LIMIT).map_err(|e| Usage(format!("cannot start a process: {e}")))

@@ -33,10 +33,19 @@ pub(super) fn text(registry: &Registry<'_>) -> String {
     for class in FaultClass::ALL {
         let _ = writeln!(text, "  {:<26} {}", class.name(), class.about());
     }
-    for (title, kind) in [("Points", Kind::Point), ("Sometimes", Kind::Sometimes), ("Buggify", Kind::Buggify)]
-    {
+    let kinds = [
+        ("Points", Kind::Point),
+        ("Sometimes", Kind::Sometimes),
+        ("Never", Kind::Never),
+        ("Buggify", Kind::Buggify),
+    ];
+    for (title, kind) in kinds {
+        let points: Vec<&Point> = registry.points.iter().filter(|p| p.kind == kind).collect();
+        if points.is_empty() {
+            continue;
+        }
         let _ = writeln!(text, "\n{title}");
-        for point in registry.points.iter().filter(|p| p.kind == kind) {
+        for point in points {
             let _ = writeln!(text, "  {:<26} {}", point.name, point.about);
         }
     }
@@ -90,6 +99,7 @@ fn to_json(registry: &Registry<'_>) -> Value {
         "fault_classes": FaultClass::ALL.iter().map(|c| named(c.name(), c.about())).collect::<Vec<_>>(),
         "points": points(Kind::Point),
         "sometimes": points(Kind::Sometimes),
+        "never": points(Kind::Never),
         "buggify": points(Kind::Buggify),
     })
 }

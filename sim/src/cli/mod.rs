@@ -187,10 +187,10 @@ struct CampaignArgs {
     /// Leave the report and capsules here; what is there already is moved to earlier-N/
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
-    /// Of a thousand plans, how many are run twice to compare digests
+    /// Of a thousand plans, how many run twice to compare digests; unless 0, the first, too
     #[arg(long, value_name = "PERMILLE", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=1000))]
     check_determinism: u64,
-    /// Kill a plan that takes longer than this many seconds of real time
+    /// Kill a plan after so many seconds of real time
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
     limit: u64,
     /// Name every cell of the matrix (fault class x point) that stayed empty
@@ -232,8 +232,8 @@ struct ShrinkArgs {
     /// Look for at most this long (30s, 10m)
     #[arg(long, value_name = "DURATION", default_value = "50s")]
     time: String,
-    /// Run at most so many plans
-    #[arg(long, value_name = "N", default_value_t = 3000)]
+    /// Try at most so many smaller plans
+    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// How many plans at once; as many as there are processors if not given
     #[arg(long, value_name = "J")]
@@ -241,7 +241,7 @@ struct ShrinkArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// Kill a plan that takes longer than this many seconds of real time
+    /// Kill a plan after so many seconds of real time
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
     limit: u64,
 }
@@ -260,7 +260,7 @@ struct ExplainArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// Kill a plan that takes longer than this many seconds of real time
+    /// Kill a plan after so many seconds of real time
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
     limit: u64,
 }
@@ -279,12 +279,12 @@ enum RegressVerb {
         #[arg(long, value_name = "DIR", default_value = "tests/regressions")]
         to: std::path::PathBuf,
     },
-    /// Run the regressions: a mended one must hold and still reach what it reached, an open one must fail as it did
+    /// Run the regressions: mended ones must hold and reach what they did, open ones fail as they did
     Run {
-        /// A file, or a directory with files at any depth
+        /// A file, or a directory with one at least, at any depth
         #[arg(value_name = "PATH", default_value = "tests/regressions")]
         path: std::path::PathBuf,
-        /// Kill a plan that takes longer than this many seconds of real time
+        /// Kill a plan after so many seconds of real time
         #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
         limit: u64,
     },
@@ -307,7 +307,7 @@ struct ReplayArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// Kill the run if it takes longer than this many seconds of real time
+    /// Kill the run after so many seconds of real time
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = limit)]
     limit: u64,
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, TestSuite};
 
 use super::Usage;
-use super::campaign::{Campaign, PARTIAL};
+use super::campaign::{Campaign, EMPTY, PARTIAL};
 use super::report::{self, Kept};
 use crate::capsule::{PLAN, named, set_aside};
 use crate::census::drive::Census;
@@ -117,7 +117,8 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     std::fs::write(path, text).map_err(|e| named(path, &e))
 }
 
-/// A suite for each scenario; in it a case for each way to fail, and one for all seeds that held.
+/// A suite for each scenario; in it a case for each way to fail, and one for all seeds that held. What is wrong with the campaign
+/// itself has a suite of its own: none that ran nothing, or not all, is green.
 fn junit(campaign: &Campaign) -> Junit {
     let mut junit = Junit::new("cutwater");
     for (name, tally) in &campaign.scenarios {
@@ -145,11 +146,15 @@ fn junit(campaign: &Campaign) -> Junit {
         }
         junit.add_test_suite(suite);
     }
-    if campaign.interrupted {
+    let of_itself = [
+        (campaign.interrupted, "ran to its end", NonSuccessKind::Error, PARTIAL),
+        (campaign.is_empty(), "void", NonSuccessKind::Failure, EMPTY),
+    ];
+    for (_, name, kind, message) in of_itself.into_iter().filter(|(is_so, ..)| *is_so) {
         let mut suite = TestSuite::new("campaign");
-        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
-        status.set_message(PARTIAL);
-        suite.add_test_case(case("campaign", "ran to its end", status));
+        let mut status = TestCaseStatus::non_success(kind);
+        status.set_message(message);
+        suite.add_test_case(case("campaign", name, status));
         junit.add_test_suite(suite);
     }
     junit

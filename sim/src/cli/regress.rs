@@ -12,6 +12,7 @@ use crate::capsule::read_report;
 use crate::capsule::regression::{Reaches, Regression, Standing, VERSION};
 use crate::plan::{Plan, read_file};
 use crate::program::replay_line;
+use crate::told::folded;
 use crate::verdict::Report;
 use crate::vocabulary::Vocabulary;
 
@@ -103,13 +104,17 @@ fn long_enough(means: &Means<'_>, plan: Plan, must: &Reaches) -> Result<(Plan, R
 fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, Usage> {
     let mut files = Vec::new();
     collect(path, &mut files)?;
+    // Whoever asks for regressions means some: a wrong directory must not be green.
+    if files.is_empty() {
+        return Err(Usage(format!("{}: no regression (a file NAME.json) is kept here", path.display())));
+    }
     let mut broken = 0;
     for file in &files {
         match stands(registry, file, limit)? {
-            Standing::AsItShould(how) => println!("ok      {}: {}", file.display(), in_one_line(&how)),
+            Standing::AsItShould(how) => print!("{}", told("ok", file, &how)),
             Standing::Broken(how) => {
                 broken += 1;
-                println!("BROKEN  {}: {}", file.display(), in_one_line(&how));
+                print!("{}", told("BROKEN", file, &how));
                 println!("        {}", replay_line(&file.display().to_string()));
             }
         }
@@ -118,9 +123,10 @@ fn run_all(registry: &Registry<'_>, path: &Path, limit: Duration) -> Result<u8, 
     Ok(if broken > 0 { VIOLATED } else { HELD })
 }
 
-/// What a run says may hold any bytes of the system under test.
-fn in_one_line(text: &str) -> String {
-    text.replace(char::is_control, " ")
+/// What there is to say of a file. What a run says may hold any bytes of the system under test.
+fn told(word: &str, file: &Path, how: &str) -> String {
+    let how = how.replace(char::is_control, " ");
+    folded(&format!("{word:<7} {}: {how}\n", file.display()), 8)
 }
 
 fn stands(registry: &Registry<'_>, file: &Path, limit: Duration) -> Result<Standing, Usage> {

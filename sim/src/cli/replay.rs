@@ -13,8 +13,11 @@ use crate::plan::Plan;
 use crate::program::replay_line;
 use crate::runner::{Job, Pool, What};
 use crate::timeline;
-use crate::told::{clock, folded};
+use crate::told::{clock, folded, words};
 use crate::verdict::{Outcome, Verdict};
+
+/// How many faults that never struck are told.
+const NEVER_STRUCK_MAX: usize = 8;
 
 /// The line of `--json`.
 #[derive(Serialize)]
@@ -45,6 +48,7 @@ pub(super) fn run(registry: &Registry<'_>, args: &ReplayArgs) -> Result<u8, Usag
         println!("{}", serde_json::to_string(&line).expect("an outcome is plain data"));
     } else {
         print!("{}", text(&outcome, path.as_deref()));
+        print!("{}", never_struck(&plan, &outcome));
         if let Some(compared) = &compared {
             print!("{}", folded(&format!("capsule {}\n", compared.told().replace('\n', "\n        ")), 8));
         }
@@ -67,6 +71,23 @@ fn draw(args: &ReplayArgs, plan: &Plan, outcome: &Outcome) -> Result<(), Usage> 
         timeline::write_perfetto(plan, outcome, path).map_err(|e| failed(path, e))?;
     }
     Ok(())
+}
+
+/// The faults that never struck, whatever came of the run: it says nothing about them.
+fn never_struck(plan: &Plan, outcome: &Outcome) -> String {
+    let never: Vec<_> = plan.faults.iter().filter(|f| outcome.never_struck.contains(&f.id)).collect();
+    if never.is_empty() {
+        return String::new();
+    }
+    let (all, struck) = (plan.faults.len(), plan.faults.len() - never.len());
+    let mut text = format!("faults {all}, struck {struck}; never struck:\n");
+    for fault in never.iter().take(NEVER_STRUCK_MAX) {
+        text.push_str(&format!("  {:<9} {}\n", format!("fault {}", fault.id), words::fault(fault)));
+    }
+    if never.len() > NEVER_STRUCK_MAX {
+        text.push_str(&format!("  ... and {} more\n", never.len() - NEVER_STRUCK_MAX));
+    }
+    folded(&text, 12)
 }
 
 fn text(outcome: &Outcome, path: Option<&Path>) -> String {

@@ -13,6 +13,7 @@ use cutwater_io::points::Point;
 use cutwater_io::sim::Key;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::campaign::{Campaign, Divergence, Failure};
 use super::out::Out;
@@ -61,6 +62,8 @@ struct Sweep<'a> {
     bar: ProgressBar,
     start: Instant,
     campaign: Campaign,
+    /// The first plan of each scenario, which is run twice, whatever is drawn.
+    firsts: BTreeMap<&'static str, What>,
     /// First runs whose plans are to run, or are running, once more.
     twice: VecDeque<(Job<'a>, Report)>,
     again: Vec<(Job<'a>, Report)>,
@@ -142,6 +145,7 @@ pub(super) fn campaign<'a>(
         start: real_now(),
         campaign: Campaign::default(),
         schedules: VecDeque::new(),
+        firsts: BTreeMap::new(),
         twice: VecDeque::new(),
         again: Vec::new(),
         plans: BTreeMap::new(),
@@ -175,6 +179,7 @@ impl<'a> Sweep<'a> {
                 } else if let Some(job) = self.schedules.pop_front() {
                     pool.start(job)?;
                 } else if let Some(job) = source.next() {
+                    self.firsts.entry(job.scenario.name()).or_insert_with(|| job.what.clone());
                     self.schedules.extend((1..self.args.schedules).map(|k| scheduled(&job, k)));
                     pool.start(job)?;
                 } else {
@@ -223,9 +228,9 @@ impl<'a> Sweep<'a> {
             self.failed(job, &report, is_new);
         }
         let permille = self.args.check_determinism;
-        // Evenly spread, seed 0 among them: a short sweep checks a seed, too.
-        let drawn = report.seed % 1000 * permille % 1000 < permille;
-        if drawn && !matches!(report.verdict, Verdict::Hung { .. }) {
+        let is_first = self.firsts.get(job.scenario.name()) == Some(&job.what);
+        let twice = permille > 0 && is_first || is_drawn(&report.plan, permille);
+        if twice && !matches!(report.verdict, Verdict::Hung { .. }) {
             self.twice.push_back((job.clone(), report));
         }
         Ok(())
@@ -400,6 +405,12 @@ impl<'a> Sweep<'a> {
     }
 }
 
+/// True if the plan is one of those that are run twice, `permille` of a thousand. It is drawn by what the plan is, not by its
+/// number, so that every part of a campaign has its share.
+fn is_drawn(plan: &str, permille: u64) -> bool {
+    xxh3_64(plan.as_bytes()) % 1000 < permille
+}
+
 fn first_difference(a: &Outcome, b: &Outcome) -> Option<[String; 2]> {
     let (mut a, mut b) = (a.story.iter().flatten(), b.story.iter().flatten());
     loop {
@@ -474,6 +485,20 @@ fn parse_shard(text: &str) -> Result<(u64, u64), Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_part_of_a_campaign_has_its_share_of_plans_that_are_run_twice() {
+        // Ids are hashes; these stand for those of 10,000 seeds.
+        let drawn = |permille, part: u64| {
+            let ids = (0..10_000).filter(|seed| seed % 4 == part).map(|seed: u64| format!("{seed:016x}"));
+            ids.filter(|id| is_drawn(id, permille)).count()
+        };
+        for part in 0..4 {
+            assert_eq!((drawn(0, part), drawn(1000, part)), (0, 2_500));
+            let some = drawn(20, part);
+            assert!((25..=80).contains(&some), "part {part} has {some} of 2500");
+        }
+    }
 
     #[test]
     fn bounds_are_read_or_refused() {

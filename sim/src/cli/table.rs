@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use cutwater_io::points::{Kind, Point};
 
-use super::campaign::{Campaign, PARTIAL};
+use super::campaign::{Campaign, EMPTY, PARTIAL};
 use crate::capsule::name;
 use crate::told::folded;
 
@@ -105,6 +105,10 @@ fn coverage(text: &mut String, campaign: &Campaign, points: &[Point], paint: Pai
         }
         text.push('\n');
     }
+    let held = campaign.seen(|t| &t.sometimes);
+    for point in points.iter().filter(|p| p.kind == Kind::Never && held.contains(p.name)) {
+        let _ = writeln!(text, "{}", paint.bad(&format!("must never hold, and did: {}", point.name)));
+    }
 }
 
 /// How many cells of fault class x point were filled, and where most are empty; all the empty ones if asked for.
@@ -172,6 +176,7 @@ fn ending(text: &mut String, campaign: &Campaign, paint: Paint) {
     let line = match campaign.result() {
         super::HELD => paint.good("all held"),
         super::VIOLATED => paint.bad("violated"),
+        super::VOID if campaign.is_empty() => paint.bad(EMPTY),
         super::VOID => paint.bad("void: the campaign never saw what it must have seen"),
         _ => paint.bad("non-determinism: every other result of this sweep is in doubt"),
     };

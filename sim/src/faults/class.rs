@@ -68,6 +68,30 @@ impl FaultClass {
     pub const DAMAGE: &[FaultClass] =
         &[FaultClass::ReadError, FaultClass::BitRot, FaultClass::LostWrite, FaultClass::StaleRead];
 
+    /// Those of a network.
+    pub const OF_NETWORK: &[FaultClass] = &[
+        FaultClass::Partition,
+        FaultClass::PartitionOneWay,
+        FaultClass::NetStall,
+        FaultClass::NetReset,
+        FaultClass::SlowLink,
+        FaultClass::Swizzle,
+        FaultClass::HalfOpen,
+        FaultClass::ConnectHang,
+    ];
+
+    /// Those of an object store.
+    pub const OF_STORE: &[FaultClass] = &[
+        FaultClass::StoreFailBefore,
+        FaultClass::StoreFailAfter,
+        FaultClass::StoreLateLanding,
+        FaultClass::StoreThrottle,
+        FaultClass::StoreBody,
+        FaultClass::StoreOutage,
+        FaultClass::StoreIsolation,
+        FaultClass::StoreAuth,
+    ];
+
     /// The class of `act`, which is anchored at `site` (empty if at none).
     pub fn of(site: &str, act: &Act) -> FaultClass {
         match act {

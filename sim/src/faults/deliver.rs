@@ -3,6 +3,7 @@
 use cutwater_io::sim::{Config, Crash, CrashKind, Env, Injector, Key, NodeId, Survivors, disk, net, objects};
 
 use crate::plan::Act;
+use crate::told::words;
 
 /// How the devices of a run behave when nothing is broken.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +14,8 @@ pub struct Devices {
     pub net: net::Config,
     /// The object store.
     pub objects: objects::Config,
+    /// How far the wall clock of a node may be off from the start, in microseconds. Each has an offset of its own.
+    pub clock_offset_us_max: u64,
 }
 
 impl Devices {
@@ -30,6 +33,26 @@ impl Devices {
 /// Tells the network where a node is.
 pub(crate) fn register(env: &Env, node: NodeId, ip: std::net::IpAddr) {
     env.net().register(node, ip);
+}
+
+/// Sets the wall clock of a node: a quarter of them right, a quarter off by `max_us`, the others by something between.
+pub(crate) fn set_clock(env: &Env, node: NodeId, max_us: u64) {
+    if max_us == 0 {
+        return;
+    }
+    let mut draw = env.key().draw("clock.offset", &[node.0]);
+    let size = match draw.below(4) {
+        0 => return,
+        1 => max_us,
+        _ => draw.log_uniform(1, max_us),
+    };
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    let us = if draw.chance(500) { -size } else { size };
+    env.clocks().set_off(node, us);
+    env.emit(node, "clock.offset", &us.to_le_bytes(), || {
+        let how = if us < 0 { "behind" } else { "ahead" };
+        format!("its wall clock is {} {how}", words::ms(us.unsigned_abs()))
+    });
 }
 
 /// Tells the network that a node's machine runs again.

@@ -201,7 +201,7 @@ impl Frame<'_> {
             1 => {
                 let fault =
                     if c.chance(500) { SiteFault::CrashAfter(crash) } else { SiteFault::CrashBefore(crash) };
-                let with_store = self.vocabulary.faults.iter().any(|f| f.name().starts_with("store_"));
+                let with_store = self.vocabulary.faults.iter().any(|f| FaultClass::OF_STORE.contains(f));
                 let stores =
                     if with_store && c.chance(300) { sites::STORE_CHANGES } else { sites::DISK_CHANGES };
                 let site = *c.pick(stores);

@@ -235,6 +235,24 @@ mod tests {
         insta::assert_snapshot!(plan.to_json());
     }
 
+    fn power_fails(survivors: Survivors, down_us: u32) -> Act {
+        Act::Crash { node: 0, crash: Crash { kind: CrashKind::PowerFail(survivors), down_us } }
+    }
+
+    #[test]
+    fn the_network_has_sites_where_it_has_faults() {
+        let (mut words, mut plan) = (vocabulary(), plan());
+        plan.faults.truncate(1);
+        plan.faults[0].at = Anchor::Site { site: "net.send".into(), class: String::new(), node: 0, nth: 1 };
+        assert_eq!(plan.validate(&words), Ok(()));
+        words.faults.retain(|class| !FaultClass::OF_NETWORK.contains(class));
+        let refused = plan.validate(&words).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "faults[0]: nothing strikes at net.send: the scenario has no faults of a network"
+        );
+    }
+
     #[test]
     fn what_is_no_plan_is_refused_in_one_line() {
         type Break = fn(&mut Plan);
@@ -255,6 +273,11 @@ mod tests {
             |p| p.ops.push(p.ops[0].clone()),
             |p| p.faults[1].id = 0,
             |p| p.faults[0].at = Anchor::Point { point: "manifest.swp".into(), node: 0, nth: 1 },
+            |p| p.faults[0].at = Anchor::Point { point: "store.early".into(), node: 0, nth: 1 },
+            |p| {
+                let (point, site) = ("store.early".into(), "disk.sync".into());
+                p.faults[0].at = Anchor::After { point, node: 0, nth: 1, site, class: String::new() };
+            },
             |p| p.faults[0].at = Anchor::Point { point: "manifest.swap".into(), node: 3, nth: 1 },
             |p| p.faults[0].at = Anchor::Point { point: "manifest.swap".into(), node: 0, nth: 0 },
             |p| p.faults[0].at = Anchor::Time { at_us: 1 },
@@ -270,9 +293,19 @@ mod tests {
                     Anchor::Site { site: "disk.write".into(), class: "log".into(), node: 0, nth: 1 }
             },
             |p| {
+                let (site, class) = ("objects.put".into(), String::new());
+                p.faults[0].at = Anchor::Site { site, class, node: 0, nth: 1 };
+            },
+            |p| p.faults[0].act = power_fails(Survivors::Prefix(1001), 0),
+            |p| p.faults[0].act = power_fails(Survivors::Each { permille: 5000, key: 1 }, 0),
+            |p| {
+                let rest = Box::new(Survivors::Prefix(1001));
+                p.faults[0].act = power_fails(Survivors::MidSync { end: SyncEnd::Garbage(1), rest }, 0);
+            },
+            |p| p.faults[0].act = power_fails(Survivors::None, u32::MAX),
+            |p| {
                 let of = |rest| Survivors::MidSync { end: SyncEnd::Garbage(1), rest: Box::new(rest) };
-                let kind = CrashKind::PowerFail(of(of(Survivors::None)));
-                p.faults[0].act = Act::Crash { node: 0, crash: Crash { kind, down_us: 0 } };
+                p.faults[0].act = power_fails(of(of(Survivors::None)), 0);
             },
             |p| p.faults[2].at = Anchor::Op { op: 4 },
             |p| p.faults[2].act = Act::Partition { from: vec![1], to: vec![1], both: true, for_us: 9 },

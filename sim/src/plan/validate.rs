@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cutwater_io::points::Kind;
 use cutwater_io::sim::clock::DRIFT_PPM_MAX;
-use cutwater_io::sim::{CrashKind, Damage, SiteFault, Survivors};
+use cutwater_io::sim::{Crash, CrashKind, Damage, SiteFault, Survivors};
 
 use super::{
     Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, ITEMS_MAX, Invalid, Plan, SLOW_FACTORS, VERSION,
@@ -14,6 +14,8 @@ use crate::vocabulary::Vocabulary;
 
 /// The most by which a plan may slow a disk down.
 const SLOWNESS_MAX: u32 = 1000;
+/// All of what may survive a power failure, in parts per thousand.
+const ALL_PERMILLE: u16 = 1000;
 
 macro_rules! ensure {
     ($condition:expr, $($message:tt)*) => {
@@ -151,11 +153,12 @@ impl Plan {
 }
 
 fn validate_point(at: &str, point: &str, vocabulary: &Vocabulary) -> Result<(), Invalid> {
-    if vocabulary.points.iter().any(|p| p.name == point) {
-        Ok(())
-    } else {
-        Err(unknown(at, "point", point, std::iter::empty()))
-    }
+    let Some(known) = vocabulary.points.iter().find(|p| p.name == point) else {
+        return Err(unknown(at, "point", point, std::iter::empty()));
+    };
+    let kind = known.kind.name();
+    ensure!(known.kind == Kind::Point, "{at}: `{point}` is a {kind}, not a point: nothing strikes there");
+    Ok(())
 }
 
 fn validate_site(at: &str, site: &str, class: &str, vocabulary: &Vocabulary) -> Result<(), Invalid> {
@@ -163,10 +166,36 @@ fn validate_site(at: &str, site: &str, class: &str, vocabulary: &Vocabulary) -> 
         return Err(unknown(at, "site", site, sites::ALL.iter().copied()));
     }
     ensure!(
+        vocabulary.has_site(site),
+        "{at}: nothing strikes at {site}: the scenario has no faults of {}",
+        if site.starts_with("net.") { "a network" } else { "an object store" }
+    );
+    ensure!(
         class.is_empty() || vocabulary.classes.contains(&class),
         "{at}: unknown class `{class}` (there are {})",
         vocabulary.classes.join(", ")
     );
+    Ok(())
+}
+
+fn validate_crash(at: &str, crash: &Crash) -> Result<(), Invalid> {
+    let down_us = u64::from(crash.down_us);
+    ensure!(down_us <= HORIZON_MAX_US, "{at}: down_us: {down_us} us are longer than {HORIZON_MAX_US}");
+    let mut survivors = match &crash.kind {
+        CrashKind::PowerFail(survivors) => survivors,
+        CrashKind::ProcessKill => return Ok(()),
+    };
+    if let Survivors::MidSync { rest, .. } = survivors {
+        survivors = rest;
+        let nested = matches!(survivors, Survivors::MidSync { .. });
+        ensure!(!nested, "{at}: a sync under way comes to one end, not to several");
+    }
+    if let Survivors::Prefix(permille) | Survivors::Each { permille, .. } = survivors {
+        ensure!(
+            *permille <= ALL_PERMILLE,
+            "{at}: of what was not synced {permille} permille survive, more than {ALL_PERMILLE}"
+        );
+    }
     Ok(())
 }
 
@@ -261,11 +290,7 @@ fn validate_act(at: &str, fault: &Fault, vocabulary: &Vocabulary, nodes: u64) ->
         }
         Act::Outage { .. } | Act::ThrottleStore { .. } => {}
     }
-    let choice = fault.act.crash().map(|crash| &crash.kind);
-    if let Some(CrashKind::PowerFail(Survivors::MidSync { rest, .. })) = choice {
-        let nested = matches!(**rest, Survivors::MidSync { .. });
-        ensure!(!nested, "{at}: a sync under way comes to one end, not to several");
-    }
+    fault.act.crash().map_or(Ok(()), |crash| validate_crash(at, crash))?;
     // A call that is held up goes on being so after the world is healed.
     let held_up_us = match &fault.act {
         Act::Site(SiteFault::Delay(us)) | Act::Delay { us } => u64::from(*us),

@@ -154,6 +154,7 @@ async fn judge(scenario: &dyn Scenario, world: &World) -> Verdict {
         world.object(violation);
     }
     world.end().await;
+    world.object_to_broken();
     world.violation().map_or(Verdict::Held, Verdict::Violated)
 }
 
@@ -207,5 +208,6 @@ fn outcome_of(world: &World, time: &TimeHandle, plan: &Plan, verdict: Verdict, r
         story,
         labels: world.labels(),
         evidence: record.then(|| world.evidence()),
+        never_struck: world.never_struck(),
     }
 }

@@ -177,7 +177,7 @@ fn change_site(site: &mut String, class: &mut String, act: &Act, vocabulary: &Vo
     let others: Vec<&str> = sites::ALL
         .iter()
         .copied()
-        .filter(|name| allowed(name) && FaultClass::of(name, act) == same_class)
+        .filter(|name| vocabulary.has_site(name) && allowed(name) && FaultClass::of(name, act) == same_class)
         .collect();
     if !others.is_empty() {
         *site = (*draw.pick(&others)).into();
@@ -262,4 +262,52 @@ fn insert_fault(plan: &mut Plan, material: &Material<'_>, draw: &mut Draw) {
         _ => {}
     }
     push(plan, at, act);
+}
+
+#[cfg(test)]
+mod tests {
+    use cutwater_io::sim::Key;
+
+    use super::*;
+    use crate::generate;
+    use crate::vocabulary::{Role, Verb};
+
+    cutwater_io::points! {
+        point ONE = "test.one": "a point";
+        point TWO = "test.two": "another point";
+        sometimes SOME = "test.some": "a condition";
+        never NONE = "test.none": "what must not be";
+    }
+
+    fn vocabulary(faults: &[FaultClass]) -> Vocabulary {
+        Vocabulary {
+            roles: vec![Role::new("node", "works", 2..=3)],
+            actors: 1..=2,
+            ops: 0..=20,
+            verbs: vec![Verb::new("put", "writes").arg("key", 0..=7)],
+            knobs: vec![],
+            points: ALL.to_vec(),
+            classes: vec!["wal"],
+            faults: faults.to_vec(),
+            horizon_us: 10_000..=10_000_000,
+        }
+    }
+
+    /// Whatever devices the scenario has, and over many generations.
+    #[test]
+    fn a_mutant_of_a_valid_plan_is_valid() {
+        let with = |more: &[FaultClass]| [&[FaultClass::ProcessKill, FaultClass::PowerFail], more].concat();
+        let worlds = [FaultClass::ALL.to_vec(), with(FaultClass::OF_NETWORK), with(&[])];
+        for (world, faults) in worlds.iter().enumerate() {
+            let vocabulary = vocabulary(faults);
+            let other = generate::swarm("s", &vocabulary, 1_000);
+            let (reached, mut plan) = (Coverage::default(), generate::swarm("s", &vocabulary, world as u64));
+            for generation in 0..2_000 {
+                let material = Material { vocabulary: &vocabulary, reached: &reached, other: &other };
+                let mut draw = Key::root(7).draw("mutant", &[world as u64, generation]);
+                plan = mutant(&plan, &material, &mut draw);
+                assert_eq!(plan.validate(&vocabulary), Ok(()), "world {world}, generation {generation}");
+            }
+        }
+    }
 }

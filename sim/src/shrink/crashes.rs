@@ -177,9 +177,15 @@ impl Search<'_> {
             }
             let signature = self.signature;
             let enough = |verdict: &Verdict| verdict.signature() == signature;
-            let plans = with_schedules(&with_knob(&self.best, knob, *value));
-            let verdicts = self.laboratory.verdicts(&plans, &enough)?;
-            self.runs += verdicts.iter().flatten().count() as u64;
+            let mut plans = with_schedules(&with_knob(&self.best, knob, *value));
+            let all = plans.len();
+            plans.truncate(usize::try_from(self.runs_left).unwrap_or(usize::MAX));
+            let mut verdicts = self.laboratory.verdicts(&plans, &enough)?;
+            let runs = verdicts.iter().flatten().count() as u64;
+            self.runs += runs;
+            self.runs_left = self.runs_left.saturating_sub(runs);
+            // What the budget did not allow was not tried.
+            verdicts.resize(all, None);
             fails_on.extend(fails_at_all(&verdicts, &enough).map(|fails| (*name, fails)));
         }
         Ok(fails_on)

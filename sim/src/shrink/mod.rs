@@ -17,7 +17,8 @@
 //! something out moves it, each candidate is tried with several schedule seeds; the plan goes on with the one that failed.
 //!
 //! The result depends on the plan alone, not on how many candidates run at once: of those that fail alike the first in the
-//! order of the pass is taken, and only those up to it count against the budget. (A budget of time is another matter.)
+//! order of the pass is taken, and only those up to it count against the budget. No more are counted than it allows. (A budget
+//! of time is another matter.)
 //!
 //! *Not done*: sequences of operations are not reordered, and two items are never taken out together unless they are
 //! neighbours in a chunk.
@@ -197,7 +198,8 @@ impl Search<'_> {
     }
 
     fn first_of_batch(&mut self, batch: Vec<(usize, Plan)>) -> io::Result<Option<usize>> {
-        let ids: Vec<String> = batch.iter().map(|(_, plan)| plan.id()).collect();
+        let mut ids: Vec<String> = batch.iter().map(|(_, plan)| plan.id()).collect();
+        ids.truncate(self.affordable(&ids));
         // What is known to fail alike ends the batch before it is run.
         let known_success =
             ids.iter().position(|id| self.known.get(id).is_some_and(|verdict| self.alike(verdict)));
@@ -230,6 +232,18 @@ impl Search<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// How many of these plans, from the first on, the budget still allows.
+    fn affordable(&self, ids: &[String]) -> usize {
+        let mut new: BTreeSet<&str> = BTreeSet::new();
+        for (i, id) in ids.iter().enumerate().filter(|(_, id)| !self.counted.contains(*id)) {
+            new.insert(id);
+            if new.len() as u64 > self.runs_left {
+                return i;
+            }
+        }
+        ids.len()
     }
 
     /// Takes `change`d plans as long as they fail alike: `change` is offered the plan and the number of the attempt, and

@@ -227,11 +227,14 @@ fn an_odd_end_of_a_sync_is_kept_only_if_it_shows_it() {
 
 #[test]
 fn a_budget_ends_the_search_with_what_there_is() {
-    let mut laboratory = Synthetic { fails: |plan: &Plan| when(has(plan, 44)), evaluated: 0 };
-    let shrunk = shrink(&large(), &subject(), &verdict("it").signature(), 30, &mut laboratory).unwrap();
-    assert!(!shrunk.is_minimal && has(&shrunk.plan, 44));
-    assert!(shrunk.runs <= 30 + BATCH as u64 * 3, "{}", shrunk.runs);
-    assert!(laboratory.evaluated >= shrunk.runs, "what ran beyond a success is not counted");
+    for budget in [1, 2, 7, 30] {
+        let mut laboratory = Synthetic { fails: |plan: &Plan| when(has(plan, 44)), evaluated: 0 };
+        let signature = verdict("it").signature();
+        let shrunk = shrink(&large(), &subject(), &signature, budget, &mut laboratory).unwrap();
+        assert!(!shrunk.is_minimal && has(&shrunk.plan, 44));
+        assert_eq!(shrunk.runs, budget, "all of it is used, and no more");
+        assert!(laboratory.evaluated >= shrunk.runs, "what ran beyond a success is not counted");
+    }
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn timeline() -> Timeline {
     let verdict = Verdict::Violated(Violation::new("durability", "it is there"));
     let report = Report { virtual_us: 40, ..Report::bare("store", 7, verdict) };
     let labels = BTreeMap::from([(1, "store-0".to_string()), (2, "store-1".to_string())]);
-    let outcome = Outcome { report, story: Some(story()), labels, evidence: None };
+    let outcome = Outcome { story: Some(story()), labels, ..Outcome::bare(report) };
     read::build(&Plan::from_json(plan).unwrap(), &outcome)
 }
 

@@ -12,7 +12,7 @@
 mod ops;
 mod supervisor;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -49,6 +49,7 @@ struct Inner {
     handle: Handle,
     /// Size of the disks.
     disk_bytes: Option<u64>,
+    clock_offset_us_max: u64,
     faults: Shared,
     orders: mpsc::UnboundedSender<Order>,
     op_faults: BTreeMap<u32, Vec<Fault>>,
@@ -117,6 +118,7 @@ impl World {
         let injector = PlanInjector::new(&plan, nodes, faults.clone(), orders.clone());
         let key = Key::root(plan.key);
         let disk_bytes = devices.disk.capacity_bytes;
+        let clock_offset_us_max = devices.clock_offset_us_max;
         let env = Env::install(devices.config(key, record, classify, Box::new(injector)));
         if is_census {
             env.owed().keep();
@@ -137,6 +139,7 @@ impl World {
                 env,
                 handle: Handle::current(),
                 disk_bytes,
+                clock_offset_us_max,
                 faults,
                 orders,
                 op_faults,
@@ -229,6 +232,7 @@ impl World {
             }
         };
         self.create(node, format!("{role}-{index}"), |builder| builder.init(task));
+        deliver::set_clock(&self.inner.env, node, self.inner.clock_offset_us_max);
         node
     }
 
@@ -351,6 +355,14 @@ impl World {
         self.state().violation.get_or_insert(violation);
     }
 
+    /// Reports the first `never!` that held, unless an oracle has objected, which knows more of it.
+    pub(crate) fn object_to_broken(&self) {
+        if let (Some(point), None) = (self.inner.env.broken(), self.violation()) {
+            let violation = Violation::new("points", &format!("never: {}", point.about));
+            self.object(violation.of(point.name).expected("it never to hold").found("it held"));
+        }
+    }
+
     /// Adds a line to the story.
     pub fn note(&self, kind: &str, text: &str) {
         self.note_with(kind, text, |told| told);
@@ -391,6 +403,13 @@ impl World {
         let (struck, near) = self.inner.faults.evidence();
         let power_failures = self.inner.env.disks().power_failures().into_iter().map(Into::into).collect();
         Evidence { struck, near, power_failures }
+    }
+
+    /// The faults of the plan that have not struck, by their ids.
+    pub(crate) fn never_struck(&self) -> Vec<u32> {
+        let struck: BTreeSet<u32> =
+            self.inner.faults.evidence().0.iter().map(|struck| struck.fault).collect();
+        self.inner.plan.faults.iter().map(|fault| fault.id).filter(|id| !struck.contains(id)).collect()
     }
 
     pub(crate) fn end_census(&self) -> Option<Census> {

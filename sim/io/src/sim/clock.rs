@@ -3,10 +3,12 @@
 //! Modelled
 //! - A **monotonic clock** per node. It may run fast or slow (a drift in parts per million) and never goes back: a change of
 //!   its rate bends it, from that moment on. Timers are set by it: a node whose clock runs slow by a tenth waits a ninth longer.
-//! - A **wall clock** per node, driven by the same oscillator, with an offset that may jump forward and back.
+//! - A **wall clock** per node, driven by the same oscillator, with an offset of its own from the start (nobody's clock is exact)
+//!   and another that may jump forward and back.
 //! - A **slow node** (a neighbour that takes the processor, a failing fan): timers fire late and calls into devices take
 //!   longer, both by a factor. Its clocks are right.
-//! - Healing sets the clocks right: rates are exact again, and the offset of the wall clock is gone, in one more jump.
+//! - Healing undoes what was done to the clocks: rates are exact again, and where the wall clock has jumped to is left in one more
+//!   jump. The offset that a node has of its own stays: it is no fault.
 //!
 //! The devices and the harness itself live by true time, which is madsim's.
 //!
@@ -46,6 +48,9 @@ struct Clock {
     /// What the monotonic clock said then.
     read_ns: u64,
     drift_ppm: i32,
+    /// Of the wall clock, from the start.
+    own_offset_us: i64,
+    /// How far it has jumped.
     wall_offset_us: i64,
     slow_factor: u32,
     /// Delays of a slow node that were too short to be slept.
@@ -62,6 +67,7 @@ impl Default for Clock {
             bent_at_ns: 0,
             read_ns: 0,
             drift_ppm: 0,
+            own_offset_us: 0,
             wall_offset_us: 0,
             slow_factor: 1,
             saved_up_us: 0,
@@ -107,6 +113,11 @@ impl Clocks {
         self.nodes().entry(node).or_default().bend(ppm, now_ns);
     }
 
+    /// The wall clock of `node` is off by so many microseconds, and stays so.
+    pub fn set_off(&self, node: NodeId, us: i64) {
+        self.nodes().entry(node).or_default().own_offset_us = us;
+    }
+
     /// The wall clock of `node` jumps by so many microseconds.
     pub fn jump(&self, node: NodeId, us: i64) {
         let mut nodes = self.nodes();
@@ -119,7 +130,7 @@ impl Clocks {
         self.nodes().entry(node).or_default().slow_factor = factor.max(1);
     }
 
-    /// Sets every clock right, and every node to its usual pace.
+    /// Undoes what was done to clocks since they were set, and sets every node to its usual pace.
     pub fn heal(&self) {
         let now_ns = Env::current().now_ns();
         for clock in self.nodes().values_mut() {
@@ -137,7 +148,8 @@ impl Clocks {
     pub fn wall_error_us(&self, node: NodeId, now_ns: u64) -> i64 {
         let clock = self.clock(node);
         let drifted_ns = i128::from(clock.monotonic_ns(now_ns)) - i128::from(now_ns);
-        clock.wall_offset_us.saturating_add(i64::try_from(drifted_ns / 1000).unwrap_or(0))
+        let drifted_us = i64::try_from(drifted_ns / 1000).unwrap_or(0);
+        clock.own_offset_us.saturating_add(clock.wall_offset_us).saturating_add(drifted_us)
     }
 
     /// How much longer than `us` a call of `node` takes, in microseconds.

@@ -82,6 +82,8 @@ struct State {
     nodes: BTreeMap<NodeId, Node>,
     points: BTreeMap<&'static str, u64>,
     sometimes: BTreeMap<&'static str, u64>,
+    /// The first `never!` that held.
+    broken: Option<Point>,
     /// Sites of `buggify!` that may fire in this run.
     armed: BTreeSet<String>,
     sites: BTreeMap<(NodeId, &'static str, &'static str), u64>,
@@ -118,6 +120,7 @@ impl Simulator for Env {
                 nodes: BTreeMap::new(),
                 points: BTreeMap::new(),
                 sometimes: BTreeMap::new(),
+                broken: None,
                 armed: BTreeSet::new(),
                 sites: BTreeMap::new(),
                 crashes: Vec::new(),
@@ -364,6 +367,22 @@ impl Env {
         *self.state().sometimes.entry(point.name).or_default() += 1;
     }
 
+    pub(crate) fn broke(&self, point: Point) {
+        assert!(point.kind == Kind::Never, "{} is not a never", point.name);
+        let (node, now) = (Env::node(), self.now_ns());
+        let mut state = self.state();
+        *state.sometimes.entry(point.name).or_default() += 1;
+        state.broken.get_or_insert(point);
+        state
+            .trace
+            .add(now, node, "never", point.name.as_bytes(), || format!("{}: {}", point.name, point.about));
+    }
+
+    /// The first [`never!`](crate::never) that held.
+    pub fn broken(&self) -> Option<Point> {
+        self.state().broken
+    }
+
     /// From now on only these sites of `buggify!` may fire; see [`crate::buggify!`]. In a new world none may.
     pub fn arm(&self, sites: impl IntoIterator<Item = String>) {
         self.state().armed = sites.into_iter().collect();
@@ -394,7 +413,7 @@ impl Env {
         self.state().points.clone()
     }
 
-    /// How often each `sometimes!` held, and each `buggify!` fired.
+    /// How often each `sometimes!` and each `never!` held, and each `buggify!` fired.
     pub fn sometimes_seen(&self) -> BTreeMap<&'static str, u64> {
         self.state().sometimes.clone()
     }
