@@ -16,7 +16,8 @@
 //! - **structure**: levels are disjoint, every table exists with its length and checksums, and a quiet store has no file
 //!   that its version does not name.
 //! - **honesty**: nothing injected here damages what a sync made durable, so the store never reports corruption.
-//! - **liveness**: once nothing breaks any more, the store opens, compacts and closes within a minute of virtual time.
+//! - **liveness**: once nothing breaks any more, operations under way are answered, and the store opens, compacts and closes,
+//!   within a minute of virtual time.
 //!
 //! A writer that meets an error does what an application would: it takes the store down and opens it again. Sizes are tiny
 //! (memtables of some KiB, tables of a few blocks, blob files of a few values), so that a run of a few hundred
@@ -213,7 +214,7 @@ impl Scenario for StoreScenario {
             },
             OracleInfo {
                 name: "liveness",
-                about: "once nothing breaks, the store opens, compacts and closes within 60 s",
+                about: "once nothing breaks, calls are answered, and the store opens, compacts and closes, within 60 s",
             },
         ]
     }

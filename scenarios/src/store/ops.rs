@@ -1,6 +1,7 @@
 //! What writers do.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use cutwater_engine::store::{Snapshot, WriteBatch};
@@ -29,7 +30,7 @@ impl Shared {
     pub(super) async fn work(&self, db: &Db, actor: usize) -> Result<(), Exit> {
         let mut ops = self.actors[actor].lock().await;
         let mut held = FuturesUnordered::new();
-        while let Some(op) = next_of(&mut ops, &mut held).await? {
+        while let Some(op) = self.next_of(&mut ops, &mut held).await? {
             let result = match op.verb.as_str() {
                 "snapshot" => {
                     held.push(self.hold_snapshot(db, db.store.snapshot(), op.args[0]));
@@ -264,21 +265,28 @@ impl Shared {
         }
         Ok(())
     }
-}
 
-/// The next operation; until its time has come, what is held meanwhile goes on.
-async fn next_of(
-    ops: &mut Ops,
-    held: &mut FuturesUnordered<impl Future<Output = Result<(), Exit>>>,
-) -> Result<Option<Op>, Exit> {
-    let mut next = std::pin::pin!(ops.next());
-    loop {
-        if held.is_empty() {
-            return Ok(next.await);
-        }
-        match select(&mut next, held.next()).await {
-            Either::Left((op, _)) => return Ok(op),
-            Either::Right((judged, _)) => judged.transpose()?.unwrap_or_default(),
+    /// The next operation, if there is one; until its time has come, what is held meanwhile goes on.
+    async fn next_of(
+        &self,
+        ops: &mut Ops,
+        held: &mut FuturesUnordered<impl Future<Output = Result<(), Exit>>>,
+    ) -> Result<Option<Op>, Exit> {
+        let mut next = pin!(async {
+            // This one first: operations may be overdue.
+            match select(pin!(self.is_over()), pin!(ops.next())).await {
+                Either::Left(_) => None,
+                Either::Right((op, _)) => op,
+            }
+        });
+        loop {
+            if held.is_empty() {
+                return Ok(next.await);
+            }
+            match select(&mut next, held.next()).await {
+                Either::Left((op, _)) => return Ok(op),
+                Either::Right((judged, _)) => judged.transpose()?.unwrap_or_default(),
+            }
         }
     }
 }

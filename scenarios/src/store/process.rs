@@ -140,6 +140,11 @@ impl Shared {
         self.stage.send_replace(stage);
     }
 
+    /// Nothing breaks any more: no further operation is begun. What is under way must be answered.
+    pub(super) async fn is_over(&self) {
+        self.wait_for(Stage::Last).await;
+    }
+
     async fn wait_for(&self, stage: Stage) {
         // The sender lives in `self`.
         let _ = self.stage.subscribe().wait_for(|now| *now >= stage).await;
@@ -176,17 +181,8 @@ impl Shared {
             return self.last_checks(db).await;
         }
         let writers = self.actors.iter().enumerate().map(|(actor, _)| Box::pin(self.work(&db, actor)));
-        let outcome = {
-            let work = futures::future::try_join_all(writers);
-            let stop = self.wait_for(Stage::Last);
-            futures::pin_mut!(stop);
-            // Whichever comes first; a writer that fails ends them all.
-            match futures::future::select(work, stop).await {
-                futures::future::Either::Left((done, _)) => done.map(drop),
-                futures::future::Either::Right(_) => Ok(()),
-            }
-        };
-        outcome?;
+        // A writer that fails ends them all.
+        futures::future::try_join_all(writers).await?;
         self.tolerate("close", db.close().await)?;
         if *self.stage.borrow() == Stage::Work {
             self.wait_for(Stage::Last).await;

@@ -9,7 +9,7 @@ use cutwater_io::sim::{Crash, CrashKind, Damage, SiteFault, Survivors};
 use super::{
     Act, Anchor, DELAY_MAX_US, Fault, HORIZON_MAX_US, ITEMS_MAX, Invalid, Plan, SLOW_FACTORS, VERSION,
 };
-use crate::faults::{FaultClass, sites};
+use crate::faults::sites;
 use crate::vocabulary::Vocabulary;
 
 /// The most by which a plan may slow a disk down.
@@ -109,10 +109,8 @@ impl Plan {
             self.validate_anchor(&at, &fault.at, vocabulary, &ops, nodes)?;
             validate_act(&at, fault, vocabulary, nodes)?;
             let class = fault.class();
-            // A lie about syncs is written by hand where honest failures are known.
-            let known = if class == FaultClass::BeyondBudget { FaultClass::FsyncFailure } else { class };
             ensure!(
-                vocabulary.faults.contains(&known),
+                vocabulary.faults.contains(&class),
                 "{at}: the scenario {} has no faults of class {}",
                 self.scenario,
                 class.name()
