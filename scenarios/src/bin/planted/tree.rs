@@ -133,6 +133,14 @@ impl Tree {
         cargo.args(["build", "--release", "--quiet", "--package", "cutwater-scenarios", "--bin", "cutwater"]);
         // One small change after the other.
         cargo.env("CARGO_INCREMENTAL", "1").env("CARGO_TARGET_DIR", self.build_dir());
-        checked(cargo.current_dir(self.sources())).map(drop)
+        checked(cargo.current_dir(self.sources())).map(drop).map_err(|output| first_error(&output))
     }
+}
+
+/// What a person needs of the compiler's output, in a line.
+fn first_error(output: &str) -> String {
+    const LEN_MAX: usize = 160;
+    let at = output.find("error").unwrap_or(0);
+    let line = output[at..].lines().next().unwrap_or_default();
+    line.chars().take(LEN_MAX).collect()
 }
