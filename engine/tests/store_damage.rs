@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cutwater_engine::store::{Error, FamilyOptions, Options, Store, WriteOptions};
+use cutwater_engine::store::{Error, FamilyOptions, Options, Store, WalRecovery, WriteOptions};
 use cutwater_io::fs::{self, OpenOptions};
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
@@ -81,6 +81,68 @@ fn a_log_that_was_cut_gives_a_prefix_and_the_same_one_again() {
             assert_eq!(count(&store).await, n);
             put(&store, n, 60, SYNCED).await;
             assert_eq!(count(&store).await, 60);
+        }
+    });
+}
+
+/// How many keys there are after a log of fifty unsynced writes was changed, in each mode of recovery.
+async fn recovered(mode: WalRecovery, change: impl AsyncFn(&Path)) -> Result<usize, Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    put(&store, 0, 50, LOGGED).await;
+    drop(store);
+    change(&only(dir.path(), |name| name.ends_with(".log")).await).await;
+    let store = loop {
+        match Store::open(dir.path(), Options { wal_recovery: mode, ..options() }).await {
+            Err(Error::Locked { .. }) => cutwater_io::task::yield_now().await,
+            other => break other?,
+        }
+    };
+    let mut found = 0;
+    for i in 0..50 {
+        found += usize::from(store.get(format!("key{i:04}").as_bytes()).await.unwrap().is_some());
+    }
+    // What was recovered is there for good, whatever the mode then is.
+    store.put(b"more", b"", SYNCED).await.unwrap();
+    drop(store);
+    let store = open(dir.path()).await.unwrap();
+    let mut iter = store.iter(.., None);
+    let mut again = 0;
+    while iter.next().await.unwrap().is_some() {
+        again += 1;
+    }
+    assert_eq!(again, found + 1);
+    Ok(found)
+}
+
+#[test]
+fn the_mode_of_recovery_says_what_a_log_that_is_not_whole_means() {
+    use WalRecovery::{Absolute, PointInTime, SkipDamaged, TornTail};
+    block_on(async {
+        let cut = async |log: &Path| {
+            let file = OpenOptions::new().write(true).open(log).await.unwrap();
+            file.set_len(file.len().await.unwrap() - 5).await.unwrap();
+        };
+        // In the tenth record or so.
+        let flipped = async |log: &Path| flip(log, 400).await;
+        for mode in [PointInTime, TornTail, SkipDamaged] {
+            assert_eq!(recovered(mode, cut).await.unwrap(), 49, "{mode:?}");
+        }
+        let in_time = recovered(PointInTime, flipped).await.unwrap();
+        assert!((5..15).contains(&in_time), "{in_time}");
+        assert_eq!(recovered(SkipDamaged, flipped).await.unwrap(), 49);
+        let error = recovered(TornTail, flipped).await.unwrap_err();
+        assert!(error.is_corruption() && error.to_string().ends_with("and records follow"), "{error}");
+        for change in [recovered(Absolute, cut).await, recovered(Absolute, flipped).await] {
+            let error = change.unwrap_err();
+            assert!(
+                error.is_corruption() && error.to_string().ends_with("not end in a whole record"),
+                "{error}"
+            );
+        }
+        let as_it_is = async |_: &Path| {};
+        for mode in [PointInTime, TornTail, Absolute, SkipDamaged] {
+            assert_eq!(recovered(mode, as_it_is).await.unwrap(), 50, "{mode:?}");
         }
     });
 }

@@ -66,7 +66,7 @@ pub use error::Error;
 pub use family::Family;
 pub use iter::{Entry, Iter, Seek};
 pub use operands::{Append, MergeOperator, MergeWith};
-pub use options::{FamilyOptions, Options, WriteOptions};
+pub use options::{FamilyOptions, Options, WalRecovery, WriteOptions};
 pub use read_only::{Checked, ReadOnlyStore};
 pub use snapshot::Snapshot;
 pub use table::{BlockCacheStats, Compression};

@@ -15,6 +15,8 @@ pub struct Options {
     /// With several families: once the logs that a memtable still needs are this long, its family is flushed, so that a
     /// family that is seldom written does not keep all logs; 0 for four times what the memtables of all may take. Bytes.
     pub max_total_wal_bytes: u64,
+    /// What is done at a log that does not end in a whole record.
+    pub wal_recovery: WalRecovery,
     /// A MANIFEST this large is replaced by a new one. Bytes.
     pub max_manifest_bytes: u64,
     /// What blocks of tables may take in memory once they were read; 0 for none. Bytes.
@@ -25,6 +27,24 @@ pub struct Options {
     pub create_missing_families: bool,
     /// Read the footer and the index of every table when the store is opened (their presence and length is always checked).
     pub paranoid_checks: bool,
+}
+
+/// What recovery does where a log cannot be read on. (RocksDB's `WALRecoveryMode`.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WalRecovery {
+    /// The writes end there, and the store is what it was then. What is known to have been durable must be there, or the store is
+    /// not opened. (`kPointInTimeRecovery`.)
+    #[default]
+    PointInTime,
+    /// The end of a log may be torn, as a crash leaves it. Whatever else is wrong, such as records behind the one that is not
+    /// whole, or writes missing between two logs, is refused. (`kTolerateCorruptedTailRecords`, which lets the latter pass.)
+    TornTail,
+    /// Every log must be whole: for a store that was closed, or whose disk keeps the order of writes. (`kAbsoluteConsistency`.)
+    Absolute,
+    /// To save what can be saved: whatever is not whole is passed over, and all that can be read is applied. What is recovered is
+    /// no moment of the past: writes are missing in the middle, in one family and not in another.
+    /// (`kSkipAnyCorruptedRecords`.)
+    SkipDamaged,
 }
 
 /// Options of one family. Checked when it is opened or created.
@@ -71,6 +91,7 @@ impl Default for Options {
             family: FamilyOptions::default(),
             atomic_flush: false,
             max_total_wal_bytes: 0,
+            wal_recovery: WalRecovery::default(),
             max_manifest_bytes: 1 << 30,
             block_cache_bytes: 32 << 20,
             create_if_missing: true,

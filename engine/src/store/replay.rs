@@ -1,7 +1,7 @@
 //! What the logs hold beyond what is in tables, read back at recovery.
 //!
-//! Logs are replayed to the first record that is not whole (RocksDB's point-in-time mode, its default): the result is a
-//! prefix of what was written, and holds at least what was durable. Records that are missing although a link or a mark of a
+//! Logs are replayed to the first record that is not whole (RocksDB's point-in-time mode, its default; for others see
+//! [`WalRecovery`]): the result is a prefix of what was written, and holds at least what was durable. Records that are missing although a link or a mark of a
 //! log says that they were durable (see [`super::wal`]) are damage, and refused. An I/O error is never taken for the end of a
 //! log.
 //!
@@ -24,7 +24,7 @@ use super::key::{Tag, ValueKind};
 use super::log::{Damage, LogEnd, LogReader};
 use super::memtable::Memtable;
 use super::merge::{Merge, Source};
-use super::options::FamilyOptions;
+use super::options::{FamilyOptions, WalRecovery};
 use super::points::{self, of_families};
 use super::retention::Retention;
 use super::shared::Site;
@@ -99,6 +99,7 @@ impl<'a> Replay<'a> {
         let path = self.path(number);
         let data = Bytes::from(fs::read(&path).await.during("read", &path)?);
         let log = LogId { identity: &self.site.identity, number };
+        let mode = self.site.options.wal_recovery;
         if let Some(Stop { log: before, at_bytes }) = self.hole {
             return refuse_if_durable(&self.path(before), at_bytes, &path, Mark::highest_in(&data, log));
         }
@@ -116,10 +117,29 @@ impl<'a> Replay<'a> {
                     sometimes!(points::WAL_TORN, true);
                     tracing::info!(log = number, offset_bytes, what, "a record of a log is not whole");
                     self.is_damaged = true;
+                    if mode == WalRecovery::SkipDamaged && reader.skip_to_intact_after(record_offset_bytes) {
+                        continue;
+                    }
+                    if mode == WalRecovery::TornTail && reader.intact_record_after(record_offset_bytes) {
+                        let what = format!("{what}, and records follow");
+                        return Err(Error::corruption(&path, offset_bytes, what));
+                    }
                     break record_offset_bytes;
                 }
             };
-            let batch = DecodedBatch::decode(&record).map_err(|m| Error::malformed(&path, at, m))?;
+            let batch = match DecodedBatch::decode(&record) {
+                Ok(batch) if mode == WalRecovery::SkipDamaged => {
+                    if self.follows(&batch) {
+                        self.apply(number, at, batch).await?;
+                    }
+                    continue;
+                }
+                Err(m) if mode == WalRecovery::SkipDamaged => {
+                    tracing::warn!(log = number, at, what = m.what, "a record of a log is passed over");
+                    continue;
+                }
+                decoded => decoded.map_err(|m| Error::malformed(&path, at, m))?,
+            };
             if std::mem::take(&mut is_first) {
                 let head = Link::of(&batch, log);
                 if head == Head::Foreign {
@@ -128,6 +148,10 @@ impl<'a> Replay<'a> {
                     break at;
                 }
                 if let Some(hole) = self.hole_before(&path, &batch, head)? {
+                    if mode != WalRecovery::PointInTime {
+                        let what = format!("writes are missing there, as {} says", path.display());
+                        return Err(Error::corruption(&self.path(hole.log), hole.at_bytes, what));
+                    }
                     sometimes!(points::WAL_HOLE, true);
                     tracing::warn!(log = number, "a log is ignored, as the one before it lost its end");
                     let mark = Mark::highest_in(&data, log);
@@ -139,7 +163,14 @@ impl<'a> Replay<'a> {
             }
             self.apply(number, at, batch).await?;
         };
-        if replayed_bytes < data.len() as u64 {
+        if replayed_bytes < data.len() as u64 && mode != WalRecovery::SkipDamaged {
+            if mode == WalRecovery::Absolute {
+                return Err(Error::corruption(
+                    &path,
+                    replayed_bytes,
+                    "the log does not end in a whole record",
+                ));
+            }
             let mark = Mark::highest_in(&data, log).filter(|mark| mark.synced_bytes > replayed_bytes);
             refuse_if_durable(&path, replayed_bytes, &path, mark)?;
             self.torn = Some(Stop { log: number, at_bytes: replayed_bytes });
@@ -170,9 +201,14 @@ impl<'a> Replay<'a> {
         Ok((replayed_bytes < link.len_bytes).then_some(hole))
     }
 
+    /// True if it is not older than what was replayed: of two writes with one number the first counts.
+    fn follows(&self, batch: &DecodedBatch) -> bool {
+        batch.count == 0 || self.last_sequence.is_none_or(|last| batch.first_sequence > last)
+    }
+
     async fn apply(&mut self, log: u64, at: u64, batch: DecodedBatch) -> Result<(), Error> {
         if batch.count > 0 {
-            if self.last_sequence.is_some_and(|last| batch.first_sequence <= last) {
+            if !self.follows(&batch) {
                 return Err(Error::corruption(&self.path(log), at, "sequence numbers go back"));
             }
             self.last_sequence = Some(batch.first_sequence + u64::from(batch.count) - 1);

@@ -103,13 +103,25 @@ impl<'a> LogReader<'a> {
 
     /// True if an intact record begins anywhere in the file after the one at `offset_bytes`, block structure or not.
     pub fn intact_record_after(&self, offset_bytes: u64) -> bool {
+        self.first_intact_after(offset_bytes).is_some()
+    }
+
+    fn first_intact_after(&self, offset_bytes: u64) -> Option<usize> {
         let at = usize::try_from(offset_bytes).unwrap_or(usize::MAX).min(self.data.len());
         // The record's own first fragment lies behind the padding, if it begins with that.
         let from = self.after_padding(at).saturating_add(1);
-        (from..self.data.len()).any(|start| {
-            let mut at = start;
+        (from..self.data.len()).find(|start| {
+            let mut at = *start;
             matches!(self.whole_fragment(&mut at), Ok((FULL | FIRST, _)))
         })
+    }
+
+    /// Moves on to the next intact record that begins after `offset_bytes`, as [`LogReader::intact_record_after`] finds it; false
+    /// if there is none.
+    pub fn skip_to_intact_after(&mut self, offset_bytes: u64) -> bool {
+        let found = self.first_intact_after(offset_bytes);
+        self.at = found.unwrap_or(self.data.len());
+        found.is_some()
     }
 
     /// The record that begins at `at` and is not cut into fragments, if it is intact.
