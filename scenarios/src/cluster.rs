@@ -266,11 +266,14 @@ impl Cluster {
         self.oracles().job.state().is_some_and(|state| state.status == Status::Finished)
     }
 
-    /// True if nothing in the plan is a reason for a task to end.
+    /// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
     fn is_undisturbed(&self) -> bool {
         let plan = self.world.plan();
         let disturbs = |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage");
-        plan.faults.is_empty() && plan.buggify.is_empty() && !plan.ops.iter().any(disturbs)
+        plan.faults.is_empty()
+            && plan.buggify.is_empty()
+            && self.world.knob("store_spacing_us") == 0
+            && !plan.ops.iter().any(disturbs)
     }
 
     async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
