@@ -89,8 +89,12 @@ impl Scenario for Observed {
     fn oracles(&self) -> &'static [OracleInfo] {
         StoreScenario.oracles()
     }
+    /// Of one family and without merge operands: `ldb` is told of neither here.
     fn generate(&self, seed: u64) -> Plan {
-        StoreScenario.generate(seed)
+        let mut plan = StoreScenario.generate(seed);
+        plan.knobs.extend([("families".to_owned(), 1), ("merges".to_owned(), 0)]);
+        plan.ops.retain(|op| op.verb != "family");
+        plan
     }
     fn classify(&self) -> fn(&Path) -> &'static str {
         StoreScenario.classify()
