@@ -93,7 +93,10 @@ impl Scenario for Observed {
     fn generate(&self, seed: u64) -> Plan {
         let mut plan = StoreScenario.generate(seed);
         plan.knobs.extend([("families".to_owned(), 1), ("merges".to_owned(), 0)]);
-        plan.ops.retain(|op| op.verb != "family");
+        // Faults may be anchored to operations: these become others.
+        for op in plan.ops.iter_mut().filter(|op| op.verb == "family") {
+            (op.verb, op.args) = ("flush".into(), Vec::new());
+        }
         plan
     }
     fn classify(&self) -> fn(&Path) -> &'static str {
