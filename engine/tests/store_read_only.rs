@@ -63,18 +63,21 @@ async fn all(mut iter: cutwater_engine::store::Iter) -> Content {
     content
 }
 
-/// A directory of the test's own: each simulation has an empty disk, the real one has room below `target`.
-fn place(name: &str) -> std::path::PathBuf {
+/// A directory of the test's own, which is not there: each simulation has an empty disk, the real one has room below `target`.
+async fn place(name: &str) -> std::path::PathBuf {
     if cfg!(madsim) {
         return Path::new("/").join(name);
     }
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()))
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // What an earlier run that failed has left.
+    let _ = fs::remove_dir_all(&dir).await;
+    dir
 }
 
 #[test]
 fn what_recovery_would_find_is_read_and_nothing_is_written() {
     block_on(async {
-        let dir = place("read_only");
+        let dir = place("read_only").await;
         fill(&dir).await;
         // Its tasks end with it.
         cutwater_io::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -103,7 +106,7 @@ fn what_recovery_would_find_is_read_and_nothing_is_written() {
 #[test]
 fn what_is_not_there_is_refused_by_name() {
     block_on(async {
-        let dir = place("read_only_refused");
+        let dir = place("read_only_refused").await;
         let missing = ReadOnlyStore::open(&dir, 0).await.unwrap_err();
         assert_eq!(missing.to_string(), format!("no store in {}", dir.display()));
         fill(&dir).await;

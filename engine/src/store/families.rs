@@ -124,6 +124,9 @@ struct Dropped {
     options: Arc<FamilyOptions>,
 }
 
+/// Memtables, newest first, tables, and options of a family.
+pub(crate) type Held<'a> = (Vec<Arc<Memtable>>, &'a Arc<Version>, &'a FamilyOptions);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Families {
@@ -169,7 +172,7 @@ impl Families {
     }
 
     /// What a family that was dropped held: its memtables, newest first, and its tables; and its options.
-    pub(crate) fn dropped(&self, id: u32) -> Option<(Vec<Arc<Memtable>>, &Arc<Version>, &FamilyOptions)> {
+    pub(crate) fn dropped(&self, id: u32) -> Option<Held<'_>> {
         let dropped = self.dropped.get(&id)?;
         Some((dropped.memtables.clone(), &dropped.version, &dropped.options))
     }

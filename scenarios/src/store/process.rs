@@ -304,17 +304,18 @@ impl Shared {
         };
         let losses = self.losses();
         let loss = self.loss(power_failed);
-        let mut state = self.state();
-        let keeps_all = !power_failed && losses == state.losses && !loss.hides_the_unsynced;
-        state.batches.forgive_syncs(loss.syncs_forgiven);
-        let summary = match state.batches.recover(&content, keeps_all) {
-            Err(violation) if loss.is_beyond_budget => {
-                state.batches.recover_anything(&content)?;
-                format!("{} keys, after damage beyond the budget: {violation}", content.len())
+        let summary = {
+            let mut state = self.state();
+            let keeps_all = !power_failed && losses == state.losses && !loss.hides_the_unsynced;
+            state.batches.forgive_syncs(loss.syncs_forgiven);
+            match state.batches.recover(&content, keeps_all) {
+                Err(violation) if loss.is_beyond_budget => {
+                    state.batches.recover_anything(&content)?;
+                    format!("{} keys, after damage beyond the budget: {violation}", content.len())
+                }
+                judged => judged?,
             }
-            judged => judged?,
         };
-        drop(state);
         self.judge_from_now_on();
         self.owe();
         self.world.note("recovered", &summary);
