@@ -64,7 +64,7 @@ fn fields(edit: &VersionEdit, out: &Output) -> Vec<(&'static str, Value)> {
     let mut add = |name, value: Option<Value>| fields.extend(value.map(|value| (name, value)));
     add("family", (edit.column_family > 0).then(|| json!(edit.column_family)));
     add("adds_family", edit.column_family_add.as_ref().map(|name| json!(name)));
-    add("drops_family", edit.column_family_drop.then(|| json!(true)));
+    add("drops_family", edit.column_family_drop.then_some(json!(true)));
     add("db_id", edit.db_id.as_ref().map(|id| json!(id)));
     add("comparator", edit.comparator.as_ref().map(|name| json!(name)));
     add("log_number", edit.log_number.map(Value::from));

@@ -1,10 +1,6 @@
 //! The commands for a store, on stores that were left by a crash, damaged, or are not there.
 #![cfg(not(madsim))]
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "runs the program, and damages what is on the disk"
-)]
+#![expect(clippy::disallowed_methods, reason = "runs the program, and damages what is on the disk")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
