@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::block_on;
-use cutwater_engine::store::{Error, FamilyOptions, Options, ReadOnlyStore, Store, WriteBatch, WriteOptions};
+use cutwater_engine::store::{
+    Error, FamilyOptions, Options, ReadOnlyOptions, ReadOnlyStore, Store, WriteBatch, WriteOptions,
+};
 use cutwater_io::fs;
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
@@ -82,7 +84,7 @@ fn what_recovery_would_find_is_read_and_nothing_is_written() {
         // Its tasks end with it.
         cutwater_io::time::sleep(std::time::Duration::from_millis(50)).await;
         let before = files(&dir).await;
-        let shown = ReadOnlyStore::open(&dir, 0).await.unwrap();
+        let shown = ReadOnlyStore::open(&dir, ReadOnlyOptions::default()).await.unwrap();
         assert_eq!(shown.families(), ["default", "index"]);
         assert!(shown.unflushed_bytes() > 0, "the log has something that no table has");
         assert!(shown.levels("default").unwrap().iter().any(|(files, _)| *files > 0), "there are tables");
@@ -107,10 +109,10 @@ fn what_recovery_would_find_is_read_and_nothing_is_written() {
 fn what_is_not_there_is_refused_by_name() {
     block_on(async {
         let dir = place("read_only_refused").await;
-        let missing = ReadOnlyStore::open(&dir, 0).await.unwrap_err();
+        let missing = ReadOnlyStore::open(&dir, ReadOnlyOptions::default()).await.unwrap_err();
         assert_eq!(missing.to_string(), format!("no store in {}", dir.display()));
         fill(&dir).await;
-        let shown = ReadOnlyStore::open(&dir, 0).await.unwrap();
+        let shown = ReadOnlyStore::open(&dir, ReadOnlyOptions::default()).await.unwrap();
         let error = shown.get("nobody", b"key").await.unwrap_err();
         assert_eq!(error.to_string(), "there is no family nobody");
         fs::remove_dir_all(&dir).await.unwrap();

@@ -11,7 +11,7 @@ use cutwater_engine::store::filenames::FileKind;
 use cutwater_engine::store::key::ValueKind;
 use cutwater_engine::store::table::{Caching, Table, TableIter};
 use cutwater_engine::store::version::FileMeta;
-use cutwater_engine::store::{ReadOnlyStore, Seek};
+use cutwater_engine::store::{ReadOnlyOptions, ReadOnlyStore, Seek};
 use cutwater_io::fs;
 use serde_json::json;
 
@@ -41,7 +41,7 @@ pub(crate) async fn dump(path: &Path, mut out: Output) -> Result<(), Failure> {
 }
 
 async fn store(dir: &Path, out: &mut Output) -> Result<(), Failure> {
-    let store = ReadOnlyStore::open(dir, 0).await?;
+    let store = ReadOnlyStore::open(dir, ReadOnlyOptions::default()).await?;
     let (identity, sequence, unflushed) =
         (store.identity().to_owned(), store.last_sequence(), store.unflushed_bytes());
     out.say(

@@ -7,7 +7,7 @@ use cutwater_engine::store::version::{self, FileMeta, VersionEdit};
 use cutwater_io::fs;
 use serde_json::{Map, Value, json};
 
-use super::output::{Failure, Output};
+use super::output::{Failure, Output, in_file};
 use super::records;
 
 /// The MANIFEST that CURRENT names, in a directory; or the file itself.
@@ -31,9 +31,8 @@ pub(crate) async fn show(path: &Path, mut out: Output) -> Result<(), Failure> {
     let data = fs::read(&path).await.map_err(|e| format!("read {}: {e}", path.display()))?;
     let name = path.file_name().unwrap_or_default().display().to_string();
     out.say(&format!("{name}  {} bytes", data.len()), &json!({ "manifest": name, "len_bytes": data.len() }))?;
-    records::each(&data, 0, &mut out, |at, record, out| {
-        let edit = version::decode(record)
-            .map_err(|m| format!("corruption in {} at byte {at}: {}", path.display(), m.what))?;
+    let shown = records::each(&data, 0, &mut out, |at, record, out| {
+        let edit = version::decode(record).map_err(|m| format!("no edit at byte {at}: {}", m.what))?;
         let fields = fields(&edit, out);
         let texts: Vec<String> =
             fields.iter().map(|(name, value)| format!("{name} {}", plain(value))).collect();
@@ -41,7 +40,8 @@ pub(crate) async fn show(path: &Path, mut out: Output) -> Result<(), Failure> {
         let mut json = Map::from_iter([("at_bytes".to_owned(), json!(at))]);
         json.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
         Ok(out.say(&format!("  {at:>10}  {text}"), &Value::Object(json))?)
-    })?;
+    });
+    shown.map_err(|failure| in_file(&path, failure))?;
     out.end()
 }
 

@@ -1,6 +1,7 @@
 //! Lines for people, or JSON for machines.
 
 use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
+use std::path::Path;
 
 use clap::Args;
 use serde_json::Value;
@@ -46,8 +47,20 @@ impl Output {
         }
     }
 
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
     pub(crate) fn end(mut self) -> Result<(), Failure> {
-        Ok(self.out.flush()?)
+        Ok(self.flush()?)
+    }
+}
+
+/// What went wrong with a file. That nobody reads any more is not the file's.
+pub(crate) fn in_file(path: &Path, failure: Failure) -> Failure {
+    match is_closed(&failure) {
+        true => failure,
+        false => format!("{}: {failure}", path.display()).into(),
     }
 }
 

@@ -3,8 +3,11 @@
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
-use cutwater_engine::store::{Checked, FamilyOptions, Options, ReadOnlyStore, Store};
+use clap::{Subcommand, ValueEnum};
+use cutwater_engine::store::{
+    Append, Checked, Compression, CutLog, Error, FamilyOptions, MergeWith, Options, ReadOnlyOptions,
+    ReadOnlyStore, Store,
+};
 use serde_json::json;
 
 use super::output::{Failure, Output, Style};
@@ -44,6 +47,10 @@ pub(crate) enum Command {
         /// Keys alone.
         #[arg(long)]
         keys: bool,
+        /// Merge operands are appended, with this between them (RocksDB's StringAppendOperator). Without it, keys that have
+        /// operands are named and have no value.
+        #[arg(long, value_name = "DELIMITER")]
+        append: Option<String>,
         #[command(flatten)]
         style: Style,
     },
@@ -68,10 +75,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         style: Style,
     },
-    /// Opens the store, and merges all levels into the deepest in use.
+    /// Opens the store, and merges all levels into the deepest in use. How tables were made is not written down anywhere: all but
+    /// the compression is RocksDB's default. Values in blob files stay there.
     Compact {
         /// The directory.
         dir: PathBuf,
+        /// How blocks are compressed.
+        #[arg(long, value_enum)]
+        compression: Codec,
         /// This family alone.
         #[arg(long)]
         family: Option<String>,
@@ -85,21 +96,41 @@ pub(crate) enum Command {
     },
 }
 
+/// Compressions that are written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Codec {
+    None,
+    Snappy,
+    Lz4,
+}
+
+impl From<Codec> for Compression {
+    fn from(codec: Codec) -> Compression {
+        match codec {
+            Codec::None => Compression::None,
+            Codec::Snappy => Compression::Snappy,
+            Codec::Lz4 => Compression::Lz4,
+        }
+    }
+}
+
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Dump { path, style } => dump::dump(&path, Output::new(style)).await,
         Command::Manifest { path, style } => manifest::show(&path, Output::new(style)).await,
         Command::Wal { path, style } => wal::show(&path, Output::new(style)).await,
         Command::Check { dir, style } => check(&dir, Output::new(style)).await,
-        Command::Scan { dir, family, from, to, limit, backwards, keys, style } => {
+        Command::Scan { dir, family, from, to, limit, backwards, keys, append, style } => {
             let range = (
                 from.map_or(Bound::Unbounded, |key| Bound::Included(key.into_bytes())),
                 to.map_or(Bound::Unbounded, |key| Bound::Excluded(key.into_bytes())),
             );
-            let wanted = Wanted { family, range, limit: limit.unwrap_or(u64::MAX), backwards, keys };
+            let wanted = Wanted { family, range, limit: limit.unwrap_or(u64::MAX), backwards, keys, append };
             scan(&dir, wanted, Output::new(style)).await
         }
-        Command::Compact { dir, family } => compact(&dir, family.as_deref()).await,
+        Command::Compact { dir, compression, family } => {
+            compact(&dir, compression.into(), family.as_deref()).await
+        }
         Command::Checkpoint { dir, target } => checkpoint(&dir, &target).await,
     }
 }
@@ -110,27 +141,75 @@ struct Wanted {
     limit: u64,
     backwards: bool,
     keys: bool,
+    append: Option<String>,
 }
 
 async fn scan(dir: &Path, wanted: Wanted, mut out: Output) -> Result<(), Failure> {
-    let store = ReadOnlyStore::open(dir, BLOCK_CACHE_BYTES).await?;
-    let mut iter = store.iter(&wanted.family, wanted.range)?;
-    let mut entry = if wanted.backwards { iter.seek_to_last().await? } else { iter.next().await? };
-    let mut left = wanted.limit;
-    while let Some((key, value)) = entry.filter(|_| left > 0) {
-        let (key, value) = (out.bytes(&key), out.bytes(&value));
-        match wanted.keys {
-            true => out.say(&key, &json!({ "key": key }))?,
-            false => out.say(&format!("{key} : {value}"), &json!({ "key": key, "value": value }))?,
+    let Wanted { family, mut range, mut limit, backwards, keys, append } = wanted;
+    let merge_operators =
+        append.map(|delimiter| (family.clone(), MergeWith::new(Append::new(delimiter.as_bytes()))));
+    let merge_operators = merge_operators.into_iter().collect();
+    let options = ReadOnlyOptions { block_cache_bytes: BLOCK_CACHE_BYTES, merge_operators };
+    let store = ReadOnlyStore::open(dir, options).await?;
+    let mut iter = store.iter(&family, range.clone())?;
+    // Before the first key, where the way back begins with a jump.
+    let (mut is_fresh, mut unreadable) = (true, 0u64);
+    while limit > 0 {
+        let entry = match (backwards, std::mem::take(&mut is_fresh)) {
+            (false, _) => iter.next().await,
+            (true, false) => iter.prev().await,
+            (true, true) => iter.seek_to_last().await,
+        };
+        match entry {
+            Ok(None) => break,
+            Ok(Some((key, value))) => show_pair(&key, Some(&value), keys, &mut out)?,
+            Err(Error::Unmergeable { key, .. }) => {
+                unreadable += u64::from(!keys);
+                show_pair(&key, None, keys, &mut out)?;
+                // An iterator is nowhere after an error: go on behind the key.
+                match backwards {
+                    true => range.1 = Bound::Excluded(key),
+                    false => range.0 = Bound::Excluded(key),
+                }
+                (iter, is_fresh) = (store.iter(&family, range.clone())?, true);
+            }
+            Err(error) => return Err(error.into()),
         }
-        left -= 1;
-        entry = if wanted.backwards { iter.prev().await? } else { iter.next().await? };
+        limit -= 1;
     }
-    out.end()
+    out.end()?;
+    match unreadable {
+        0 => Ok(()),
+        count => Err(format!("{count} keys have merge operands: say with --append what those mean").into()),
+    }
+}
+
+/// Without a value: it has operands.
+fn show_pair(key: &[u8], value: Option<&[u8]>, keys: bool, out: &mut Output) -> Result<(), Failure> {
+    let (key, value) = (out.bytes(key), value.map(|value| out.bytes(value)));
+    if keys {
+        return Ok(out.say(&key, &json!({ "key": key }))?);
+    }
+    let json = match &value {
+        Some(value) => json!({ "key": key, "value": value }),
+        None => json!({ "key": key, "has_operands": true }),
+    };
+    Ok(out.say(&format!("{key} : {}", value.as_deref().unwrap_or("(merge operands)")), &json)?)
 }
 
 async fn check(dir: &Path, mut out: Output) -> Result<(), Failure> {
-    let Checked { families, tables, blob_files, logs, verified, errors } = ReadOnlyStore::check(dir).await?;
+    let checked = ReadOnlyStore::check(dir).await?;
+    let Checked { families, tables, blob_files, logs, cut_logs, verified, errors } = checked;
+    for CutLog { path, at_bytes, records_follow } in &cut_logs {
+        let what = match records_follow {
+            true => "a record is not whole, and the records behind it will not be applied",
+            false => "it ends in a record that is not whole",
+        };
+        let text =
+            format!("note: {} at byte {at_bytes}: {what}; nothing says that it was durable", path.display());
+        let json = json!({ "cut_log": path, "at_bytes": at_bytes, "records_follow": records_follow });
+        out.say(&text, &json)?;
+    }
     for error in &errors {
         out.say(&error.to_string(), &json!({ "error": error.to_string() }))?;
     }
@@ -148,6 +227,7 @@ async fn check(dir: &Path, mut out: Output) -> Result<(), Failure> {
         "tables": tables,
         "blob_files": blob_files,
         "logs": logs,
+        "cut_logs": cut_logs.len(),
         "uncounted_garbage": garbage,
         "errors": errors.len(),
     });
@@ -159,17 +239,18 @@ async fn check(dir: &Path, mut out: Output) -> Result<(), Failure> {
     }
 }
 
-/// Opens a store to be worked on. Its options are not written down anywhere: tables are made with the defaults.
-async fn open(dir: &Path) -> Result<Store, Failure> {
+/// Opens a store to be worked on.
+async fn open(dir: &Path, family: FamilyOptions) -> Result<Store, Failure> {
     let names = Store::list_families(dir).await?;
     let others: Vec<(&str, FamilyOptions)> =
-        names.iter().skip(1).map(|name| (name.as_str(), FamilyOptions::default())).collect();
-    let options = Options { create_if_missing: false, ..Options::default() };
+        names.iter().skip(1).map(|name| (name.as_str(), family.clone())).collect();
+    let options = Options { create_if_missing: false, family, ..Options::default() };
     Ok(Store::open_families(dir, options, &others).await?)
 }
 
-async fn compact(dir: &Path, family: Option<&str>) -> Result<(), Failure> {
-    let store = open(dir).await?;
+async fn compact(dir: &Path, compression: Compression, family: Option<&str>) -> Result<(), Failure> {
+    let options = FamilyOptions { compression, ..as_they_are() };
+    let store = open(dir, options).await?;
     match family {
         None => store.compact_all().await?,
         Some(name) => {
@@ -180,8 +261,22 @@ async fn compact(dir: &Path, family: Option<&str>) -> Result<(), Failure> {
     Ok(store.close().await?)
 }
 
+/// Values stay where they are: whether they are to be in blob files is not known here.
+fn as_they_are() -> FamilyOptions {
+    FamilyOptions { blob_gc_age_percent: 0, ..FamilyOptions::default() }
+}
+
 async fn checkpoint(dir: &Path, target: &Path) -> Result<(), Failure> {
-    let store = open(dir).await?;
+    // What the logs hold goes to tables; nothing else is made anew on the way.
+    const NEVER: usize = 1 << 30;
+    let options = FamilyOptions {
+        level0_compaction_trigger: NEVER,
+        level0_stop_writes_trigger: NEVER + 1,
+        max_bytes_for_level_base: 1 << 60,
+        level_multiplier: 2,
+        ..as_they_are()
+    };
+    let store = open(dir, options).await?;
     let made = store.checkpoint(target).await?;
     println!("{}: {} files, as of write {}", target.display(), made.files.len(), made.sequence);
     Ok(store.close().await?)

@@ -8,7 +8,7 @@ use cutwater_engine::store::filenames::FileKind;
 use cutwater_io::fs;
 use serde_json::{Value, json};
 
-use super::output::{Failure, Output};
+use super::output::{Failure, Output, in_file};
 use super::records;
 
 /// Shows a log, or all of a directory, oldest first.
@@ -36,12 +36,13 @@ pub(crate) async fn show_log(path: &Path, out: &mut Output) -> Result<(), Failur
     let number = FileKind::parse(name).and_then(FileKind::number).unwrap_or(0);
     let data = fs::read(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
     out.say(&format!("{name}  {} bytes", data.len()), &json!({ "log": number, "len_bytes": data.len() }))?;
-    records::each(&data, number, out, |at, record, out| show_batch(path, at, record, out))
+    let shown = records::each(&data, number, out, |at, record, out| show_batch(at, record, out));
+    shown.map_err(|failure| in_file(path, failure))
 }
 
-fn show_batch(path: &Path, at: u64, record: &Bytes, out: &mut Output) -> Result<(), Failure> {
-    let batch = DecodedBatch::decode(record)
-        .map_err(|m| format!("corruption in {} at byte {}: {}", path.display(), at, m.what))?;
+fn show_batch(at: u64, record: &Bytes, out: &mut Output) -> Result<(), Failure> {
+    let batch =
+        DecodedBatch::decode(record).map_err(|m| format!("no batch of writes at byte {at}: {}", m.what))?;
     let (mut texts, mut records) = (Vec::new(), Vec::new());
     for record in &batch.records {
         let (text, json) = describe(record, out);

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cutwater_engine::store::{FamilyOptions, Options, Store, WriteBatch, WriteOptions};
+use cutwater_engine::store::{Append, FamilyOptions, MergeWith, Options, Store, WriteBatch, WriteOptions};
 use tempfile::TempDir;
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
@@ -33,6 +33,25 @@ fn crashed() -> (TempDir, PathBuf) {
     });
     // What is left of its tasks ends with the runtime.
     drop(runtime);
+    (parent, dir)
+}
+
+/// A store in which one of three keys has operands.
+fn merged() -> (TempDir, PathBuf) {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("db");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let merge_operator = Some(MergeWith::new(Append::new(b"+")));
+        let family = FamilyOptions { merge_operator, ..FamilyOptions::default() };
+        let store = Store::open(&dir, Options { family, ..Options::default() }).await.unwrap();
+        let mut batch = WriteBatch::new();
+        batch.put(b"a", b"1");
+        batch.put(b"b", b"2");
+        batch.merge(b"b", b"3");
+        batch.put(b"c", b"3");
+        store.write(batch, LOGGED).await.unwrap();
+    });
     (parent, dir)
 }
 
@@ -105,10 +124,48 @@ fn a_check_finds_all_that_is_wrong() {
 }
 
 #[test]
+fn a_log_that_is_not_whole_is_told() {
+    let (_parent, dir) = crashed();
+    let log = named(&dir, "log");
+    let whole = std::fs::read(&log).unwrap();
+    std::fs::write(&log, &whole[..whole.len() - 3]).unwrap();
+    let (status, torn, _) = run(&["check"], &dir);
+    assert_eq!(status, Some(0), "a crash leaves that");
+    assert!(torn.starts_with("note: ") && torn.contains("it ends in a record that is not whole"), "{torn}");
+    assert_eq!(run(&["wal"], &dir).0, Some(0));
+    let mut flipped = whole;
+    flipped[20] ^= 1;
+    std::fs::write(&log, flipped).unwrap();
+    let (_, flipped, _) = run(&["check"], &dir);
+    assert!(flipped.contains("the records behind it will not be applied"), "{flipped}");
+    let (status, shown, error) = run(&["wal"], &dir);
+    assert_eq!(status, Some(1));
+    assert!(shown.contains("not whole, and records follow: "), "{shown}");
+    assert!(
+        error.starts_with(&format!("cutwater-engine: {}: a record is not whole", log.display())),
+        "{error}"
+    );
+}
+
+#[test]
+fn keys_with_operands_do_not_end_a_scan() {
+    let (_parent, dir) = merged();
+    let (status, shown, error) = run(&["scan"], &dir);
+    assert_eq!((status, &shown[..]), (Some(1), "a : 1\nb : (merge operands)\nc : 3\n"));
+    assert_eq!(error, "cutwater-engine: 1 keys have merge operands: say with --append what those mean\n");
+    let (_, backwards, _) = run(&["scan", "--backwards"], &dir);
+    assert_eq!(backwards, "c : 3\nb : (merge operands)\na : 1\n");
+    assert_eq!(run(&["scan", "--keys"], &dir).0, Some(0));
+    assert_eq!(run(&["scan", "--append", "+"], &dir).1, "a : 1\nb : 2+3\nc : 3\n");
+}
+
+#[test]
 fn a_store_is_compacted_and_copied() {
     let (parent, dir) = crashed();
-    assert_eq!(run(&["compact"], &dir).0, Some(0));
-    assert_eq!(run(&["compact", "--family", "index"], &dir).0, Some(0));
+    let blob = named(&dir, "blob");
+    assert_eq!(run(&["compact", "--compression", "lz4"], &dir).0, Some(0));
+    assert_eq!(run(&["compact", "--compression", "none", "--family", "index"], &dir).0, Some(0));
+    assert!(blob.exists(), "values stay in their blob files");
     let copy = parent.path().join("copy");
     let (status, made, _) = run(&["checkpoint", copy.to_str().unwrap()], &dir);
     assert_eq!(status, Some(0));
@@ -123,7 +180,11 @@ fn what_cannot_be_done_is_said_in_a_line() {
     let cases: [(&[&str], &Path, String); 5] = [
         (&["scan"], &nothing, format!("no store in {}", nothing.display())),
         (&["scan", "--family", "other"], &dir, "there is no family other".to_owned()),
-        (&["compact", "--family", "other"], &dir, "there is no family other".to_owned()),
+        (
+            &["compact", "--compression", "none", "--family", "other"],
+            &dir,
+            "there is no family other".to_owned(),
+        ),
         (&["checkpoint", dir.to_str().unwrap()], &dir, format!("{} exists already", dir.display())),
         (
             &["dump"],

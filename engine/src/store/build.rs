@@ -8,15 +8,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cutwater_io::fs::{self, File};
-use cutwater_io::{task, time};
+use cutwater_io::{sometimes, task, time};
 
-use super::blob::{Placement, Sources};
+use super::blob::{Held, Placement, Sources};
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::iter::Entry;
 use super::merge::Merge;
 use super::operands::Chain;
 use super::options::FamilyOptions;
+use super::points;
 use super::retention::Retention;
 use super::shared::Site;
 use super::table::TableBuilder;
@@ -184,8 +185,8 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         Ok(())
     }
 
-    /// Writes the value that the operands of the chain make of the entry below them, or both as they are if they make none. Boxed,
-    /// as most entries have no operands.
+    /// Writes the value that the operands of the chain make of the entry below them, or both as they are if they make none, or if
+    /// nothing is known of such an entry. Boxed, as most entries have no operands.
     async fn add_merged(
         &mut self,
         writing: &mut Writing<'_>,
@@ -193,9 +194,15 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         base: Entry<'_>,
     ) -> Result<(), Error> {
         Box::pin(async {
-            let value = writing.values.read(&base).await?;
-            match chain.merged(writing.target.options, value.as_deref()) {
+            let options = writing.target.options;
+            let merged = match writing.values.read(&base).await? {
+                Held::Value(value) => chain.merged(options, Some(&value)),
+                Held::Nothing => chain.merged(options, None),
+                Held::Unknown => None,
+            };
+            match merged {
                 Some(merged) => {
+                    sometimes!(points::MERGED, true);
                     writing.values.drop_entry(&base)?;
                     self.add(writing, chain.entry(&merged)).await?;
                 }
@@ -221,9 +228,16 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
             return Ok(());
         }
         Box::pin(async {
-            let is_whole = chain.is_over_nothing(retention);
-            match chain.merged(writing.target.options, None).filter(|_| is_whole) {
-                Some(merged) => self.add(writing, chain.entry(&merged)).await?,
+            // Asked only for what is so: with a value further down it would make something of nothing.
+            let merged = match chain.is_over_nothing(retention) {
+                true => chain.merged(writing.target.options, None),
+                false => None,
+            };
+            match merged {
+                Some(merged) => {
+                    sometimes!(points::MERGED_ALONE, true);
+                    self.add(writing, chain.entry(&merged)).await?;
+                }
                 None => self.add_operands(writing, chain).await?,
             }
             chain.clear();

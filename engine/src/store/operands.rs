@@ -14,7 +14,13 @@ use super::key::{Tag, ValueKind};
 use super::options::FamilyOptions;
 use super::retention::Retention;
 
-/// Puts a value and its operands together. It must give the same for the same, whenever it is asked.
+/// Puts a value and its operands together.
+///
+/// Compactions decide when: they put the older operands and the value together, and whoever reads later puts the newer ones on the
+/// result. So it must give the same for the same, and it must not matter where the operands are parted:
+/// `merge(base, [a, b]) == merge(merge(base, [a]), [b])`, and if one side refuses, so must the other. An operator that breaks this
+/// (a mean, the largest three operands) gives answers that depend on when compactions ran. Nor may its meaning change under its
+/// name: the name stands in tables, and is not compared with anything.
 pub trait MergeOperator: Debug + Send + Sync {
     /// Its name, as it stands in tables.
     fn name(&self) -> &str;
@@ -153,7 +159,26 @@ impl Chain {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_operands_are_parted(
+            delimiter in prop::collection::vec(any::<u8>(), 0..3),
+            base in prop::option::of(prop::collection::vec(any::<u8>(), 0..5)),
+            operands in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), 1..6),
+            at: prop::sample::Index,
+        ) {
+            let with = MergeWith::new(Append::new(&delimiter));
+            let (older, newer) = operands.split_at(at.index(operands.len()) + 1);
+            let whole = fold(Some(&with), b"k", base.as_deref(), &operands).unwrap();
+            let part = fold(Some(&with), b"k", base.as_deref(), older).unwrap();
+            let parted = if newer.is_empty() { part } else { fold(Some(&with), b"k", Some(&part), newer).unwrap() };
+            prop_assert_eq!(whole, parted);
+        }
+    }
 
     #[test]
     fn operands_are_appended_in_their_order() {

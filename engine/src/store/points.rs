@@ -45,6 +45,8 @@ cutwater_io::points! {
     sometimes COMPACTED = "store.compaction.merged": "a compaction merged tables";
     sometimes SNAPSHOT_KEPT = "store.compaction.snapshot_kept": "a compaction kept an entry only because a snapshot sees it";
     sometimes TOMBSTONE_DROPPED = "store.compaction.tombstone_dropped": "a compaction dropped a tombstone at the bottom";
+    sometimes MERGED = "store.compaction.operands_merged": "a compaction put operands and what lay below them together";
+    sometimes MERGED_ALONE = "store.compaction.operands_alone": "a compaction put operands together that had nothing below them";
     sometimes BACKGROUND_ERROR = "store.background_error": "a failure stopped writes";
     sometimes GROUP_COMMIT = "store.write.grouped": "several writes went to the log together";
 }

@@ -1,9 +1,9 @@
 //! What the logs hold beyond what is in tables, read back at recovery.
 //!
 //! Logs are replayed to the first record that is not whole (RocksDB's point-in-time mode, its default; for others see
-//! [`WalRecovery`]): the result is a prefix of what was written, and holds at least what was durable. Records that are missing although a link or a mark of a
-//! log says that they were durable (see [`super::wal`]) are damage, and refused. An I/O error is never taken for the end of a
-//! log.
+//! [`WalRecovery`]): the result is a prefix of what was written, and holds at least what was durable. Records that are missing
+//! although a link or a mark of a log says that they were durable (see [`super::wal`]) are damage, and refused. An I/O error is
+//! never taken for the end of a log.
 //!
 //! A record may be of several families. What is of one that has it in its tables already, as its log number says, or of one
 //! that was dropped, is passed over. If the logs end early, no family may have in its tables what was written after that: the
@@ -38,6 +38,22 @@ struct Stop {
     at_bytes: u64,
 }
 
+enum Next {
+    Batch { at_bytes: u64, batch: DecodedBatch },
+    End { valid_bytes: u64 },
+}
+
+/// A log that could not be read to its end. A crash leaves such logs, of what no sync had made durable; so does damage there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutLog {
+    /// The log.
+    pub path: PathBuf,
+    /// From here on nothing of it was applied. Bytes.
+    pub at_bytes: u64,
+    /// There are whole records behind that.
+    pub records_follow: bool,
+}
+
 /// What the logs add.
 pub(crate) struct Replay<'a> {
     site: &'a Site,
@@ -51,6 +67,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) built: BTreeMap<u32, Vec<Built>>,
     /// How much of each log was replayed, in bytes.
     replayed_bytes: BTreeMap<u64, u64>,
+    /// Logs that could not be read to their end, if nothing is to be written.
+    pub(crate) cut: Vec<CutLog>,
     /// The last sequence number replayed.
     pub(crate) last_sequence: Option<u64>,
     /// The log before this one is damaged.
@@ -78,6 +96,7 @@ impl<'a> Replay<'a> {
             stays_in_memory: false,
             built: BTreeMap::new(),
             replayed_bytes: BTreeMap::new(),
+            cut: Vec::new(),
             last_sequence: None,
             is_damaged: false,
             torn: None,
@@ -99,46 +118,15 @@ impl<'a> Replay<'a> {
         let path = self.path(number);
         let data = Bytes::from(fs::read(&path).await.during("read", &path)?);
         let log = LogId { identity: &self.site.identity, number };
-        let mode = self.site.options.wal_recovery;
         if let Some(Stop { log: before, at_bytes }) = self.hole {
             return refuse_if_durable(&self.path(before), at_bytes, &path, Mark::highest_in(&data, log));
         }
         let mut reader = LogReader::new(&data, number);
         let mut is_first = true;
         let replayed_bytes = loop {
-            let at = reader.offset();
-            let record = match reader.next_record() {
-                Ok(record) => Bytes::from(record.into_owned()),
-                Err(LogEnd::Clean { valid_bytes }) => {
-                    sometimes!(points::WAL_TORN, valid_bytes < data.len() as u64);
-                    break valid_bytes;
-                }
-                Err(LogEnd::Damaged(Damage { record_offset_bytes, offset_bytes, what })) => {
-                    sometimes!(points::WAL_TORN, true);
-                    tracing::info!(log = number, offset_bytes, what, "a record of a log is not whole");
-                    self.is_damaged = true;
-                    if mode == WalRecovery::SkipDamaged && reader.skip_to_intact_after(record_offset_bytes) {
-                        continue;
-                    }
-                    if mode == WalRecovery::TornTail && reader.intact_record_after(record_offset_bytes) {
-                        let what = format!("{what}, and records follow");
-                        return Err(Error::corruption(&path, offset_bytes, what));
-                    }
-                    break record_offset_bytes;
-                }
-            };
-            let batch = match DecodedBatch::decode(&record) {
-                Ok(batch) if mode == WalRecovery::SkipDamaged => {
-                    if self.follows(&batch) {
-                        self.apply(number, at, batch).await?;
-                    }
-                    continue;
-                }
-                Err(m) if mode == WalRecovery::SkipDamaged => {
-                    tracing::warn!(log = number, at, what = m.what, "a record of a log is passed over");
-                    continue;
-                }
-                decoded => decoded.map_err(|m| Error::malformed(&path, at, m))?,
+            let (at, batch) = match self.next_batch(&mut reader, &path)? {
+                Next::Batch { at_bytes, batch } => (at_bytes, batch),
+                Next::End { valid_bytes } => break valid_bytes,
             };
             if std::mem::take(&mut is_first) {
                 let head = Link::of(&batch, log);
@@ -147,35 +135,109 @@ impl<'a> Replay<'a> {
                     self.is_damaged = true;
                     break at;
                 }
-                if let Some(hole) = self.hole_before(&path, &batch, head)? {
-                    if mode != WalRecovery::PointInTime {
-                        let what = format!("writes are missing there, as {} says", path.display());
-                        return Err(Error::corruption(&self.path(hole.log), hole.at_bytes, what));
-                    }
-                    sometimes!(points::WAL_HOLE, true);
-                    tracing::warn!(log = number, "a log is ignored, as the one before it lost its end");
-                    let mark = Mark::highest_in(&data, log);
-                    refuse_if_durable(&self.path(hole.log), hole.at_bytes, &path, mark)?;
-                    self.hole = Some(hole);
+                if self.is_behind_a_hole(&path, &data, log, &batch, head)? {
                     return Ok(());
                 }
                 self.torn = None;
             }
+            if self.mode() == WalRecovery::SkipDamaged && !self.follows(&batch) {
+                continue;
+            }
             self.apply(number, at, batch).await?;
         };
-        if replayed_bytes < data.len() as u64 && mode != WalRecovery::SkipDamaged {
-            if mode == WalRecovery::Absolute {
-                return Err(Error::corruption(
-                    &path,
-                    replayed_bytes,
-                    "the log does not end in a whole record",
-                ));
+        self.end_log(log, &path, &data, replayed_bytes, &reader)
+    }
+
+    fn mode(&self) -> WalRecovery {
+        self.site.options.wal_recovery
+    }
+
+    /// The next batch that the mode of recovery lets pass, with its offset, or where the log ends.
+    fn next_batch(&mut self, reader: &mut LogReader<'_>, path: &Path) -> Result<Next, Error> {
+        loop {
+            let at_bytes = reader.offset();
+            let record = match reader.next_record() {
+                Ok(record) => Bytes::from(record.into_owned()),
+                Err(LogEnd::Clean { valid_bytes }) => return Ok(Next::End { valid_bytes }),
+                Err(LogEnd::Damaged(Damage { record_offset_bytes, offset_bytes, what })) => {
+                    tracing::info!(log = %path.display(), offset_bytes, what, "a record of a log is not whole");
+                    self.is_damaged = true;
+                    let skips = self.mode() == WalRecovery::SkipDamaged;
+                    if skips && reader.skip_to_intact_after(record_offset_bytes) {
+                        continue;
+                    }
+                    return Ok(Next::End { valid_bytes: record_offset_bytes });
+                }
+            };
+            match DecodedBatch::decode(&record) {
+                Ok(batch) => return Ok(Next::Batch { at_bytes, batch }),
+                Err(m) if self.mode() == WalRecovery::SkipDamaged => {
+                    tracing::warn!(log = %path.display(), at_bytes, what = m.what, "a record is passed over");
+                }
+                Err(m) => return Err(Error::malformed(path, at_bytes, m)),
             }
-            let mark = Mark::highest_in(&data, log).filter(|mark| mark.synced_bytes > replayed_bytes);
-            refuse_if_durable(&path, replayed_bytes, &path, mark)?;
-            self.torn = Some(Stop { log: number, at_bytes: replayed_bytes });
         }
-        self.replayed_bytes.insert(number, replayed_bytes);
+    }
+
+    /// True if writes are missing between what was replayed and a log that begins with this batch, so that it must not be applied.
+    fn is_behind_a_hole(
+        &mut self,
+        path: &Path,
+        data: &Bytes,
+        log: LogId<'_>,
+        first: &DecodedBatch,
+        head: Head,
+    ) -> Result<bool, Error> {
+        if self.mode() == WalRecovery::SkipDamaged {
+            return Ok(false);
+        }
+        let Some(hole) = self.hole_before(path, first, head)? else { return Ok(false) };
+        if self.mode() != WalRecovery::PointInTime {
+            let what = format!("writes are missing there, as {} says", path.display());
+            return Err(Error::corruption(&self.path(hole.log), hole.at_bytes, what));
+        }
+        sometimes!(points::WAL_HOLE, true);
+        tracing::warn!(log = log.number, "a log is ignored, as the one before it lost its end");
+        refuse_if_durable(&self.path(hole.log), hole.at_bytes, path, Mark::highest_in(data, log))?;
+        self.hole = Some(hole);
+        Ok(true)
+    }
+
+    /// Judges how the log ended, and remembers where.
+    fn end_log(
+        &mut self,
+        log: LogId<'_>,
+        path: &Path,
+        data: &Bytes,
+        replayed_bytes: u64,
+        reader: &LogReader<'_>,
+    ) -> Result<(), Error> {
+        let is_whole = replayed_bytes == data.len() as u64;
+        sometimes!(points::WAL_TORN, !is_whole);
+        if !is_whole {
+            let records_follow = || reader.intact_record_after(replayed_bytes);
+            let refusal = match self.mode() {
+                WalRecovery::Absolute => Some("the log does not end in a whole record"),
+                WalRecovery::TornTail if records_follow() => {
+                    Some("a record is not whole, and records follow")
+                }
+                _ => None,
+            };
+            if let Some(what) = refusal {
+                return Err(Error::corruption(path, replayed_bytes, what));
+            }
+            // Who goes on with the store need not know, and the search takes a while.
+            if self.stays_in_memory {
+                let (path, records_follow) = (path.to_owned(), records_follow());
+                self.cut.push(CutLog { path, at_bytes: replayed_bytes, records_follow });
+            }
+        }
+        if !is_whole && self.mode() != WalRecovery::SkipDamaged {
+            let mark = Mark::highest_in(data, log).filter(|mark| mark.synced_bytes > replayed_bytes);
+            refuse_if_durable(path, replayed_bytes, path, mark)?;
+            self.torn = Some(Stop { log: log.number, at_bytes: replayed_bytes });
+        }
+        self.replayed_bytes.insert(log.number, replayed_bytes);
         Ok(())
     }
 

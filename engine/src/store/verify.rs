@@ -12,7 +12,7 @@ use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::files::Files;
 use super::iter::{Entry, Seek};
-use super::key::{InternalKey, ValueKind};
+use super::key::{InternalKey, Tag, ValueKind};
 use super::table::{Caching, TableIter};
 use super::version::{BlobFile, FileMeta, VersionSet};
 
@@ -101,6 +101,10 @@ async fn verify_table(
             *needed.entry(index.file).or_insert(0) += 1;
             oldest_blob = oldest_blob.min(index.file);
         }
+        if !entry_is_read(tag) {
+            let path = FileKind::Table(file.number).path(dir);
+            return Err(Error::unsupported(&path, format!("an entry of type {}", tag.kind_byte())));
+        }
         let key = InternalKey { user_key: Bytes::copy_from_slice(user_key), tag };
         if !table.may_contain(user_key) {
             return Err(mismatch(dir, file, format!("the filter denies the key {:?}", key.user_key)));
@@ -131,6 +135,12 @@ async fn verify_table(
         }
         _ => Ok(()),
     }
+}
+
+/// True if reads take such an entry for something.
+fn entry_is_read(tag: Tag) -> bool {
+    use ValueKind as K;
+    matches!(tag.kind(), Some(K::Value | K::BlobIndex | K::Merge | K::Deletion | K::SingleDeletion))
 }
 
 /// Every byte of the file, those outside of blocks and records included.

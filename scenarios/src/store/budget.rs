@@ -81,27 +81,30 @@ fn durable_to(syncs: &[Synced], count: usize) -> Place {
 pub(super) struct ManifestEnd {
     pub(super) ino: Ino,
     records: [Range<u64>; 2],
+    /// The begin of a group behind them, whose writer died before its last edit.
+    cut_off: Option<Range<u64>>,
 }
 
 impl ManifestEnd {
     /// `content` is what was written, undamaged. Nothing if it has fewer records.
     pub(super) fn of(ino: Ino, content: &[u8]) -> Option<ManifestEnd> {
         let mut reader = LogReader::new(content, 0);
-        let mut before: Option<Range<u64>> = None;
-        let mut last: Option<(Range<u64>, bool)> = None;
+        let mut records = [None, None];
+        // Where a group began whose last edit has not come.
+        let mut open: Option<u64> = None;
         loop {
             let begin = reader.offset();
             let Ok(record) = reader.next_record() else { break };
-            let is_open = version::decode(&record).is_ok_and(|edit| edit.atomic_group_remaining > Some(0));
-            last = match last {
-                Some((group, true)) => Some((group.start..reader.offset(), is_open)),
-                other => {
-                    before = other.map(|(group, _)| group);
-                    Some((begin..reader.offset(), is_open))
-                }
-            };
+            let begin = open.take().unwrap_or(begin);
+            if version::decode(&record).is_ok_and(|edit| edit.atomic_group_remaining > Some(0)) {
+                open = Some(begin);
+            } else {
+                records = [records[1].take(), Some(begin..reader.offset())];
+            }
         }
-        Some(ManifestEnd { ino, records: [before?, last?.0] })
+        let [Some(edit), Some(seal)] = records else { return None };
+        let cut_off = open.map(|begin| begin..reader.offset());
+        Some(ManifestEnd { ino, records: [edit, seal], cut_off })
     }
 
     /// True if damage at these places of the file may hide both: wide damage, or two of any kind.
@@ -114,7 +117,9 @@ impl ManifestEnd {
         let [edit, seal] = self.records.each_ref().map(struck);
         let is_one = |one: &[&(Range<u64>, bool)]| matches!(one, [(_, false)]);
         let same_one = is_one(&edit) && is_one(&seal) && std::ptr::eq(edit[0], seal[0]);
-        !edit.is_empty() && !seal.is_empty() && !same_one
+        // What is whole behind them tells that they were there.
+        let hides_the_rest = self.cut_off.as_ref().is_none_or(|part| !struck(part).is_empty());
+        !edit.is_empty() && !seal.is_empty() && !same_one && hides_the_rest
     }
 }
 
@@ -217,5 +222,13 @@ mod tests {
         framing.add_record(&[1; 8], &mut content);
         let end = ManifestEnd::of(Ino(1), &content).unwrap();
         assert_eq!(end.records, [group_begins..seal_begins, seal_begins..content.len() as u64], "a group");
+        let part = VersionEdit { atomic_group_remaining: Some(1), ..VersionEdit::default() };
+        framing.add_record(&version::encode(&part), &mut content);
+        let part_begins = content.len() as u64 - 1;
+        let cut_off = ManifestEnd::of(Ino(1), &content).unwrap();
+        assert_eq!(cut_off.records, end.records, "a group that was cut off is no edit");
+        let both = group_begins..seal_begins + 1;
+        assert!(end.is_hidden_by(&[(both.clone(), true)]) && !cut_off.is_hidden_by(&[(both, true)]));
+        assert!(cut_off.is_hidden_by(&[(group_begins..part_begins, true)]));
     }
 }

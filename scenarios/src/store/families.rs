@@ -11,6 +11,7 @@ use cutwater_engine::store::{
     CheckpointFiles, Error, Family, FamilyOptions, Iter, Options, Snapshot, Store, WriteBatch, WriteOptions,
 };
 
+use super::content::DELIMITER;
 use super::scratch;
 use crate::oracle::batches::{Changes, Content};
 
@@ -51,25 +52,6 @@ impl Db {
 
     fn of(&self, key: &[u8]) -> &Family {
         &self.families[key.last().map_or(0, |digit| usize::from(*digit)) % self.families.len()]
-    }
-
-    /// The batch that makes these changes.
-    pub(super) fn batch(&self, changes: &Changes) -> WriteBatch {
-        let mut batch = WriteBatch::new();
-        for (key, value) in changes {
-            match value {
-                Some(value) => batch.put_in(self.of(key), key, value),
-                None => batch.delete_in(self.of(key), key),
-            }
-        }
-        batch
-    }
-
-    /// The batch that appends to a value.
-    pub(super) fn append(&self, key: &[u8], operand: &[u8]) -> WriteBatch {
-        let mut batch = WriteBatch::new();
-        batch.merge_in(self.of(key), key, operand);
-        batch
     }
 
     pub(super) async fn write(&self, batch: WriteBatch, sync: bool) -> Result<u64, Error> {
@@ -139,6 +121,38 @@ impl Db {
         let Db { store, families } = self;
         drop(families);
         store.close().await
+    }
+}
+
+/// A batch that is being put together, and what it makes of the keys.
+pub(super) struct Draft<'d> {
+    db: &'d Db,
+    pub(super) batch: WriteBatch,
+    pub(super) changes: Changes,
+}
+
+impl<'d> Draft<'d> {
+    pub(super) fn new(db: &'d Db) -> Draft<'d> {
+        Draft { db, batch: WriteBatch::new(), changes: Changes::new() }
+    }
+
+    pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.batch.put_in(self.db.of(&key), &key, &value);
+        self.changes.push((key, Some(value)));
+    }
+
+    pub(super) fn delete(&mut self, key: Vec<u8>) {
+        self.batch.delete_in(self.db.of(&key), &key);
+        self.changes.push((key, None));
+    }
+
+    /// Appends to what the key has after the changes so far: `before` them it had this.
+    pub(super) fn append(&mut self, key: Vec<u8>, operand: &[u8], before: Option<&Vec<u8>>) {
+        let changed = self.changes.iter().rev().find(|(changed, _)| *changed == key);
+        let now = changed.map_or(before, |(_, value)| value.as_ref());
+        let whole = now.map_or_else(|| operand.to_vec(), |now| [now, DELIMITER, operand].concat());
+        self.batch.merge_in(self.db.of(&key), &key, operand);
+        self.changes.push((key, Some(whole)));
     }
 }
 

@@ -149,7 +149,7 @@ impl Scenario for StoreScenario {
                 ),
                 Knob::new(
                     "merges",
-                    "1: one put in three appends to the value that is there, as a merge operand",
+                    "1: one change in three appends to whatever is there, as a merge operand",
                     0,
                     0..=1,
                 ),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use cutwater_engine::store::{Snapshot, WriteBatch};
+use cutwater_engine::store::Snapshot;
 use cutwater_io::{fs, time};
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
@@ -13,11 +13,11 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
-use super::content::{DELIMITER, key, own, same, same_value, value};
-use super::families::Db;
+use super::content::{key, own, same, same_value, value};
+use super::families::{Db, Draft};
 use super::process::{Exit, Shared, Taken};
 use super::repair::copy;
-use crate::oracle::batches::{Batch, Changes, Content, Place, Synced};
+use crate::oracle::batches::{Batch, Content, Place, Synced};
 
 /// A value this long is not appended to any more. Bytes.
 const APPENDED_TO_MAX_BYTES: usize = 4000;
@@ -60,24 +60,25 @@ impl Shared {
         let args = &op.args;
         match op.verb.as_str() {
             "put" => {
-                let (key, value) = (self.key(actor, args[0]), value(op, 0, args[1]));
-                let (batch, whole) = match self.appended(actor, op, &key, &value) {
-                    Some(whole) => (db.append(&key, &value), whole),
-                    None => (db.batch(&vec![(key.clone(), Some(value.clone()))]), value),
-                };
-                self.write(db, actor, batch, vec![(key, Some(whole))], args[2] == 3).await
+                let mut draft = Draft::new(db);
+                self.set(&mut draft, actor, self.key(actor, args[0]), value(op, 0, args[1]), op.id.into());
+                self.write(db, actor, draft, args[2] == 3).await
             }
             "delete" => {
-                let changes = vec![(self.key(actor, args[0]), None)];
-                self.write(db, actor, db.batch(&changes), changes, args[1] == 3).await
+                let mut draft = Draft::new(db);
+                draft.delete(self.key(actor, args[0]));
+                self.write(db, actor, draft, args[1] == 3).await
             }
             "batch" => {
-                let changes = (0..args[1]).map(|i| {
+                let mut draft = Draft::new(db);
+                for i in 0..args[1] {
                     let key = self.key(actor, args[0] + i * 5);
-                    (key, (i % 3 != 2).then(|| value(op, i, args[2])))
-                });
-                let changes: Changes = changes.collect();
-                self.write(db, actor, db.batch(&changes), changes, args[3] == 3).await
+                    match i % 3 {
+                        2 => draft.delete(key),
+                        _ => self.set(&mut draft, actor, key, value(op, i, args[2]), i + u64::from(op.id)),
+                    }
+                }
+                self.write(db, actor, draft, args[3] == 3).await
             }
             "get" => {
                 let key = self.key(actor, args[0]);
@@ -138,25 +139,20 @@ impl Shared {
         key(actor, number % self.world.knob("keys"))
     }
 
-    /// What the value of the key will be, if this put is to append to the one that is there.
-    fn appended(&self, actor: usize, op: &Op, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
-        if self.world.knob("merges") == 0 || !op.id.is_multiple_of(3) {
-            return None;
-        }
+    /// Puts a value, or, one in three if the plan has merges, appends it to whatever is there.
+    fn set(&self, draft: &mut Draft<'_>, actor: usize, key: Vec<u8>, value: Vec<u8>, number: u64) {
         let mut state = self.state();
-        let before = state.batches.content_of(actor).get(key)?;
-        (before.len() < APPENDED_TO_MAX_BYTES).then(|| [before, DELIMITER, value].concat())
+        let before = state.batches.content_of(actor).get(&key);
+        let is_short = before.is_none_or(|before| before.len() < APPENDED_TO_MAX_BYTES);
+        match self.world.knob("merges") == 1 && number.is_multiple_of(3) && is_short {
+            true => draft.append(key, &value, before),
+            false => draft.put(key, value),
+        }
     }
 
-    /// Writes the batch, which is to make these changes.
-    async fn write(
-        &self,
-        db: &Db,
-        actor: usize,
-        batch: WriteBatch,
-        changes: Changes,
-        sync: bool,
-    ) -> Result<(), Exit> {
+    /// Writes what was drafted.
+    async fn write(&self, db: &Db, actor: usize, draft: Draft<'_>, sync: bool) -> Result<(), Exit> {
+        let Draft { batch, changes, .. } = draft;
         let id = self.state().batches.attempt(Batch::new(actor, changes, sync));
         let asked_at = self.logs_end();
         let sequence = self.tolerate("write", db.write(batch, sync).await)?;

@@ -319,7 +319,7 @@ impl Shared {
         self.judge_from_now_on();
         self.owe();
         self.world.note("recovered", &summary);
-        self.judge_scratch(db).await
+        self.judge_scratch(db, loss.is_beyond_budget || loss.syncs_forgiven > 0).await
     }
 
     /// What is there was judged: what happened before excuses nothing any more.

@@ -15,7 +15,7 @@ use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
 
 use super::content::{KEYS, key, same_value};
-use super::families::Db;
+use super::families::{Db, Draft};
 use super::process::{DB, Exit, Shared, Taken};
 use crate::oracle::batches::{Content, Readable};
 
@@ -80,8 +80,9 @@ impl Shared {
         }
         let db = self.tolerate("open anew", self.open(DB, self.options()).await)?;
         for (key, value) in &content {
-            let change = vec![(key.clone(), Some(value.clone()))];
-            self.tolerate("write anew", db.write(db.batch(&change), false).await)?;
+            let mut draft = Draft::new(&db);
+            draft.put(key.clone(), value.clone());
+            self.tolerate("write anew", db.write(draft.batch, false).await)?;
         }
         self.tolerate("flush anew", db.store.flush().await)?;
         self.tolerate("close anew", db.close().await)?;

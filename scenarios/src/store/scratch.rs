@@ -14,7 +14,7 @@ use cutwater_sim::scenario::Violation;
 
 use super::content::{same_value, show, value};
 use super::families::Db;
-use super::process::{Exit, Medium, Shared};
+use super::process::{Exit, Shared};
 
 /// The only key in them.
 const KEY: &[u8] = b"key";
@@ -72,17 +72,16 @@ impl Shared {
         self.owe();
     }
 
-    /// Compares the families that a process finds with those that its predecessors made durable, and drops them.
-    pub(super) async fn judge_scratch(&self, db: &Db) -> Result<(), Exit> {
+    /// Compares the families that a process finds with those that its predecessors made durable, and drops them. Damage that
+    /// `may_hide_edits` may hide that one came or went; what is damaged in one may be refused, and is not made up.
+    pub(super) async fn judge_scratch(&self, db: &Db, may_hide_edits: bool) -> Result<(), Exit> {
         let fates = self.state().scratch.clone();
         let there: Vec<String> = db.store.families().into_iter().filter(|name| is_one(name)).collect();
-        if self.medium == Medium::Sound {
-            if let Some(name) = there.iter().find(|name| !fates.contains_key(*name)) {
-                return Err(wrong("a family that is there was created", "none", name));
-            }
-            for (name, fate) in &fates {
-                self.judge_fate(db, name, fate).await?;
-            }
+        if let Some(name) = there.iter().find(|name| !fates.contains_key(*name)) {
+            return Err(wrong("a family that is there was created", "none", name));
+        }
+        for (name, fate) in fates.iter().filter(|_| !may_hide_edits) {
+            self.judge_fate(db, name, fate).await?;
         }
         for name in &there {
             self.is(name, Fate::Open);

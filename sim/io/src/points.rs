@@ -108,7 +108,7 @@ macro_rules! reachable {
 macro_rules! never {
     ($point:expr, $condition:expr) => {
         if $crate::SIMULATED && $condition {
-            $crate::points::broke($point);
+            $crate::points::saw($point);
         }
     };
 }
@@ -136,21 +136,10 @@ pub async fn pass(point: Point) {
 
 #[doc(hidden)]
 pub fn saw(point: Point) {
-    // A pure state machine says `sometimes!` too, and must be testable without any world.
+    // A pure state machine says `sometimes!` and `never!` too, and must be testable without any world.
     #[cfg(madsim)]
     if madsim::runtime::Handle::try_current().is_ok() {
         crate::sim::Env::current().saw(point);
-    }
-    #[cfg(not(madsim))]
-    let _ = point;
-}
-
-#[doc(hidden)]
-pub fn broke(point: Point) {
-    // As for `saw`.
-    #[cfg(madsim)]
-    if madsim::runtime::Handle::try_current().is_ok() {
-        crate::sim::Env::current().broke(point);
     }
     #[cfg(not(madsim))]
     let _ = point;

@@ -10,6 +10,6 @@ pub mod writer;
 
 pub(crate) use cache::BlobCache;
 pub use format::BlobIndex;
-pub(crate) use placement::{Placement, Sources};
+pub(crate) use placement::{Held, Placement, Sources};
 pub use reader::BlobReader;
 pub use writer::BlobWriter;

@@ -46,6 +46,17 @@ pub(crate) struct Placed<'e> {
     pub(crate) blob: Option<u64>,
 }
 
+/// What an entry holds for whoever puts operands on it.
+#[derive(Debug)]
+pub(crate) enum Held<'e> {
+    /// A value, wherever it lies.
+    Value(Cow<'e, [u8]>),
+    /// It is a tombstone.
+    Nothing,
+    /// It is of a kind that this store does not read.
+    Unknown,
+}
+
 impl<'a> Placement<'a> {
     /// Of what goes to `target`.
     pub(crate) fn new(site: &'a Site, target: &'a Target<'a>) -> Placement<'a> {
@@ -81,16 +92,17 @@ impl<'a> Placement<'a> {
         }
     }
 
-    /// The value of an entry, wherever it lies; nothing for a tombstone.
-    pub(crate) async fn read<'e>(&self, entry: &Entry<'e>) -> Result<Option<Cow<'e, [u8]>>, Error> {
+    /// What an entry holds.
+    pub(crate) async fn read<'e>(&self, entry: &Entry<'e>) -> Result<Held<'e>, Error> {
         match entry.tag.kind() {
-            Some(ValueKind::Value) => Ok(Some(Cow::Borrowed(entry.value))),
+            Some(ValueKind::Value) => Ok(Held::Value(Cow::Borrowed(entry.value))),
             Some(ValueKind::BlobIndex) => {
                 let sources = self.sources()?;
                 let value = sources.cache.value(&sources.files, entry.user_key, entry.value).await?;
-                Ok(Some(Cow::Owned(value)))
+                Ok(Held::Value(Cow::Owned(value)))
             }
-            _ => Ok(None),
+            Some(ValueKind::Deletion | ValueKind::SingleDeletion) => Ok(Held::Nothing),
+            _ => Ok(Held::Unknown),
         }
     }
 

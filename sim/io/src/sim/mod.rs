@@ -363,19 +363,21 @@ impl Env {
     }
 
     pub(crate) fn saw(&self, point: Point) {
-        assert!(point.kind == Kind::Sometimes, "{} is not a sometimes", point.name);
-        *self.state().sometimes.entry(point.name).or_default() += 1;
-    }
-
-    pub(crate) fn broke(&self, point: Point) {
-        assert!(point.kind == Kind::Never, "{} is not a never", point.name);
-        let (node, now) = (Env::node(), self.now_ns());
+        let is_never = point.kind == Kind::Never;
+        assert!(
+            is_never || point.kind == Kind::Sometimes,
+            "{} is neither a sometimes nor a never",
+            point.name
+        );
         let mut state = self.state();
         *state.sometimes.entry(point.name).or_default() += 1;
-        state.broken.get_or_insert(point);
-        state
-            .trace
-            .add(now, node, "never", point.name.as_bytes(), || format!("{}: {}", point.name, point.about));
+        if is_never {
+            state.broken.get_or_insert(point);
+            drop(state);
+            self.emit(Env::node(), "never", point.name.as_bytes(), || {
+                format!("{}: {}", point.name, point.about)
+            });
+        }
     }
 
     /// The first [`never!`](crate::never) that held.
