@@ -4,6 +4,8 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::block_on;
 use cutwater_engine::store::{
@@ -115,6 +117,41 @@ fn what_is_not_there_is_refused_by_name() {
         let shown = ReadOnlyStore::open(&dir, ReadOnlyOptions::default()).await.unwrap();
         let error = shown.get("nobody", b"key").await.unwrap_err();
         assert_eq!(error.to_string(), "there is no family nobody");
+        fs::remove_dir_all(&dir).await.unwrap();
+    });
+}
+
+/// Flushes and compactions take logs and tables away all the time; whoever looks sees a moment, not before it asked.
+#[test]
+fn a_store_that_is_written_meanwhile_shows_a_moment() {
+    block_on(async {
+        let dir = place("read_only_beside").await;
+        let store = open(&dir).await.unwrap();
+        let (written, mut opened) = (Arc::new(AtomicU32::new(0)), 0);
+        let counter = written.clone();
+        let writer = cutwater_io::task::spawn(async move {
+            for i in 0..400u32 {
+                store.put(format!("key{i:04}").as_bytes(), &[b'v'; 90], LOGGED).await.unwrap();
+                counter.store(i + 1, Ordering::Relaxed);
+                match i % 40 {
+                    7 | 20 => store.flush().await.unwrap(),
+                    33 => store.compact_all().await.unwrap(),
+                    _ => cutwater_io::task::yield_now().await,
+                }
+            }
+            store.close().await.unwrap();
+        });
+        while written.load(Ordering::Relaxed) < 400 {
+            let before = written.load(Ordering::Relaxed);
+            let shown = ReadOnlyStore::open(&dir, ReadOnlyOptions::default()).await.unwrap();
+            let found = shown.last_sequence();
+            assert!(found >= u64::from(before), "{found} of {before} that were written");
+            opened += 1;
+            assert!(opened < 100_000, "the writer has stopped");
+            cutwater_io::task::yield_now().await;
+        }
+        writer.await.unwrap();
+        assert!(opened > 5, "{opened}");
         fs::remove_dir_all(&dir).await.unwrap();
     });
 }

@@ -36,7 +36,7 @@ pub(crate) async fn show_log(path: &Path, out: &mut Output) -> Result<(), Failur
     let number = FileKind::parse(name).and_then(FileKind::number).unwrap_or(0);
     let data = fs::read(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
     out.say(&format!("{name}  {} bytes", data.len()), &json!({ "log": number, "len_bytes": data.len() }))?;
-    let shown = records::each(&data, number, out, |at, record, out| show_batch(at, record, out));
+    let shown = records::each(&data, number, out, show_batch);
     shown.map_err(|failure| in_file(path, failure))
 }
 
