@@ -129,6 +129,8 @@ fn concerns(error: &Error) -> Option<&Path> {
             (source.raw_os_error() == Some(Errno::Eio.raw())).then_some(path.as_path())
         }
         Error::Corruption { file, .. } => Some(file),
+        // The families were listed before: the MANIFEST is read twice, and may be damaged in one of the reads.
+        Error::FamiliesNotOpened { dir, .. } => Some(dir),
         _ => None,
     }
 }

@@ -165,7 +165,7 @@ impl Shared {
     }
 
     /// A sync was reported done.
-    fn synced(&self, sequence: u64, asked_at: Place) {
+    pub(super) fn synced(&self, sequence: u64, asked_at: Place) {
         let (at_us, answered_at) = (self.world.now_us(), self.logs_end());
         self.state().batches.synced(Synced { sequence, at_us, asked_at, answered_at });
     }

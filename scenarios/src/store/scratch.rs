@@ -48,10 +48,12 @@ impl Shared {
         self.is(&name, Fate::There(None));
         let value = value(op, 0, VALUE_BYTES);
         let sync = op.id.is_multiple_of(2);
+        let asked_at = self.logs_end();
         let written = family.put(KEY, &value, WriteOptions { sync, disable_wal: false }).await;
-        self.tolerate("write to family", written)?;
-        if !sync {
-            self.tolerate("flush family", family.flush().await)?;
+        let sequence = self.tolerate("write to family", written)?;
+        match sync {
+            true => self.synced(sequence, asked_at),
+            false => self.tolerate("flush family", family.flush().await)?,
         }
         self.is(&name, Fate::There(Some(value.clone())));
         time::sleep(Duration::from_micros(op.args[0])).await;
