@@ -102,7 +102,7 @@ fn what_cannot_be_is_refused_by_name() {
         assert!(matches!(Store::list_families(&dir).await, Err(Error::NotFound { .. })));
         let strict = Options { create_missing_families: false, ..options() };
         let error = open_with(&dir, strict.clone(), &["a"]).await.unwrap_err();
-        assert_eq!(error.to_string(), "there is no family a");
+        assert_eq!(error.to_string(), format!("there is no family a in {}", dir.display()));
         let store = open(&dir, &["a", "b"]).await.unwrap();
         assert_eq!(store.families(), ["default", "a", "b"]);
         let (a, b) = (store.family("a").unwrap(), store.family("b").unwrap());

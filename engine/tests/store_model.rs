@@ -3,7 +3,7 @@
 //! are moved in both directions.
 #![cfg(not(madsim))]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::Path;
 
@@ -84,9 +84,60 @@ async fn open(dir: &Path, case: Case) -> Store {
 struct Tree {
     family: Family,
     content: Model,
+    /// Keys that were put once, and not changed otherwise, since they were last removed.
+    put_once: BTreeSet<Vec<u8>>,
 }
 
 impl Tree {
+    fn new(family: Family, content: Model) -> Tree {
+        Tree { family, content, put_once: BTreeSet::new() }
+    }
+
+    /// Adds the change to the batch, and makes it.
+    fn change(&mut self, batch: &mut WriteBatch, k: u8, change: Change) {
+        let Tree { family, content, put_once } = self;
+        let is_once = put_once.remove(&key(k));
+        match change {
+            Change::Put(v) => {
+                batch.put_in(family, &key(k), &value(v));
+                if content.insert(key(k), value(v)).is_none() {
+                    put_once.insert(key(k));
+                }
+            }
+            Change::Merge(v) => {
+                batch.merge_in(family, &key(k), &[v; 5]);
+                let merged = match content.get(&key(k)) {
+                    Some(before) => [before, &b"|"[..], &[v; 5]].concat(),
+                    None => vec![v; 5],
+                };
+                content.insert(key(k), merged);
+            }
+            Change::SingleDelete if is_once && deletes_singly(k) => {
+                batch.single_delete_in(family, &key(k));
+                content.remove(&key(k));
+            }
+            // Who deletes a key by itself once may not delete it otherwise.
+            Change::Delete | Change::SingleDelete if deletes_singly(k) => {
+                batch.delete_range_in(family, &key(k), &[&key(k)[..], b"!"].concat());
+                content.remove(&key(k));
+            }
+            Change::Delete | Change::SingleDelete => {
+                batch.delete_in(family, &key(k));
+                content.remove(&key(k));
+            }
+            Change::DeleteRange(count) => {
+                let (begin, end) = (key(k), key((k % 100).saturating_add(count).min(99)));
+                batch.delete_range_in(family, &begin, &end);
+                content.retain(|key, _| *key < begin || end <= *key);
+                put_once.retain(|key| content.contains_key(key));
+                // What lies outside of the range is as it was.
+                if is_once && content.contains_key(&key(k)) {
+                    put_once.insert(key(k));
+                }
+            }
+        }
+    }
+
     /// What of it the snapshot should show.
     fn at<'a>(&self, then: &'a Moment) -> &'a Model {
         static EMPTY: Model = Model::new();
@@ -103,10 +154,8 @@ type Moment = BTreeMap<u32, Model>;
 
 /// The families of the store, each with what the one of its name should hold.
 fn trees(store: &Store, mut contents: BTreeMap<String, Model>) -> Vec<Tree> {
-    let tree = |name: &String| {
-        let content = contents.remove(name).unwrap_or_default();
-        Tree { family: store.family(name).unwrap(), content }
-    };
+    let tree =
+        |name: &String| Tree::new(store.family(name).unwrap(), contents.remove(name).unwrap_or_default());
     let trees = store.families().iter().map(tree).collect();
     assert!(contents.is_empty(), "{:?} are not there", contents.keys());
     trees
@@ -223,6 +272,10 @@ enum Change {
     Put(u8),
     Merge(u8),
     Delete,
+    /// A single delete if it is allowed.
+    SingleDelete,
+    /// From the key on, so many.
+    DeleteRange(u8),
 }
 
 #[derive(Clone, Debug)]
@@ -260,6 +313,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => any::<u8>().prop_map(Change::Put),
         4 => any::<u8>().prop_map(Change::Merge),
         3 => Just(Change::Delete),
+        3 => Just(Change::SingleDelete),
+        1 => (0u8..40).prop_map(Change::DeleteRange),
     ];
     let change = (any::<u8>(), any::<u8>(), kind);
     prop_oneof![
@@ -280,6 +335,10 @@ fn op() -> impl Strategy<Value = Op> {
         3 => any::<bool>().prop_map(|clean| Op::Reopen { clean }),
         2 => Just(Op::Sync),
     ]
+}
+
+fn deletes_singly(k: u8) -> bool {
+    (k % 100).is_multiple_of(2)
 }
 
 fn key(k: u8) -> Vec<u8> {
@@ -312,25 +371,7 @@ async fn run(ops: Vec<Op>, case: Case) {
             Op::Write(changes, is_synced) => {
                 let mut batch = WriteBatch::new();
                 for (f, k, change) in changes {
-                    let Tree { family, content } = &mut open_trees[nth(f)];
-                    match change {
-                        Change::Put(v) => {
-                            batch.put_in(family, &key(k), &value(v));
-                            content.insert(key(k), value(v));
-                        }
-                        Change::Merge(v) => {
-                            batch.merge_in(family, &key(k), &[v; 5]);
-                            let merged = match content.get(&key(k)) {
-                                Some(before) => [before, &b"|"[..], &[v; 5]].concat(),
-                                None => vec![v; 5],
-                            };
-                            content.insert(key(k), merged);
-                        }
-                        Change::Delete => {
-                            batch.delete_in(family, &key(k));
-                            content.remove(&key(k));
-                        }
-                    }
+                    open_trees[nth(f)].change(&mut batch, k, change);
                 }
                 let expected = store.last_sequence() + u64::from(batch.count());
                 let sequence = store.write(batch, if is_synced { SYNCED } else { LOGGED }).await.unwrap();
@@ -348,7 +389,7 @@ async fn run(ops: Vec<Op>, case: Case) {
                         let family = family.unwrap();
                         assert!(family.id() > highest_id, "ids are never used again");
                         highest_id = family.id();
-                        open_trees.push(Tree { family, content: Model::new() });
+                        open_trees.push(Tree::new(family, Model::new()));
                     }
                 }
             }
@@ -370,7 +411,7 @@ async fn run(ops: Vec<Op>, case: Case) {
             Op::Scan(a, b) => {
                 let (from, to) = (key(a).min(key(b)), key(a).max(key(b)));
                 for tree in open_trees.iter().chain(&dropped) {
-                    let Tree { family, content } = tree;
+                    let Tree { family, content, .. } = tree;
                     let expected: Model = content
                         .range(from.clone()..to.clone())
                         .map(|(k, v)| (k.clone(), v.clone()))

@@ -116,7 +116,7 @@ fn what_is_not_there_is_refused_by_name() {
         fill(&dir).await;
         let shown = ReadOnlyStore::open(&dir, ReadOnlyOptions::default()).await.unwrap();
         let error = shown.get("nobody", b"key").await.unwrap_err();
-        assert_eq!(error.to_string(), "there is no family nobody");
+        assert_eq!(error.to_string(), format!("there is no family nobody in {}", dir.display()));
         fs::remove_dir_all(&dir).await.unwrap();
     });
 }

@@ -321,6 +321,56 @@ fn we_read_the_blob_files_of_rocksdb() {
 }
 
 #[test]
+fn rocksdb_sees_what_we_delete_by_range_and_we_what_it_does() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let (mut model, db) = (BTreeMap::new(), db_arg(&path));
+        let store = Store::open(&path, options()).await.unwrap();
+        fill(&store, &mut model, 0, 1000).await;
+        let snapshot = store.snapshot();
+        store.delete_range(b"key0100", b"key0200", LOGGED).await.unwrap();
+        model.retain(|key, _| !("key0100".."key0200").contains(&&key[..]));
+        let once: String = model.keys().next_back().unwrap().clone() + "-once";
+        store.put(once.as_bytes(), b"v", LOGGED).await.unwrap();
+        store.single_delete(once.as_bytes(), LOGGED).await.unwrap();
+        // The snapshot keeps the tombstone, and what lies under it, through the compaction.
+        store.compact_all().await.unwrap();
+        let checkpoint = dir.path().join("checkpoint");
+        store.checkpoint(&checkpoint).await.unwrap();
+        judge(&checkpoint, &model);
+        let Some(listed) = tool("ldb", &[&db_arg(&checkpoint), "list_file_range_deletes"]) else { return };
+        // The key in hexadecimal digits.
+        assert!(listed.contains("start: 6B657930313030"), "{listed}");
+        drop(snapshot);
+        store.verify().await.unwrap();
+        fill(&store, &mut model, 1000, 1200).await;
+        store.close().await.unwrap();
+        judge(&path, &model);
+        let deleted =
+            tool("ldb", &[&db, "--compression_type=no", "deleterange", "key0300", "key0333"]).unwrap();
+        assert!(deleted.contains("OK"), "{deleted}");
+        model.retain(|key, _| !("key0300".."key0333").contains(&&key[..]));
+        let store = Store::open(&path, options()).await.unwrap();
+        assert_eq!(content(&store).await, model);
+        assert_eq!(store.get(b"key0310").await.unwrap(), None);
+        store.close().await.unwrap();
+        // RocksDB's own tables, cut where it cuts them.
+        let args =
+            [&db[..], "--compression_type=no", "--write_buffer_size=100000", "--file_size=2000", "compact"];
+        let compacted = tool("ldb", &args).unwrap();
+        assert!(!compacted.contains("Failed"), "{compacted}");
+        let store = Store::open(&path, options()).await.unwrap();
+        store.verify().await.unwrap();
+        assert_eq!(content(&store).await, model);
+        store.compact_all().await.unwrap();
+        assert_eq!(content(&store).await, model);
+        store.close().await.unwrap();
+        judge(&path, &model);
+    });
+}
+
+#[test]
 fn what_rocksdb_compresses_otherwise_is_refused_by_name() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();

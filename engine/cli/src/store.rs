@@ -254,7 +254,9 @@ async fn compact(dir: &Path, compression: Compression, family: Option<&str>) -> 
     match family {
         None => store.compact_all().await?,
         Some(name) => {
-            let family = store.family(name).ok_or_else(|| format!("there is no family {name}"))?;
+            let family = store
+                .family(name)
+                .ok_or_else(|| format!("there is no family {name} in {}", dir.display()))?;
             family.compact_all().await?;
         }
     }

@@ -179,11 +179,11 @@ fn what_cannot_be_done_is_said_in_a_line() {
     let nothing = parent.path().join("nothing");
     let cases: [(&[&str], &Path, String); 5] = [
         (&["scan"], &nothing, format!("no store in {}", nothing.display())),
-        (&["scan", "--family", "other"], &dir, "there is no family other".to_owned()),
+        (&["scan", "--family", "other"], &dir, format!("there is no family other in {}", dir.display())),
         (
             &["compact", "--compression", "none", "--family", "other"],
             &dir,
-            "there is no family other".to_owned(),
+            format!("there is no family other in {}", dir.display()),
         ),
         (&["checkpoint", dir.to_str().unwrap()], &dir, format!("{} exists already", dir.display())),
         (

@@ -1,7 +1,7 @@
 //! Write batches: a set of changes that is applied as a whole, in the form the WAL holds them (7.8.3 `db/write_batch.cc`):
 //! sequence fixed64, count fixed32, then records. Each counted record takes one sequence number.
 //!
-//! Written: put, delete and merge, and log data (which is not counted and changes nothing). The records of the default family have
+//! Written: put, delete, single delete, range delete and merge, and log data (which is not counted and changes nothing). The records of the default family have
 //! tags of their own, without its number. All records of RocksDB are recognised; those that this store cannot apply are
 //! refused by name at recovery.
 
@@ -21,6 +21,8 @@ const LOG_DATA: u8 = 3;
 const FAMILY_DELETION: u8 = 4;
 const FAMILY_VALUE: u8 = 5;
 const FAMILY_MERGE: u8 = 6;
+const FAMILY_SINGLE_DELETION: u8 = 8;
+const FAMILY_RANGE_DELETION: u8 = 0xE;
 
 /// Changes to be applied together, to one family or to several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +86,40 @@ impl WriteBatch {
         self.delete_from(Some(family.key()), key);
     }
 
+    /// Removes `key` from the default family, which was put at most once since it was last removed, and is never removed by
+    /// [`WriteBatch::delete`] nor changed by operands: else an older value may come back. In return the tombstone goes as soon as it meets
+    /// the value (RocksDB's `SingleDelete`).
+    ///
+    /// # Panics
+    /// As [`WriteBatch::delete`].
+    pub fn single_delete(&mut self, key: &[u8]) {
+        self.single_delete_from(None, key);
+    }
+
+    /// As [`WriteBatch::single_delete`], in a family.
+    ///
+    /// # Panics
+    /// As [`WriteBatch::delete`].
+    pub fn single_delete_in(&mut self, family: &Family, key: &[u8]) {
+        self.single_delete_from(Some(family.key()), key);
+    }
+
+    /// Removes all keys from `begin` on, up to `end` and without it, from the default family. Nothing if it ends before it begins.
+    ///
+    /// # Panics
+    /// As [`WriteBatch::put`].
+    pub fn delete_range(&mut self, begin: &[u8], end: &[u8]) {
+        self.delete_range_from(None, begin, end);
+    }
+
+    /// As [`WriteBatch::delete_range`], in a family.
+    ///
+    /// # Panics
+    /// As [`WriteBatch::put`].
+    pub fn delete_range_in(&mut self, family: &Family, begin: &[u8], end: &[u8]) {
+        self.delete_range_from(Some(family.key()), begin, end);
+    }
+
     /// Changes the value of `key` by an operand, in the default family.
     ///
     /// # Panics
@@ -124,6 +160,19 @@ impl WriteBatch {
     fn delete_from(&mut self, family: Option<&Arc<FamilyKey>>, key: &[u8]) {
         self.begin(family, ValueKind::Deletion as u8, FAMILY_DELETION);
         put_length_prefixed(&mut self.bytes, key);
+    }
+
+    fn single_delete_from(&mut self, family: Option<&Arc<FamilyKey>>, key: &[u8]) {
+        self.begin(family, ValueKind::SingleDeletion as u8, FAMILY_SINGLE_DELETION);
+        put_length_prefixed(&mut self.bytes, key);
+    }
+
+    fn delete_range_from(&mut self, family: Option<&Arc<FamilyKey>>, begin: &[u8], end: &[u8]) {
+        if begin < end {
+            self.begin(family, ValueKind::RangeDeletion as u8, FAMILY_RANGE_DELETION);
+            put_length_prefixed(&mut self.bytes, begin);
+            put_length_prefixed(&mut self.bytes, end);
+        }
     }
 
     fn begin(&mut self, family: Option<&Arc<FamilyKey>>, tag: u8, family_tag: u8) {
@@ -256,7 +305,7 @@ fn decode_record(bytes: &Bytes, cursor: &mut Cursor<'_>) -> Result<Record, Malfo
         FAMILY_VALUE => (ValueKind::Value, true, true),
         FAMILY_MERGE => (ValueKind::Merge, true, true),
         0x7 => (ValueKind::SingleDeletion, false, false),
-        0x8 => (ValueKind::SingleDeletion, true, false),
+        FAMILY_SINGLE_DELETION => (ValueKind::SingleDeletion, true, false),
         0x9 | 0x12 | 0x13 => return Ok(Record::TwoPhase(tag)),
         0xA..=0xC => {
             cursor.length_prefixed()?;
@@ -268,7 +317,7 @@ fn decode_record(bytes: &Bytes, cursor: &mut Cursor<'_>) -> Result<Record, Malfo
             return Ok(Record::TwoPhase(tag));
         }
         0xD => return Ok(Record::Noop),
-        0xE => (ValueKind::RangeDeletion, true, true),
+        FAMILY_RANGE_DELETION => (ValueKind::RangeDeletion, true, true),
         0xF => (ValueKind::RangeDeletion, false, true),
         0x10 => (ValueKind::BlobIndex, true, true),
         0x11 => (ValueKind::BlobIndex, false, true),
@@ -308,8 +357,16 @@ mod tests {
         batch.delete_from(Some(&other), b"k");
         batch.put_to(Some(&other), b"k", b"v");
         assert_eq!((batch.families().len(), batch.count()), (1, 3));
+        batch.single_delete_from(Some(&default), b"k");
+        batch.single_delete_from(Some(&other), b"k");
+        batch.delete_range_from(Some(&default), b"k", b"m");
+        batch.delete_range_from(Some(&other), b"k", b"m");
+        batch.delete_range(b"m", b"m");
+        assert_eq!(batch.count(), 7);
         let bytes = batch.encode(7);
-        assert_eq!(bytes[BATCH_HEADER_BYTES..], *b"\x01\x01k\x01v\x04\xac\x02\x01k\x05\xac\x02\x01k\x01v");
+        let puts = b"\x01\x01k\x01v\x04\xac\x02\x01k\x05\xac\x02\x01k\x01v";
+        let others = b"\x07\x01k\x08\xac\x02\x01k\x0f\x01k\x01m\x0e\xac\x02\x01k\x01m";
+        assert_eq!(bytes[BATCH_HEADER_BYTES..], [&puts[..], &others[..]].concat());
     }
 
     proptest! {

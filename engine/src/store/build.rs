@@ -4,9 +4,11 @@
 //! A file is written to its final name and synced; nothing refers to it before an edit does, and until then it is an
 //! orphan that the next recovery removes.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cutwater_io::fs::{self, File};
 use cutwater_io::{sometimes, task, time};
 
@@ -14,6 +16,7 @@ use super::blob::{Held, Placement, Sources};
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
 use super::iter::Entry;
+use super::key::{InternalKey, ValueKind};
 use super::merge::Merge;
 use super::operands::Chain;
 use super::options::FamilyOptions;
@@ -21,6 +24,7 @@ use super::points;
 use super::retention::Retention;
 use super::shared::Site;
 use super::table::TableBuilder;
+use super::tombstones::RangeTombstone;
 use super::version::{BlobAddition, BlobGarbage, FileMeta, VersionEdit};
 
 /// Bytes encoded before they are written.
@@ -101,25 +105,61 @@ struct Writing<'t> {
     tables: Vec<FileMeta>,
     output: Option<Output>,
     last_key: Vec<u8>,
+    /// Those that are not yet in a table, by where they begin.
+    tombstones: VecDeque<RangeTombstone>,
+    /// The last entry, which is not written yet: a tombstone for a key that was written once. What comes next says whether it is needed.
+    single: Option<InternalKey>,
 }
 
 impl<'t> Writing<'t> {
-    fn new(target: &'t Target<'t>, values: Placement<'t>) -> Self {
-        Writing { target, values, tables: Vec::new(), output: None, last_key: Vec::new() }
+    fn new(target: &'t Target<'t>, values: Placement<'t>, tombstones: Vec<RangeTombstone>) -> Self {
+        let (output, last_key, single) = (None, Vec::new(), None);
+        Writing {
+            target,
+            values,
+            tables: Vec::new(),
+            output,
+            last_key,
+            tombstones: tombstones.into(),
+            single,
+        }
     }
 
-    /// All entries of a key stay in one table.
+    /// All entries of a key stay in one table. A range tombstone that goes on there is cut.
     async fn split_before(&mut self, key: &[u8]) -> Result<(), Error> {
         let is_full =
             |o: &mut Output| o.builder.len_bytes() >= self.target.split_bytes && *key != self.last_key[..];
-        if let Some(full) = self.output.take_if(is_full) {
+        if let Some(mut full) = self.output.take_if(is_full) {
+            self.add_tombstones(&mut full, Some(key));
             self.tables.push(full.finish().await?);
         }
         Ok(())
     }
 
+    /// Takes the range tombstones over keys before this one, or all of them, into a table.
+    fn add_tombstones(&mut self, output: &mut Output, before: Option<&[u8]>) {
+        let mut rest = VecDeque::new();
+        while let Some(tombstone) =
+            self.tombstones.pop_front_if(|next| before.is_none_or(|key| next.begin[..] < *key))
+        {
+            let reaches_on = before.filter(|key| **key < tombstone.end[..]);
+            let Some(key) = reaches_on else {
+                output.builder.add_range_tombstone(&tombstone);
+                continue;
+            };
+            sometimes!(points::RANGE_TOMBSTONE_CUT, true);
+            let key = Bytes::copy_from_slice(key);
+            output.builder.add_range_tombstone(&RangeTombstone { end: key.clone(), ..tombstone.clone() });
+            rest.push_back(RangeTombstone { begin: key, ..tombstone });
+        }
+        // They begin before all others that are left.
+        rest.append(&mut self.tombstones);
+        self.tombstones = rest;
+    }
+
     async fn finish(mut self) -> Result<Built, Error> {
-        if let Some(last) = self.output {
+        if let Some(mut last) = self.output.take() {
+            self.add_tombstones(&mut last, None);
             self.tables.push(last.finish().await?);
         }
         let (blobs, garbage) = self.values.finish().await?;
@@ -139,10 +179,11 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         mut merge: Merge,
         retention: &mut Retention,
     ) -> Result<Built, Error> {
-        let mut writing = Writing::new(target, Placement::new(self.site, target));
+        let mut writing = Writing::new(target, Placement::new(self.site, target), retention.tombstones());
         let mut chain = Chain::default();
         while let Some(entry) = merge.entry() {
             let is_kept = retention.keeps(&entry);
+            self.end_single(&mut writing, Some(&entry), retention).await?;
             if !chain.goes_on(&entry, retention) {
                 self.end_chain(&mut writing, &mut chain, retention).await?;
             }
@@ -150,6 +191,9 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
                 writing.values.drop_entry(&entry)?;
             } else if chain.takes(&entry, target.options) {
                 chain.push(&entry);
+            } else if chain.is_empty() && entry.tag.kind() == Some(ValueKind::SingleDeletion) {
+                let user_key = Bytes::copy_from_slice(entry.user_key);
+                writing.single = Some(InternalKey { user_key, tag: entry.tag });
             } else if chain.is_empty() {
                 self.add(&mut writing, entry).await?;
             } else {
@@ -157,8 +201,34 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
             }
             merge.advance().await?;
         }
+        self.end_single(&mut writing, None, retention).await?;
         self.end_chain(&mut writing, &mut chain, retention).await?;
+        if writing.output.is_none() && !writing.tombstones.is_empty() {
+            writing.output = Some(self.begin(target).await?);
+        }
         writing.finish().await
+    }
+
+    /// Writes the tombstone of a key that was written once, unless the next entry is what it hides, which is dropped with it.
+    async fn end_single(
+        &mut self,
+        writing: &mut Writing<'_>,
+        next: Option<&Entry<'_>>,
+        retention: &mut Retention,
+    ) -> Result<(), Error> {
+        let Some(InternalKey { user_key, tag }) = writing.single.take() else { return Ok(()) };
+        let hides = |next: &&Entry<'_>| {
+            *next.user_key == user_key[..]
+                && matches!(next.tag.kind(), Some(ValueKind::Value | ValueKind::BlobIndex))
+                && retention.are_together(tag.sequence(), next.tag.sequence())
+        };
+        let goes = next.filter(hides).is_some();
+        sometimes!(points::SINGLE_DELETION_DROPPED, goes);
+        if goes {
+            retention.forget_last();
+            return Ok(());
+        }
+        Box::pin(self.add(writing, Entry { user_key: &user_key, tag, value: b"" })).await
     }
 
     async fn add(&mut self, writing: &mut Writing<'_>, entry: Entry<'_>) -> Result<(), Error> {
@@ -307,6 +377,7 @@ impl Output {
             oldest_blob_file_number: self.oldest_blob.unwrap_or(0),
             oldest_ancestor_time_s: now_s,
             file_creation_time_s: now_s,
+            range_tombstones: Some(stats.range_tombstones),
             ..FileMeta::default()
         }
         .with_crc32c(self.crc32c))

@@ -120,6 +120,27 @@ impl Store {
         self.write(batch, options).await
     }
 
+    /// Removes one key that was put once since it was last removed: see [`WriteBatch::single_delete`].
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn single_delete(&self, key: &[u8], options: WriteOptions) -> Result<u64, Error> {
+        let mut batch = WriteBatch::new();
+        batch.single_delete(key);
+        self.write(batch, options).await
+    }
+
+    /// Removes all keys from `begin` on, up to `end` and without it. However many they are, this is one write, and
+    /// their space is given free by compactions.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn delete_range(&self, begin: &[u8], end: &[u8], options: WriteOptions) -> Result<u64, Error> {
+        let mut batch = WriteBatch::new();
+        batch.delete_range(begin, end);
+        self.write(batch, options).await
+    }
+
     /// The value of a key now.
     ///
     /// # Errors

@@ -76,8 +76,10 @@ pub enum Error {
         names: Vec<String>,
     },
     /// There is no family of this name, and none was to be created.
-    #[error("there is no family {name}")]
+    #[error("there is no family {name} in {}", dir.display())]
     NoSuchFamily {
+        /// The directory.
+        dir: PathBuf,
         /// The name.
         name: String,
     },

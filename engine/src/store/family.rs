@@ -69,6 +69,26 @@ impl Family {
         self.store.write(batch, options).await
     }
 
+    /// Removes one key that was put once since it was last removed: see [`WriteBatch::single_delete`].
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn single_delete(&self, key: &[u8], options: WriteOptions) -> Result<u64, Error> {
+        let mut batch = WriteBatch::new();
+        batch.single_delete_in(self, key);
+        self.store.write(batch, options).await
+    }
+
+    /// Removes all keys from `begin` on, up to `end` and without it.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn delete_range(&self, begin: &[u8], end: &[u8], options: WriteOptions) -> Result<u64, Error> {
+        let mut batch = WriteBatch::new();
+        batch.delete_range_in(self, begin, end);
+        self.store.write(batch, options).await
+    }
+
     /// The value of a key now.
     ///
     /// # Errors

@@ -80,7 +80,8 @@ async fn write_tables<F: FnMut() -> u64>(
     for part in parts {
         let merge = Merge::new(vec![Source::memtable(part.mem.clone())], None).await?;
         let target = Target::level0(part.key.id, &part.key.name, &part.options);
-        tables.push(build.run(&target, merge, &mut Retention::new(snapshots.clone(), None)).await?);
+        let mut retention = Retention::of_memtable(&part.mem, snapshots.clone());
+        tables.push(build.run(&target, merge, &mut retention).await?);
     }
     point!(points::FLUSH_TABLE_SYNCED);
     shared.site.dir.sync().await?;

@@ -7,6 +7,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::blob::BlobCache;
+use super::cover::Cover;
 use super::error::Error;
 use super::key::{Tag, ValueKind};
 use super::merge::{Merge, Source};
@@ -75,6 +76,7 @@ pub struct Iter {
     start: Bound<Vec<u8>>,
     end: Bound<Vec<u8>>,
     reads: Reads,
+    cover: Cover,
     merge: Merge,
     at: At,
     /// The key it is on.
@@ -121,11 +123,12 @@ impl Iter {
     pub(crate) fn new(
         (start, end): (Bound<Vec<u8>>, Bound<Vec<u8>>),
         reads: Reads,
+        cover: Cover,
         sources: Vec<Source>,
         wake: WakeOnDrop,
     ) -> Iter {
         let (merge, at, key) = (Merge::idle(sources), At::Start, Vec::new());
-        Iter { start, end, reads, merge, at, key, _wake: wake }
+        Iter { start, end, reads, cover, merge, at, key, _wake: wake }
     }
 
     /// Moves to the next key, from before the first to the first.
@@ -219,7 +222,7 @@ impl Iter {
     async fn find_forward(&mut self, to: Option<Seek<'_>>) -> Result<Option<Vec<u8>>, Error> {
         let mut is_decided = to.is_none();
         if let Some(to) = to {
-            self.merge.seek(to).await?;
+            self.seek_sources(to).await?;
         }
         while let Some(entry) = self.merge.entry() {
             if self.is_behind_end(entry.user_key) {
@@ -230,6 +233,10 @@ impl Iter {
                 self.key.clear();
                 self.key.extend_from_slice(entry.user_key);
                 is_decided = true;
+                if self.cover.covering(entry.user_key, self.reads.sequence) > entry.tag.sequence() {
+                    self.merge.advance().await?;
+                    continue;
+                }
                 let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
                 if kind == Some(ValueKind::Merge) {
                     return Box::pin(self.merge_forward()).await.map(Some);
@@ -246,7 +253,9 @@ impl Iter {
     /// The value of the key, of which the merge is on the newest operand. The merge moves to what lies below the operands.
     async fn merge_forward(&mut self) -> Result<Vec<u8>, Error> {
         let (mut operands, mut base) = (Vec::new(), None);
-        while let Some(entry) = self.merge.entry().filter(|entry| *entry.user_key == self.key[..]) {
+        let covering = self.cover.covering(&self.key, self.reads.sequence);
+        let counts = |entry: &Entry<'_>| *entry.user_key == self.key[..] && entry.tag.sequence() >= covering;
+        while let Some(entry) = self.merge.entry().filter(counts) {
             let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
             if kind != Some(ValueKind::Merge) {
                 base = Some((kind, value));
@@ -262,7 +271,7 @@ impl Iter {
     /// The value of the key before, which becomes the one it is on. The merge has passed over the present one.
     async fn find_backward(&mut self, to: Option<Seek<'_>>) -> Result<Option<Vec<u8>>, Error> {
         if let Some(to) = to {
-            self.merge.seek(to).await?;
+            self.seek_sources(to).await?;
         }
         while let Some(entry) = self.merge.entry() {
             if self.is_before_start(entry.user_key) {
@@ -271,8 +280,9 @@ impl Iter {
             self.key.clear();
             self.key.extend_from_slice(entry.user_key);
             let (mut base, mut operands) = (None, Vec::new());
+            let covering = self.cover.covering(&self.key, self.reads.sequence);
             while let Some(entry) = self.merge.entry().filter(|entry| *entry.user_key == self.key[..]) {
-                if entry.tag.sequence() <= self.reads.sequence {
+                if entry.tag.sequence() <= self.reads.sequence && entry.tag.sequence() >= covering {
                     let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
                     if kind == Some(ValueKind::Merge) {
                         operands.push(value);
@@ -293,6 +303,14 @@ impl Iter {
             }
         }
         Ok(None)
+    }
+
+    async fn seek_sources(&mut self, to: Seek<'_>) -> Result<(), Error> {
+        // Boxed, as most iterators do not come here.
+        if self.cover.is_incomplete() {
+            Box::pin(self.cover.complete()).await?;
+        }
+        self.merge.seek(to).await
     }
 
     fn is_before_start(&self, key: &[u8]) -> bool {

@@ -21,7 +21,7 @@ pub enum ValueKind {
     Value = 0x1,
     /// An operand to be merged.
     Merge = 0x2,
-    /// A tombstone for a key that was written once. Read as a tombstone, which is what it means then.
+    /// A tombstone for a key that was written once; it goes when a compaction has dropped what it hides.
     SingleDeletion = 0x7,
     /// A tombstone for a range of keys; only in its own block of a table.
     RangeDeletion = 0xF,
@@ -67,6 +67,12 @@ impl Tag {
     /// Sorts before every entry of its user key that `sequence` can see, and after those it cannot.
     pub fn seek(sequence: u64) -> Tag {
         Tag(sequence.min(MAX_SEQUENCE) << 8 | 0xff)
+    }
+
+    /// Of the upper bound of a table that a range tombstone reaches to: sorts before every entry of its user key, none of which
+    /// is in the table.
+    pub fn behind_range() -> Tag {
+        Tag::new(MAX_SEQUENCE, ValueKind::RangeDeletion)
     }
 
     /// The sequence number.

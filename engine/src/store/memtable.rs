@@ -7,11 +7,12 @@ use std::cmp;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
 use super::key::{InternalKey, Tag, ValueKind};
+use super::tombstones::{RangeTombstone, Tombstones};
 
 /// What an entry costs beyond its bytes, roughly. Bytes.
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
@@ -20,6 +21,10 @@ const ENTRY_OVERHEAD_BYTES: u64 = 64;
 #[derive(Debug, Default)]
 pub struct Memtable {
     entries: RwLock<BTreeMap<Prefixed, Bytes>>,
+    /// Shared with those who read: copied when one is added meanwhile.
+    tombstones: RwLock<Arc<Tombstones>>,
+    /// Most memtables have none, and need no lock to say so.
+    has_tombstones: AtomicBool,
     size_bytes: AtomicU64,
     has_unlogged: AtomicBool,
     /// 0 if nothing of it is in a log.
@@ -55,12 +60,25 @@ impl Ord for Prefixed {
 }
 
 impl Memtable {
-    /// Adds an entry.
+    /// Adds an entry. The value of a range tombstone is where it ends.
     pub fn insert(&self, user_key: Bytes, tag: Tag, value: Bytes) {
         let cost = (user_key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.insert(Prefixed::new(InternalKey { user_key, tag }), value);
+        if tag.kind() == Some(ValueKind::RangeDeletion) {
+            let tombstone = RangeTombstone { begin: user_key, end: value, sequence: tag.sequence() };
+            let mut tombstones = self.tombstones.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::make_mut(&mut tombstones).insert(tombstone);
+            self.has_tombstones.store(true, Ordering::Release);
+        } else {
+            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            entries.insert(Prefixed::new(InternalKey { user_key, tag }), value);
+        }
         self.size_bytes.fetch_add(cost, Ordering::Relaxed);
+    }
+
+    /// Its range tombstones, if there are any.
+    pub fn tombstones(&self) -> Option<Arc<Tombstones>> {
+        let has_some = self.has_tombstones.load(Ordering::Acquire);
+        has_some.then(|| self.tombstones.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Notes that some of it is in no log.
@@ -93,12 +111,21 @@ impl Memtable {
         self.size_bytes.load(Ordering::Relaxed)
     }
 
-    /// The newest entry of `user_key` that `sequence` can see.
+    /// The newest entry of `user_key` that `sequence` can see. Of what a range tombstone takes away it says that it is gone.
     pub fn get(&self, user_key: &[u8], sequence: u64) -> Option<(Option<ValueKind>, Bytes)> {
+        let newest = self.newest_entry(user_key, sequence);
+        let covering = self.tombstones().map_or(0, |tombstones| tombstones.covering(user_key, sequence));
+        match newest {
+            Some((tag, value)) if tag.sequence() >= covering => Some((tag.kind(), value)),
+            _ => (covering > 0).then(|| (Some(ValueKind::Deletion), Bytes::new())),
+        }
+    }
+
+    fn newest_entry(&self, user_key: &[u8], sequence: u64) -> Option<(Tag, Bytes)> {
         let from = InternalKey { user_key: Bytes::copy_from_slice(user_key), tag: Tag::seek(sequence) };
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         let (Prefixed { key, .. }, value) = entries.range(Prefixed::new(from)..).next()?;
-        (key.user_key == user_key).then(|| (key.tag.kind(), value.clone()))
+        (key.user_key == user_key).then(|| (key.tag, value.clone()))
     }
 
     /// Up to `limit` entries from a bound on, ascending.
@@ -148,5 +175,21 @@ mod tests {
         assert_eq!(mem.get(b"k", 6).unwrap().1, "five");
         assert_eq!(mem.get(b"k", 9).unwrap().0, Some(ValueKind::Deletion));
         assert_eq!(mem.get(b"j", 9), None);
+    }
+
+    #[test]
+    fn a_range_takes_away_what_was_written_before_it() {
+        let mem = Memtable::default();
+        let insert =
+            |k: &'static [u8], tag, v: &'static str| mem.insert(Bytes::from_static(k), tag, v.into());
+        insert(b"k", Tag::new(3, ValueKind::Value), "three");
+        assert!(mem.tombstones().is_none());
+        insert(b"a", Tag::new(5, ValueKind::RangeDeletion), "m");
+        insert(b"k", Tag::new(7, ValueKind::Value), "seven");
+        assert_eq!(mem.get(b"k", 4).unwrap().1, "three");
+        assert_eq!(mem.get(b"k", 6).unwrap().0, Some(ValueKind::Deletion));
+        assert_eq!(mem.get(b"k", 7).unwrap().1, "seven");
+        assert_eq!(mem.get(b"b", 7).unwrap().0, Some(ValueKind::Deletion), "what lies deeper is gone, too");
+        assert_eq!(mem.get(b"m", 7), None);
     }
 }

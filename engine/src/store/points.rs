@@ -31,6 +31,10 @@ cutwater_io::points! {
     buggify COMPACT_LATER = "store.compact_later": "a compaction that is due waits for a while";
     buggify LINK_LATER = "store.checkpoint.link_later": "a checkpoint knows its tables, and waits for a while before it links them";
     buggify MANIFEST_ROLLS_EARLY = "store.manifest.rolls_early": "a MANIFEST rolls over long before it is large";
+    sometimes ENTRY_UNDER_RANGE_DROPPED = "store.compaction.range_dropped": "an entry was dropped, as it lies under a range tombstone";
+    sometimes RANGE_TOMBSTONE_DROPPED = "store.compaction.range_tombstone_dropped": "a range tombstone was dropped, as nothing lies under it";
+    sometimes RANGE_TOMBSTONE_CUT = "store.compaction.range_tombstone_cut": "a range tombstone was cut where one table ends and the next begins";
+    sometimes SINGLE_DELETION_DROPPED = "store.compaction.single_deletion_dropped": "a single deletion was dropped with what it hides";
     sometimes WAL_TORN = "store.recovery.torn_wal": "recovery met a log that does not end in a whole record";
     sometimes WAL_HOLE = "store.recovery.wal_hole": "recovery ignored a log because the one before it had lost its end";
     sometimes WAL_GIVEN_UP = "store.wal.given_up": "a log could not be marked, and a new one was begun";

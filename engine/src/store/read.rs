@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use super::cover::Cover;
 use super::error::Error;
 use super::files::Files;
 use super::iter::{Iter, Reads, Seek, value_of};
@@ -68,22 +69,29 @@ impl View {
         let (level0, deeper) = self.version.levels.split_first().expect("there is a level 0");
         let is_before = |f: &Arc<FileMeta>| compare(&f.largest.user_key, f.largest.tag, key, tag).is_lt();
         let deeper = deeper.iter().filter_map(|files| files.get(files.partition_point(is_before)));
-        let may_hold = |f: &&Arc<FileMeta>| f.smallest.user_key[..] <= *key && *key <= f.largest.user_key[..];
-        for file in level0.iter().chain(deeper).filter(may_hold) {
+        for file in level0.iter().chain(deeper).filter(|file| file.may_hold(key)) {
             let table = files.tables.open(file).await?;
+            let covering = table.tombstones().covering(key, sequence);
             if !table.may_contain(key) {
+                if covering > 0 {
+                    return Ok(None);
+                }
                 continue;
             }
             let mut iter = TableIter::new(table, Caching::Keep);
             if iter.seek(Seek::NotBefore(key, tag)).await? {
                 let entry = iter.entry();
-                if entry.user_key == key {
+                if entry.user_key == key && entry.tag.sequence() >= covering {
                     if entry.tag.kind() == Some(ValueKind::Merge) {
                         return self.get_merged(files, sequence, key).await;
                     }
                     let (kind, value) = (entry.tag.kind(), entry.value.to_vec());
                     return value_of(&files.blobs, &self.version, key, kind, value).await;
                 }
+            }
+            // What lies deeper is older than the tombstone.
+            if covering > 0 {
+                return Ok(None);
             }
         }
         Ok(None)
@@ -125,6 +133,7 @@ impl View {
             blobs: files.blobs.clone(),
             merge_operator: self.merge_operator.clone(),
         };
-        Iter::new(bounds, reads, sources, wake)
+        let cover = Cover::new(&self.memtables, &self.version, &files.tables, &bounds);
+        Iter::new(bounds, reads, cover, sources, wake)
     }
 }

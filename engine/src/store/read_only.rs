@@ -178,7 +178,8 @@ impl ReadOnlyStore {
     fn view(&self, family: &str) -> Result<View, Error> {
         let id = self.set.named(family);
         let open = id.and_then(|id| Some((id, self.set.family(id)?)));
-        let (id, family) = open.ok_or_else(|| Error::NoSuchFamily { name: family.to_owned() })?;
+        let missing = || Error::NoSuchFamily { dir: self.files.dir.clone(), name: family.to_owned() };
+        let (id, family) = open.ok_or_else(missing)?;
         let memtables = self.memtables.get(&id).cloned().into_iter().collect();
         let version = family.version.clone();
         let merge_operator = self.merge_operators.get(&*family.name).cloned();

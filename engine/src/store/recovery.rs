@@ -115,7 +115,9 @@ fn all_families(
         return Err(Error::FamiliesNotOpened { dir: dir.to_owned(), names });
     }
     match named.keys().find(|name| set.named(name).is_none()) {
-        Some(name) if !create_missing => Err(Error::NoSuchFamily { name: (*name).to_owned() }),
+        Some(name) if !create_missing => {
+            Err(Error::NoSuchFamily { dir: dir.to_owned(), name: (*name).to_owned() })
+        }
         _ => {
             let with_options =
                 |(id, family): (u32, &FamilyVersion)| options_of(&family.name).map(|options| (id, options));

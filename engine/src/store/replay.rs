@@ -304,8 +304,9 @@ impl<'a> Replay<'a> {
             sometimes!(of_families::RECORD_SKIPPED, true);
             return Ok(());
         }
+        use ValueKind as K;
         match tag.kind() {
-            Some(ValueKind::Value | ValueKind::Merge | ValueKind::Deletion | ValueKind::SingleDeletion) => {
+            Some(K::Value | K::Merge | K::Deletion | K::SingleDeletion | K::RangeDeletion) => {
                 self.memtables.entry(id).or_default().insert(key, tag, value);
                 Ok(())
             }
@@ -336,11 +337,12 @@ impl<'a> Replay<'a> {
             *next_number += 1;
             *next_number - 1
         };
+        let mut retention = Retention::of_memtable(&mem, Vec::new());
         let merge = Merge::new(vec![Source::memtable(mem)], None).await?;
         let name = &self.set.family(id).expect("others are passed over").name;
         let target = Target::level0(id, name, &self.families[&id]);
         let mut build = Build::new(self.site, allocate);
-        let built = build.run(&target, merge, &mut Retention::new(Vec::new(), None)).await?;
+        let built = build.run(&target, merge, &mut retention).await?;
         self.built.entry(id).or_default().push(built);
         point!(points::RECOVERY_TABLE_WRITTEN);
         Ok(())

@@ -2,7 +2,8 @@
 //!
 //! Snapshots cut the history of a key into strata; of each stratum only the newest entry can ever be seen, or, if that is a merge
 //! operand, all down to the first that is none. A tombstone that every snapshot sees, over nothing that lies deeper, hides
-//! nothing but what is dropped with it.
+//! nothing but what is dropped with it. So is an entry under a range tombstone that nothing tells it apart from; a range tombstone goes
+//! where a tombstone of a key would.
 
 use std::sync::Arc;
 
@@ -10,7 +11,9 @@ use cutwater_io::sometimes;
 
 use super::iter::Entry;
 use super::key::ValueKind;
+use super::memtable::Memtable;
 use super::points;
+use super::tombstones::{RangeTombstone, Tombstones};
 use super::version::FileMeta;
 
 /// Decides entry by entry, in the order of internal keys.
@@ -20,6 +23,8 @@ pub(crate) struct Retention {
     snapshots: Vec<u64>,
     /// Tables below the output that may hold older entries; nothing if tombstones must stay.
     deeper: Option<Vec<Arc<FileMeta>>>,
+    /// All that lie over the entries and come with them.
+    tombstones: Tombstones,
     /// The last entry that counts.
     last: Option<Last>,
 }
@@ -36,7 +41,18 @@ impl Retention {
     /// `snapshots` ascend. Without `deeper` all tombstones are kept.
     pub(crate) fn new(snapshots: Vec<u64>, deeper: Option<Vec<Arc<FileMeta>>>) -> Self {
         assert!(snapshots.is_sorted(), "snapshots ascend");
-        Retention { snapshots, deeper, last: None }
+        Retention { snapshots, deeper, tombstones: Tombstones::default(), last: None }
+    }
+
+    /// For a memtable that becomes a table of level 0.
+    pub(crate) fn of_memtable(mem: &Memtable, snapshots: Vec<u64>) -> Self {
+        let tombstones = mem.tombstones().map(Arc::unwrap_or_clone);
+        Retention::new(snapshots, None).under(tombstones.unwrap_or_default())
+    }
+
+    /// With these range tombstones over the entries.
+    pub(crate) fn under(self, tombstones: Tombstones) -> Self {
+        Retention { tombstones, ..self }
     }
 
     /// The oldest snapshot that sees the sequence number; `u64::MAX` stands for the present.
@@ -52,7 +68,9 @@ impl Retention {
             && last.key[..] == *entry.user_key
         {
             if last.stratum == stratum && !last.is_operand {
-                return false;
+                // If the value that hides it goes with a single deletion, what this one hides must not come back.
+                let is_single = entry.tag.kind() == Some(ValueKind::SingleDeletion);
+                return is_single && !self.is_over_nothing(entry.user_key, entry.tag.sequence());
             }
             sometimes!(points::SNAPSHOT_KEPT, last.stratum != stratum);
         }
@@ -61,11 +79,20 @@ impl Retention {
         last.key.extend_from_slice(entry.user_key);
         last.stratum = stratum;
         last.is_operand = entry.tag.kind() == Some(ValueKind::Merge);
+        if self.tombstones.covering(entry.user_key, stratum) > entry.tag.sequence() {
+            sometimes!(points::ENTRY_UNDER_RANGE_DROPPED, true);
+            return false;
+        }
         let is_tombstone = matches!(entry.tag.kind(), Some(ValueKind::Deletion | ValueKind::SingleDeletion));
         // What it hides has a lower sequence number, so lies in the same oldest stratum and is dropped after it.
         let drops = is_tombstone && self.is_over_nothing(entry.user_key, entry.tag.sequence());
         sometimes!(points::TOMBSTONE_DROPPED, drops);
         !drops
+    }
+
+    /// The last entry is dropped after all, with what it hid: what comes next counts as if neither had been there.
+    pub(crate) fn forget_last(&mut self) {
+        self.last = None;
     }
 
     /// True if two entries of a key are seen by the same snapshots.
@@ -79,9 +106,31 @@ impl Retention {
     }
 
     fn is_bottommost(&self, key: &[u8]) -> bool {
-        self.deeper.as_ref().is_some_and(|files| {
-            !files.iter().any(|f| f.smallest.user_key[..] <= *key && *key <= f.largest.user_key[..])
-        })
+        self.deeper.as_ref().is_some_and(|files| !files.iter().any(|file| file.may_hold(key)))
+    }
+
+    /// The range tombstones that must be kept: of those over the same keys the newest of each stratum.
+    pub(crate) fn tombstones(&self) -> Vec<RangeTombstone> {
+        let mut kept: Vec<RangeTombstone> = Vec::new();
+        for tombstone in self.tombstones.iter() {
+            let stratum = self.stratum(tombstone.sequence);
+            let is_hidden = kept.last().is_some_and(|newer| {
+                newer.begin == tombstone.begin && self.stratum(newer.sequence) == stratum
+            });
+            let is_over_nothing = stratum == self.stratum(0) && self.is_range_bottommost(&tombstone);
+            sometimes!(points::RANGE_TOMBSTONE_DROPPED, is_over_nothing);
+            if !is_hidden && !is_over_nothing {
+                kept.push(tombstone);
+            }
+        }
+        kept
+    }
+
+    fn is_range_bottommost(&self, tombstone: &RangeTombstone) -> bool {
+        let touches = |file: &Arc<FileMeta>| {
+            file.smallest.user_key < tombstone.end && !file.ends_before(&tombstone.begin)
+        };
+        self.deeper.as_ref().is_some_and(|files| !files.iter().any(touches))
     }
 }
 

@@ -115,6 +115,15 @@ async fn verify_table(
         count += 1;
         is_on_entry = iter.next().await?;
     }
+    for tombstone in table.tombstones().iter() {
+        let sequence = tombstone.sequence;
+        let from =
+            InternalKey { user_key: tombstone.begin, tag: Tag::new(sequence, ValueKind::RangeDeletion) };
+        let to = InternalKey { user_key: tombstone.end, tag: Tag::behind_range() };
+        (smallest, largest) = (sequence.min(smallest), sequence.max(largest));
+        (first, last) = (first.into_iter().chain([from]).min(), last.into_iter().chain([to]).max());
+    }
+    count += table.range_tombstones();
     if first.as_ref() != Some(&file.smallest) || last.as_ref() != Some(&file.largest) {
         return Err(mismatch(dir, file, "its first or last key is not that of the MANIFEST".to_owned()));
     }

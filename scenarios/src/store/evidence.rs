@@ -129,8 +129,9 @@ fn concerns(error: &Error) -> Option<&Path> {
             (source.raw_os_error() == Some(Errno::Eio.raw())).then_some(path.as_path())
         }
         Error::Corruption { file, .. } => Some(file),
-        // The families were listed before: the MANIFEST is read twice, and may be damaged in one of the reads.
-        Error::FamiliesNotOpened { dir, .. } => Some(dir),
+        // Who opens a store knows its families, or has listed them: a MANIFEST that says something else may have been damaged in one of
+        // the reads, or lack its end.
+        Error::FamiliesNotOpened { dir, .. } | Error::NoSuchFamily { dir, .. } => Some(dir),
         _ => None,
     }
 }

@@ -146,6 +146,15 @@ impl<'d> Draft<'d> {
         self.changes.push((key, None));
     }
 
+    /// Deletes keys that follow each other, in every family: whoever has them.
+    pub(super) fn delete_range(&mut self, keys: impl Iterator<Item = Vec<u8>>) {
+        let keys: Vec<Vec<u8>> = keys.collect();
+        let Some((first, last)) = keys.first().zip(keys.last()) else { return };
+        let behind = [last, &b"\0"[..]].concat();
+        self.db.families.iter().for_each(|family| self.batch.delete_range_in(family, first, &behind));
+        self.changes.extend(keys.into_iter().map(|key| (key, None)));
+    }
+
     /// Appends to what the key has after the changes so far: `before` them it had this.
     pub(super) fn append(&mut self, key: Vec<u8>, operand: &[u8], before: Option<&Vec<u8>>) {
         let changed = self.changes.iter().rev().find(|(changed, _)| *changed == key);

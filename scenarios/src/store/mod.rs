@@ -85,6 +85,13 @@ impl Scenario for StoreScenario {
                     .arg("count", 1..=8)
                     .log_arg("len", 0..=800)
                     .arg("sync_if_3", 0..=3),
+                Verb::new(
+                    "delete_range",
+                    "delete a range of keys, which may be empty, and write its first one anew",
+                )
+                .arg("key", 0..=23)
+                .arg("count", 0..=12)
+                .arg("sync_if_3", 0..=3),
                 Verb::new("get", "read one key").arg("key", 0..=23),
                 Verb::new("scan", "read a range, one in two backwards")
                     .arg("key", 0..=23)

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 
-use super::content::{key, own, same, same_value, value};
+use super::content::{KEYS, key, own, same, same_value, value};
 use super::families::{Db, Draft};
 use super::process::{Exit, Shared, Taken};
 use super::repair::copy;
@@ -79,6 +79,14 @@ impl Shared {
                     }
                 }
                 self.write(db, actor, draft, args[3] == 3).await
+            }
+            "delete_range" => {
+                let mut draft = Draft::new(db);
+                draft.delete_range((args[0]..KEYS.min(args[0] + args[1])).map(|number| key(actor, number)));
+                if op.id.is_multiple_of(2) {
+                    self.set(&mut draft, actor, self.key(actor, args[0]), value(op, 0, 40), op.id.into());
+                }
+                self.write(db, actor, draft, args[2] == 3).await
             }
             "get" => {
                 let key = self.key(actor, args[0]);

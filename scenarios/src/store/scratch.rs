@@ -1,13 +1,13 @@
 //! Families that come and go while the writers write.
 //!
-//! The operation `family` creates one, writes to it, looks at it after a while, and drops it. Both are durable when they are
+//! The operation `family` creates one, writes to it, looks at it after a while, now and then deletes what it wrote, and drops it. Both are durable when they are
 //! answered. So a process that comes up finds each one that was created and not yet to be dropped, with what was made durable
 //! in it, and none that was dropped; it drops what its predecessor left.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cutwater_engine::store::WriteOptions;
+use cutwater_engine::store::{Family, WriteOptions};
 use cutwater_io::time;
 use cutwater_sim::plan::Op;
 use cutwater_sim::scenario::Violation;
@@ -59,10 +59,23 @@ impl Shared {
         time::sleep(Duration::from_micros(op.args[0])).await;
         let found = self.tolerate("get of family", family.get(KEY).await)?;
         same_value("a family that others come and go beside stays as it is", KEY, &Some(value), &found)?;
+        if op.id.is_multiple_of(3) {
+            self.is(&name, Fate::There(None));
+            self.delete_again(&family).await?;
+        }
         self.is(&name, Fate::Open);
         self.tolerate("drop family", db.store.drop_family(&family).await)?;
         self.is(&name, Fate::Gone);
         Ok(())
+    }
+
+    /// What was written once can be deleted by itself, and stays away when both have met.
+    async fn delete_again(&self, family: &Family) -> Result<(), Exit> {
+        let logged = WriteOptions { sync: false, disable_wal: false };
+        self.tolerate("single delete", family.single_delete(KEY, logged).await)?;
+        self.tolerate("compact family", family.compact_all().await)?;
+        let found = self.tolerate("get of family", family.get(KEY).await)?;
+        Ok(same_value("what was written once and deleted is gone", KEY, &None, &found)?)
     }
 
     fn is(&self, name: &str, fate: Fate) {

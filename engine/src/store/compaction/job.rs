@@ -1,6 +1,8 @@
 //! Runs one compaction: write the outputs, make them durable with their names, then install the edit. The inputs are
 //! removed later, when nobody reads them.
 
+use std::sync::Arc;
+
 use cutwater_io::{point, sometimes};
 
 use super::picker::Compaction;
@@ -13,6 +15,7 @@ use crate::store::points;
 use crate::store::retention::Retention;
 use crate::store::shared::{Change, Shared, State};
 use crate::store::table::Caching;
+use crate::store::tombstones::Tombstones;
 use crate::store::version::{FileMeta, VersionEdit};
 
 #[tracing::instrument(name = "compaction", level = "debug", skip_all)]
@@ -60,6 +63,18 @@ fn sources_of(shared: &Shared, family: &FamilyKey, gc_age_percent: u8) -> Option
     Some(Sources { cache: shared.files.blobs.clone(), files, relocate_below })
 }
 
+/// The range tombstones of the inputs.
+async fn tombstones_of(
+    shared: &Shared,
+    inputs: impl Iterator<Item = &Arc<FileMeta>>,
+) -> Result<Tombstones, Error> {
+    let mut tombstones = Tombstones::default();
+    for file in inputs.filter(|file| file.range_tombstones != Some(0)) {
+        tombstones.extend(shared.files.tables.open(file).await?.tombstones());
+    }
+    Ok(tombstones)
+}
+
 async fn write_outputs<F: FnMut() -> u64>(
     shared: &Shared,
     family: u32,
@@ -67,6 +82,7 @@ async fn write_outputs<F: FnMut() -> u64>(
     build: &mut Build<'_, F>,
 ) -> Result<Built, Error> {
     let Compaction { level, upper, lower, deeper } = compaction;
+    let tombstones = tombstones_of(shared, upper.iter().chain(&lower)).await?;
     let mut sources = match level {
         0 => upper.into_iter().map(|f| Source::chain(&shared.files.tables, vec![f], Caching::Pass)).collect(),
         _ => vec![Source::chain(&shared.files.tables, upper, Caching::Pass)],
@@ -90,7 +106,8 @@ async fn write_outputs<F: FnMut() -> u64>(
         split_bytes,
         sources: sources_of(shared, &key, options.blob_gc_age_percent),
     };
-    let outputs = build.run(&target, merge, &mut Retention::new(snapshots, Some(deeper))).await?;
+    let outputs =
+        build.run(&target, merge, &mut Retention::new(snapshots, Some(deeper)).under(tombstones)).await?;
     point!(points::COMPACTION_OUTPUTS_SYNCED);
     if !outputs.is_empty() {
         shared.site.dir.sync().await?;

@@ -56,9 +56,10 @@ impl Compaction {
 /// The tables of a level that share the range of user keys of `inputs`.
 fn touching(level: &[Arc<FileMeta>], inputs: &[Arc<FileMeta>]) -> Vec<Arc<FileMeta>> {
     let smallest = inputs.iter().map(|f| &f.smallest.user_key).min();
-    let largest = inputs.iter().map(|f| &f.largest.user_key).max();
-    let Some((smallest, largest)) = smallest.zip(largest) else { return Vec::new() };
-    let touches = |f: &&Arc<FileMeta>| f.smallest.user_key <= *largest && *smallest <= f.largest.user_key;
+    // Where a range tombstone ends at a key of another table, the two share no key: as an internal key it comes first.
+    let last = inputs.iter().max_by_key(|f| &f.largest);
+    let Some((smallest, last)) = smallest.zip(last) else { return Vec::new() };
+    let touches = |f: &&Arc<FileMeta>| !last.ends_before(&f.smallest.user_key) && !f.ends_before(smallest);
     level.iter().filter(touches).cloned().collect()
 }
 
@@ -145,6 +146,23 @@ mod tests {
         let cursors = vec![None, Some(level1[0].largest.clone()), None, None];
         let picked = pick(&version([&[], &level1, &level2, &[]]), &options(), &cursors).unwrap();
         assert_eq!((numbers(&picked.upper), numbers(&picked.lower)), (vec![2, 3], vec![7, 8]));
+    }
+
+    #[test]
+    fn tables_that_a_range_tombstone_was_cut_between_go_apart() {
+        let behind = Tag::behind_range().0;
+        let level1 = [file(1, "a", "k", (9, behind)), file(2, "k", "m", (8, 8))];
+        let cursors = vec![None, Some(level1[1].largest.clone()), None, None];
+        let picked = pick(
+            &version([&[], &level1, &[], &[]]),
+            &FamilyOptions { max_bytes_for_level_base: 1000, ..options() },
+            &cursors,
+        )
+        .unwrap();
+        assert_eq!(numbers(&picked.upper), [1]);
+        let level2 = [file(6, "a", "a", (1, 1)), file(7, "k", "k", (1, 1))];
+        assert_eq!(numbers(&touching(&level2, &level1[..1])), [6]);
+        assert_eq!(numbers(&touching(&level1, &level2[1..])), [2]);
     }
 
     #[test]

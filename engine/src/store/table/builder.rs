@@ -4,10 +4,11 @@ use super::block::BlockBuilder;
 use super::compression::Compression;
 use super::filter;
 use super::format::{Footer, Handle, append_trailer};
-use super::properties::{self, Counts, PROPERTIES_NAME};
+use super::properties::{self, Counts, PROPERTIES_NAME, RANGE_DELETIONS_NAME};
 use crate::store::key::{InternalKey, Tag, ValueKind, append, compare, split};
 use crate::store::operands::MergeWith;
 use crate::store::options::FamilyOptions;
+use crate::store::tombstones::RangeTombstone;
 use crate::store::version::{DEFAULT_FAMILY, DEFAULT_FAMILY_NAME};
 
 const DATA_RESTART_INTERVAL: usize = 16;
@@ -23,8 +24,10 @@ pub struct TableStats {
     pub smallest_sequence: u64,
     /// Highest sequence number.
     pub largest_sequence: u64,
-    /// How many.
+    /// How many, range tombstones included.
     pub entries: u64,
+    /// How many range tombstones.
+    pub range_tombstones: u64,
     /// Length of the file. Bytes.
     pub file_bytes: u64,
 }
@@ -40,7 +43,10 @@ pub struct TableBuilder {
     index: BlockBuilder,
     hashes: Vec<u64>,
     counts: Counts,
+    tombstones: BlockBuilder,
     smallest: Option<InternalKey>,
+    /// Where the range tombstones end.
+    ranges_end: Option<InternalKey>,
     /// The internal key added last; empty before the first.
     last_key: Vec<u8>,
     smallest_sequence: u64,
@@ -70,7 +76,9 @@ impl TableBuilder {
                 family_name: DEFAULT_FAMILY_NAME.to_owned(),
                 ..Counts::default()
             },
+            tombstones: BlockBuilder::new(1),
             smallest: None,
+            ranges_end: None,
             last_key: Vec::new(),
             smallest_sequence: u64::MAX,
             largest_sequence: 0,
@@ -99,17 +107,36 @@ impl TableBuilder {
         append(&mut self.last_key, user_key, tag);
         self.data.add(&self.last_key, value);
         self.smallest.get_or_insert_with(|| InternalKey { user_key: user_key.to_vec().into(), tag });
-        self.smallest_sequence = self.smallest_sequence.min(tag.sequence());
-        self.largest_sequence = self.largest_sequence.max(tag.sequence());
-        self.counts.entries += 1;
-        self.counts.raw_key_bytes += self.last_key.len() as u64;
-        self.counts.raw_value_bytes += value.len() as u64;
+        self.count(user_key, tag, value);
         let is_tombstone = matches!(tag.kind(), Some(ValueKind::Deletion | ValueKind::SingleDeletion));
         self.counts.deletions += u64::from(is_tombstone);
         self.counts.operands += u64::from(tag.kind() == Some(ValueKind::Merge));
         if self.data.len_bytes() >= self.block_bytes {
             self.finish_data_block();
         }
+    }
+
+    /// Adds a range tombstone. They come after all entries, by where they begin; of those that begin together the newest first.
+    pub fn add_range_tombstone(&mut self, tombstone: &RangeTombstone) {
+        let RangeTombstone { begin, end, sequence } = tombstone;
+        assert!(begin < end, "a range tombstone has a key");
+        let from =
+            InternalKey { user_key: begin.clone(), tag: Tag::new(*sequence, ValueKind::RangeDeletion) };
+        let to = InternalKey { user_key: end.clone(), tag: Tag::behind_range() };
+        self.tombstones.add(&from.encode(), end);
+        self.count(begin, from.tag, end);
+        self.counts.deletions += 1;
+        self.counts.range_deletions += 1;
+        self.smallest = self.smallest.take().into_iter().chain([from]).min();
+        self.ranges_end = self.ranges_end.take().into_iter().chain([to]).max();
+    }
+
+    fn count(&mut self, user_key: &[u8], tag: Tag, value: &[u8]) {
+        self.smallest_sequence = self.smallest_sequence.min(tag.sequence());
+        self.largest_sequence = self.largest_sequence.max(tag.sequence());
+        self.counts.entries += 1;
+        self.counts.raw_key_bytes += user_key.len() as u64 + 8;
+        self.counts.raw_value_bytes += value.len() as u64;
     }
 
     /// True without entries.
@@ -158,16 +185,27 @@ impl TableBuilder {
         properties::build(&self.counts, &mut self.out);
         let handle = self.seal_block(start, Compression::None);
         meta.add(PROPERTIES_NAME, &encoded(handle));
+        if self.counts.range_deletions > 0 {
+            let start = self.out.len();
+            self.tombstones.finish(&mut self.out);
+            let handle = self.seal_block(start, Compression::None);
+            meta.add(RANGE_DELETIONS_NAME, &encoded(handle));
+        }
         let start = self.out.len();
         meta.finish(&mut self.out);
         let meta_handle = self.seal_block(start, Compression::None);
         Footer::encode(meta_handle, index_handle, &mut self.out);
         let stats = TableStats {
             smallest: self.smallest.clone().expect("there are entries"),
-            largest: InternalKey::decode(&self.last_key).expect("there are entries"),
+            largest: InternalKey::decode(&self.last_key)
+                .into_iter()
+                .chain(self.ranges_end.clone())
+                .max()
+                .expect("there are entries"),
             smallest_sequence: self.smallest_sequence,
             largest_sequence: self.largest_sequence,
             entries: self.counts.entries,
+            range_tombstones: self.counts.range_deletions,
             file_bytes: self.position(),
         };
         (stats, self.out)

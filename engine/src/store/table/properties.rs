@@ -28,6 +28,8 @@ pub struct Counts {
     pub entries: u64,
     /// Tombstones among them.
     pub deletions: u64,
+    /// Range tombstones among those.
+    pub range_deletions: u64,
     /// Merge operands among them.
     pub operands: u64,
     /// Data blocks.
@@ -86,7 +88,7 @@ pub fn build(counts: &Counts, out: &mut Vec<u8>) {
         ("rocksdb.num.data.blocks", varint(counts.data_blocks)),
         ("rocksdb.num.entries", varint(counts.entries)),
         ("rocksdb.num.filter_entries", varint(0)),
-        ("rocksdb.num.range-deletions", varint(0)),
+        ("rocksdb.num.range-deletions", varint(counts.range_deletions)),
         ("rocksdb.oldest.key.time", varint(0)),
         (ORIGINAL_NUMBER, varint(counts.file_number)),
         ("rocksdb.raw.key.size", varint(counts.raw_key_bytes)),

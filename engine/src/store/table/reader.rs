@@ -24,8 +24,9 @@ use super::properties::{DICTIONARY_NAME, PROPERTIES_NAME, Properties, RANGE_DELE
 use crate::store::coding::{Cursor, Malformed, unzigzag};
 use crate::store::error::{Error, IoContext};
 use crate::store::iter::{Entry, Seek};
-use crate::store::key::{InternalKey, Tag, compare};
+use crate::store::key::{InternalKey, Tag, ValueKind, compare, split};
 use crate::store::points;
+use crate::store::tombstones::{RangeTombstone, Tombstones};
 use crate::store::verify::verify_whole;
 use crate::store::version::FileMeta;
 
@@ -42,6 +43,9 @@ pub struct Table {
     properties: Properties,
     index: Vec<IndexEntry>,
     filter: Option<Filter>,
+    tombstones: Arc<Tombstones>,
+    /// How many they were before they were cut.
+    range_tombstones: u64,
     cache: Option<Arc<BlockCache>>,
 }
 
@@ -83,9 +87,11 @@ impl Table {
             properties: Properties::default(),
             index: Vec::new(),
             filter: None,
+            tombstones: Arc::default(),
+            range_tombstones: 0,
             cache,
         };
-        table.read_meta().await?;
+        table.read_meta(meta).await?;
         table.check_number(meta).await?;
         table.index = table.read_index().await?;
         Ok(table)
@@ -101,7 +107,17 @@ impl Table {
         self.filter.as_ref().is_none_or(|filter| filter.may_contain(user_key))
     }
 
-    async fn read_meta(&mut self) -> Result<(), Error> {
+    /// How many range tombstones it has, as they were written.
+    pub fn range_tombstones(&self) -> u64 {
+        self.range_tombstones
+    }
+
+    /// Its range tombstones, no further than it reaches.
+    pub fn tombstones(&self) -> &Arc<Tombstones> {
+        &self.tombstones
+    }
+
+    async fn read_meta(&mut self, meta: &FileMeta) -> Result<(), Error> {
         let metaindex = self.block(self.footer.metaindex).await?;
         let mut has_properties = false;
         let mut iter = metaindex.iter();
@@ -115,13 +131,22 @@ impl Table {
                 }
                 FILTER_NAME => self.filter = Filter::new(self.read(handle).await?),
                 DICTIONARY_NAME => return Err(Error::unsupported(&self.path, "a compression dictionary")),
-                RANGE_DELETIONS_NAME => return Err(Error::unsupported(&self.path, "range tombstones")),
+                RANGE_DELETIONS_NAME => {
+                    let block = self.block(handle).await?;
+                    let (tombstones, count) = self.check(handle, range_tombstones_of(&block, meta))?;
+                    (self.tombstones, self.range_tombstones) = (tombstones.into(), count);
+                }
                 _ => {}
             }
         }
         if !has_properties && self.footer.format_version >= 3 {
             let at = self.footer.metaindex.offset_bytes;
             return Err(Error::corruption(&self.path, at, "a table without properties"));
+        }
+        if let Some(expected) = meta.range_tombstones.filter(|expected| *expected != self.range_tombstones) {
+            let what =
+                format!("it has {} range tombstones, the MANIFEST says {expected}", self.range_tombstones);
+            return Err(Error::corruption(&self.path, self.footer.metaindex.offset_bytes, what));
         }
         match self.properties.unsupported {
             Some(what) => Err(Error::unsupported(&self.path, what)),
@@ -226,6 +251,31 @@ impl Table {
     fn check<T>(&self, handle: Handle, result: Result<T, Malformed>) -> Result<T, Error> {
         result.map_err(|m| Error::malformed(&self.path, handle.offset_bytes, m))
     }
+}
+
+/// The range tombstones of a table, and how many its block has: others write them uncut.
+fn range_tombstones_of(block: &Block, meta: &FileMeta) -> Result<(Tombstones, u64), Malformed> {
+    let bad = |what| Malformed { offset_bytes: 0, what };
+    let (mut tombstones, mut count) = (Tombstones::default(), 0);
+    let mut iter = block.iter();
+    while let Some((key, end)) = iter.next_entry()? {
+        let (begin, tag) = split(key).ok_or_else(|| bad("a range tombstone without a sequence number"))?;
+        let sequence = tag.sequence();
+        if tag.kind() != Some(ValueKind::RangeDeletion) {
+            return Err(bad("something else among the range tombstones"));
+        }
+        if !(meta.smallest_sequence..=meta.largest_sequence).contains(&sequence) {
+            return Err(bad("a range tombstone is not among the sequence numbers of its table"));
+        }
+        let tombstone = RangeTombstone {
+            begin: Bytes::copy_from_slice(begin),
+            end: Bytes::copy_from_slice(&end),
+            sequence,
+        };
+        tombstones.insert(tombstone.within(&meta.smallest.user_key, meta.end()));
+        count += 1;
+    }
+    Ok((tombstones, count))
 }
 
 fn delta_handle(

@@ -43,6 +43,8 @@ const CUSTOM_CREATION_TIME: u64 = 6;
 const CUSTOM_CHECKSUM: u64 = 7;
 const CUSTOM_CHECKSUM_FUNCTION: u64 = 8;
 const CUSTOM_EPOCH: u64 = 13;
+/// A field of this engine, without bit 6.
+const CUSTOM_RANGE_TOMBSTONES: u64 = 0x1c01;
 const CUSTOM_PATH: u64 = 65;
 const CUSTOM_MUST_KNOW: u64 = 1 << 6;
 
@@ -161,6 +163,9 @@ fn encode_new_file(out: &mut Vec<u8>, level: u32, file: &FileMeta) {
     if file.epoch_number != 0 {
         put_framed_number(out, CUSTOM_EPOCH, file.epoch_number);
     }
+    if let Some(count) = file.range_tombstones {
+        put_framed_number(out, CUSTOM_RANGE_TOMBSTONES, count);
+    }
     put_varint(out, CUSTOM_END);
 }
 
@@ -263,6 +268,7 @@ fn custom_field(file: &mut FileMeta, c: &mut Cursor<'_>) -> Result<bool, Malform
         CUSTOM_CHECKSUM => file.checksum = value.to_vec(),
         CUSTOM_CHECKSUM_FUNCTION => file.checksum_function = text(&mut value_at.clone())?,
         CUSTOM_EPOCH => file.epoch_number = body.varint64()?,
+        CUSTOM_RANGE_TOMBSTONES => file.range_tombstones = Some(body.varint64()?),
         CUSTOM_PATH if value == [0] => {}
         tag if tag & CUSTOM_MUST_KNOW != 0 => return Err(unknown),
         _ => {}
@@ -317,7 +323,7 @@ mod tests {
     }
 
     fn file() -> impl Strategy<Value = FileMeta> {
-        let numbers = prop::array::uniform8(any::<u64>());
+        let numbers = prop::array::uniform9(any::<u64>());
         (numbers, key(), key(), any::<Vec<u8>>(), any::<String>()).prop_map(
             |(n, smallest, largest, checksum, function)| FileMeta {
                 number: n[0],
@@ -332,6 +338,7 @@ mod tests {
                 checksum,
                 checksum_function: function,
                 epoch_number: n[7],
+                range_tombstones: Some(n[8]).filter(|count| count % 2 == 0),
             },
         )
     }

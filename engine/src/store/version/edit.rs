@@ -2,6 +2,8 @@
 //!
 //! What the store reads beyond what it has is kept in the edit, and refused by name where it would matter.
 
+use std::ops::Bound;
+
 use crate::store::key::{InternalKey, Tag};
 
 /// One record of a MANIFEST.
@@ -87,6 +89,8 @@ pub struct FileMeta {
     pub checksum_function: String,
     /// Order of level 0; 0 if unknown.
     pub epoch_number: u64,
+    /// How many range tombstones it has; nothing if that is not known. A field of this engine; RocksDB passes it over.
+    pub range_tombstones: Option<u64>,
 }
 
 impl Default for FileMeta {
@@ -105,6 +109,7 @@ impl Default for FileMeta {
             checksum: Vec::new(),
             checksum_function: "Unknown".to_owned(),
             epoch_number: 0,
+            range_tombstones: None,
         }
     }
 }
@@ -113,6 +118,28 @@ impl Default for FileMeta {
 const CRC32C_FUNCTION: &str = "FileChecksumCrc32c";
 
 impl FileMeta {
+    /// Behind which key it ends: a range tombstone that reaches to a key does not take it away.
+    pub fn end(&self) -> Bound<&[u8]> {
+        match self.largest.tag == Tag::behind_range() {
+            true => Bound::Excluded(&self.largest.user_key),
+            false => Bound::Included(&self.largest.user_key),
+        }
+    }
+
+    /// True if it has nothing of the key, nor of any behind it.
+    pub fn ends_before(&self, key: &[u8]) -> bool {
+        match self.end() {
+            Bound::Included(last) => *last < *key,
+            Bound::Excluded(end) => *end <= *key,
+            Bound::Unbounded => false,
+        }
+    }
+
+    /// True if it may have entries of the key, or a tombstone over it.
+    pub fn may_hold(&self, key: &[u8]) -> bool {
+        self.smallest.user_key[..] <= *key && !self.ends_before(key)
+    }
+
     /// With the CRC-32C of the whole file.
     pub fn with_crc32c(self, crc32c: u32) -> FileMeta {
         FileMeta {
