@@ -87,10 +87,10 @@ impl Scenario for StoreScenario {
                     .arg("sync_if_3", 0..=3),
                 Verb::new(
                     "delete_range",
-                    "delete a range of keys, which may be empty, and write its first one anew",
+                    "delete a range of keys, and, one in two, write its first one anew",
                 )
                 .arg("key", 0..=23)
-                .arg("count", 0..=12)
+                .arg("count", 1..=12)
                 .arg("sync_if_3", 0..=3),
                 Verb::new("get", "read one key").arg("key", 0..=23),
                 Verb::new("scan", "read a range, one in two backwards")
