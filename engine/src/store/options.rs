@@ -69,6 +69,9 @@ pub struct FamilyOptions {
     /// Compactions write the values anew that they find in the oldest so many percent of the blob files, until those are empty;
     /// 0 for never.
     pub blob_gc_age_percent: u8,
+    /// If at least so much of what the oldest of these files hold is garbage, tables are compacted only to empty them. A share of 100; 100
+    /// for never (RocksDB's `blob_garbage_collection_force_threshold`).
+    pub blob_gc_force_percent: u8,
     /// A compaction closes an output table when it is this large. Bytes.
     pub target_file_bytes: u64,
     /// What level 1 may hold before it is compacted into level 2. Bytes.
@@ -113,6 +116,7 @@ impl Default for FamilyOptions {
             min_blob_bytes: None,
             blob_file_bytes: 256 << 20,
             blob_gc_age_percent: 25,
+            blob_gc_force_percent: 100,
             target_file_bytes: 64 << 20,
             max_bytes_for_level_base: 256 << 20,
             level_multiplier: 10,
@@ -158,6 +162,7 @@ impl FamilyOptions {
             ),
             ("blob_file_bytes", self.blob_file_bytes >= 64, "must be at least 64"),
             ("blob_gc_age_percent", self.blob_gc_age_percent <= 100, "must be at most 100"),
+            ("blob_gc_force_percent", (1..=100).contains(&self.blob_gc_force_percent), "must be 1 to 100"),
             ("target_file_bytes", self.target_file_bytes >= 64, "must be at least 64"),
             ("max_bytes_for_level_base", self.max_bytes_for_level_base >= 64, "must be at least 64"),
             ("level_multiplier", (2..=1000).contains(&self.level_multiplier), "must be 2 to 1000"),

@@ -31,6 +31,7 @@ cutwater_io::points! {
     buggify COMPACT_LATER = "store.compact_later": "a compaction that is due waits for a while";
     buggify LINK_LATER = "store.checkpoint.link_later": "a checkpoint knows its tables, and waits for a while before it links them";
     buggify MANIFEST_ROLLS_EARLY = "store.manifest.rolls_early": "a MANIFEST rolls over long before it is large";
+    sometimes COMPACTED_IN_PLACE = "store.compaction.in_place": "tables were written anew on their level, to empty blob files";
     sometimes ENTRY_UNDER_RANGE_DROPPED = "store.compaction.range_dropped": "an entry was dropped, as it lies under a range tombstone";
     sometimes RANGE_TOMBSTONE_DROPPED = "store.compaction.range_tombstone_dropped": "a range tombstone was dropped, as nothing lies under it";
     sometimes RANGE_TOMBSTONE_CUT = "store.compaction.range_tombstone_cut": "a range tombstone was cut where one table ends and the next begins";

@@ -175,6 +175,12 @@ impl Scenario for StoreScenario {
                     0..=100,
                 ),
                 Knob::new(
+                    "blob_gc_force_percent",
+                    "how much garbage in the oldest blob files has tables compacted, in percent; 100: none does",
+                    100,
+                    1..=100,
+                ),
+                Knob::new(
                     "block_cache_bytes",
                     "blocks of tables kept in memory, in bytes; 0 for none",
                     16 << 10,

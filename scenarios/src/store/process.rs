@@ -261,6 +261,7 @@ impl Shared {
             min_blob_bytes: Some(knob("min_blob_bytes")).filter(|bytes| *bytes > 0),
             blob_file_bytes: knob("blob_file_bytes"),
             blob_gc_age_percent: knob("blob_gc_age_percent") as u8,
+            blob_gc_force_percent: knob("blob_gc_force_percent") as u8,
             ..FamilyOptions::default()
         };
         Options {

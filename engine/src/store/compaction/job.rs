@@ -26,7 +26,7 @@ pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) ->
         return Ok(());
     }
     let (level, cursor) = (compaction.level, compaction.cursor());
-    let output_level = level as u32 + 1;
+    let output_level = compaction.output_level as u32;
     let mut deleted_files: Vec<(u32, u64)> = Vec::new();
     deleted_files.extend(compaction.upper.iter().map(|f| (level as u32, f.number)));
     deleted_files.extend(compaction.lower.iter().map(|f| (output_level, f.number)));
@@ -35,6 +35,7 @@ pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) ->
         Built { tables: vec![FileMeta::clone(&compaction.upper[0])], ..Built::default() }
     } else {
         sometimes!(points::COMPACTED, true);
+        sometimes!(points::COMPACTED_IN_PLACE, compaction.output_level == level);
         let mut build = Build::new(&shared.site, || shared.allocate_number());
         match write_outputs(shared, family, compaction, &mut build).await {
             Ok(outputs) => outputs,
@@ -47,7 +48,9 @@ pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) ->
     let edit = VersionEdit { column_family: family, deleted_files, ..outputs.into_edit(output_level) };
     let go_on_from = |state: &mut State| {
         if let Some(family) = state.families.get_mut(family) {
-            family.cursors[level] = cursor;
+            if output_level as usize != level {
+                family.cursors[level] = cursor;
+            }
         }
     };
     shared.install("a compaction", Change::of(edit), go_on_from).await?;
@@ -81,7 +84,7 @@ async fn write_outputs<F: FnMut() -> u64>(
     compaction: Compaction,
     build: &mut Build<'_, F>,
 ) -> Result<Built, Error> {
-    let Compaction { level, upper, lower, deeper } = compaction;
+    let Compaction { level, upper, lower, output_level, deeper } = compaction;
     let tombstones = tombstones_of(shared, upper.iter().chain(&lower)).await?;
     let mut sources = match level {
         0 => upper.into_iter().map(|f| Source::chain(&shared.files.tables, vec![f], Caching::Pass)).collect(),
@@ -102,7 +105,7 @@ async fn write_outputs<F: FnMut() -> u64>(
         family: key.id,
         family_name: &key.name,
         options: &options,
-        level: level + 1,
+        level: output_level,
         split_bytes,
         sources: sources_of(shared, &key, options.blob_gc_age_percent),
     };

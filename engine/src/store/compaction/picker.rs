@@ -4,12 +4,15 @@
 //! one table goes, the next after where the last compaction of that level stopped. Inputs are then widened to a clean cut:
 //! no user key has entries both inside and outside of the inputs on the same level, or a newer entry could sink below an
 //! older one.
+//!
+//! If no level is too full, tables whose values keep blob files that are mostly garbage are written anew where they are (7.8.3
+//! `VersionStorageInfo::ComputeFilesMarkedForForcedBlobGC`).
 
 use std::sync::Arc;
 
 use crate::store::key::InternalKey;
 use crate::store::options::FamilyOptions;
-use crate::store::version::{FileMeta, Version};
+use crate::store::version::{BlobFile, FileMeta, Version};
 
 /// A compaction that should be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +21,10 @@ pub(crate) struct Compaction {
     pub(crate) level: usize,
     /// Tables of that level.
     pub(crate) upper: Vec<Arc<FileMeta>>,
-    /// Tables of the next level, where the outputs go.
+    /// Tables of the next level, where the outputs go, unless these stay on their level.
     pub(crate) lower: Vec<Arc<FileMeta>>,
+    /// Where the outputs go.
+    pub(crate) output_level: usize,
     /// Tables below the outputs.
     pub(crate) deeper: Vec<Arc<FileMeta>>,
 }
@@ -39,12 +44,25 @@ impl Compaction {
             }
         }
         let deeper = version.levels[level + 2..].iter().flatten().cloned().collect();
-        Compaction { level, upper, lower, deeper }
+        Compaction { level, upper, lower, output_level: level + 1, deeper }
+    }
+
+    /// One that leaves its tables on their level, which is not 0.
+    fn in_place(version: &Version, level: usize, mut upper: Vec<Arc<FileMeta>>) -> Compaction {
+        loop {
+            let wider = touching(&version.levels[level], &upper);
+            if wider.len() == upper.len() {
+                break;
+            }
+            upper = wider;
+        }
+        let deeper = version.levels[level + 1..].iter().flatten().cloned().collect();
+        Compaction { level, upper, lower: Vec::new(), output_level: level, deeper }
     }
 
     /// True if the only input can go down as it is.
     pub(crate) fn is_trivial_move(&self) -> bool {
-        self.upper.len() == 1 && self.lower.is_empty()
+        self.upper.len() == 1 && self.lower.is_empty() && self.output_level != self.level
     }
 
     /// Where the next compaction of the level should go on.
@@ -81,7 +99,7 @@ pub(crate) fn pick(
     let (fullness, level) = levels.max_by_key(|(fullness, _)| *fullness)?;
     let is_due = if level == 0 { fullness >= 1000 } else { fullness > 1000 };
     if !is_due {
-        return None;
+        return pick_for_blobs(version, options);
     }
     if level == 0 {
         return whole_level(version, 0);
@@ -90,6 +108,34 @@ pub(crate) fn pick(
     let after = |cursor: &InternalKey| files.iter().find(|f| f.largest > *cursor);
     let file = cursors[level].as_ref().and_then(after).or(files.first())?;
     Some(Compaction::new(version, level, vec![file.clone()]))
+}
+
+/// What empties the oldest blob files, if enough of them is garbage: those that are kept by the tables which keep the oldest one.
+fn pick_for_blobs(version: &Version, options: &FamilyOptions) -> Option<Compaction> {
+    let (age_percent, force_percent) = (options.blob_gc_age_percent, options.blob_gc_force_percent);
+    let oldest: Vec<&Arc<BlobFile>> = version.blobs.iter().collect();
+    // Only values of these are written anew.
+    let count = oldest.len() * usize::from(age_percent) / 100;
+    if force_percent == 100 || count == 0 {
+        return None;
+    }
+    let links_to = |blob: u64| version.files().filter(move |(_, file)| file.oldest_blob_file_number == blob);
+    let is_linked = |file: &Arc<BlobFile>| links_to(file.added.number).next().is_some();
+    let end = oldest.iter().skip(1).position(|file| is_linked(file)).map_or(oldest.len(), |next| next + 1);
+    if end > count {
+        return None;
+    }
+    let sum =
+        |bytes: fn(&BlobFile) -> u64| oldest[..end].iter().map(|file| u128::from(bytes(file))).sum::<u128>();
+    let (total_bytes, garbage_bytes) = (sum(|file| file.added.total_bytes), sum(|file| file.garbage_bytes));
+    if garbage_bytes * 100 < total_bytes * u128::from(force_percent) {
+        return None;
+    }
+    let (level, table) = links_to(oldest[0].added.number).next()?;
+    match level {
+        0 => whole_level(version, 0),
+        _ => Some(Compaction::in_place(version, level, vec![table.clone()])),
+    }
 }
 
 /// All of a level, if there is anything in it.
@@ -102,6 +148,7 @@ pub(crate) fn whole_level(version: &Version, level: usize) -> Option<Compaction>
 mod tests {
     use super::*;
     use crate::store::key::Tag;
+    use crate::store::version::{BlobAddition, BlobGarbage, VersionEdit};
 
     fn file(number: u64, from: &str, to: &str, tags: (u64, u64)) -> Arc<FileMeta> {
         let key = |k: &str, tag| InternalKey { user_key: k.as_bytes().to_vec().into(), tag: Tag(tag) };
@@ -163,6 +210,45 @@ mod tests {
         let level2 = [file(6, "a", "a", (1, 1)), file(7, "k", "k", (1, 1))];
         assert_eq!(numbers(&touching(&level2, &level1[..1])), [6]);
         assert_eq!(numbers(&touching(&level1, &level2[1..])), [2]);
+    }
+
+    #[test]
+    fn blob_files_that_are_mostly_garbage_are_emptied() {
+        let table = |number, from, to, oldest_blob_file_number| {
+            let file = FileMeta::clone(&file(number, from, to, (9, 9)));
+            (1, FileMeta { oldest_blob_file_number, ..file })
+        };
+        let blob =
+            |number| BlobAddition { number, total_count: 10, total_bytes: 1000, ..BlobAddition::default() };
+        let with_garbage = |bytes: [u64; 2]| {
+            let garbage = |(number, bytes)| BlobGarbage { number, count: 5, bytes };
+            let edit = VersionEdit {
+                new_files: vec![table(1, "a", "b", 13), table(2, "c", "d", 11), table(3, "e", "f", 13)],
+                blob_additions: vec![blob(11), blob(12), blob(13), blob(14)],
+                blob_garbage: [11, 12].into_iter().zip(bytes).map(garbage).collect(),
+                ..VersionEdit::default()
+            };
+            Version::empty(4).apply(&edit).unwrap()
+        };
+        let pick = |bytes, age_percent, force_percent| {
+            let blobs = FamilyOptions {
+                blob_gc_age_percent: age_percent,
+                blob_gc_force_percent: force_percent,
+                ..options()
+            };
+            pick(
+                &with_garbage(bytes),
+                &FamilyOptions { max_bytes_for_level_base: 1 << 20, ..blobs },
+                &vec![None; 4],
+            )
+        };
+        // 11 and 12 are kept by the same table: two of four.
+        let picked = pick([700, 500], 50, 60).unwrap();
+        assert_eq!((picked.level, picked.output_level, numbers(&picked.upper)), (1, 1, vec![2]));
+        assert!(!picked.is_trivial_move());
+        assert_eq!(pick([700, 499], 50, 60), None, "too little of the two is garbage");
+        assert_eq!(pick([700, 500], 25, 60), None, "12 would not be emptied");
+        assert_eq!(pick([700, 500], 50, 100), None, "it is not wanted");
     }
 
     #[test]
