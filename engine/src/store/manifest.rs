@@ -200,6 +200,7 @@ fn replay(
                 sometimes!(points::MANIFEST_TORN, is_torn);
                 break is_torn.then_some(valid_bytes);
             }
+            Err(LogEnd::Unsupported { what, .. }) => return Err(Error::unsupported(path, what)),
             Err(LogEnd::Damaged(damage)) if reader.intact_record_after(damage.record_offset_bytes) => {
                 sometimes!(points::MANIFEST_REFUSED, true);
                 return Err(Error::corruption(
