@@ -10,7 +10,7 @@ use crate::store::operands::MergeWith;
 use crate::store::options::FamilyOptions;
 use crate::store::version::{DEFAULT_FAMILY, DEFAULT_FAMILY_NAME};
 
-const DATA_RESTART_INTERVAL: usize = 16;
+pub(super) const DATA_RESTART_INTERVAL: usize = 16;
 
 /// What became of the entries of a table.
 #[derive(Clone, Debug)]
