@@ -3,6 +3,7 @@
 //! judge, too, what we leave of a directory and what they make of a damaged one.
 //!
 //! - [`features`]: one feature of the format each. It is read, and the directory goes on as ours; or it is refused by name.
+//! - [`kills`]: the writer was killed inside RocksDB, between two durable states.
 //!
 //! `regenerate` writes all fixtures anew with `write.cc`, and reads them with `read.cc`.
 #![cfg(not(madsim))]
@@ -13,5 +14,6 @@
 
 mod features;
 mod fixture;
+mod kills;
 #[path = "../common/rocksdb.rs"]
 mod rocksdb;
