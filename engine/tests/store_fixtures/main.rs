@@ -4,6 +4,7 @@
 //!
 //! - [`features`]: one feature of the format each. It is read, and the directory goes on as ours; or it is refused by name.
 //! - [`kills`]: the writer was killed inside RocksDB, between two durable states.
+//! - [`damage`]: one directory, damaged in eighteen ways, in each mode of recovery.
 //!
 //! `regenerate` writes all fixtures anew with `write.cc`, and reads them with `read.cc`.
 #![cfg(not(madsim))]
@@ -12,6 +13,7 @@
     reason = "what is on the disk is looked at and damaged behind the engine's back"
 )]
 
+mod damage;
 mod features;
 mod fixture;
 mod kills;
