@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cutwater_engine::store::{Error, Store, WalRecovery};
+use cutwater_engine::store::{Error, ReadOnlyStore, Store, WalRecovery};
 
 use crate::fixture::{Content, Fixture, Found, Journal, Rows, block_on, found, open};
 
@@ -66,9 +66,9 @@ const fn row(case: Case, ours: [Answer; 4], rocksdbs: [Answer; 4], why: &'static
 const FIRST: usize = 0;
 const SECOND: usize = 1;
 
-const BLOBS_ARE_LOOKED_AT: &str = "RocksDB does not look at a blob file before a value is read; here each is looked at when the store is opened";
-const MORE_IS_SAVED: &str = "RocksDB drops the rest of a block of 32 KiB behind a record that is not whole, and refuses a log that is gone in \
-     this mode, too; here whatever is whole is saved";
+const BLOBS_ARE_LOOKED_AT: &str = "RocksDB looks at a blob file when a value of it is read; here all are looked at when the store is opened";
+const MORE_IS_SAVED: &str = "behind a record that is not whole RocksDB drops the rest of a block of 32 KiB, and a log \
+     that is gone it refuses in this mode, too; here whatever is whole is saved";
 
 /// Each row in the order of [`MODES`], which is that of RocksDB's numbers.
 const MATRIX: [Row; 18] = [
@@ -211,4 +211,14 @@ fn damage_is_answered_as_the_table_says() {
         assert_eq!(ours_expected == rocksdbs_expected, why.is_empty(), "{case:?}: a difference has a reason");
     }
     assert!(found.is_empty(), "found:\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_check_finds_what_a_store_refuses() {
+    let refused = MATRIX.iter().filter(|row| matches!(row.ours[2], Shut | Unread));
+    for Row { case, .. } in refused {
+        let fixture = damaged(*case);
+        let checked = block_on(ReadOnlyStore::check(fixture.dir()));
+        assert!(!checked.is_ok_and(|checked| checked.errors.is_empty()), "{case:?}");
+    }
 }
