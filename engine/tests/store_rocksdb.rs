@@ -4,9 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 use cutwater_engine::store::{Compression, Family, FamilyOptions, Options, Store, WriteBatch, WriteOptions};
+
+#[path = "common/rocksdb.rs"]
+mod rocksdb;
+use rocksdb::{db_arg, families_by_rocksdb, judge, tool};
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 
@@ -29,46 +32,6 @@ fn options() -> Options {
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
-
-/// Output and errors of a tool, or nothing if it is not installed.
-fn tool(name: &str, args: &[&str]) -> Option<String> {
-    match Command::new(name).args(args).output() {
-        Ok(output) => Some(
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
-        ),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            println!("skipped: {name} is not installed");
-            None
-        }
-        Err(e) => panic!("{name}: {e}"),
-    }
-}
-
-fn db_arg(dir: &Path) -> String {
-    format!("--db={}", dir.display())
-}
-
-fn scan(dir: &Path, family: &str) -> Option<BTreeMap<String, String>> {
-    // An OPTIONS file that RocksDB left may name other families than there are by now.
-    let family = format!("--column_family={family}");
-    let output = tool("ldb", &[&db_arg(dir), "--try_load_options=false", &family, "scan"])?;
-    let rows = output.lines().filter_map(|line| line.split_once(" ==> ").or(line.split_once(" : ")));
-    Some(rows.map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned())).collect())
-}
-
-/// What RocksDB says to a directory that should hold `model`.
-fn judge(dir: &Path, model: &BTreeMap<String, String>) {
-    let Some(consistency) = tool("ldb", &[&db_arg(dir), "checkconsistency"]) else { return };
-    assert!(consistency.trim().ends_with("OK"), "{consistency}");
-    let manifest = tool("ldb", &[&db_arg(dir), "manifest_dump", "--verbose"]).unwrap();
-    assert!(!manifest.contains("Error") && !manifest.contains("Corruption"), "{manifest}");
-    let file = format!("--file={}", dir.display());
-    let Some(tables) = tool("sst_dump", &[&file, "--command=verify", "--verify_checksum"]) else { return };
-    let count = tables.matches("The file is ok").count();
-    let expected = tables.lines().filter(|l| l.starts_with("Process ")).count();
-    assert!(count > 0 && count == expected && !tables.to_lowercase().contains("corrupt"), "{tables}");
-    assert_eq!(scan(dir, "default").unwrap(), *model);
 }
 
 async fn content(store: &Store) -> BTreeMap<String, String> {
@@ -384,14 +347,6 @@ fn what_rocksdb_compresses_otherwise_is_refused_by_name() {
             "{refused}"
         );
     });
-}
-
-/// The families that `ldb` finds, but for the default one, each with its content; nothing if there is no `ldb`.
-fn families_by_rocksdb(dir: &Path) -> Option<BTreeMap<String, BTreeMap<String, String>>> {
-    let listed = tool("ldb", &[&db_arg(dir), "list_column_families"])?;
-    let names = listed.split_once('{').unwrap().1.split_once('}').unwrap().0.split(", ");
-    let others = names.filter(|name| *name != "default");
-    Some(others.map(|name| (name.to_owned(), scan(dir, name).unwrap())).collect())
 }
 
 #[test]

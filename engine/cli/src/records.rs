@@ -25,6 +25,13 @@ pub(crate) fn each(
             Ok(record) => show(at, &Bytes::from(record.into_owned()), out)?,
             Err(LogEnd::Clean { valid_bytes }) if valid_bytes == data.len() as u64 => return Ok(()),
             Err(LogEnd::Clean { valid_bytes }) => return Ok(torn(valid_bytes, out)?),
+            Err(LogEnd::Unsupported { offset_bytes, what }) => {
+                let text = format!("  {offset_bytes:>10}  not read here: {what}");
+                let json = json!({ "at_bytes": offset_bytes, "end": "unsupported", "what": what });
+                out.say(&text, &json)?;
+                out.flush()?;
+                return Err(format!("{what}, at byte {offset_bytes}, which is not supported").into());
+            }
             Err(LogEnd::Damaged(damage)) if !reader.intact_record_after(damage.record_offset_bytes) => {
                 return Ok(torn(damage.record_offset_bytes, out)?);
             }

@@ -25,7 +25,7 @@ use super::memtable::Memtable;
 use super::operands::MergeWith;
 use super::options::{FamilyOptions, MAX_LEVELS, Options};
 use super::read::View;
-use super::recovery::{check_files, logs_to_replay, next_number};
+use super::recovery::{check_files, check_logs, logs_to_replay, next_number};
 use super::replay::{CutLog, Replay};
 use super::shared::{Site, WakeOnDrop};
 use super::verify::{self, Verified};
@@ -69,6 +69,7 @@ impl ReadOnlyStore {
         let (site, recovered) = recover(dir).await?;
         let files = Files::new(dir, block_cache_bytes);
         check_files(&site, &recovered, &files).await?;
+        check_logs(&site, &recovered).await?;
         let next_number = next_number(dir, &seen.files, &recovered)?;
         let Replayed { last_sequence, set, memtables, .. } =
             replay(&site, &seen.files, recovered.set, next_number).await?;
@@ -163,6 +164,7 @@ impl ReadOnlyStore {
             Ok(())
         });
         checked.verified = verified.await?;
+        errors.extend(check_logs(&site, &recovered).await.err());
         let replayed = match next_number(dir, &seen.files, &recovered) {
             Ok(next_number) => replay(&site, &seen.files, recovered.set, next_number).await,
             Err(error) => Err(error),

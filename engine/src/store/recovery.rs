@@ -24,7 +24,7 @@ use super::families::{Families, FamilyKey, OpenFamily};
 use super::filenames::FileKind;
 use super::files::Files;
 use super::manifest::{self, Manifest, Recovered};
-use super::options::{FamilyOptions, MAX_LEVELS, Options};
+use super::options::{FamilyOptions, MAX_LEVELS, Options, WalRecovery};
 use super::points;
 use super::replay::Replay;
 use super::shared::{Shared, Site, State};
@@ -65,6 +65,7 @@ pub(crate) async fn open(
     let next_number = next_number(dir, &on_disk, &recovered)?;
     let files = Files::new(dir, site.options.block_cache_bytes);
     check_files(&site, &recovered, &files).await?;
+    check_logs(&site, &recovered).await?;
 
     let mut replay = Replay::new(&site, &families, recovered.set, next_number);
     for number in logs_to_replay(&on_disk, &replay.set) {
@@ -212,6 +213,27 @@ async fn check_file(
     }
     let what = format!("the file has {len_bytes} bytes, the MANIFEST says {expected_bytes}");
     Err(Error::corruption(&path, len_bytes.min(expected_bytes), what))
+}
+
+/// Every log that is needed is there, as far as the MANIFEST knows that it was durable.
+pub(crate) async fn check_logs(site: &Site, recovered: &Recovered) -> Result<(), Error> {
+    let durable = recovered.source.iter().flat_map(|manifest| &manifest.durable_logs);
+    for (number, durable_bytes) in durable.filter(|(number, _)| **number >= recovered.set.first_log()) {
+        let path = FileKind::Wal(*number).path(site.dir.path());
+        let len_bytes = match fs::metadata(&path).await {
+            Ok(m) => Some(m.len_bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e).during("stat", &path),
+        };
+        // Who saves what can be saved does without the rest.
+        let is_short = len_bytes < Some(*durable_bytes);
+        if is_short && site.options.wal_recovery != WalRecovery::SkipDamaged {
+            let found = len_bytes.map_or("it is missing".to_owned(), |len| format!("it has {len}"));
+            let what = format!("the MANIFEST knows {durable_bytes} bytes of it to be durable, and {found}");
+            return Err(Error::corruption(&path, len_bytes.unwrap_or(0), what));
+        }
+    }
+    Ok(())
 }
 
 /// The recovered state, which is durable and counts.

@@ -159,6 +159,7 @@ impl<'a> Replay<'a> {
             let record = match reader.next_record() {
                 Ok(record) => Bytes::from(record.into_owned()),
                 Err(LogEnd::Clean { valid_bytes }) => return Ok(Next::End { valid_bytes }),
+                Err(LogEnd::Unsupported { what, .. }) => return Err(Error::unsupported(path, what)),
                 Err(LogEnd::Damaged(Damage { record_offset_bytes, offset_bytes, what })) => {
                     tracing::info!(log = %path.display(), offset_bytes, what, "a record of a log is not whole");
                     self.is_damaged = true;

@@ -5,7 +5,7 @@
 //! of the file's former life from a new one. A tail of a block too short for a header is zeros.
 //!
 //! Written: the plain form (and the recyclable one, for tests of the reader). Read: both. Not read: compressed logs, user
-//! timestamps; they end the log as damage, by name.
+//! timestamps; a whole record of such a type is refused by name, for what it holds is no damage and no torn tail.
 
 mod reader;
 mod writer;
@@ -26,3 +26,5 @@ const MIDDLE: u8 = 3;
 const LAST: u8 = 4;
 /// Added to a type in the recyclable form.
 const RECYCLABLE: u8 = 4;
+/// The first record of a log whose other records are compressed.
+const COMPRESSION: u8 = 9;

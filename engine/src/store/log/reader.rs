@@ -42,12 +42,30 @@ pub enum LogEnd {
     },
     /// In a record that is not whole.
     Damaged(Damage),
+    /// At a record that is whole, and of a kind that is not read here. What it means for those behind it nobody knows.
+    Unsupported {
+        /// Where it begins.
+        offset_bytes: u64,
+        /// Which feature of RocksDB it is.
+        what: &'static str,
+    },
 }
 
 enum Fragment<'a> {
     Whole { kind: u8, payload: &'a [u8] },
     End,
     Bad { at: usize, what: &'static str },
+    Foreign { at: usize, what: &'static str },
+}
+
+/// Why no fragment of this log begins in some place.
+enum NoFragment {
+    /// It is not whole.
+    Broken(&'static str),
+    /// It is whole, and of the file's former life.
+    Stale,
+    /// It is whole, and of a kind that is not read here.
+    Foreign(&'static str),
 }
 
 impl<'a> LogReader<'a> {
@@ -74,6 +92,9 @@ impl<'a> LogReader<'a> {
             let fragment_at = at;
             match self.fragment(&mut at) {
                 Fragment::Bad { at, what } => return damaged(at, what),
+                Fragment::Foreign { at, what } => {
+                    return Err(LogEnd::Unsupported { offset_bytes: at as u64, what });
+                }
                 Fragment::End if assembled.is_some() => return damaged(fragment_at, "a record is cut off"),
                 Fragment::End => return Err(LogEnd::Clean { valid_bytes: start as u64 }),
                 Fragment::Whole { kind, payload } => match (kind, &mut assembled) {
@@ -165,42 +186,47 @@ impl<'a> LogReader<'a> {
         }
         match self.whole_fragment(at) {
             Ok((kind, payload)) => Fragment::Whole { kind, payload },
-            Err("stale") => Fragment::End,
-            Err(what) => Fragment::Bad { at: here, what },
+            Err(NoFragment::Stale) => Fragment::End,
+            Err(NoFragment::Broken(what)) => Fragment::Bad { at: here, what },
+            Err(NoFragment::Foreign(what)) => Fragment::Foreign { at: here, what },
         }
     }
 
     /// The fragment at `at`, which is then moved past it.
-    fn whole_fragment(&self, at: &mut usize) -> Result<(u8, &'a [u8]), &'static str> {
+    fn whole_fragment(&self, at: &mut usize) -> Result<(u8, &'a [u8]), NoFragment> {
+        let broken = |what| Err(NoFragment::Broken(what));
         let here = *at;
         let rest = self.data.get(here..).unwrap_or_default();
         if rest.len() < HEADER_BYTES {
-            return Err("a header is cut off");
+            return broken("a header is cut off");
         }
-        let kind = rest[6];
-        let (header_bytes, kind) = match kind {
-            FULL..=LAST => (HEADER_BYTES, kind),
-            5..=8 => (RECYCLABLE_HEADER_BYTES, kind - RECYCLABLE),
-            9 => return Err("a compressed log"),
-            _ => return Err("an unknown record type"),
+        let (header_bytes, kind) = match rest[6] {
+            kind @ 5..=8 => (RECYCLABLE_HEADER_BYTES, kind - RECYCLABLE),
+            kind => (HEADER_BYTES, kind),
         };
         let len = usize::from(u16::from_le_bytes([rest[4], rest[5]]));
         let end = header_bytes + len;
         if here % BLOCK_BYTES + end > BLOCK_BYTES {
-            return Err("a record crosses its block");
+            return broken("a record crosses its block");
         }
         if end > rest.len() {
-            return Err("a record is cut off");
+            return broken("a record is cut off");
         }
         let stored = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
         if masked_crc32c(&rest[6..end]) != stored {
-            return Err("a record's checksum does not match");
+            return broken("a record's checksum does not match");
         }
         if header_bytes == RECYCLABLE_HEADER_BYTES && rest[7..11] != self.log_number.to_le_bytes() {
-            return Err("stale");
+            return Err(NoFragment::Stale);
         }
-        *at = here + end;
-        Ok((kind, &rest[header_bytes..end]))
+        match kind {
+            FULL..=LAST => {
+                *at = here + end;
+                Ok((kind, &rest[header_bytes..end]))
+            }
+            COMPRESSION => Err(NoFragment::Foreign("a compressed log")),
+            _ => Err(NoFragment::Foreign("a record of an unknown type in a log")),
+        }
     }
 }
 
@@ -246,6 +272,23 @@ mod tests {
         assert!(matches!(end, LogEnd::Damaged(d) if d.what == "a header of zeros, with data after it"));
         let cut = data.iter().take(5035).copied().chain([0; 4000]).collect::<Vec<_>>();
         assert_eq!(read_all(&cut, 0), (records, LogEnd::Clean { valid_bytes: 5035 }));
+    }
+
+    #[test]
+    fn a_whole_record_of_another_type_is_no_torn_tail() {
+        let mut data = write(&mut LogWriter::new(), &[vec![1u8; 100]]);
+        let offset_bytes = data.len() as u64;
+        for (kind, what) in [(9u8, "a compressed log"), (130, "a record of an unknown type in a log")] {
+            data.truncate(offset_bytes as usize);
+            let body = [kind, 7, 0, 0, 0];
+            data.extend_from_slice(&masked_crc32c(&body).to_le_bytes());
+            data.extend_from_slice(&[4, 0]);
+            data.extend_from_slice(&body);
+            let whole = (vec![vec![1u8; 100]], LogEnd::Unsupported { offset_bytes, what });
+            assert_eq!(read_all(&data, 0), whole);
+            *data.last_mut().unwrap() ^= 1;
+            assert!(matches!(read_all(&data, 0).1, LogEnd::Damaged(d) if d.what.contains("checksum")));
+        }
     }
 
     #[test]

@@ -75,6 +75,17 @@ impl BlockBuilder {
     }
 }
 
+/// The upper bits of the number of restarts: behind them are buckets, a byte each, and how many (16 bits), which lead from the hash of a
+/// user key to its restart. Whoever searches does without.
+const HAS_HASH_INDEX: u32 = 0b1000;
+const MAX_RESTARTS: u32 = (1 << 28) - 1;
+
+/// Where the hash index begins that ends a block.
+fn hash_index_at(block: &[u8]) -> Option<usize> {
+    let (before, buckets) = block.split_last_chunk::<2>()?;
+    before.len().checked_sub(usize::from(u16::from_le_bytes(*buckets)))
+}
+
 /// A block that was read; its checksum is right, and nothing else is taken for granted.
 #[derive(Clone, Debug)]
 pub struct Block {
@@ -89,11 +100,14 @@ impl Block {
         let malformed = |what| Malformed { offset_bytes: bytes.len() as u64, what };
         let count_at = bytes.len().checked_sub(4).ok_or(malformed("a block is too short"))?;
         let count = Cursor::new(&bytes[count_at..]).fixed32()?;
-        if count >> 28 != 0 {
-            return Err(malformed("a block with a hash index, which is not supported"));
-        }
-        let restart_count = count as usize;
-        let entries_len = count_at
+        let restarts_end = match count >> 28 {
+            0 => count_at,
+            HAS_HASH_INDEX => hash_index_at(&bytes[..count_at])
+                .ok_or(malformed("a block has no room for its hash index"))?,
+            _ => return Err(malformed("a block with flags that nobody knows")),
+        };
+        let restart_count = (count & MAX_RESTARTS) as usize;
+        let entries_len = restarts_end
             .checked_sub(4 * restart_count)
             .ok_or(malformed("a block has no room for its restarts"))?;
         Ok(Block { bytes, entries_len, restart_count })

@@ -11,7 +11,7 @@ use crate::store::options::FamilyOptions;
 use crate::store::tombstones::RangeTombstone;
 use crate::store::version::{DEFAULT_FAMILY, DEFAULT_FAMILY_NAME};
 
-const DATA_RESTART_INTERVAL: usize = 16;
+pub(super) const DATA_RESTART_INTERVAL: usize = 16;
 
 /// What became of the entries of a table.
 #[derive(Clone, Debug)]

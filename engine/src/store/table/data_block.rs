@@ -6,7 +6,10 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use super::block::{Block, EntryHeader};
+use bytes::Bytes;
+
+use super::block::{Block, BlockBuilder, EntryHeader};
+use super::builder::DATA_RESTART_INTERVAL;
 use crate::store::coding::{Cursor, Malformed};
 use crate::store::key::{InternalKey, Tag, compare, split};
 
@@ -19,6 +22,30 @@ pub struct Place<'a> {
     pub up_to: &'a InternalKey,
     /// What the table's entries have.
     pub sequences: &'a RangeInclusive<u64>,
+}
+
+/// The entries of an ingested table, with the sequence number that they were ingested as in the place of 0.
+///
+/// # Errors
+/// If they are no such entries.
+pub fn with_sequence(block: &Block, sequence: u64) -> Result<Block, Malformed> {
+    let mut builder = BlockBuilder::new(DATA_RESTART_INTERVAL);
+    let mut iter = block.iter();
+    loop {
+        let malformed = |what| Malformed { offset_bytes: iter.offset() as u64, what };
+        let short = malformed("an internal key of less than eight bytes");
+        let numbered = malformed("an entry of an ingested table has a sequence number");
+        let Some((key, value)) = iter.next_entry()? else { break };
+        let (user_key, tag) = split(key).ok_or(short)?;
+        if tag.sequence() != 0 {
+            return Err(numbered);
+        }
+        let tag = Tag(sequence << 8 | u64::from(tag.kind_byte()));
+        builder.add(&InternalKey { user_key: Bytes::copy_from_slice(user_key), tag }.encode(), &value);
+    }
+    let mut bytes = Vec::new();
+    builder.finish(&mut bytes);
+    Block::new(bytes.into())
 }
 
 /// A block that was checked.

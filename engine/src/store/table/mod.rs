@@ -2,9 +2,9 @@
 //!
 //! Written: format_version 5, crc32c, blocks as they are or with Snappy or LZ4, an index of internal keys with full handles, restarts every 16
 //! entries, properties, and a bloom filter of our own kind whose name RocksDB does not know and therefore passes over.
-//! Read: format_version 2 to 5, crc32c or XXH3, Snappy, LZ4 and ZSTD, indexes of user keys and with delta-encoded handles.
-//! Refused by name: other compressions and dictionaries, no checksum, partitioned or hash indexes, range tombstones, ingested
-//! files with a global sequence number.
+//! Read: format_version 2 to 5, crc32c or XXH3, Snappy, LZ4 and ZSTD, indexes of user keys and with delta-encoded handles, blocks with
+//! a hash index, ingested files with a global sequence number.
+//! Refused by name: other compressions and dictionaries, no checksum, partitioned or hash indexes of tables, range tombstones.
 
 pub mod block;
 pub mod builder;

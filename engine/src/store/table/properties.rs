@@ -2,6 +2,9 @@
 //! people and tools.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::Bytes;
 
 use super::block::{Block, BlockBuilder};
 use super::compression::Compression;
@@ -108,6 +111,9 @@ pub struct Properties {
     pub index_key_is_user_key: bool,
     /// Index values are deltas.
     pub index_value_is_delta: bool,
+    /// The table was made elsewhere and ingested: its entries have 0, and stand for entries of this sequence number; 0 if only the
+    /// MANIFEST has it.
+    pub global_sequence: Option<u64>,
     /// A feature that we do not have.
     pub unsupported: Option<&'static str>,
     /// How many entries the table says it has.
@@ -129,9 +135,7 @@ impl Properties {
                 INDEX_TYPE if value[..] != [0; 4] => {
                     found.unsupported = Some("an index other than binary search")
                 }
-                GLOBAL_SEQUENCE if value[..] != [0; 8] => {
-                    found.unsupported = Some("a global sequence number")
-                }
+                GLOBAL_SEQUENCE => found.global_sequence = Some(Cursor::new(&value).fixed64()?),
                 COMPARATOR if value[..] != b"leveldb.BytewiseComparator"[..] => {
                     found.unsupported = Some("a comparator other than leveldb.BytewiseComparator");
                 }
@@ -142,4 +146,16 @@ impl Properties {
         }
         Ok(found)
     }
+}
+
+/// Where the global sequence number is in the content of the block, if there is one. It is written over zeros when the table is ingested,
+/// and the checksum of the block stays as it was.
+pub fn global_sequence_at(content: &Bytes) -> Option<Range<usize>> {
+    let mut iter = Block::new(content.clone()).ok()?.iter();
+    while let Ok(Some((name, value))) = iter.next_entry() {
+        if name == GLOBAL_SEQUENCE.as_bytes() && value.len() == 8 {
+            return Some(iter.offset() - 8..iter.offset());
+        }
+    }
+    None
 }

@@ -17,10 +17,12 @@ use cutwater_io::sometimes;
 use super::block::Block;
 use super::cache::BlockCache;
 use super::compression::Compression;
-use super::data_block::{BlockCursor, DataBlock, Place};
+use super::data_block::{BlockCursor, DataBlock, Place, with_sequence};
 use super::filter::{FILTER_NAME, Filter};
 use super::format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, check_trailer};
-use super::properties::{DICTIONARY_NAME, PROPERTIES_NAME, Properties, RANGE_DELETIONS_NAME};
+use super::properties::{
+    DICTIONARY_NAME, PROPERTIES_NAME, Properties, RANGE_DELETIONS_NAME, global_sequence_at,
+};
 use crate::store::coding::{Cursor, Malformed, unzigzag};
 use crate::store::error::{Error, IoContext};
 use crate::store::iter::{Entry, Seek};
@@ -41,6 +43,8 @@ pub struct Table {
     sequences: RangeInclusive<u64>,
     footer: Footer,
     properties: Properties,
+    /// All entries have this sequence number, whatever they say.
+    ingested_as: Option<u64>,
     index: Vec<IndexEntry>,
     filter: Option<Filter>,
     tombstones: Arc<Tombstones>,
@@ -85,6 +89,7 @@ impl Table {
             sequences: meta.smallest_sequence..=meta.largest_sequence,
             footer,
             properties: Properties::default(),
+            ingested_as: None,
             index: Vec::new(),
             filter: None,
             tombstones: Arc::default(),
@@ -93,6 +98,7 @@ impl Table {
         };
         table.read_meta(meta).await?;
         table.check_number(meta).await?;
+        table.ingested_as = table.ingested_as(meta)?;
         table.index = table.read_index().await?;
         Ok(table)
     }
@@ -125,8 +131,7 @@ impl Table {
             let handle = self.check(self.footer.metaindex, Handle::decode(&mut Cursor::new(&value)))?;
             match name {
                 PROPERTIES_NAME => {
-                    let block = self.block(handle).await?;
-                    self.properties = self.check(handle, Properties::decode(&block))?;
+                    self.properties = self.read_properties(handle).await?;
                     has_properties = true;
                 }
                 FILTER_NAME => self.filter = Filter::new(self.read(handle).await?),
@@ -151,6 +156,35 @@ impl Table {
         match self.properties.unsupported {
             Some(what) => Err(Error::unsupported(&self.path, what)),
             None => Ok(()),
+        }
+    }
+
+    async fn read_properties(&self, handle: Handle) -> Result<Properties, Error> {
+        let mut bytes = self.fetch(handle).await?;
+        let content = Bytes::copy_from_slice(&bytes[..bytes.len() - TRAILER_BYTES]);
+        let global_sequence_at = global_sequence_at(&content);
+        if let Some(at) = global_sequence_at.clone().filter(|_| self.is_broken(&bytes)) {
+            bytes[at].fill(0);
+        }
+        let block = self.check(handle, Block::new(self.content(handle, bytes)?))?;
+        let mut properties = self.check(handle, Properties::decode(&block))?;
+        if let Some(at) = global_sequence_at {
+            properties.global_sequence = Some(self.check(handle, Cursor::new(&content[at]).fixed64())?);
+        }
+        Ok(properties)
+    }
+
+    /// The sequence number of all entries, if the table was ingested. No checksum covers it, so it must be what the MANIFEST says.
+    fn ingested_as(&self, meta: &FileMeta) -> Result<Option<u64>, Error> {
+        let in_manifest = (meta.smallest_sequence == meta.largest_sequence).then_some(meta.largest_sequence);
+        match (self.properties.global_sequence, in_manifest) {
+            (Some(number), Some(expected)) if number != 0 && number != expected => {
+                let what =
+                    format!("its entries are said to be of write {number}, the MANIFEST says {expected}");
+                Err(Error::corruption(&self.path, self.footer.metaindex.offset_bytes, what))
+            }
+            (Some(0), _) => Ok(in_manifest),
+            (number, _) => Ok(number),
         }
     }
 
@@ -214,7 +248,10 @@ impl Table {
     /// Data block `i`, from the file.
     async fn data_block(&self, i: usize, caching: Caching) -> Result<DataBlock, Error> {
         let handle = self.index[i].handle;
-        let block = self.block(handle).await?;
+        let mut block = self.block(handle).await?;
+        if let Some(sequence) = self.ingested_as {
+            block = self.check(handle, with_sequence(&block, sequence))?;
+        }
         let after = i.checked_sub(1).map(|before| &self.index[before].separator);
         let place = Place { after, up_to: &self.index[i].separator, sequences: &self.sequences };
         let block = self.check(handle, DataBlock::new(block, &place))?;
@@ -226,11 +263,26 @@ impl Table {
 
     /// The content of a block.
     async fn read(&self, handle: Handle) -> Result<Bytes, Error> {
+        let bytes = self.fetch(handle).await?;
+        self.content(handle, bytes)
+    }
+
+    /// A block with its trailer, as it is in the file.
+    async fn fetch(&self, handle: Handle) -> Result<Vec<u8>, Error> {
         let bad = |what: &str| Error::corruption(&self.path, handle.offset_bytes, what);
         handle.end_within(self.len_bytes).ok_or_else(|| bad("a block is said to be outside the file"))?;
         let len = usize::try_from(handle.len_bytes).map_err(|_| bad("a block is said to be too long"))?;
         let mut bytes = vec![0; len + TRAILER_BYTES];
         self.file.read_exact_at(&mut bytes, handle.offset_bytes).await.during("read", &self.path)?;
+        Ok(bytes)
+    }
+
+    fn is_broken(&self, block: &[u8]) -> bool {
+        check_trailer(block, self.footer.checksum).is_err()
+    }
+
+    /// The content of a block with its trailer.
+    fn content(&self, handle: Handle, mut bytes: Vec<u8>) -> Result<Bytes, Error> {
         let checked = check_trailer(&bytes, self.footer.checksum);
         sometimes!(points::BLOCK_REFUSED, checked.is_err());
         let len = self.check(handle, checked)?;
