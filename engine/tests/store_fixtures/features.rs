@@ -38,7 +38,7 @@ const FEATURES: &[(&str, Expected)] = &[
     ("nowal", Read),
     ("partitioned", Refused(".sst uses an unsupported feature: an index other than binary search")),
     ("plain", Read),
-    ("rangedelete", Refused(".sst uses an unsupported feature: range tombstones")),
+    ("rangedelete", Read),
     ("recycle", Read),
     ("rollover", Read),
     ("singledelete", Read),
