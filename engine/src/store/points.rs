@@ -63,3 +63,18 @@ pub mod of_families {
         sometimes RECORD_SKIPPED = "store.family.record_skipped": "recovery passed over a write that is in a table, or of a dropped family";
     }
 }
+
+/// What backups and their restores pass.
+pub mod of_backups {
+    cutwater_io::points! {
+        point COPIED = "store.backup.copied": "the shared files of a backup are durable, it has no MANIFEST";
+        point BEFORE_LISTED = "store.backup.before_listed": "all files of a backup are durable, its meta file has its temporary name";
+        point LISTED = "store.backup.listed": "a backup is listed, the name of its meta file is not durable";
+        point WITHDRAWN = "store.backup.withdrawn": "a backup is not listed any more, not durably, its files are there";
+        point BEFORE_COLLECT = "store.backup.before_collect": "files that no backup names are about to be removed";
+        point BEFORE_RESTORED = "store.backup.before_restored": "a restored store is complete under its temporary name";
+        point RESTORED = "store.backup.restored": "a restored store has its name, which is not durable";
+        sometimes SHARED = "store.backup.shared": "a backup shares a file with one before it";
+        sometimes REMAINS = "store.backup.remains": "files of a backup that was never listed were removed";
+    }
+}
