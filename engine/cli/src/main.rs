@@ -27,6 +27,8 @@ mod output;
 #[cfg(not(madsim))]
 mod records;
 #[cfg(not(madsim))]
+mod repair;
+#[cfg(not(madsim))]
 mod store;
 #[cfg(not(madsim))]
 mod wal;

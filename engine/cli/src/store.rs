@@ -11,7 +11,7 @@ use cutwater_engine::store::{
 use serde_json::json;
 
 use super::output::{Failure, Output, Style};
-use super::{backup, dump, manifest, wal};
+use super::{backup, dump, manifest, repair, wal};
 
 /// Blocks of tables that a command keeps in memory. Bytes.
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
@@ -97,6 +97,14 @@ pub(crate) enum Command {
     /// Backups of a store, in a directory of their own, as RocksDB's BackupEngine lays it out.
     #[command(subcommand)]
     Backup(backup::Command),
+    /// Makes a store of what can be read, if the MANIFEST or CURRENT is lost or damaged. Nothing is deleted: what is no part of it is
+    /// in the directory `lost` afterwards. Exit status 1 if anything was lost.
+    Repair {
+        /// The directory.
+        dir: PathBuf,
+        #[command(flatten)]
+        style: Style,
+    },
 }
 
 /// Compressions that are written.
@@ -136,6 +144,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Checkpoint { dir, target } => checkpoint(&dir, &target).await,
         Command::Backup(command) => backup::run(command).await,
+        Command::Repair { dir, style } => repair::run(&dir, Output::new(style)).await,
     }
 }
 

@@ -3,7 +3,8 @@
 //! A write goes to the log ([`log`], `wal`) and to a memtable; full memtables become tables ([`table`]) of level 0 (`flush`);
 //! tables of a level are merged into the next (`compaction`). Large values may lie beside the tables ([`blob`]). Which tables
 //! make up the store is a [`version`], and each change of it is an edit in the MANIFEST (`manifest`). `recovery` puts the parts
-//! together again after whatever happened; `checkpoint` makes a second store from hard links, `backup` copies that share no byte.
+//! together again after whatever happened; `checkpoint` makes a second store from hard links, `backup` copies that share no byte. `repair` makes a store of what is
+//! left of one without its MANIFEST.
 //!
 //! A store is several such trees, its families, that share the log ([`Family`]); a batch over several is one write.
 //!
@@ -50,6 +51,7 @@ pub mod points;
 mod read;
 mod read_only;
 mod recovery;
+mod repair;
 mod replay;
 mod retention;
 mod shared;
@@ -71,6 +73,7 @@ pub use iter::{Entry, Iter, Seek};
 pub use operands::{Append, MergeOperator, MergeWith};
 pub use options::{FamilyOptions, Options, WalRecovery, WriteOptions};
 pub use read_only::{Checked, ReadOnlyOptions, ReadOnlyStore};
+pub use repair::{Lost, Repaired, repair};
 pub use replay::CutLog;
 pub use snapshot::Snapshot;
 pub use table::{BlockCacheStats, Compression};

@@ -27,6 +27,7 @@ pub(crate) struct Retention {
 #[derive(Debug, Default)]
 struct Last {
     key: Vec<u8>,
+    sequence: u64,
     stratum: u64,
     /// It is an operand, and so is every newer one of its stratum: what lies below it counts, too.
     is_operand: bool,
@@ -54,11 +55,16 @@ impl Retention {
             if last.stratum == stratum && !last.is_operand {
                 return false;
             }
+            // In two files that a repair has found.
+            if last.sequence == entry.tag.sequence() {
+                return false;
+            }
             sometimes!(points::SNAPSHOT_KEPT, last.stratum != stratum);
         }
         let last = self.last.get_or_insert_default();
         last.key.clear();
         last.key.extend_from_slice(entry.user_key);
+        last.sequence = entry.tag.sequence();
         last.stratum = stratum;
         last.is_operand = entry.tag.kind() == Some(ValueKind::Merge);
         let is_tombstone = matches!(entry.tag.kind(), Some(ValueKind::Deletion | ValueKind::SingleDeletion));

@@ -138,7 +138,7 @@ async fn verify_table(
 }
 
 /// True if reads take such an entry for something.
-fn entry_is_read(tag: Tag) -> bool {
+pub(crate) fn entry_is_read(tag: Tag) -> bool {
     use ValueKind as K;
     matches!(tag.kind(), Some(K::Value | K::BlobIndex | K::Merge | K::Deletion | K::SingleDeletion))
 }

@@ -82,6 +82,11 @@ impl Catalogue {
         seen.chain(remains).max().map_or(Some(1), |last| last.checked_add(1))
     }
 
+    /// True if there is a meta file of this number.
+    pub(super) fn is_there(&self, id: u32) -> bool {
+        self.listed.contains_key(&id) || self.unreadable.contains_key(&id)
+    }
+
     /// True if a listed backup has this very file.
     pub(super) fn has(&self, file: &MetaFile) -> bool {
         self.listed.values().any(|listed| listed.meta.files.contains(file))
@@ -89,7 +94,6 @@ impl Catalogue {
 
     /// What no backup needs.
     pub(super) fn garbage(&self) -> Garbage {
-        let is_there = |id: &u32| self.listed.contains_key(id) || self.unreadable.contains_key(id);
         let files = self.listed.values().flat_map(|listed| &listed.meta.files);
         let needed: BTreeSet<&str> = files.filter_map(|file| file.path.rsplit('/').next()).collect();
         let is_garbage = |name: &&String| {
@@ -99,7 +103,7 @@ impl Catalogue {
         Garbage {
             withdrawn: self.withdrawn.clone(),
             unfinished: self.unfinished.clone(),
-            private: self.private.iter().copied().filter(|id| !is_there(id)).collect(),
+            private: self.private.iter().copied().filter(|id| !self.is_there(*id)).collect(),
             shared: self.shared.iter().filter(is_garbage).cloned().collect(),
         }
     }

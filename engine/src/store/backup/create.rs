@@ -17,15 +17,15 @@ use crate::store::shared::Shared;
 use crate::store::verify::crc32c_of;
 use crate::store::version::VersionSet;
 
-/// Makes a backup of `set`, which pins its files, and returns its number.
+/// Makes the backup `id` of `set`, which pins its files.
 #[tracing::instrument(name = "store backup", level = "debug", skip_all)]
 pub(super) async fn run(
     dir: &Path,
+    id: u32,
     catalogue: &Catalogue,
     shared: &Shared,
     set: &VersionSet,
-) -> Result<u32, Error> {
-    let id = catalogue.next_id().ok_or(Error::InvalidRequest("no number is left for a backup"))?;
+) -> Result<(), Error> {
     let time_s = time::unix_time().as_secs();
     let mut files = Vec::new();
     for file in immutable_files(set) {
@@ -48,7 +48,7 @@ pub(super) async fn run(
         // Not acknowledged, and never sure to be durable: it must not be listed.
         let _ = fs::rename(meta_path(dir, id), withdrawn_path(dir, id)).await;
     }
-    synced.map(|()| id)
+    synced
 }
 
 /// Copies a table or a blob file, unless a backup has it. Its content is durable, its name is not.

@@ -55,7 +55,7 @@ pub(super) async fn collect(dir: &Path, catalogue: &Catalogue) -> Result<(), Err
     let Garbage { withdrawn, unfinished, private, shared } = catalogue.garbage();
     // Of whom these are the remains is not known: the sync may have failed, and would seem to succeed now. So the names are
     // made anew.
-    for id in &withdrawn {
+    for id in withdrawn.iter().filter(|id| !catalogue.is_there(**id)) {
         let (listed, gone) = (meta_path(dir, *id), withdrawn_path(dir, *id));
         fs::rename(&gone, &listed).await.during("rename", &gone)?;
         fs::rename(&listed, &gone).await.during("rename", &listed)?;

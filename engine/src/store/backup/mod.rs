@@ -92,10 +92,12 @@ impl Backups {
     /// [`Error::Locked`], what stopped writes to the store, damage of it, or I/O. Then there is no new backup.
     pub async fn create(&self, store: &Store) -> Result<Backup, Error> {
         let _lock = self.lock().await?;
-        self.collect().await?;
         let catalogue = self.load().await?;
+        // Before anything goes that has a number.
+        let id = catalogue.next_id().ok_or(Error::InvalidRequest("no number is left for a backup"))?;
+        delete::collect(&self.dir, &catalogue).await?;
         let set = store.settled().await?;
-        let id = create::run(&self.dir, &catalogue, store.shared(), &set).await?;
+        create::run(&self.dir, id, &catalogue, store.shared(), &set).await?;
         self.describe(id, &self.meta(id).await?).await
     }
 
@@ -142,7 +144,7 @@ impl Backups {
     pub async fn delete(&self, id: u32) -> Result<(), Error> {
         let _lock = self.lock().await?;
         let catalogue = self.load().await?;
-        if !catalogue.listed.contains_key(&id) && !catalogue.unreadable.contains_key(&id) {
+        if !catalogue.is_there(id) {
             return Err(self.no_such(id));
         }
         delete::withdraw(&self.dir, &catalogue, &[id].into()).await?;

@@ -27,7 +27,7 @@ use crate::store::iter::{Entry, Seek};
 use crate::store::key::{InternalKey, Tag, compare};
 use crate::store::points;
 use crate::store::verify::verify_whole;
-use crate::store::version::FileMeta;
+use crate::store::version::{DEFAULT_FAMILY, FileMeta};
 
 /// An open table.
 #[derive(Debug)]
@@ -94,6 +94,14 @@ impl Table {
     /// How many entries it says it has.
     pub fn entries(&self) -> Option<u64> {
         self.properties.entries
+    }
+
+    /// The id of the family that it was written for, and its name, if it says so; else it is taken for the default one's.
+    pub fn family(&self) -> (u32, Option<&str>) {
+        let Properties { family_id, family_name, .. } = &self.properties;
+        // RocksDB writes this for a table that was made outside of a store.
+        let id = family_id.filter(|id| *id != u32::MAX).unwrap_or(DEFAULT_FAMILY);
+        (id, family_name.as_deref())
     }
 
     /// False only if the key is not in it.
