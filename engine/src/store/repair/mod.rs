@@ -291,10 +291,9 @@ impl Repair {
         let set = set.and_then(|set| set.check().map(|()| set));
         let set = set.map_err(|what| Error::corruption(self.dir(), 0, what))?;
         let needed: BTreeSet<u64> = set.blobs().map(|file| file.added.number).collect();
-        let unneeded: Vec<u64> = self.blobs.keys().copied().filter(|n| !needed.contains(n)).collect();
-        for number in unneeded {
-            self.lose(FileKind::Blob(number), "no table has a value in it".to_owned());
-        }
+        // No table has a value in the others: no loss.
+        let unneeded = self.blobs.keys().filter(|number| !needed.contains(number));
+        self.replaced.extend(unneeded.map(|number| FileKind::Blob(*number)));
         let old = on_disk.iter().filter(|kind| matches!(kind, FileKind::Manifest(_)));
         self.replaced.extend(old);
         // The new tables, before the old ones go.
