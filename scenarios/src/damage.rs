@@ -46,10 +46,7 @@ impl Scenario for DamageScenario {
         use FaultClass as F;
         let mut vocabulary = StoreScenario.vocabulary();
         vocabulary.points = points().collect();
-        vocabulary.verbs.extend([
-            Verb::new("backup", "copy a checkpoint, so that there is one that shares nothing with the store"),
-            Verb::new("scrub", "have the store check every byte of its tables"),
-        ]);
+        vocabulary.verbs.push(Verb::new("scrub", "have the store check every byte of its tables"));
         vocabulary.faults = vec![
             F::ProcessKill,
             F::PowerFail,
@@ -76,7 +73,11 @@ impl Scenario for DamageScenario {
             },
             OracleInfo {
                 name: "checkpoint",
-                about: "a checkpoint or backup opens with its content, or refuses what is damaged",
+                about: "a checkpoint opens with its content, or refuses what is damaged",
+            },
+            OracleInfo {
+                name: "backup",
+                about: "a backup restores what it was taken of, or refuses what is damaged",
             },
             OracleInfo { name: "structure", about: "levels disjoint, no file that nothing names" },
             OracleInfo {

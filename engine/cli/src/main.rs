@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `store dump`, `scan`, `check`, `manifest` and `wal` only read: they neither take the lock nor write a byte, whatever state a
-//! crash has left. `store compact` and `checkpoint` open the store as any user does. What people read goes to standard output, or
+//! crash has left. `store compact`, `checkpoint` and `backup create` open the store as any user does. What people read goes to standard output, or
 //! with `--json` one JSON object a line; what went wrong goes to standard error, in one line that names file and offset.
 //!
 //! The exit status is 0, 1 if something is damaged or could not be done, 2 for bad usage.
@@ -17,6 +17,8 @@ fn main() {
 }
 
 #[cfg(not(madsim))]
+mod backup;
+#[cfg(not(madsim))]
 mod dump;
 #[cfg(not(madsim))]
 mod manifest;
@@ -24,6 +26,8 @@ mod manifest;
 mod output;
 #[cfg(not(madsim))]
 mod records;
+#[cfg(not(madsim))]
+mod repair;
 #[cfg(not(madsim))]
 mod store;
 #[cfg(not(madsim))]

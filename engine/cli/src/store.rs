@@ -11,7 +11,7 @@ use cutwater_engine::store::{
 use serde_json::json;
 
 use super::output::{Failure, Output, Style};
-use super::{dump, manifest, wal};
+use super::{backup, dump, manifest, repair, wal};
 
 /// Blocks of tables that a command keeps in memory. Bytes.
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
@@ -94,6 +94,17 @@ pub(crate) enum Command {
         /// Where the checkpoint is to be; it must not exist.
         target: PathBuf,
     },
+    /// Backups of a store, in a directory of their own, as RocksDB's BackupEngine lays it out.
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Makes a store of what can be read, if the MANIFEST or CURRENT is lost or damaged. Nothing is deleted: what is no part of it is
+    /// in the directory `lost` afterwards. Exit status 1 if anything was lost.
+    Repair {
+        /// The directory.
+        dir: PathBuf,
+        #[command(flatten)]
+        style: Style,
+    },
 }
 
 /// Compressions that are written.
@@ -132,6 +143,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
             compact(&dir, compression.into(), family.as_deref()).await
         }
         Command::Checkpoint { dir, target } => checkpoint(&dir, &target).await,
+        Command::Backup(command) => backup::run(command).await,
+        Command::Repair { dir, style } => repair::run(&dir, Output::new(style)).await,
     }
 }
 
@@ -268,8 +281,8 @@ fn as_they_are() -> FamilyOptions {
     FamilyOptions { blob_gc_age_percent: 0, ..FamilyOptions::default() }
 }
 
-async fn checkpoint(dir: &Path, target: &Path) -> Result<(), Failure> {
-    // What the logs hold goes to tables; nothing else is made anew on the way.
+/// Opens a store. What the logs hold goes to tables; nothing else is made anew.
+pub(crate) async fn open_as_it_is(dir: &Path) -> Result<Store, Failure> {
     const NEVER: usize = 1 << 30;
     let options = FamilyOptions {
         level0_compaction_trigger: NEVER,
@@ -278,7 +291,11 @@ async fn checkpoint(dir: &Path, target: &Path) -> Result<(), Failure> {
         level_multiplier: 2,
         ..as_they_are()
     };
-    let store = open(dir, options).await?;
+    open(dir, options).await
+}
+
+async fn checkpoint(dir: &Path, target: &Path) -> Result<(), Failure> {
+    let store = open_as_it_is(dir).await?;
     let made = store.checkpoint(target).await?;
     println!("{}: {} files, as of write {}", target.display(), made.files.len(), made.sequence);
     Ok(store.close().await?)

@@ -204,12 +204,15 @@ impl Store {
     /// # Errors
     /// [`Error::AlreadyExists`], I/O, or what stopped writes.
     pub async fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<CheckpointFiles, Error> {
-        let set = {
-            // No family comes or goes between the moment and its end in tables.
-            let _stays = self.shared().families_change.lock().await;
-            self.flush_of(None).await?
-        };
+        let set = self.settled().await?;
         checkpoint::create(self.shared(), &set, dir.as_ref()).await
+    }
+
+    /// Flushes all families, and returns what holds all of them as they were at one moment. Whoever has it keeps its files.
+    pub(crate) async fn settled(&self) -> Result<Arc<VersionSet>, Error> {
+        // No family comes or goes between the moment and its end in tables.
+        let _stays = self.shared().families_change.lock().await;
+        self.flush_of(None).await
     }
 
     /// The default family.

@@ -49,7 +49,7 @@ pub enum Error {
     /// The request contradicts itself.
     #[error("invalid request: {0}")]
     InvalidRequest(&'static str),
-    /// Another open store holds the directory.
+    /// Somebody else holds the directory: a store that is open, or who changes the backups in it.
     #[error("{} is locked by another store", dir.display())]
     Locked {
         /// The directory.
@@ -61,7 +61,15 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
     },
-    /// The target of a checkpoint exists.
+    /// The directory of backups has none with this number.
+    #[error("there is no backup {id} in {}", dir.display())]
+    NoSuchBackup {
+        /// The directory of backups.
+        dir: PathBuf,
+        /// The number.
+        id: u32,
+    },
+    /// The target of a checkpoint, or of a restore exists.
     #[error("{} exists already", path.display())]
     AlreadyExists {
         /// The target.

@@ -3,7 +3,8 @@
 //! A write goes to the log ([`log`], `wal`) and to a memtable; full memtables become tables ([`table`]) of level 0 (`flush`);
 //! tables of a level are merged into the next (`compaction`). Large values may lie beside the tables ([`blob`]). Which tables
 //! make up the store is a [`version`], and each change of it is an edit in the MANIFEST (`manifest`). `recovery` puts the parts
-//! together again after whatever happened; `checkpoint` makes a second store from hard links.
+//! together again after whatever happened; `checkpoint` makes a second store from hard links, `backup` copies that share no byte. `repair` makes a store of what is
+//! left of one without its MANIFEST.
 //!
 //! A store is several such trees, its families, that share the log ([`Family`]); a batch over several is one write.
 //!
@@ -21,6 +22,7 @@
 //! Not here yet: compressed blobs, range tombstones. Their marks in the formats are known, and are refused by
 //! name.
 
+mod backup;
 pub mod batch;
 pub mod blob;
 mod build;
@@ -50,10 +52,12 @@ pub mod points;
 mod read;
 mod read_only;
 mod recovery;
+mod repair;
 mod replay;
 mod retention;
 mod shared;
 mod snapshot;
+mod staging;
 pub mod table;
 mod tables;
 pub mod tombstones;
@@ -61,6 +65,7 @@ mod verify;
 pub mod version;
 mod wal;
 
+pub use backup::{Backup, Backups, BackupsFound, DamagedBackup};
 pub use batch::WriteBatch;
 pub use checkpoint::{CheckpointFile, CheckpointFiles};
 pub use db::Store;
@@ -70,6 +75,7 @@ pub use iter::{Entry, Iter, Seek};
 pub use operands::{Append, MergeOperator, MergeWith};
 pub use options::{FamilyOptions, Options, WalRecovery, WriteOptions};
 pub use read_only::{Checked, ReadOnlyOptions, ReadOnlyStore};
+pub use repair::{Lost, Repaired, repair};
 pub use replay::CutLog;
 pub use snapshot::Snapshot;
 pub use table::{BlockCacheStats, Compression};

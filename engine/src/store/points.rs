@@ -31,7 +31,6 @@ cutwater_io::points! {
     buggify COMPACT_LATER = "store.compact_later": "a compaction that is due waits for a while";
     buggify LINK_LATER = "store.checkpoint.link_later": "a checkpoint knows its tables, and waits for a while before it links them";
     buggify MANIFEST_ROLLS_EARLY = "store.manifest.rolls_early": "a MANIFEST rolls over long before it is large";
-    sometimes COMPACTED_IN_PLACE = "store.compaction.in_place": "tables were written anew on their level, to empty blob files";
     sometimes ENTRY_UNDER_RANGE_DROPPED = "store.compaction.range_dropped": "an entry was dropped, as it lies under a range tombstone";
     sometimes RANGE_TOMBSTONE_DROPPED = "store.compaction.range_tombstone_dropped": "a range tombstone was dropped, as nothing lies under it";
     sometimes RANGE_TOMBSTONE_CUT = "store.compaction.range_tombstone_cut": "a range tombstone was cut where one table ends and the next begins";
@@ -66,5 +65,20 @@ pub mod of_families {
         sometimes DROPPED_MEANWHILE = "store.family.dropped_meanwhile": "a family was dropped while it was flushed or compacted";
         sometimes AHEAD_REFUSED = "store.family.ahead_refused": "recovery refused logs that end before what a family has in tables";
         sometimes RECORD_SKIPPED = "store.family.record_skipped": "recovery passed over a write that is in a table, or of a dropped family";
+    }
+}
+
+/// What backups and their restores pass.
+pub mod of_backups {
+    cutwater_io::points! {
+        point COPIED = "store.backup.copied": "the shared files of a backup are durable, it has no MANIFEST";
+        point BEFORE_LISTED = "store.backup.before_listed": "all files of a backup are durable, its meta file has its temporary name";
+        point LISTED = "store.backup.listed": "a backup is listed, the name of its meta file is not durable";
+        point WITHDRAWN = "store.backup.withdrawn": "a backup is not listed any more, not durably, its files are there";
+        point BEFORE_COLLECT = "store.backup.before_collect": "files that no backup names are about to be removed";
+        point BEFORE_RESTORED = "store.backup.before_restored": "a restored store is complete under its temporary name";
+        point RESTORED = "store.backup.restored": "a restored store has its name, which is not durable";
+        sometimes SHARED = "store.backup.shared": "a backup shares a file with one before it";
+        sometimes REMAINS = "store.backup.remains": "files of a backup that was never listed were removed";
     }
 }

@@ -32,6 +32,7 @@ pub(crate) struct Retention {
 #[derive(Debug, Default)]
 struct Last {
     key: Vec<u8>,
+    sequence: u64,
     stratum: u64,
     /// It is an operand, and so is every newer one of its stratum: what lies below it counts, too.
     is_operand: bool,
@@ -72,11 +73,16 @@ impl Retention {
                 let is_single = entry.tag.kind() == Some(ValueKind::SingleDeletion);
                 return is_single && !self.is_over_nothing(entry.user_key, entry.tag.sequence());
             }
+            // In two files that a repair has found.
+            if last.sequence == entry.tag.sequence() {
+                return false;
+            }
             sometimes!(points::SNAPSHOT_KEPT, last.stratum != stratum);
         }
         let last = self.last.get_or_insert_default();
         last.key.clear();
         last.key.extend_from_slice(entry.user_key);
+        last.sequence = entry.tag.sequence();
         last.stratum = stratum;
         last.is_operand = entry.tag.kind() == Some(ValueKind::Merge);
         if self.tombstones.covering(entry.user_key, stratum) > entry.tag.sequence() {

@@ -12,6 +12,8 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::key::{InternalKey, Tag, ValueKind};
+
 /// All that was written to keys from `begin` on, up to `end` and without it, before `sequence`, is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeTombstone {
@@ -24,6 +26,16 @@ pub struct RangeTombstone {
 }
 
 impl RangeTombstone {
+    /// The internal key that it begins with.
+    pub fn first_key(&self) -> InternalKey {
+        InternalKey { user_key: self.begin.clone(), tag: Tag::new(self.sequence, ValueKind::RangeDeletion) }
+    }
+
+    /// The internal key that says of a table that it reaches as far as this does.
+    pub fn end_key(&self) -> InternalKey {
+        InternalKey { user_key: self.end.clone(), tag: Tag::behind_range() }
+    }
+
     /// What of it lies between these keys; it may be none.
     pub fn within(self, from: &Bytes, to: Bound<&[u8]>) -> RangeTombstone {
         let end = match to {

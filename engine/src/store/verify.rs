@@ -17,7 +17,7 @@ use super::table::{Caching, TableIter};
 use super::version::{BlobFile, FileMeta, VersionSet};
 
 /// Read at once when a whole file is checked. Bytes.
-const READ_BYTES: usize = 1 << 20;
+pub(crate) const READ_BYTES: usize = 1 << 20;
 
 /// What a check of the whole structure has found that is no damage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,10 +116,7 @@ async fn verify_table(
         is_on_entry = iter.next().await?;
     }
     for tombstone in table.tombstones().iter() {
-        let sequence = tombstone.sequence;
-        let from =
-            InternalKey { user_key: tombstone.begin, tag: Tag::new(sequence, ValueKind::RangeDeletion) };
-        let to = InternalKey { user_key: tombstone.end, tag: Tag::behind_range() };
+        let (sequence, from, to) = (tombstone.sequence, tombstone.first_key(), tombstone.end_key());
         (smallest, largest) = (sequence.min(smallest), sequence.max(largest));
         (first, last) = (first.into_iter().chain([from]).min(), last.into_iter().chain([to]).max());
     }
@@ -147,7 +144,7 @@ async fn verify_table(
 }
 
 /// True if reads take such an entry for something.
-fn entry_is_read(tag: Tag) -> bool {
+pub(crate) fn entry_is_read(tag: Tag) -> bool {
     use ValueKind as K;
     matches!(tag.kind(), Some(K::Value | K::BlobIndex | K::Merge | K::Deletion | K::SingleDeletion))
 }
@@ -157,6 +154,18 @@ fn entry_is_read(tag: Tag) -> bool {
 /// # Errors
 /// I/O, or another checksum than `expected`.
 pub(crate) async fn verify_whole(path: &Path, len_bytes: u64, expected: u32) -> Result<(), Error> {
+    let found = crc32c_of(path, len_bytes).await?;
+    match found == expected {
+        true => Ok(()),
+        false => {
+            let what = format!("its crc32c is {found:08x}, the MANIFEST says {expected:08x}");
+            Err(Error::corruption(path, 0, what))
+        }
+    }
+}
+
+/// Of the first `len_bytes` of a file.
+pub(crate) async fn crc32c_of(path: &Path, len_bytes: u64) -> Result<u32, Error> {
     let file = File::open(path).await.during("open", path)?;
     let (mut found, mut at) = (0, 0);
     let mut buffer = vec![0; READ_BYTES];
@@ -166,13 +175,7 @@ pub(crate) async fn verify_whole(path: &Path, len_bytes: u64, expected: u32) -> 
         found = crc32c::crc32c_append(found, &buffer[..left]);
         at += left as u64;
     }
-    match found == expected {
-        true => Ok(()),
-        false => {
-            let what = format!("its crc32c is {found:08x}, the MANIFEST says {expected:08x}");
-            Err(Error::corruption(path, 0, what))
-        }
-    }
+    Ok(found)
 }
 
 fn mismatch(dir: &Path, file: &FileMeta, what: String) -> Error {

@@ -1,7 +1,7 @@
 //! Scenario `store`: one machine, one store, up to three writers.
 //!
 //! The machine `n1` opens a store in `/db` and runs the plan's operations on it: writes (some of them synced), deletes,
-//! batches, reads, scans, snapshots held for a while, flushes, compactions, checkpoints, clean reopens. It is killed, loses
+//! batches, reads, scans, snapshots held for a while, flushes, compactions, checkpoints, backups, clean reopens. It is killed, loses
 //! power, meets disk errors, failed syncs, full and slow disks, at points inside flush, compaction, recovery and
 //! checkpoint. Each time it comes up again it first judges what it finds.
 //!
@@ -13,6 +13,8 @@
 //! - **model**: reads, scans and snapshots of the running store equal a map.
 //! - **checkpoint**: a checkpoint that was reported done opens, now and after every later crash, with the content it was
 //!   taken of.
+//! - **backup**: a backup that was reported done is listed until it is purged, and a listed backup restores what it was taken
+//!   of, now and after every later crash.
 //! - **structure**: levels are disjoint, every table exists with its length and checksums, and a quiet store has no file
 //!   that its version does not name.
 //! - **honesty**: nothing injected here damages what a sync made durable, so the store never reports corruption.
@@ -25,6 +27,7 @@
 //!
 //! *Not in it*: damage of durable data (see [`crate::damage`]).
 
+mod backups;
 mod budget;
 mod content;
 mod evidence;
@@ -52,7 +55,7 @@ pub(crate) use process::{Medium, run};
 
 /// What a store can pass.
 pub(crate) fn points() -> impl Iterator<Item = Point> {
-    points::ALL.iter().chain(points::of_families::ALL).copied()
+    points::ALL.iter().chain(points::of_families::ALL).chain(points::of_backups::ALL).copied()
 }
 
 /// See the module.
@@ -110,6 +113,7 @@ impl Scenario for StoreScenario {
                     .arg("hold_us", 0..=100_000),
                 Verb::new("checkpoint", "take a checkpoint, and open it"),
                 Verb::new("reopen", "close the store and open it again"),
+                Verb::new("backup", "make a backup, restore it, and keep the newest two"),
             ],
             knobs: vec![
                 crate::personality_knob(),
@@ -216,6 +220,10 @@ impl Scenario for StoreScenario {
             OracleInfo {
                 name: "checkpoint",
                 about: "a finished checkpoint opens with its content, after every later crash too",
+            },
+            OracleInfo {
+                name: "backup",
+                about: "a listed backup restores what it was taken of, after every later crash too",
             },
             OracleInfo {
                 name: "structure",

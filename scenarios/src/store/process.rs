@@ -13,6 +13,7 @@ use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::{Ops, Start, World};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::backups::BackedUp;
 use super::budget::{ManifestEnd, hides_the_unsynced, may_replace_the_end, syncs_forgiven};
 use super::content::{DELIMITER, list, same};
 use super::evidence::{Evidence, Served};
@@ -64,6 +65,7 @@ pub(super) struct Shared {
     pub(super) medium: Medium,
     stage: tokio::sync::watch::Sender<Stage>,
     pub(super) actors: Vec<tokio::sync::Mutex<Ops>>,
+    pub(super) backing_up: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -75,8 +77,8 @@ pub(super) struct State {
     pub(super) scratch: Fates,
     /// There was one in this run: a copy may still have it.
     pub(super) has_scratch: bool,
-    /// Copies of checkpoints that share no byte with the store.
-    pub(super) backups: Vec<Taken>,
+    /// Those that are not purged.
+    pub(super) backups: Vec<BackedUp>,
     /// When recovery was judged the last time, in microseconds of virtual time.
     judged_us: u64,
     /// How often the disk had lost what was not durable.
@@ -128,6 +130,7 @@ impl Shared {
             medium,
             stage: tokio::sync::watch::Sender::new(Stage::Work),
             actors: actors.iter().map(|&actor| tokio::sync::Mutex::new(world.ops(actor))).collect(),
+            backing_up: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
     }
@@ -175,6 +178,7 @@ impl Shared {
         let db = self.tolerate("open", self.open(DB, self.options()).await)?;
         self.judge_recovery(&db, &start).await?;
         self.judge_checkpoints().await?;
+        self.judge_backups().await?;
         self.world.recovered(start.node);
         let last = *self.stage.borrow() == Stage::Last;
         if last {
@@ -357,6 +361,10 @@ impl Shared {
             for taken in &state.checkpoints {
                 hash.update(taken.dir.as_os_str().as_encoded_bytes());
                 hash.update(&digest(&taken.content).to_le_bytes());
+            }
+            for backup in &state.backups {
+                hash.update(&backup.id.to_le_bytes());
+                hash.update(&digest(&backup.content).to_le_bytes());
             }
             hash.update(format!("{:?}", state.scratch).as_bytes());
             hash.digest()

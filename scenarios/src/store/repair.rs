@@ -6,17 +6,15 @@
 //! or an empty one if there is none.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use cutwater_engine::store::{CheckpointFiles, Error, Options};
 use cutwater_io::fs::{self, File};
-use cutwater_sim::plan::Op;
-use cutwater_sim::scenario::Violation;
 
 use super::content::{KEYS, key, same_value};
 use super::families::{Db, Draft};
-use super::process::{DB, Exit, Shared, Taken};
+use super::process::{DB, Exit, Shared};
 use crate::oracle::batches::{Content, Readable};
 
 /// Lives in a row that may end at damage before the store is replaced.
@@ -123,49 +121,24 @@ impl Shared {
     /// What is read of the newest copy that is whole, and is what it was taken of; nothing if there is none.
     async fn whole_copy(&self) -> Result<Content, Exit> {
         loop {
-            let newest = {
+            let (backup, checkpoint) = {
                 let state = self.state();
-                let copies = state.backups.iter().chain(&state.checkpoints);
-                copies.max_by_key(|taken| taken.taken_us).cloned()
+                let backup = state.backups.iter().max_by_key(|backup| backup.taken_us).cloned();
+                (backup, state.checkpoints.iter().max_by_key(|taken| taken.taken_us).cloned())
             };
-            let Some(taken) = newest else { return Ok(Content::new()) };
-            match self.open_checkpoint(&taken).await {
-                Err(Exit::Damaged) => {
-                    let mut state = self.state();
-                    state.backups.retain(|other| other.dir != taken.dir);
-                    state.checkpoints.retain(|other| other.dir != taken.dir);
-                }
-                read => return read,
+            let taken_us = checkpoint.as_ref().map(|taken| taken.taken_us);
+            match (backup.filter(|backup| Some(backup.taken_us) > taken_us), checkpoint) {
+                (Some(backup), _) => match self.restored_as(&backup).await {
+                    Err(Exit::Damaged) => self.forget(&[backup.id]),
+                    read => return read,
+                },
+                (None, Some(taken)) => match self.open_checkpoint(&taken).await {
+                    Err(Exit::Damaged) => self.state().checkpoints.retain(|other| other.dir != taken.dir),
+                    read => return read,
+                },
+                (None, None) => return Ok(Content::new()),
             }
         }
-    }
-
-    /// Copies a checkpoint, so that there is one that shares nothing with the store.
-    pub(super) async fn back_up(&self, db: &Db, op: &Op) -> Result<(), Exit> {
-        let (links, dir) =
-            (PathBuf::from(format!("/links-{}", op.id)), PathBuf::from(format!("/backup-{}", op.id)));
-        let before = self.state().batches.acknowledged();
-        let files = self.tolerate("checkpoint", db.checkpoint(&links).await)?;
-        let taken_us = self.world.now_us();
-        self.tolerate("back up", copy(&files, &links, &dir).await)?;
-        self.tolerate("back up", io("sync", &dir, fs::sync_dir(&dir).await))?;
-        self.tolerate("back up", io("sync", Path::new("/"), fs::sync_dir("/").await))?;
-        let _ = fs::remove_dir_all(&links).await;
-        let options = self.options_of_a_copy();
-        let copy = self.tolerate("open backup", self.open(&dir, options).await)?;
-        let content = self.tolerate("scan backup", copy.scan(.., None).await)?;
-        self.tolerate("close backup", copy.close().await)?;
-        let mut state = self.state();
-        if files.sequence < before {
-            return Err(Violation::new("checkpoint", "a checkpoint holds what was acknowledged before it")
-                .of("backup")
-                .expected(format!("sequence {before} or more"))
-                .found(files.sequence)
-                .into());
-        }
-        state.batches.judge_cut("checkpoint", &content, files.sequence)?;
-        state.backups.push(Taken { dir, content, taken_us });
-        Ok(())
     }
 }
 

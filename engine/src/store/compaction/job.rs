@@ -35,7 +35,6 @@ pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) ->
         Built { tables: vec![FileMeta::clone(&compaction.upper[0])], ..Built::default() }
     } else {
         sometimes!(points::COMPACTED, true);
-        sometimes!(points::COMPACTED_IN_PLACE, compaction.output_level == level);
         let mut build = Build::new(&shared.site, || shared.allocate_number());
         match write_outputs(shared, family, compaction, &mut build).await {
             Ok(outputs) => outputs,

@@ -118,11 +118,9 @@ impl TableBuilder {
 
     /// Adds a range tombstone. They come after all entries, by where they begin; of those that begin together the newest first.
     pub fn add_range_tombstone(&mut self, tombstone: &RangeTombstone) {
-        let RangeTombstone { begin, end, sequence } = tombstone;
+        let RangeTombstone { begin, end, .. } = tombstone;
         assert!(begin < end, "a range tombstone has a key");
-        let from =
-            InternalKey { user_key: begin.clone(), tag: Tag::new(*sequence, ValueKind::RangeDeletion) };
-        let to = InternalKey { user_key: end.clone(), tag: Tag::behind_range() };
+        let (from, to) = (tombstone.first_key(), tombstone.end_key());
         self.tombstones.add(&from.encode(), end);
         self.count(begin, from.tag, end);
         self.counts.deletions += 1;

@@ -23,6 +23,8 @@ const INDEX_TYPE: &str = "rocksdb.block.based.table.index.type";
 const GLOBAL_SEQUENCE: &str = "rocksdb.external_sst_file.global_seqno";
 const ORIGINAL_NUMBER: &str = "rocksdb.original.file.number";
 const COMPARATOR: &str = "rocksdb.comparator";
+const FAMILY_ID: &str = "rocksdb.column.family.id";
+const FAMILY_NAME: &str = "rocksdb.column.family.name";
 
 /// What a builder counted.
 #[derive(Clone, Debug, Default)]
@@ -72,8 +74,8 @@ pub fn build(counts: &Counts, out: &mut Vec<u8>) {
         ("rocksdb.block.based.table.prefix.filtering", b"0".to_vec()),
         ("rocksdb.block.based.table.whole.key.filtering", b"1".to_vec()),
         (INDEX_TYPE, vec![0; 4]),
-        ("rocksdb.column.family.id", varint(u64::from(counts.family_id))),
-        ("rocksdb.column.family.name", counts.family_name.clone().into_bytes()),
+        (FAMILY_ID, varint(u64::from(counts.family_id))),
+        (FAMILY_NAME, counts.family_name.clone().into_bytes()),
         (COMPARATOR, b"leveldb.BytewiseComparator".to_vec()),
         ("rocksdb.compression", counts.compression.name().into()),
         ("rocksdb.creating.db.identity", counts.store_identity.clone().into_bytes()),
@@ -120,6 +122,10 @@ pub struct Properties {
     pub entries: Option<u64>,
     /// The number that it was written under.
     pub original_number: Option<u64>,
+    /// The id of the family that it was written for, and its name, as far as it says so.
+    pub family_id: Option<u32>,
+    /// See `family_id`.
+    pub family_name: Option<String>,
 }
 
 impl Properties {
@@ -140,6 +146,8 @@ impl Properties {
                     found.unsupported = Some("a comparator other than leveldb.BytewiseComparator");
                 }
                 ORIGINAL_NUMBER => found.original_number = Some(number()?),
+                FAMILY_ID => found.family_id = u32::try_from(number()?).ok(),
+                FAMILY_NAME => found.family_name = String::from_utf8(value.to_vec()).ok(),
                 "rocksdb.num.entries" => found.entries = Some(number()?),
                 _ => {}
             }

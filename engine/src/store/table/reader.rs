@@ -6,7 +6,7 @@
 //! also lie between the separators that the index has for its block, and among the sequence numbers that the MANIFEST has
 //! for the table.
 
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ use crate::store::key::{InternalKey, Tag, ValueKind, compare, split};
 use crate::store::points;
 use crate::store::tombstones::{RangeTombstone, Tombstones};
 use crate::store::verify::verify_whole;
-use crate::store::version::FileMeta;
+use crate::store::version::{DEFAULT_FAMILY, FileMeta};
 
 /// An open table.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub struct Table {
     tombstones: Arc<Tombstones>,
     /// How many they were before they were cut.
     range_tombstones: u64,
+    /// Where they are.
+    tombstones_at: Option<Handle>,
     cache: Option<Arc<BlockCache>>,
 }
 
@@ -94,6 +96,7 @@ impl Table {
             filter: None,
             tombstones: Arc::default(),
             range_tombstones: 0,
+            tombstones_at: None,
             cache,
         };
         table.read_meta(meta).await?;
@@ -108,6 +111,14 @@ impl Table {
         self.properties.entries
     }
 
+    /// The id of the family that it was written for, and its name, if it says so; else it is taken for the default one's.
+    pub fn family(&self) -> (u32, Option<&str>) {
+        let Properties { family_id, family_name, .. } = &self.properties;
+        // RocksDB writes this for a table that was made outside of a store.
+        let id = family_id.filter(|id| *id != u32::MAX).unwrap_or(DEFAULT_FAMILY);
+        (id, family_name.as_deref())
+    }
+
     /// False only if the key is not in it.
     pub fn may_contain(&self, user_key: &[u8]) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.may_contain(user_key))
@@ -116,6 +127,14 @@ impl Table {
     /// How many range tombstones it has, as they were written.
     pub fn range_tombstones(&self) -> u64 {
         self.range_tombstones
+    }
+
+    /// Its range tombstones as they were written, for who does not know how far it reaches.
+    pub(crate) async fn tombstones_as_written(&self) -> Result<Tombstones, Error> {
+        let Some(handle) = self.tombstones_at else { return Ok(Tombstones::default()) };
+        let block = self.block(handle).await?;
+        let found = range_tombstones_of(&block, &self.sequences, (Bytes::new(), Bound::Unbounded));
+        Ok(self.check(handle, found)?.0)
     }
 
     /// Its range tombstones, no further than it reaches.
@@ -138,8 +157,11 @@ impl Table {
                 DICTIONARY_NAME => return Err(Error::unsupported(&self.path, "a compression dictionary")),
                 RANGE_DELETIONS_NAME => {
                     let block = self.block(handle).await?;
-                    let (tombstones, count) = self.check(handle, range_tombstones_of(&block, meta))?;
+                    let reach = (meta.smallest.user_key.clone(), meta.end());
+                    let found = range_tombstones_of(&block, &self.sequences, reach);
+                    let (tombstones, count) = self.check(handle, found)?;
                     (self.tombstones, self.range_tombstones) = (tombstones.into(), count);
+                    self.tombstones_at = Some(handle);
                 }
                 _ => {}
             }
@@ -306,7 +328,11 @@ impl Table {
 }
 
 /// The range tombstones of a table, and how many its block has: others write them uncut.
-fn range_tombstones_of(block: &Block, meta: &FileMeta) -> Result<(Tombstones, u64), Malformed> {
+fn range_tombstones_of(
+    block: &Block,
+    sequences: &RangeInclusive<u64>,
+    (from, to): (Bytes, Bound<&[u8]>),
+) -> Result<(Tombstones, u64), Malformed> {
     let bad = |what| Malformed { offset_bytes: 0, what };
     let (mut tombstones, mut count) = (Tombstones::default(), 0);
     let mut iter = block.iter();
@@ -316,7 +342,7 @@ fn range_tombstones_of(block: &Block, meta: &FileMeta) -> Result<(Tombstones, u6
         if tag.kind() != Some(ValueKind::RangeDeletion) {
             return Err(bad("something else among the range tombstones"));
         }
-        if !(meta.smallest_sequence..=meta.largest_sequence).contains(&sequence) {
+        if !sequences.contains(&sequence) {
             return Err(bad("a range tombstone is not among the sequence numbers of its table"));
         }
         let tombstone = RangeTombstone {
@@ -324,7 +350,7 @@ fn range_tombstones_of(block: &Block, meta: &FileMeta) -> Result<(Tombstones, u6
             end: Bytes::copy_from_slice(&end),
             sequence,
         };
-        tombstones.insert(tombstone.within(&meta.smallest.user_key, meta.end()));
+        tombstones.insert(tombstone.within(&from, to));
         count += 1;
     }
     Ok((tombstones, count))
