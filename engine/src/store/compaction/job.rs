@@ -46,10 +46,8 @@ pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) ->
     };
     let edit = VersionEdit { column_family: family, deleted_files, ..outputs.into_edit(output_level) };
     let go_on_from = |state: &mut State| {
-        if let Some(family) = state.families.get_mut(family) {
-            if output_level as usize != level {
-                family.cursors[level] = cursor;
-            }
+        if let Some(family) = state.families.get_mut(family).filter(|_| output_level as usize != level) {
+            family.cursors[level] = cursor;
         }
     };
     shared.install("a compaction", Change::of(edit), go_on_from).await?;
