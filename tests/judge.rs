@@ -33,7 +33,7 @@ type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Where the scenario has its store, and on which node.
 const DB: &str = "/db";
 const NODE: NodeId = NodeId(1);
-const SEEDS: std::ops::Range<u64> = 0..12;
+const SEEDS: std::ops::Range<u64> = 0..16;
 const CRASHES_PER_RUN: u64 = 5;
 
 /// The scenario `store`, observed: copies of its disk are taken and crashed while it runs.
