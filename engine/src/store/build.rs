@@ -222,7 +222,7 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
                 && matches!(next.tag.kind(), Some(ValueKind::Value | ValueKind::BlobIndex))
                 && retention.are_together(tag.sequence(), next.tag.sequence())
         };
-        let goes = next.filter(hides).is_some();
+        let goes = next.filter(hides).is_some() && retention.drops_single_deletions();
         sometimes!(points::SINGLE_DELETION_DROPPED, goes);
         if goes {
             retention.forget_last();

@@ -17,6 +17,9 @@ use super::tombstones::{RangeTombstone, Tombstones};
 /// What an entry costs beyond its bytes, roughly. Bytes.
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
 
+/// What a range tombstone costs for each span of keys that it lies over. Bytes.
+const PLACE_BYTES: u64 = 8;
+
 /// A memtable.
 #[derive(Debug, Default)]
 pub struct Memtable {
@@ -62,11 +65,11 @@ impl Ord for Prefixed {
 impl Memtable {
     /// Adds an entry. The value of a range tombstone is where it ends.
     pub fn insert(&self, user_key: Bytes, tag: Tag, value: Bytes) {
-        let cost = (user_key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
+        let mut cost = (user_key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES;
         if tag.kind() == Some(ValueKind::RangeDeletion) {
             let tombstone = RangeTombstone { begin: user_key, end: value, sequence: tag.sequence() };
             let mut tombstones = self.tombstones.write().unwrap_or_else(PoisonError::into_inner);
-            Arc::make_mut(&mut tombstones).insert(tombstone);
+            cost += Arc::make_mut(&mut tombstones).insert(tombstone) as u64 * PLACE_BYTES;
             self.has_tombstones.store(true, Ordering::Release);
         } else {
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);

@@ -23,6 +23,8 @@ pub(crate) struct Retention {
     snapshots: Vec<u64>,
     /// Tables below the output that may hold older entries; nothing if tombstones must stay.
     deeper: Option<Vec<Arc<FileMeta>>>,
+    /// Single deletions do not go with what they hide.
+    keeps_single_deletions: bool,
     /// All that lie over the entries and come with them.
     tombstones: Tombstones,
     /// The last entry that counts.
@@ -42,13 +44,29 @@ impl Retention {
     /// `snapshots` ascend. Without `deeper` all tombstones are kept.
     pub(crate) fn new(snapshots: Vec<u64>, deeper: Option<Vec<Arc<FileMeta>>>) -> Self {
         assert!(snapshots.is_sorted(), "snapshots ascend");
-        Retention { snapshots, deeper, tombstones: Tombstones::default(), last: None }
+        Retention {
+            snapshots,
+            deeper,
+            keeps_single_deletions: false,
+            tombstones: Tombstones::default(),
+            last: None,
+        }
     }
 
     /// For a memtable that becomes a table of level 0.
     pub(crate) fn of_memtable(mem: &Memtable, snapshots: Vec<u64>) -> Self {
         let tombstones = mem.tombstones().map(Arc::unwrap_or_clone);
         Retention::new(snapshots, None).under(tombstones.unwrap_or_default())
+    }
+
+    /// What single deletions hide may be in a file that is not at hand, too.
+    pub(crate) fn keeping_single_deletions(self) -> Self {
+        Retention { keeps_single_deletions: true, ..self }
+    }
+
+    /// True if a single deletion goes with the value that it meets.
+    pub(crate) fn drops_single_deletions(&self) -> bool {
+        !self.keeps_single_deletions
     }
 
     /// With these range tombstones over the entries.

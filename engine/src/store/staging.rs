@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cutwater_io::fs;
 
@@ -15,6 +16,7 @@ pub(crate) struct Staging<'d> {
     dir: &'d Path,
     parent: &'d Path,
     temporary: PathBuf,
+    has_name: AtomicBool,
 }
 
 impl<'d> Staging<'d> {
@@ -40,7 +42,7 @@ impl<'d> Staging<'d> {
         if fs::try_exists(&temporary).await.during("stat", &temporary)? {
             fs::remove_dir_all(&temporary).await.during("remove", &temporary)?;
         }
-        Ok(Staging { dir, parent, temporary })
+        Ok(Staging { dir, parent, temporary, has_name: AtomicBool::new(false) })
     }
 
     /// What is to be filled, and to be durable with all that is in it before [`Staging::rename`].
@@ -50,7 +52,9 @@ impl<'d> Staging<'d> {
 
     /// Gives the directory its name.
     pub(crate) async fn rename(&self) -> Result<(), Error> {
-        fs::rename(&self.temporary, self.dir).await.during("rename", &self.temporary)
+        fs::rename(&self.temporary, self.dir).await.during("rename", &self.temporary)?;
+        self.has_name.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes the name durable.
@@ -61,8 +65,10 @@ impl<'d> Staging<'d> {
     /// Removes what there is after a failure: not acknowledged, it must not look as if it were. What cannot be removed is the
     /// caller's to clean.
     pub(crate) async fn abandon(&self) {
-        for path in [&self.temporary, self.dir] {
-            let _ = fs::remove_dir_all(path).await;
+        let _ = fs::remove_dir_all(&self.temporary).await;
+        // Under that name may be what somebody else has made meanwhile.
+        if self.has_name.load(Ordering::Relaxed) {
+            let _ = fs::remove_dir_all(self.dir).await;
         }
     }
 }

@@ -63,14 +63,14 @@ struct Span {
 }
 
 impl Tombstones {
-    /// Adds one. One that ends where it begins, or before, is none.
-    pub fn insert(&mut self, tombstone: RangeTombstone) {
+    /// Adds one. One that ends where it begins, or before, is none. Where many lie over each other each takes a place in every span that it
+    /// lies over: returns how many more places there are.
+    pub fn insert(&mut self, tombstone: RangeTombstone) -> usize {
         let RangeTombstone { begin, end, sequence } = tombstone;
         if begin >= end {
-            return;
+            return 0;
         }
-        self.cut(&begin);
-        self.cut(&end);
+        let mut places = self.cut(&begin) + self.cut(&end);
         let mut at = begin;
         let mut gaps = Vec::new();
         for (from, span) in self.spans.range_mut(at.clone()..end.clone()) {
@@ -80,6 +80,7 @@ impl Tombstones {
             let place = span.sequences.partition_point(|other| *other < sequence);
             if span.sequences.get(place) != Some(&sequence) {
                 span.sequences.insert(place, sequence);
+                places += 1;
             }
             at = span.end.clone();
         }
@@ -88,22 +89,29 @@ impl Tombstones {
         }
         for (from, end) in gaps {
             self.spans.insert(from, Span { end, sequences: vec![sequence] });
+            places += 1;
         }
+        places
     }
 
     /// Adds those of another list.
     pub fn extend(&mut self, others: &Tombstones) {
-        others.iter().for_each(|tombstone| self.insert(tombstone));
+        for tombstone in others.iter() {
+            self.insert(tombstone);
+        }
     }
 
-    /// Parts the span around a key there.
-    fn cut(&mut self, key: &Bytes) {
+    /// Parts the span around a key there. Returns how many more places there are.
+    fn cut(&mut self, key: &Bytes) -> usize {
         let before = (Bound::Unbounded, Bound::Excluded(key.clone()));
-        let Some((_, span)) = self.spans.range_mut(before).next_back() else { return };
+        let Some((_, span)) = self.spans.range_mut(before).next_back() else { return 0 };
         if *key < span.end {
             let behind = Span { end: std::mem::replace(&mut span.end, key.clone()), ..span.clone() };
+            let places = behind.sequences.len();
             self.spans.insert(key.clone(), behind);
+            return places;
         }
+        0
     }
 
     /// True without any.
@@ -145,7 +153,9 @@ mod tests {
 
     fn list(of: &[RangeTombstone]) -> Tombstones {
         let mut list = Tombstones::default();
-        of.iter().cloned().for_each(|tombstone| list.insert(tombstone));
+        for tombstone in of {
+            list.insert(tombstone.clone());
+        }
         list
     }
 
@@ -169,6 +179,14 @@ mod tests {
         assert_eq!(within("c", Bound::Excluded(b"f")), tombstone("c", "f", 5));
         assert_eq!(within("c", Bound::Included(b"f")), tombstone("c", "f\0", 5));
         assert!(list(&[within("n", Bound::Included(b"z"))]).is_empty());
+    }
+
+    #[test]
+    fn what_lies_over_each_other_is_counted() {
+        let mut list = Tombstones::default();
+        let mut insert = |begin, end, sequence| list.insert(tombstone(begin, end, sequence));
+        assert_eq!((insert("b", "f", 1), insert("b", "g", 2), insert("d", "e", 3)), (1, 2, 5));
+        assert_eq!(list.iter().count(), 8);
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Backups {
     /// Makes a backup of an open store, and copies what no backup has yet. Durable on return. Writers go on meanwhile.
     ///
     /// # Errors
-    /// [`Error::Locked`], what stopped writes to the store, damage of it, or I/O. Then there is no new backup.
+    /// [`Error::Locked`], what stopped writes to the store, damage of it, or I/O. Then there is no new backup, unless the disk
+    /// fails once more while it is taken back: what is listed then is whole.
     pub async fn create(&self, store: &Store) -> Result<Backup, Error> {
         let _lock = self.lock().await?;
         let catalogue = self.load().await?;

@@ -42,6 +42,8 @@ use inspect::{FoundBlobs, FoundTable};
 
 /// Where goes what is no part of the repaired store.
 const LOST_DIR: &str = "lost";
+/// What comes after must fit as well.
+const MAX_NUMBER: u64 = u64::MAX / 2;
 
 /// What a repair has made of a directory.
 #[derive(Debug, Default)]
@@ -85,10 +87,13 @@ pub async fn repair(dir: impl AsRef<Path>) -> Result<Repaired, Error> {
     if !on_disk.iter().any(is_data) {
         return Err(Error::NotFound { dir: dir.to_owned() });
     }
+    if let Some(kind) = on_disk.iter().find(|kind| kind.number() > Some(MAX_NUMBER)) {
+        return Err(Error::corruption(&kind.path(dir), 0, "no store gives a file such a number"));
+    }
     let lost_dir = dir.join(LOST_DIR);
     create_dir_durably(&lost_dir).await?;
     let site = Site { dir: Directory::new(dir), options: Options::default(), identity: own(dir).await? };
-    let next_number = on_disk.iter().filter_map(|kind| kind.number()).max().unwrap_or(0).saturating_add(1);
+    let next_number = on_disk.iter().filter_map(|kind| kind.number()).max().unwrap_or(0) + 1;
     let mut repair = Repair {
         files: Files::new(dir, 0),
         site,
@@ -200,7 +205,7 @@ impl Repair {
                 self.repaired.lost.push(Lost { name: kind.name(), why });
             }
             for (family, memtable) in found.memtables {
-                let mut retention = Retention::of_memtable(&memtable, Vec::new());
+                let mut retention = Retention::of_memtable(&memtable, Vec::new()).keeping_single_deletions();
                 let source = merge::Source::memtable(memtable);
                 self.write(family, vec![source], &mut retention, u64::MAX).await?;
             }
@@ -228,7 +233,7 @@ impl Repair {
         for family in families {
             let of_family = self.tables.values().filter(|found| found.family == family);
             let metas: Vec<Arc<FileMeta>> = of_family.map(|found| found.meta.clone()).collect();
-            if level0_can_tell(&metas) {
+            if levels_can_tell(&metas) {
                 continue;
             }
             let source = |meta: &Arc<FileMeta>| {
@@ -239,7 +244,7 @@ impl Repair {
             for meta in &metas {
                 tombstones.extend(self.files.tables.open(meta).await?.tombstones());
             }
-            let mut retention = Retention::new(Vec::new(), None).under(tombstones);
+            let mut retention = Retention::new(Vec::new(), None).under(tombstones).keeping_single_deletions();
             self.write(family, sources, &mut retention, FamilyOptions::default().target_file_bytes).await?;
             for meta in metas {
                 self.tables.remove(&meta.number);
@@ -385,17 +390,16 @@ impl Repair {
     }
 }
 
-/// True if of any two of these tables that share keys one is newer than the other as a whole: then reads of level 0 find the newest
-/// entry first.
-fn level0_can_tell(tables: &[Arc<FileMeta>]) -> bool {
-    all_pairs(tables, |one, other| {
-        let is_older = one.largest_sequence < other.smallest_sequence;
-        !share_keys(one, other) || is_older || other.largest_sequence < one.smallest_sequence
-    })
+/// True if no two of these tables share keys, so that they can lie on one level; or if of any two one is newer than the other as a
+/// whole, whatever keys they have, as RocksDB demands it of level 0.
+fn levels_can_tell(tables: &[Arc<FileMeta>]) -> bool {
+    let is_older = |one: &FileMeta, other: &FileMeta| one.largest_sequence < other.smallest_sequence;
+    all_pairs(tables, |one, other| !share_keys(one, other))
+        || all_pairs(tables, |one, other| is_older(one, other) || is_older(other, one))
 }
 
 fn share_keys(one: &FileMeta, other: &FileMeta) -> bool {
-    one.smallest.user_key <= other.largest.user_key && other.smallest.user_key <= one.largest.user_key
+    !one.ends_before(&other.smallest.user_key) && !other.ends_before(&one.smallest.user_key)
 }
 
 fn all_pairs(tables: &[Arc<FileMeta>], holds: impl Fn(&FileMeta, &FileMeta) -> bool) -> bool {

@@ -32,6 +32,9 @@ use crate::store::tombstones::{RangeTombstone, Tombstones};
 use crate::store::verify::verify_whole;
 use crate::store::version::{DEFAULT_FAMILY, FileMeta};
 
+/// What range tombstones over each other may take in memory: places of one over a span, beyond 16 for each.
+const MAX_PLACES: usize = 1 << 20;
+
 /// An open table.
 #[derive(Debug)]
 pub struct Table {
@@ -133,8 +136,8 @@ impl Table {
     pub(crate) async fn tombstones_as_written(&self) -> Result<Tombstones, Error> {
         let Some(handle) = self.tombstones_at else { return Ok(Tombstones::default()) };
         let block = self.block(handle).await?;
-        let found = range_tombstones_of(&block, &self.sequences, (Bytes::new(), Bound::Unbounded));
-        Ok(self.check(handle, found)?.0)
+        let reach = (Bytes::new(), Bound::Unbounded);
+        Ok(self.check(handle, self.range_tombstones_of(&block, reach))?.0)
     }
 
     /// Its range tombstones, no further than it reaches.
@@ -157,9 +160,10 @@ impl Table {
                 DICTIONARY_NAME => return Err(Error::unsupported(&self.path, "a compression dictionary")),
                 RANGE_DELETIONS_NAME => {
                     let block = self.block(handle).await?;
+                    // The properties come before, by their name.
+                    self.ingested_as = self.ingested_as(meta)?;
                     let reach = (meta.smallest.user_key.clone(), meta.end());
-                    let found = range_tombstones_of(&block, &self.sequences, reach);
-                    let (tombstones, count) = self.check(handle, found)?;
+                    let (tombstones, count) = self.check(handle, self.range_tombstones_of(&block, reach))?;
                     (self.tombstones, self.range_tombstones) = (tombstones.into(), count);
                     self.tombstones_at = Some(handle);
                 }
@@ -179,6 +183,35 @@ impl Table {
             Some(what) => Err(Error::unsupported(&self.path, what)),
             None => Ok(()),
         }
+    }
+
+    /// The range tombstones in the block, and how many these are: others write them uncut.
+    fn range_tombstones_of(
+        &self,
+        block: &Block,
+        (from, to): (Bytes, Bound<&[u8]>),
+    ) -> Result<(Tombstones, u64), Malformed> {
+        let bad = |what| Malformed { offset_bytes: 0, what };
+        let (mut tombstones, mut count, mut places) = (Tombstones::default(), 0, 0);
+        let mut iter = block.iter();
+        while let Some((key, end)) = iter.next_entry()? {
+            let (begin, tag) =
+                split(key).ok_or_else(|| bad("a range tombstone without a sequence number"))?;
+            let sequence = self.ingested_as.unwrap_or(tag.sequence());
+            if tag.kind() != Some(ValueKind::RangeDeletion) {
+                return Err(bad("something else among the range tombstones"));
+            }
+            if !self.sequences.contains(&sequence) {
+                return Err(bad("a range tombstone is not among the sequence numbers of its table"));
+            }
+            let (begin, end) = (Bytes::copy_from_slice(begin), Bytes::copy_from_slice(&end));
+            places += tombstones.insert(RangeTombstone { begin, end, sequence }.within(&from, to));
+            count += 1;
+            if places > MAX_PLACES + 16 * count {
+                return Err(bad("too many range tombstones lie over each other"));
+            }
+        }
+        Ok((tombstones, count as u64))
     }
 
     async fn read_properties(&self, handle: Handle) -> Result<Properties, Error> {
@@ -325,35 +358,6 @@ impl Table {
     fn check<T>(&self, handle: Handle, result: Result<T, Malformed>) -> Result<T, Error> {
         result.map_err(|m| Error::malformed(&self.path, handle.offset_bytes, m))
     }
-}
-
-/// The range tombstones of a table, and how many its block has: others write them uncut.
-fn range_tombstones_of(
-    block: &Block,
-    sequences: &RangeInclusive<u64>,
-    (from, to): (Bytes, Bound<&[u8]>),
-) -> Result<(Tombstones, u64), Malformed> {
-    let bad = |what| Malformed { offset_bytes: 0, what };
-    let (mut tombstones, mut count) = (Tombstones::default(), 0);
-    let mut iter = block.iter();
-    while let Some((key, end)) = iter.next_entry()? {
-        let (begin, tag) = split(key).ok_or_else(|| bad("a range tombstone without a sequence number"))?;
-        let sequence = tag.sequence();
-        if tag.kind() != Some(ValueKind::RangeDeletion) {
-            return Err(bad("something else among the range tombstones"));
-        }
-        if !sequences.contains(&sequence) {
-            return Err(bad("a range tombstone is not among the sequence numbers of its table"));
-        }
-        let tombstone = RangeTombstone {
-            begin: Bytes::copy_from_slice(begin),
-            end: Bytes::copy_from_slice(&end),
-            sequence,
-        };
-        tombstones.insert(tombstone.within(&from, to));
-        count += 1;
-    }
-    Ok((tombstones, count))
 }
 
 fn delta_handle(
