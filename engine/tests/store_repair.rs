@@ -3,6 +3,9 @@
 #![expect(clippy::disallowed_methods, reason = "what is on the disk is damaged behind the engine's back")]
 
 mod common;
+#[path = "common/rocksdb.rs"]
+#[expect(dead_code, reason = "RocksDB is only asked whether it accepts the directory")]
+mod rocksdb;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,6 +15,7 @@ use cutwater_engine::store::{
     Append, FamilyOptions, MergeWith, Options, ReadOnlyStore, Repaired, Store, WriteBatch, WriteOptions,
     repair,
 };
+use rocksdb::{db_arg, tool};
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -88,6 +92,9 @@ fn without_a_manifest_nothing_is_missing() {
                 logs > 0 && tables > 1 && blob_files > 0 && lost.is_empty(),
                 "{tables} {blob_files} {lost:?}"
             );
+            if let Some(said) = tool("ldb", &[&db_arg(dir.path()), "checkconsistency"]) {
+                assert!(said.trim().ends_with("OK"), "{said}");
+            }
             let checked = ReadOnlyStore::check(dir.path()).await.unwrap();
             assert!(checked.errors.is_empty(), "{:?}", checked.errors);
             assert_eq!(checked.verified.uncounted_garbage, 0);

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `store dump`, `scan`, `check`, `manifest` and `wal` only read: they neither take the lock nor write a byte, whatever state a
-//! crash has left. `store compact`, `checkpoint` and `backup create` open the store as any user does. What people read goes to standard output, or
+//! crash has left. `store compact`, `checkpoint` and `backup create` open the store as any user does;
+//! `repair` makes one of what can be read, and renames what cannot. What people read goes to standard output, or
 //! with `--json` one JSON object a line; what went wrong goes to standard error, in one line that names file and offset.
 //!
 //! The exit status is 0, 1 if something is damaged or could not be done, 2 for bad usage.

@@ -181,6 +181,17 @@ mod tests {
     }
 
     #[test]
+    fn ranges_over_each_other_cost_what_they_take() {
+        let mem = Memtable::default();
+        for i in 1..=1000u64 {
+            let end = i.to_be_bytes().to_vec();
+            mem.insert(Bytes::from_static(b""), Tag::new(i, ValueKind::RangeDeletion), end.into());
+        }
+        // Each lies over all keys that those before it lie over: half a million places.
+        assert!(mem.size_bytes() > 8 * 500_000, "{}", mem.size_bytes());
+    }
+
+    #[test]
     fn a_range_takes_away_what_was_written_before_it() {
         let mem = Memtable::default();
         let insert =
