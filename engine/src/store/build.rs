@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutwater_io::fs::{self, File};
+use cutwater_io::fs::File;
 use cutwater_io::{sometimes, task, time};
 
 use super::blob::{Held, Placement, Sources};
@@ -333,14 +333,9 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         Ok(Output { number, path, file, offset_bytes: 0, crc32c: 0, builder, oldest_blob: None })
     }
 
-    /// Removes what was begun, as nothing refers to it.
-    pub(crate) async fn abandon(self) {
-        for file in self.created {
-            let path = file.path(self.site.dir.path());
-            if let Err(error) = fs::remove_file(&path).await {
-                tracing::warn!(path = %path.display(), %error, "a file that was begun stays until the next recovery");
-            }
-        }
+    /// The files that were begun: nothing refers to them.
+    pub(crate) fn abandon(self) -> Vec<FileKind> {
+        self.created
     }
 }
 

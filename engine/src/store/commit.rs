@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::batch::{DecodedBatch, Record, WriteBatch};
 use super::error::Error;
 use super::families::{Closed, FamilyKey};
+use super::filenames::FileKind;
 use super::key::{MAX_SEQUENCE, Tag};
 use super::memtable::Memtable;
 use super::options::WriteOptions;
@@ -46,6 +47,9 @@ pub(crate) enum Request {
     Sync(oneshot::Sender<Result<(), Error>>),
     /// Close the memtable of a family, or those of all. The answer is the last group that was closed.
     Rotate(Option<Arc<FamilyKey>>, oneshot::Sender<Result<Arc<Closed>, Error>>),
+    /// After the store ran out of space: begin a log that follows no other, and close the memtables of all families. The answer is the
+    /// group that was closed.
+    BeginAnew(oneshot::Sender<Result<Arc<Closed>, Error>>),
     /// Serve nothing more.
     Stop,
 }
@@ -66,6 +70,10 @@ pub(crate) async fn run(shared: Arc<Shared>, wals: Wals, mut requests: mpsc::Rec
             }
             Request::Rotate(family, done) => {
                 let result = commit.rotate_for(family).await;
+                let _ = done.send(result);
+            }
+            Request::BeginAnew(done) => {
+                let result = commit.begin_anew().await;
                 let _ = done.send(result);
             }
             Request::Stop => return commit.settle().await,
@@ -248,7 +256,8 @@ impl Commit {
         let log_number = self.shared.state().set.first_log();
         let number = self.shared.allocate_number();
         let rotated = self.wals.rotate(number, log_number).await;
-        rotated.map_err(|e| self.shared.fail("the creation of a log", e))?;
+        let in_doubt = vec![FileKind::Wal(number)];
+        rotated.map_err(|e| self.shared.fail_in_doubt("the creation of a log", e, in_doubt))?;
         self.shared.state().wals.insert(number, 0);
         Ok(number)
     }
@@ -289,6 +298,22 @@ impl Commit {
         drop(state);
         self.shared.flush_wake.notify_one();
         Ok(())
+    }
+
+    /// See [`Request::BeginAnew`]. Whatever the logs of before hold, it is not needed once the group is in tables: each family that
+    /// something was to be logged of is in it, even if nothing came of that.
+    async fn begin_anew(&mut self) -> Result<Arc<Closed>, Error> {
+        let number = self.shared.allocate_number();
+        let next_sequence = self.shared.state().last_sequence + 1;
+        let begun = Wals::create(&self.shared.site, number, next_sequence).await;
+        let in_doubt = vec![FileKind::Wal(number)];
+        self.wals = begun.map_err(|e| self.shared.fail_in_doubt("the creation of a log", e, in_doubt))?;
+        let mut state = self.shared.state();
+        state.wals.insert(number, 0);
+        let last_sequence = state.last_sequence;
+        let ids: Vec<u32> = state.families.open().map(|family| family.key.id).collect();
+        state.families.close(&ids, number, last_sequence);
+        Ok(state.families.newest_closed().expect("the default family is always there").clone())
     }
 }
 

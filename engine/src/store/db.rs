@@ -17,6 +17,7 @@ use super::filenames::FileKind;
 use super::iter::Iter;
 use super::options::{FamilyOptions, Options, WriteOptions};
 use super::read::View;
+use super::resume;
 use super::shared::{ManualCompaction, Shared, State, lock};
 use super::snapshot::Snapshot;
 use super::table::BlockCacheStats;
@@ -66,6 +67,7 @@ impl Store {
             task::spawn(commit::run(shared.clone(), wals, queue)).abort_on_drop(),
             task::spawn(flush::run(shared.clone())).abort_on_drop(),
             task::spawn(compaction::run(shared.clone())).abort_on_drop(),
+            task::spawn(resume::run(shared.clone(), requests.downgrade())).abort_on_drop(),
         ];
         let store = Store(Arc::new(Handle { shared, requests, tasks: Mutex::new(tasks) }));
         for (name, options) in families {
@@ -89,7 +91,8 @@ impl Store {
     ///
     /// # Errors
     /// On anything but [`Error::InvalidRequest`], [`Error::Closed`] and an [`Error::Background`] of earlier the outcome is
-    /// open: the batch may or may not be there when the store is opened again.
+    /// open: the batch may or may not be there when the store is opened again. If space was missing and the store has
+    /// [resumed](Store::resume), it is not.
     pub async fn write(&self, batch: WriteBatch, options: WriteOptions) -> Result<u64, Error> {
         if options.sync && options.disable_wal {
             return Err(Error::InvalidRequest("a write cannot be synced without the log"));
@@ -261,7 +264,7 @@ impl Store {
         let closed = self.request(|done| Request::Rotate(family, done)).await?;
         let done = |state: &mut State| match (closed.installed.get(), &state.background) {
             (Some(set), _) => Some(Ok(set.clone())),
-            (None, Some(e)) => Some(Err(e.clone())),
+            (None, Some(background)) => Some(Err(background.error().clone())),
             (None, None) => state.is_closing.then_some(Err(Error::Closed)),
         };
         self.shared().wait_until(done).await
@@ -324,7 +327,17 @@ impl Store {
 
     /// What stopped writes, if they are stopped.
     pub fn background_error(&self) -> Option<Error> {
-        self.shared().state().background.clone()
+        self.shared().state().background.as_ref().map(|background| background.error().clone())
+    }
+
+    /// Takes writes again if they were stopped for want of space and there is some now. It happens by itself, too, every half a
+    /// second; this is for who knows better, and for who wants to wait. On return all that was acknowledged is in tables, and a
+    /// write that was answered with an error meanwhile is not there, and will not be.
+    ///
+    /// # Errors
+    /// What stops writes still.
+    pub async fn resume(&self) -> Result<(), Error> {
+        resume::resume_now(self.shared()).await
     }
 
     /// Checks the structure: levels disjoint, every table and blob file there with its length, every block and every value with its

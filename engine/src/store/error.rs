@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::background::Severity;
 use super::coding::Malformed;
 
 /// An error of the store. Cheap to clone: one failure may be the answer to many waiting callers.
@@ -111,9 +112,12 @@ pub enum Error {
         /// Why.
         what: String,
     },
-    /// An earlier failure left the store unable to take writes; reads go on. Opening the store again clears it.
-    #[error("writes are stopped since {during} failed: {source}")]
+    /// An earlier failure left the store unable to take writes; reads go on. Whether that passes says its severity; opening the store
+    /// again clears it.
+    #[error("writes are stopped{} since {during} failed: {source}", severity.until())]
     Background {
+        /// What it takes to go on.
+        severity: Severity,
         /// What was being done.
         during: &'static str,
         /// How it failed.
@@ -138,6 +142,14 @@ impl Error {
     /// A feature we do not have.
     pub(crate) fn unsupported(file: &Path, what: impl Into<String>) -> Error {
         Error::Unsupported { file: file.to_owned(), what: what.into() }
+    }
+
+    /// What it takes until the store takes writes again, if this stopped them.
+    pub fn severity(&self) -> Option<Severity> {
+        match self {
+            Error::Background { severity, .. } => Some(*severity),
+            _ => None,
+        }
     }
 
     /// True if damage of the disk's content caused it, directly or as a background error.

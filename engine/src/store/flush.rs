@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use cutwater_io::{point, sometimes};
 
+use super::background::Background;
 use super::build::{Build, Built, Target};
 use super::error::Error;
 use super::families::{Closed, Part};
@@ -24,7 +25,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             if state.is_closing {
                 return;
             }
-            state.families.oldest_closed().filter(|_| state.background.is_none()).cloned()
+            let may_flush = Background::lets_flush(state.background.as_ref());
+            state.families.oldest_closed().filter(|_| may_flush).cloned()
         };
         match job {
             None => shared.flush_wake.notified().await,
@@ -53,7 +55,7 @@ async fn flush(shared: &Shared, closed: &Closed) -> Result<(), Error> {
     let tables = match written {
         Ok(tables) => tables,
         Err(e) => {
-            build.abandon().await;
+            shared.discard(build.abandon());
             return Err(e);
         }
     };

@@ -42,6 +42,8 @@ pub(crate) struct Manifest {
     len_bytes: u64,
     /// CRC-32C of all that was written.
     crc32c: u32,
+    /// What it ends with is not known.
+    is_given_up: bool,
 }
 
 impl Manifest {
@@ -55,7 +57,8 @@ impl Manifest {
         let path = FileKind::Manifest(number).path(dir.path());
         let file = File::create_new(&path).await.during("create", &path)?;
         let framing = LogWriter::new();
-        let mut manifest = Manifest { number, path, file, framing, len_bytes: 0, crc32c: 0 };
+        let mut manifest =
+            Manifest { number, path, file, framing, len_bytes: 0, crc32c: 0, is_given_up: false };
         let mut edits = edits.into_iter();
         let first = VersionEdit {
             db_id: Some(identity.to_owned()),
@@ -77,8 +80,18 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Appends edits, durably, one or a group. After an error nothing more may be appended.
+    /// Appends edits, durably, one or a group. After an error it is given up: they may be there or not, or in part.
+    ///
+    /// # Panics
+    /// If it was given up.
     pub(crate) async fn append(&mut self, edits: Vec<VersionEdit>) -> Result<(), Error> {
+        assert!(!self.is_given_up, "nothing is appended to a MANIFEST of which nobody knows how it ends");
+        let appended = self.append_durably(edits).await;
+        self.is_given_up = appended.is_err();
+        appended
+    }
+
+    async fn append_durably(&mut self, edits: Vec<VersionEdit>) -> Result<(), Error> {
         for edit in edits {
             self.write_next(edit).await?;
         }
@@ -105,6 +118,15 @@ impl Manifest {
 
     async fn sync(&self) -> Result<(), Error> {
         self.file.sync_data().await.during("sync", &self.path)
+    }
+
+    /// Nothing more is to be appended: the next edit needs a new MANIFEST.
+    pub(crate) fn give_up(&mut self) {
+        self.is_given_up = true;
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.is_given_up
     }
 
     pub(crate) fn crc32c(&self) -> u32 {

@@ -13,15 +13,16 @@
 //!   recovered is a prefix of what was written, each batch whole or not at all.
 //! - A write is shown to readers only once it is as durable as it asked to be: what somebody read of a write with `sync`
 //!   survives the loss of power, and what was read of any logged write that of the process. A write that fails is shown to
-//!   nobody before the store is opened again.
+//!   nobody before the store is opened again; if it failed for want of space and the store has resumed, it is never.
 //! - Nothing more is assumed of the disk than POSIX says: contents are durable when synced, names when their directory is.
 //! - A failed sync is never repeated on the same file and never answered with success. It stops writes, with an error that
 //!   says what failed, until the store is opened again and has found out what is really there.
+//! - A full disk stops writes until there is space, and loses nothing that was acknowledged ([`Severity`]).
 //! - Bytes are checked whenever they are read. Damage is an error that names file and offset.
 //!
-//! Not here yet: compressed blobs, range tombstones. Their marks in the formats are known, and are refused by
-//! name.
+//! Not here: transactions, wide columns, user-defined timestamps. Their marks in the formats are known, and are refused by name.
 
+mod background;
 mod backup;
 pub mod batch;
 pub mod blob;
@@ -54,6 +55,7 @@ mod read_only;
 mod recovery;
 mod repair;
 mod replay;
+mod resume;
 mod retention;
 mod shared;
 mod snapshot;
@@ -65,6 +67,7 @@ mod verify;
 pub mod version;
 mod wal;
 
+pub use background::Severity;
 pub use backup::{Backup, Backups, BackupsFound, DamagedBackup};
 pub use batch::WriteBatch;
 pub use checkpoint::{CheckpointFile, CheckpointFiles};

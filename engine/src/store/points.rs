@@ -26,6 +26,8 @@ cutwater_io::points! {
     point CHECKPOINT_LINKED = "store.checkpoint.linked": "the tables of a checkpoint are linked, it has no CURRENT";
     point CHECKPOINT_BEFORE_RENAME = "store.checkpoint.before_rename": "a checkpoint is complete under its temporary name";
     point CHECKPOINT_AFTER_RENAME = "store.checkpoint.after_rename": "a checkpoint has its name, which is not durable";
+    point RESUME_LOG_BEGUN = "store.resume.log_begun": "a store that ran out of space has a new log, what was in memory is in no table";
+    point RESUME_IN_TABLES = "store.resume.in_tables": "a store that ran out of space has all in tables, and takes no writes yet";
     buggify ROTATE_EARLY = "store.rotate_early": "a memtable is closed long before it is full";
     buggify WRITE_ALONE = "store.write_alone": "a write goes to the log without those that wait behind it";
     buggify COMPACT_LATER = "store.compact_later": "a compaction that is due waits for a while";
@@ -52,6 +54,9 @@ cutwater_io::points! {
     sometimes MERGED = "store.compaction.operands_merged": "a compaction put operands and what lay below them together";
     sometimes MERGED_ALONE = "store.compaction.operands_alone": "a compaction put operands together that had nothing below them";
     sometimes BACKGROUND_ERROR = "store.background_error": "a failure stopped writes";
+    sometimes RESUMED = "store.resumed": "a store that had run out of space takes writes again";
+    sometimes MANIFEST_GIVEN_UP = "store.manifest.given_up": "a MANIFEST that could not be written was replaced by a new one";
+    sometimes COMPACTION_WAITS = "store.compaction.out_of_space": "a compaction found no space, and is tried again later";
     sometimes GROUP_COMMIT = "store.write.grouped": "several writes went to the log together";
 }
 

@@ -3,9 +3,9 @@
 //! Three tasks write: commit (the log and the memtable), flush, compaction. Each owns what only it changes; the rest is in
 //! [`State`] under a lock that is never held across an await. The MANIFEST has a lock of its own, which is.
 //!
-//! The first failure that leaves the outcome of a write unknown stops all writes (see [`Shared::fail`]). From then on no
-//! file is removed: whether a failed edit is durable will only be known when the store is opened again, and both outcomes
-//! must find their files.
+//! The first failure that leaves the outcome of a write unknown stops all writes (see [`Shared::fail`], and `background` for how
+//! long). The files of an edit that failed are not removed as long as nobody knows whether it is durable: both outcomes must find
+//! theirs. After a fatal failure, which only the next open clears up, no file is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,6 +16,7 @@ use cutwater_io::fs::{self, File};
 use cutwater_io::{buggify, point, sometimes};
 use tokio::sync::{Notify, oneshot};
 
+use super::background::{Background, Severity};
 use super::directory::Directory;
 use super::error::Error;
 use super::families::{Closed, Families};
@@ -60,7 +61,8 @@ pub(crate) struct State {
     pub(crate) wals: BTreeMap<u64, u64>,
     /// Who waits for a full compaction.
     pub(crate) manual_compactions: Vec<ManualCompaction>,
-    pub(crate) background: Option<Error>,
+    /// What stopped writes, if they are stopped.
+    pub(crate) background: Option<Background>,
     pub(crate) is_closing: bool,
 }
 
@@ -121,6 +123,17 @@ impl Change<'_> {
     }
 }
 
+/// What these edits add that was not there before: a table that goes to another level was.
+fn new_files(edits: &[VersionEdit]) -> Vec<FileKind> {
+    let was_there = |edit: &VersionEdit, number| edit.deleted_files.iter().any(|(_, gone)| *gone == number);
+    let tables = edits.iter().flat_map(|edit| {
+        let numbers = edit.new_files.iter().map(|(_, file)| file.number);
+        numbers.filter(|number| !was_there(edit, *number)).map(FileKind::Table)
+    });
+    let blobs = edits.iter().flat_map(|edit| &edit.blob_additions).map(|file| FileKind::Blob(file.number));
+    tables.chain(blobs).collect()
+}
+
 impl State {
     /// The file is to be removed by the next purge.
     pub(crate) fn remember_obsolete(&mut self, file: FileKind) {
@@ -154,23 +167,33 @@ impl Shared {
     pub(crate) fn check_writable(&self) -> Result<(), Error> {
         let state = self.state();
         match &state.background {
-            Some(e) => Err(e.clone()),
+            Some(background) => Err(background.error().clone()),
             None if state.is_closing => Err(Error::Closed),
             None => Ok(()),
         }
     }
 
-    /// Stops all writes, and returns the error that they get from now on: the first failure's.
+    /// Stops all writes, and returns the error that they get from now on: the first failure's. What is an answer already is
+    /// returned as it is.
     pub(crate) fn fail(&self, during: &'static str, source: Error) -> Error {
+        if matches!(source, Error::Background { .. } | Error::Closed) {
+            return source;
+        }
         sometimes!(points::BACKGROUND_ERROR, true);
-        let mut state = self.state();
-        let error = match source {
-            Error::Background { .. } | Error::Closed => source,
-            source => Error::Background { during, source: Arc::new(source) },
-        };
-        let answer = state.background.get_or_insert(error).clone();
-        drop(state);
+        let severity = Severity::of(&source, self.site.dir.path());
+        let error = Error::Background { severity, during, source: Arc::new(source) };
+        tracing::warn!(%error, "writes are refused");
+        let answer = Background::add(&mut self.state().background, error, severity).clone();
         self.wake_all();
+        answer
+    }
+
+    /// As [`Shared::fail`]. Nobody knows whether these files are named by what is on the disk, or are there at all.
+    pub(crate) fn fail_in_doubt(&self, during: &'static str, source: Error, files: Vec<FileKind>) -> Error {
+        let answer = self.fail(during, source);
+        if let Some(background) = &mut self.state().background {
+            background.doubtful.extend(files);
+        }
         answer
     }
 
@@ -213,8 +236,11 @@ impl Shared {
         let mut manifest = self.manifest.lock().await;
         let (base, next_file_number, first_log) = {
             let state = self.state();
-            if let Some(e) = &state.background {
-                return Err(e.clone());
+            if let Some(background) = state.background.as_ref().filter(|background| !background.is_retrying) {
+                let error = background.error().clone();
+                drop(state);
+                self.discard(new_files(&change.edits));
+                return Err(error);
             }
             let first_log = state.families.first_log(change.flushes, state.current_log());
             (state.set.clone(), state.next_file_number, first_log)
@@ -236,22 +262,20 @@ impl Shared {
         let next = base.apply(&edits, levels_of).and_then(|next| next.check().map(|()| next));
         let next = next.map_err(|what| self.fail(during, Error::corruption(manifest.path(), 0, what)))?;
         let is_long = manifest.len_bytes() >= self.site.options.max_manifest_bytes;
+        let doubtful = new_files(&edits);
         let replaced = if edits.is_empty() {
             Ok(None)
-        } else if is_long || buggify!(points::MANIFEST_ROLLS_EARLY) {
-            self.roll_manifest(&mut manifest, &next).await.map(Some)
+        } else if is_long || manifest.is_given_up() || buggify!(points::MANIFEST_ROLLS_EARLY) {
+            self.roll_manifest(during, &mut manifest, &next).await.map(Some)
         } else {
             manifest.append(edits).await.map(|()| None)
         };
-        let replaced = replaced.map_err(|e| self.fail(during, e))?;
+        let replaced = replaced.map_err(|e| self.fail_in_doubt(during, e, doubtful))?;
         point!(points::MANIFEST_SYNCED);
         let mut state = self.state();
         state.obsolete_manifests.extend(replaced);
         state.manifest_number = manifest.number();
-        let unwanted = left_out.iter().flat_map(|edit| &edit.new_files).map(|(_, file)| file.number);
-        state.obsolete_tables.extend(unwanted);
-        let unwanted = left_out.iter().flat_map(|edit| &edit.blob_additions).map(|file| file.number);
-        state.obsolete_blobs.extend(unwanted);
+        new_files(&left_out).into_iter().for_each(|file| state.remember_obsolete(file));
         for (id, family) in base.families() {
             let after = next.family(id).map(|family| &family.version);
             if after.is_some_and(|after| Arc::ptr_eq(after, &family.version)) {
@@ -274,14 +298,34 @@ impl Shared {
         Ok(())
     }
 
-    /// Begins a new MANIFEST with `set`, and returns the number of the old one.
-    async fn roll_manifest(&self, manifest: &mut Manifest, set: &VersionSet) -> Result<u64, Error> {
+    /// Begins a new MANIFEST with `set`, and returns the number of the old one. Should that fail, CURRENT may name either.
+    async fn roll_manifest(
+        &self,
+        during: &'static str,
+        manifest: &mut Manifest,
+        set: &VersionSet,
+    ) -> Result<u64, Error> {
+        sometimes!(points::MANIFEST_GIVEN_UP, manifest.is_given_up());
         let number = self.allocate_number();
-        let edits = set.snapshot(number + 1);
-        let fresh = Manifest::create(&self.site.dir, number, &self.site.identity, edits).await?;
-        point!(points::MANIFEST_ROLLED);
-        super::manifest::set_current(&self.site.dir, number).await?;
-        Ok(std::mem::replace(manifest, fresh).number())
+        let begin = async {
+            let edits = set.snapshot(number + 1);
+            let fresh = Manifest::create(&self.site.dir, number, &self.site.identity, edits).await?;
+            point!(points::MANIFEST_ROLLED);
+            super::manifest::set_current(&self.site.dir, number).await.map(|()| fresh)
+        };
+        match begin.await {
+            Ok(fresh) => Ok(std::mem::replace(manifest, fresh).number()),
+            Err(e) => {
+                manifest.give_up();
+                Err(self.fail_in_doubt(during, e, vec![FileKind::Manifest(number)]))
+            }
+        }
+    }
+
+    /// Files that were begun, or are whole, and that no edit names or will name.
+    pub(crate) fn discard(&self, files: Vec<FileKind>) {
+        let mut state = self.state();
+        files.into_iter().for_each(|file| state.remember_obsolete(file));
     }
 
     /// Removes files that nothing needs any more. On return all that could be removed are gone; the others are tried again
@@ -291,7 +335,7 @@ impl Shared {
         let mut doomed = Vec::new();
         {
             let mut state = self.state();
-            if state.background.is_some() {
+            if state.background.as_ref().is_some_and(Background::is_fatal) {
                 return;
             }
             state.families.forget_dropped();

@@ -188,6 +188,24 @@ impl Batches {
         Ok(())
     }
 
+    /// The batch was refused, and the store has said since that nothing will come of it.
+    ///
+    /// # Errors
+    /// If somebody has read what it wrote.
+    pub fn give_up(&mut self, id: BatchId) -> Result<(), Violation> {
+        let writer = self.writers.get_mut(&id.actor).expect("a batch has a writer");
+        assert_eq!(id.index + 1, writer.batches.len(), "a writer waits for its answer");
+        match writer.batches.pop() {
+            Some(batch) if batch.was_shown => {
+                Err(Violation::new("durability", "what was read of a write comes of it")
+                    .of("batch")
+                    .expected("that it is there")
+                    .found("that it was given up"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Everything up to `sequence` was reported to be in tables.
     pub fn flushed(&mut self, sequence: u64) {
         self.flushed = self.flushed.max(sequence);

@@ -21,7 +21,8 @@
 //! - **liveness**: once nothing breaks any more, operations under way are answered, and the store opens, compacts and closes,
 //!   within a minute of virtual time.
 //!
-//! A writer that meets an error does what an application would: it takes the store down and opens it again. Sizes are tiny
+//! A writer that meets an error does what an application would: it takes the store down and opens it again; or, if the disk is
+//! full, it waits until the store takes writes again, which then has nothing of what it refused. Sizes are tiny
 //! (memtables of some KiB, tables of a few blocks, blob files of a few values), so that a run of a few hundred
 //! operations flushes, compacts and rolls its MANIFEST over many times.
 //!
@@ -161,6 +162,12 @@ impl Scenario for StoreScenario {
                 Knob::new(
                     "merges",
                     "1: one change in three appends to whatever is there, as a merge operand",
+                    0,
+                    0..=1,
+                ),
+                Knob::new(
+                    "waits_for_space",
+                    "1: a writer that meets a full disk waits until the store has resumed, 0: it opens the store again",
                     0,
                     0..=1,
                 ),

@@ -43,11 +43,15 @@ impl Shared {
                 match result {
                     Ok(()) => "done",
                     Err(Exit::Failed) => "the process ends",
+                    Err(Exit::OutOfSpace) => "refused for want of space",
                     Err(Exit::Damaged) => "refused as damaged",
                     Err(Exit::Violated(_)) => "wrong",
                 },
             );
-            result?;
+            match result {
+                Err(Exit::OutOfSpace) => self.wait_for_space(db).await?,
+                other => other?,
+            }
         }
         while let Some(judged) = held.next().await {
             judged?;
@@ -135,8 +139,11 @@ impl Shared {
             "backup" => self.back_up(db, op).await,
             "scrub" => self.scrub(&db.store).await,
             "reopen" => {
-                self.tolerate("close", db.store.clone().close().await)?;
-                Err(Exit::Failed)
+                // Whatever the answer is, it is closed.
+                match self.tolerate("close", db.store.clone().close().await) {
+                    Ok(()) | Err(Exit::OutOfSpace) => Err(Exit::Failed),
+                    other => other,
+                }
             }
             other => unreachable!("{other} is not in the vocabulary"),
         }
@@ -163,7 +170,13 @@ impl Shared {
         let Draft { batch, changes, .. } = draft;
         let id = self.state().batches.attempt(Batch::new(actor, changes, sync));
         let asked_at = self.logs_end();
-        let sequence = self.tolerate("write", db.write(batch, sync).await)?;
+        let sequence = match self.tolerate("write", db.write(batch, sync).await) {
+            Err(Exit::OutOfSpace) => {
+                self.wait_for_space(db).await?;
+                return self.state().batches.give_up(id).map_err(Exit::from);
+            }
+            other => other?,
+        };
         self.state().batches.acknowledge(id, sequence)?;
         if sync {
             self.synced(sequence, asked_at);

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use cutwater_engine::store::{Append, Error, FamilyOptions, MergeWith, Options, Store};
+use cutwater_engine::store::{Append, Error, FamilyOptions, MergeWith, Options, Severity, Store};
 use cutwater_io::sim::Errno;
 use cutwater_io::sim::disk::Disk;
+use cutwater_io::time;
 use cutwater_sim::faults::FaultClass;
 use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::{Ops, Start, World};
@@ -24,6 +25,8 @@ use crate::oracle::batches::{Batches, Content, Readable, digest};
 /// Where the store is.
 pub(super) const DB: &str = "/db";
 const LIVENESS_LIMIT: Duration = Duration::from_secs(60);
+/// How often a writer asks whether there is space again.
+const SPACE_POLL: Duration = Duration::from_millis(100);
 
 /// What is under the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +113,8 @@ pub(super) struct Taken {
 pub(super) enum Exit {
     /// The store failed: come again.
     Failed,
+    /// The store takes no writes until there is space.
+    OutOfSpace,
     /// The store refused what is damaged.
     Damaged,
     /// Something did not hold.
@@ -159,7 +164,7 @@ impl Shared {
             return std::future::pending().await;
         }
         match self.live(start).await {
-            Ok(()) | Err(Exit::Failed) => self.state().refused = 0,
+            Ok(()) | Err(Exit::Failed | Exit::OutOfSpace) => self.state().refused = 0,
             Err(Exit::Damaged) => self.state().refused += 1,
             Err(Exit::Violated(violation)) => {
                 self.world.object(violation);
@@ -201,9 +206,25 @@ impl Shared {
             match (self.medium, self.honest(during, &error)) {
                 (Medium::Damaged, _) if self.is_explained(&error) => Exit::Damaged,
                 (_, Some(violation)) => Exit::Violated(violation),
+                (_, None) if self.waits_for_space(&error) => Exit::OutOfSpace,
                 (_, None) => Exit::Failed,
             }
         })
+    }
+
+    /// True if a writer that meets `error` waits until it has passed, in this run.
+    fn waits_for_space(&self, error: &Error) -> bool {
+        error.severity() == Some(Severity::OutOfSpace) && self.world.knob("waits_for_space") == 1
+    }
+
+    /// Waits until the store takes writes again.
+    pub(super) async fn wait_for_space(&self, db: &Db) -> Result<(), Exit> {
+        loop {
+            match self.tolerate("resume", db.store.resume().await) {
+                Err(Exit::OutOfSpace) => time::sleep(SPACE_POLL).await,
+                other => return other,
+            }
+        }
     }
 
     /// A violation if `error` may not occur in this scenario.

@@ -39,7 +39,7 @@ pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) ->
         match write_outputs(shared, family, compaction, &mut build).await {
             Ok(outputs) => outputs,
             Err(e) => {
-                build.abandon().await;
+                shared.discard(build.abandon());
                 return Err(e);
             }
         }

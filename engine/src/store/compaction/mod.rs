@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cutwater_io::{buggify, time};
+use cutwater_io::{buggify, sometimes, time};
 
+use super::background::is_missing_space;
 use super::error::Error;
 use super::families::{OpenFamily, next_in_turn};
 use super::points;
+use super::resume::RETRY_EVERY;
 use super::shared::{ManualCompaction, Shared, State};
 use super::version::DEFAULT_FAMILY;
 use picker::{Compaction, pick, whole_level};
@@ -35,7 +37,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 state.families.open().filter_map(|f| due(&state, f)).collect();
             let ids: Vec<u32> = due.keys().copied().collect();
             let next = next_in_turn(&ids, last).and_then(|id| due.remove_entry(&id));
-            (manual, next, state.background.clone())
+            (manual, next, state.background.as_ref().map(|background| background.error().clone()))
         };
         if !manual.is_empty() {
             for ManualCompaction { family, done } in manual {
@@ -52,7 +54,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 continue;
             }
             last = id;
-            let _ = compact(&shared, id, compaction).await;
+            if let Err(error) = compact(&shared, id, compaction).await
+                && is_missing_space(&error)
+            {
+                sometimes!(points::COMPACTION_WAITS, true);
+                tracing::warn!(%error, "a compaction finds no space, and is tried again later");
+                let closes = |state: &mut State| state.is_closing.then_some(());
+                let _ = time::timeout(RETRY_EVERY, shared.wait_until(closes)).await;
+            }
         } else {
             shared.compact_wake.notified().await;
         }
@@ -66,9 +75,10 @@ fn due(state: &State, family: &OpenFamily) -> Option<(u32, Compaction)> {
     Some((id, pick(version, &family.options, &family.cursors)?))
 }
 
+/// One that finds no space for its tables changes nothing, and stops nobody.
 async fn compact(shared: &Shared, family: u32, compaction: Compaction) -> Result<(), Error> {
     let result = job::run(shared, family, compaction).await;
-    result.map_err(|e| shared.fail("a compaction", e))
+    result.map_err(|e| if is_missing_space(&e) { e } else { shared.fail("a compaction", e) })
 }
 
 /// Moves everything of a family, or of all, to the deepest level in use, or to level 1.
