@@ -17,7 +17,7 @@ use cutwater_io::time;
 
 const DB: &str = "/db";
 const NODE: NodeId = NodeId(1);
-const BATCHES: usize = 300;
+const BATCHES: usize = 150;
 const SYNC: WriteOptions = WriteOptions { sync: true, disable_wal: false };
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 
@@ -245,7 +245,7 @@ fn run(seed: u64) -> (Progress, Vec<(Disk, Progress)>) {
 #[test]
 fn a_full_disk_stops_writes_and_loses_nothing() {
     let (mut resumed, mut refused, mut copies_seen) = (0, 0, 0);
-    for seed in 0..6 {
+    for seed in 0..5 {
         let (progress, copies) = run(seed);
         (resumed, refused) = (resumed + progress.resumed, refused + progress.refused.len());
         for (disk, before) in copies.into_iter().filter(|(_, before)| !before.acknowledged.is_empty()) {
@@ -257,5 +257,5 @@ fn a_full_disk_stops_writes_and_loses_nothing() {
             });
         }
     }
-    assert!(resumed > 6 && copies_seen > 30, "{resumed} times, {refused} refused, {copies_seen} copies");
+    assert!(resumed > 3 && copies_seen > 20, "{resumed} times, {refused} refused, {copies_seen} copies");
 }

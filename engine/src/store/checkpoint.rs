@@ -107,7 +107,8 @@ pub(super) async fn write_root(
     let directory = Directory::new(target);
     // Taken for good, although in another directory: no other MANIFEST of this store has the number.
     let number = shared.allocate_number();
-    let edits = set.snapshot(number + 1);
+    // All of it is in tables; the logs stay where they are.
+    let edits = set.clone().without_logs().snapshot(number + 1);
     // It will be a store of its own; who opens it first gives it an IDENTITY that says so.
     let identity = entropy::uuid("store.checkpoint.identity");
     let manifest = Manifest::create(&directory, number, &identity, edits).await?;

@@ -19,6 +19,7 @@ use super::batch::{DecodedBatch, Record, WriteBatch};
 use super::error::Error;
 use super::families::{Closed, FamilyKey};
 use super::filenames::FileKind;
+use super::install::Change;
 use super::key::{MAX_SEQUENCE, Tag};
 use super::memtable::Memtable;
 use super::options::WriteOptions;
@@ -198,8 +199,11 @@ impl Commit {
         self.shared.check_writable()?;
         let log_number = self.shared.state().set.first_log();
         let synced = self.wals.sync(log_number).await;
-        if synced.map_err(|e| self.shared.fail("a sync of the log", e))? {
+        if let Some(news) = synced.map_err(|e| self.shared.fail("a sync of the log", e))? {
             self.mark().await?;
+            if self.shared.site.options.track_wals && !news.is_empty() {
+                self.shared.install("the tracking of a log", Change::of_logs(news), |_| {}).await?;
+            }
             point!(points::WAL_AFTER_SYNC);
         }
         Ok(())

@@ -14,11 +14,12 @@ use super::batch::WriteBatch;
 use super::db::Store;
 use super::error::Error;
 use super::families::{FamilyKey, OpenFamily};
+use super::install::Change;
 use super::iter::Iter;
 use super::options::{FamilyOptions, WriteOptions};
 use super::points::of_families as points;
 use super::read::View;
-use super::shared::{Change, Shared};
+use super::shared::Shared;
 use super::snapshot::Snapshot;
 use super::version::{DEFAULT_FAMILY, VersionEdit};
 
@@ -164,7 +165,7 @@ pub(super) async fn create(
         ..VersionEdit::default()
     };
     let change = Change { num_levels, ..Change::of(edit) };
-    shared.install("the creation of a family", change, |state| state.families.add(family)).await?;
+    shared.install("the creation of a family", change, move |state| state.families.add(family)).await?;
     point!(points::FAMILY_ADDED);
     Ok(key)
 }

@@ -11,10 +11,11 @@ use super::background::Background;
 use super::build::{Build, Built, Target};
 use super::error::Error;
 use super::families::{Closed, Part};
+use super::install::Change;
 use super::merge::{Merge, Source};
 use super::points::{self, of_families};
 use super::retention::Retention;
-use super::shared::{Change, Shared, State};
+use super::shared::{Shared, State};
 use super::version::VersionEdit;
 
 /// Flushes until the store closes.
@@ -44,7 +45,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 #[tracing::instrument(name = "flush", level = "debug", skip_all)]
-async fn flush(shared: &Shared, closed: &Closed) -> Result<(), Error> {
+async fn flush(shared: &Shared, closed: &Arc<Closed>) -> Result<(), Error> {
     let (snapshots, parts) = {
         let state = shared.state();
         let is_there = |part: &&Part| state.families.get(part.key.id).is_some();
@@ -67,7 +68,7 @@ async fn flush(shared: &Shared, closed: &Closed) -> Result<(), Error> {
         ..built.into_edit(0)
     };
     let edits = parts.iter().zip(tables).map(edit).collect();
-    let change = Change { edits, flushes: Some(closed), num_levels: 0 };
+    let change = Change { edits, flushes: Some(closed.clone()), num_levels: 0 };
     shared.install("a flush", change, |state: &mut State| state.families.flushed(&state.set)).await
 }
 

@@ -16,7 +16,6 @@
 //! CURRENT is switched to a new MANIFEST only after both the contents and the *name* of that are durable. RocksDB 7.8.3
 //! leaves the name out, and on a disk that promises no more than POSIX a crash then leaves a CURRENT that names nothing.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cutwater_io::fs::{self, File};
@@ -183,8 +182,6 @@ pub(crate) struct Source {
     pub(crate) is_bound: bool,
     /// Where it cannot be read on, if that is not its end. Bytes.
     pub(crate) torn_at: Option<u64>,
-    /// Logs, and how much of each is known to be durable, in bytes. RocksDB writes that down if it is told to track its logs.
-    pub(crate) durable_logs: BTreeMap<u64, u64>,
 }
 
 /// Reads CURRENT and its MANIFEST. `levels_of` says how many levels the family with a name may have.
@@ -215,7 +212,6 @@ fn replay(
     let mut set = VersionSet::new(levels_of(DEFAULT_FAMILY_NAME));
     let (mut next_file_number, mut has_log_number, mut has_last_sequence) = (None, false, false);
     let mut group: Vec<(u64, VersionEdit)> = Vec::new();
-    let mut durable_logs = BTreeMap::new();
     let mut binding = Binding::new(number);
     let torn_at = loop {
         let at = reader.offset();
@@ -252,11 +248,6 @@ fn replay(
             next_file_number = edit.next_file_number.or(next_file_number);
             has_log_number |= edit.log_number.is_some();
             has_last_sequence |= edit.last_sequence.is_some();
-            let synced = edit.wal_additions.iter().filter_map(|log| Some((log.number, log.synced_bytes?)));
-            durable_logs.extend(synced);
-            if let Some(first_kept) = edit.wal_deletion {
-                durable_logs = durable_logs.split_off(&first_kept);
-            }
         }
     };
     sometimes!(points::MANIFEST_TORN, !group.is_empty());
@@ -268,7 +259,7 @@ fn replay(
     }
     set.check().map_err(|what| Error::corruption(path, bytes.len() as u64, what))?;
     let Binding { identity, is_bound, .. } = binding;
-    let source = Source { path: path.to_owned(), identity, is_bound, torn_at, durable_logs };
+    let source = Source { path: path.to_owned(), identity, is_bound, torn_at };
     Ok(Recovered { set, next_file_number, source: Some(source) })
 }
 

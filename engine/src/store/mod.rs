@@ -41,6 +41,7 @@ mod family;
 pub mod filenames;
 mod files;
 mod flush;
+mod install;
 mod iter;
 pub mod key;
 pub mod log;

@@ -17,6 +17,10 @@ pub struct Options {
     pub max_total_wal_bytes: u64,
     /// What is done at a log that does not end in a whole record.
     pub wal_recovery: WalRecovery,
+    /// Write down in the MANIFEST how much of each log was made durable, so that one that is lost as a whole is missed when the store
+    /// is opened. That costs an edit for each log that is synced. (RocksDB's `track_and_verify_wals_in_manifest`; what a MANIFEST
+    /// knows is held against the logs in any case.)
+    pub track_wals: bool,
     /// A MANIFEST this large is replaced by a new one. Bytes.
     pub max_manifest_bytes: u64,
     /// What blocks of tables may take in memory once they were read; 0 for none. Bytes.
@@ -95,6 +99,7 @@ impl Default for Options {
             atomic_flush: false,
             max_total_wal_bytes: 0,
             wal_recovery: WalRecovery::default(),
+            track_wals: false,
             max_manifest_bytes: 1 << 30,
             block_cache_bytes: 32 << 20,
             create_if_missing: true,

@@ -4,6 +4,10 @@
 pub const OF_DAMAGE: &[cutwater_io::points::Point] =
     &[WAL_REFUSED, MANIFEST_REFUSED, BLOCK_REFUSED, of_families::AHEAD_REFUSED];
 
+/// What only a full disk leads to.
+pub const OF_SPACE: &[cutwater_io::points::Point] =
+    &[RESUME_LOG_BEGUN, RESUME_IN_TABLES, RESUMED, MANIFEST_GIVEN_UP, COMPACTION_WAITS];
+
 cutwater_io::points! {
     point WAL_ROTATED = "store.wal.rotated": "a new log exists, the memtable of the old one is not closed yet";
     point WAL_BEFORE_SYNC = "store.wal.before_sync": "writes are in the log and not durable";
@@ -57,6 +61,7 @@ cutwater_io::points! {
     sometimes RESUMED = "store.resumed": "a store that had run out of space takes writes again";
     sometimes MANIFEST_GIVEN_UP = "store.manifest.given_up": "a MANIFEST that could not be written was replaced by a new one";
     sometimes COMPACTION_WAITS = "store.compaction.out_of_space": "a compaction found no space, and is tried again later";
+    sometimes MANIFEST_GROUPED = "store.manifest.grouped": "several changes went to the MANIFEST together";
     sometimes GROUP_COMMIT = "store.write.grouped": "several writes went to the log together";
 }
 

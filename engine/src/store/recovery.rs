@@ -217,16 +217,16 @@ async fn check_file(
 
 /// Every log that is needed is there, as far as the MANIFEST knows that it was durable.
 pub(crate) async fn check_logs(site: &Site, recovered: &Recovered) -> Result<(), Error> {
-    let durable = recovered.source.iter().flat_map(|manifest| &manifest.durable_logs);
-    for (number, durable_bytes) in durable.filter(|(number, _)| **number >= recovered.set.first_log()) {
-        let path = FileKind::Wal(*number).path(site.dir.path());
+    let first_log = recovered.set.first_log();
+    for (number, durable_bytes) in recovered.set.tracked_logs().filter(|(number, _)| *number >= first_log) {
+        let path = FileKind::Wal(number).path(site.dir.path());
         let len_bytes = match fs::metadata(&path).await {
             Ok(m) => Some(m.len_bytes),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e).during("stat", &path),
         };
         // Who saves what can be saved does without the rest.
-        let is_short = len_bytes < Some(*durable_bytes);
+        let is_short = len_bytes < Some(durable_bytes);
         if is_short && site.options.wal_recovery != WalRecovery::SkipDamaged {
             let found = len_bytes.map_or("it is missing".to_owned(), |len| format!("it has {len}"));
             let what = format!("the MANIFEST knows {durable_bytes} bytes of it to be durable, and {found}");
@@ -257,7 +257,7 @@ async fn switch(site: &Site, mut replay: Replay<'_>) -> Result<Switched, Error> 
         edits.extend([whole].into_iter().chain(built).map(|edit| VersionEdit { column_family: id, ..edit }));
     }
     let set = replay.set.apply(&edits, |_| MAX_LEVELS).and_then(|set| set.check().map(|()| set));
-    let set = set.map_err(|what| Error::corruption(dir.path(), 0, what))?;
+    let set = set.map_err(|what| Error::corruption(dir.path(), 0, what))?.without_old_logs();
     // The names of the new tables, before an edit names them.
     dir.sync().await?;
     let snapshot = set.snapshot(next_file_number);
@@ -326,6 +326,7 @@ fn shared(
         files,
         snapshots: Arc::new(SnapshotList::default()),
         manifest: tokio::sync::Mutex::new(manifest),
+        changes: Mutex::default(),
         durable_parents: tokio::sync::Mutex::default(),
         families_change: tokio::sync::Mutex::default(),
         purging: tokio::sync::Mutex::default(),

@@ -7,26 +7,27 @@
 //! long). The files of an edit that failed are not removed as long as nobody knows whether it is durable: both outcomes must find
 //! theirs. After a fatal failure, which only the next open clears up, no file is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cutwater_io::fs::{self, File};
-use cutwater_io::{buggify, point, sometimes};
+use cutwater_io::{point, sometimes};
 use tokio::sync::{Notify, oneshot};
 
 use super::background::{Background, Severity};
 use super::directory::Directory;
 use super::error::Error;
-use super::families::{Closed, Families};
+use super::families::Families;
 use super::filenames::FileKind;
 use super::files::Files;
+use super::install::Waiting;
 use super::manifest::Manifest;
 use super::options::Options;
-use super::points::{self, of_families};
+use super::points;
 use super::snapshot::SnapshotList;
-use super::version::{Version, VersionEdit, VersionSet};
+use super::version::{Version, VersionSet};
 
 /// Locks; a panic elsewhere does not matter, as no critical section leaves anything half-done.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) files: Files,
     pub(crate) snapshots: Arc<SnapshotList>,
     pub(crate) manifest: tokio::sync::Mutex<Manifest>,
+    /// What is to be installed by whoever gets the MANIFEST next.
+    pub(crate) changes: Mutex<VecDeque<Waiting>>,
     /// Directories of checkpoints whose own names are durable. Held while a checkpoint is made.
     pub(crate) durable_parents: tokio::sync::Mutex<BTreeSet<PathBuf>>,
     pub(crate) purging: tokio::sync::Mutex<()>,
@@ -103,35 +106,6 @@ impl Drop for WakeOnDrop {
     fn drop(&mut self) {
         self.0.notify_one();
     }
-}
-
-/// A change of what is in tables.
-#[derive(Debug)]
-pub(crate) struct Change<'a> {
-    /// Of several families, or of one.
-    pub(crate) edits: Vec<VersionEdit>,
-    /// What they put into tables.
-    pub(crate) flushes: Option<&'a Closed>,
-    /// Levels of a family that is added.
-    pub(crate) num_levels: usize,
-}
-
-impl Change<'_> {
-    /// One that flushes nothing and adds no family.
-    pub(crate) fn of(edit: VersionEdit) -> Change<'static> {
-        Change { edits: vec![edit], flushes: None, num_levels: 0 }
-    }
-}
-
-/// What these edits add that was not there before: a table that goes to another level was.
-fn new_files(edits: &[VersionEdit]) -> Vec<FileKind> {
-    let was_there = |edit: &VersionEdit, number| edit.deleted_files.iter().any(|(_, gone)| *gone == number);
-    let tables = edits.iter().flat_map(|edit| {
-        let numbers = edit.new_files.iter().map(|(_, file)| file.number);
-        numbers.filter(|number| !was_there(edit, *number)).map(FileKind::Table)
-    });
-    let blobs = edits.iter().flat_map(|edit| &edit.blob_additions).map(|file| FileKind::Blob(file.number));
-    tables.chain(blobs).collect()
 }
 
 impl State {
@@ -218,107 +192,6 @@ impl Shared {
                 return answer;
             }
             progress.await;
-        }
-    }
-
-    /// Makes the change durable and then visible, together with `on_install`, which runs under the same lock. A family that
-    /// they drop is set aside. What they say of one that was dropped meanwhile is left out, and the files that they add for it are
-    /// removed.
-    ///
-    /// # Errors
-    /// Writes have stopped then: the edits may be durable or not.
-    pub(crate) async fn install(
-        &self,
-        during: &'static str,
-        change: Change<'_>,
-        on_install: impl FnOnce(&mut State),
-    ) -> Result<(), Error> {
-        let mut manifest = self.manifest.lock().await;
-        let (base, next_file_number, first_log) = {
-            let state = self.state();
-            if let Some(background) = state.background.as_ref().filter(|background| !background.is_retrying) {
-                let error = background.error().clone();
-                drop(state);
-                self.discard(new_files(&change.edits));
-                return Err(error);
-            }
-            let first_log = state.families.first_log(change.flushes, state.current_log());
-            (state.set.clone(), state.next_file_number, first_log)
-        };
-        let is_there = |edit: &VersionEdit| {
-            edit.column_family_add.is_some() || base.family(edit.column_family).is_some()
-        };
-        let (mut edits, left_out): (Vec<_>, Vec<_>) = change.edits.into_iter().partition(is_there);
-        sometimes!(of_families::DROPPED_MEANWHILE, !left_out.is_empty());
-        let last_sequence = change.flushes.map_or(0, |closed| closed.last_sequence).max(base.last_sequence());
-        let count = edits.len() as u32;
-        for (edit, remaining) in edits.iter_mut().zip((0..count).rev()) {
-            edit.last_sequence = Some(last_sequence);
-            edit.next_file_number = Some(next_file_number);
-            edit.min_log_number_to_keep = Some(first_log);
-            edit.atomic_group_remaining = (count > 1).then_some(remaining);
-        }
-        let levels_of = |_: &str| change.num_levels;
-        let next = base.apply(&edits, levels_of).and_then(|next| next.check().map(|()| next));
-        let next = next.map_err(|what| self.fail(during, Error::corruption(manifest.path(), 0, what)))?;
-        let is_long = manifest.len_bytes() >= self.site.options.max_manifest_bytes;
-        let doubtful = new_files(&edits);
-        let replaced = if edits.is_empty() {
-            Ok(None)
-        } else if is_long || manifest.is_given_up() || buggify!(points::MANIFEST_ROLLS_EARLY) {
-            self.roll_manifest(during, &mut manifest, &next).await.map(Some)
-        } else {
-            manifest.append(edits).await.map(|()| None)
-        };
-        let replaced = replaced.map_err(|e| self.fail_in_doubt(during, e, doubtful))?;
-        point!(points::MANIFEST_SYNCED);
-        let mut state = self.state();
-        state.obsolete_manifests.extend(replaced);
-        state.manifest_number = manifest.number();
-        new_files(&left_out).into_iter().for_each(|file| state.remember_obsolete(file));
-        for (id, family) in base.families() {
-            let after = next.family(id).map(|family| &family.version);
-            if after.is_some_and(|after| Arc::ptr_eq(after, &family.version)) {
-                continue;
-            }
-            let is_gone = |number: &u64| !after.is_some_and(|after| after.contains(*number));
-            state.obsolete_tables.extend(family.version.files().map(|(_, f)| f.number).filter(is_gone));
-            let blobs = family.version.blobs.iter().map(|file| file.added.number);
-            let is_gone = |number: &u64| after.is_none_or(|after| after.blobs.get(*number).is_none());
-            state.obsolete_blobs.extend(blobs.filter(is_gone));
-            state.old_versions.push(Arc::downgrade(&family.version));
-            if after.is_none() {
-                state.families.drop_family(id, family.version.clone());
-            }
-        }
-        state.set = Arc::new(next);
-        on_install(&mut state);
-        drop(state);
-        self.wake_all();
-        Ok(())
-    }
-
-    /// Begins a new MANIFEST with `set`, and returns the number of the old one. Should that fail, CURRENT may name either.
-    async fn roll_manifest(
-        &self,
-        during: &'static str,
-        manifest: &mut Manifest,
-        set: &VersionSet,
-    ) -> Result<u64, Error> {
-        sometimes!(points::MANIFEST_GIVEN_UP, manifest.is_given_up());
-        let number = self.allocate_number();
-        let begin = async {
-            let edits = set.snapshot(number + 1);
-            let fresh = Manifest::create(&self.site.dir, number, &self.site.identity, edits).await?;
-            point!(points::MANIFEST_ROLLED);
-            super::manifest::set_current(&self.site.dir, number).await.map(|()| fresh)
-        };
-        match begin.await {
-            Ok(fresh) => Ok(std::mem::replace(manifest, fresh).number()),
-            Err(e) => {
-                manifest.give_up();
-                Err(self.fail_in_doubt(during, e, vec![FileKind::Manifest(number)]))
-            }
         }
     }
 

@@ -30,6 +30,7 @@ use super::filenames::FileKind;
 use super::log::{HEADER_BYTES, LogReader, LogWriter};
 use super::points;
 use super::shared::Site;
+use super::version::WalAddition;
 
 const LINK_MAGIC: &[u8] = b"cutwater.wal.follows-log:";
 const MARK_MAGIC: &[u8] = b"cutwater.wal.durable-log:";
@@ -149,6 +150,8 @@ struct Wal {
     payload_bytes: u64,
     synced_bytes: u64,
     is_name_durable: bool,
+    /// What was told to be durable, in bytes.
+    told_bytes: u64,
 }
 
 impl Wal {
@@ -156,8 +159,19 @@ impl Wal {
         let path = FileKind::Wal(number).path(dir);
         let file = File::create_new(&path).await.during("create", &path)?;
         let framing = LogWriter::new();
-        let (len_bytes, payload_bytes, synced_bytes, is_name_durable) = (0, 0, 0, false);
-        Ok(Wal { number, path, file, framing, len_bytes, payload_bytes, synced_bytes, is_name_durable })
+        let (len_bytes, payload_bytes, synced_bytes, told_bytes) = (0, 0, 0, 0);
+        let is_name_durable = false;
+        Ok(Wal {
+            number,
+            path,
+            file,
+            framing,
+            len_bytes,
+            payload_bytes,
+            synced_bytes,
+            is_name_durable,
+            told_bytes,
+        })
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -271,14 +285,15 @@ impl Wals {
         Ok(())
     }
 
-    /// Makes all that was appended durable, older logs first: a write must not outlive one before it. False if it was; else
-    /// it is to be [marked](Wals::mark).
-    pub(crate) async fn sync(&mut self, log_number: u64) -> Result<bool, Error> {
+    /// Makes all that was appended durable, older logs first: a write must not outlive one before it. Nothing if it was; else
+    /// it is to be [marked](Wals::mark), and these logs are worth to be [tracked](super::Options::track_wals): those that will
+    /// not get longer, and the one that is written if this was its first sync.
+    pub(crate) async fn sync(&mut self, log_number: u64) -> Result<Option<Vec<WalAddition>>, Error> {
         let (closed, current) = (&mut self.closed, &mut self.current);
         let mut needed: Vec<&mut Wal> = closed.iter_mut().filter(|w| w.number >= log_number).collect();
         needed.push(current);
         if needed.iter().all(|w| w.is_durable()) {
-            return Ok(false);
+            return Ok(None);
         }
         self.needs_mark |= needed.iter().any(|w| w.payload_bytes > 0);
         point!(points::WAL_BEFORE_SYNC);
@@ -289,8 +304,17 @@ impl Wals {
             self.dir.sync().await?;
             needed.iter_mut().for_each(|w| w.is_name_durable = true);
         }
+        let last = needed.len() - 1;
+        let is_news = |(i, wal): &(usize, &mut Wal)| {
+            wal.synced_bytes > 0 && (wal.told_bytes == 0 || (*i < last && wal.told_bytes < wal.synced_bytes))
+        };
+        let news = needed.into_iter().enumerate().filter(is_news).map(|(_, wal)| {
+            wal.told_bytes = wal.synced_bytes;
+            WalAddition { number: wal.number, synced_bytes: Some(wal.synced_bytes) }
+        });
+        let news = news.collect();
         self.forget_closed(log_number);
-        Ok(true)
+        Ok(Some(news))
     }
 
     /// Makes the last mark durable, as nothing may follow for long.

@@ -165,6 +165,7 @@ impl Scenario for StoreScenario {
                     0,
                     0..=1,
                 ),
+                Knob::new("track_wals", "1: the MANIFEST tracks what was synced of the logs", 0, 0..=1),
                 Knob::new(
                     "waits_for_space",
                     "1: a writer that meets a full disk waits until the store has resumed, 0: it opens the store again",

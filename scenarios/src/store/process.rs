@@ -294,6 +294,7 @@ impl Shared {
             create_missing_families: true,
             atomic_flush: knob("atomic_flush") == 1,
             max_total_wal_bytes: knob("max_total_wal_bytes"),
+            track_wals: knob("track_wals") == 1,
             max_manifest_bytes: knob("max_manifest_bytes"),
             block_cache_bytes: knob("block_cache_bytes"),
             ..Options::default()

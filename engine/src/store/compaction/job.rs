@@ -10,10 +10,11 @@ use crate::store::blob::Sources;
 use crate::store::build::{Build, Built, Target};
 use crate::store::error::Error;
 use crate::store::families::FamilyKey;
+use crate::store::install::Change;
 use crate::store::merge::{Merge, Source};
 use crate::store::points;
 use crate::store::retention::Retention;
-use crate::store::shared::{Change, Shared, State};
+use crate::store::shared::{Shared, State};
 use crate::store::table::Caching;
 use crate::store::tombstones::Tombstones;
 use crate::store::version::{FileMeta, VersionEdit};
@@ -45,7 +46,7 @@ pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) ->
         }
     };
     let edit = VersionEdit { column_family: family, deleted_files, ..outputs.into_edit(output_level) };
-    let go_on_from = |state: &mut State| {
+    let go_on_from = move |state: &mut State| {
         if let Some(family) = state.families.get_mut(family).filter(|_| output_level as usize != level) {
             family.cursors[level] = cursor;
         }

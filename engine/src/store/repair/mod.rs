@@ -112,13 +112,7 @@ pub async fn repair(dir: impl AsRef<Path>) -> Result<Repaired, Error> {
 
 /// The uuid of the store; one that cannot be read is made anew.
 async fn own(dir: &Path) -> Result<String, Error> {
-    let source = Source {
-        path: dir.to_owned(),
-        identity: None,
-        is_bound: false,
-        torn_at: None,
-        durable_logs: Default::default(),
-    };
+    let source = Source { path: dir.to_owned(), identity: None, is_bound: false, torn_at: None };
     match identity(dir, Some(&source)).await {
         Err(Error::Corruption { .. }) => {
             set_aside(dir, FileKind::Identity).await?;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::edit::VersionEdit;
+use super::edit::{VersionEdit, WalAddition};
 use super::{BlobFile, FileMeta, Version};
 
 /// The id of the family that every store has, and its name.
@@ -37,6 +37,8 @@ pub struct VersionSet {
     last_sequence: u64,
     /// Logs with a lower number are not needed by anybody, as was written down.
     min_log_number: u64,
+    /// How much of logs is known to be durable, in bytes.
+    tracked_logs: BTreeMap<u64, u64>,
 }
 
 impl VersionSet {
@@ -49,7 +51,25 @@ impl VersionSet {
             max_family: DEFAULT_FAMILY,
             last_sequence: 0,
             min_log_number: 0,
+            tracked_logs: BTreeMap::new(),
         }
+    }
+
+    /// The logs of which something is known to be durable, by number, and how much, in bytes. (RocksDB's `WalSet`.)
+    pub fn tracked_logs(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.tracked_logs.iter().map(|(number, synced_bytes)| (*number, *synced_bytes))
+    }
+
+    /// Nothing is known of any log, as of a copy that has none.
+    pub(crate) fn without_logs(self) -> VersionSet {
+        VersionSet { tracked_logs: BTreeMap::new(), ..self }
+    }
+
+    /// Nothing is known any more of logs that nobody needs.
+    pub(crate) fn without_old_logs(self) -> VersionSet {
+        let mut tracked_logs = self.tracked_logs.clone();
+        let tracked_logs = tracked_logs.split_off(&self.first_log());
+        VersionSet { tracked_logs, ..self }
     }
 
     /// All families, by id.
@@ -110,6 +130,7 @@ impl VersionSet {
     }
 
     fn apply_one(&mut self, edit: &VersionEdit, levels_of: impl Fn(&str) -> usize) -> Result<(), String> {
+        self.track(edit)?;
         let id = edit.column_family;
         if let Some(name) = &edit.column_family_add {
             self.add(id, name, levels_of(name))?;
@@ -136,6 +157,23 @@ impl VersionSet {
         self.max_family = self.max_family.max(edit.max_column_family.unwrap_or(0)).max(id);
         // The logs of before are gone: a lower number cannot bring them back.
         self.min_log_number = self.min_log_number.max(edit.min_log_number_to_keep.unwrap_or(0));
+        Ok(())
+    }
+
+    fn track(&mut self, edit: &VersionEdit) -> Result<(), String> {
+        for log in &edit.wal_additions {
+            let Some(synced_bytes) = log.synced_bytes else { continue };
+            let before = self.tracked_logs.insert(log.number, synced_bytes);
+            if let Some(before) = before.filter(|before| *before > synced_bytes) {
+                let number = log.number;
+                return Err(format!(
+                    "{before} bytes of the log {number} were durable, and now {synced_bytes} are"
+                ));
+            }
+        }
+        if let Some(first_kept) = edit.wal_deletion {
+            self.tracked_logs = self.tracked_logs.split_off(&first_kept);
+        }
         Ok(())
     }
 
@@ -198,6 +236,7 @@ impl VersionSet {
                     min_log_number_to_keep: Some(self.min_log_number).filter(|number| *number > 0),
                     ..content
                 });
+                edits.extend(self.tracking());
             } else {
                 let column_family_add = Some(family.name.to_string());
                 edits.push(VersionEdit { column_family: id, column_family_add, ..VersionEdit::default() });
@@ -205,6 +244,14 @@ impl VersionSet {
             }
         }
         edits
+    }
+
+    /// The edit that says what is known of logs, if anything is.
+    fn tracking(&self) -> Option<VersionEdit> {
+        let logs = self.tracked_logs();
+        let wal_additions: Vec<WalAddition> =
+            logs.map(|(number, bytes)| WalAddition { number, synced_bytes: Some(bytes) }).collect();
+        (!wal_additions.is_empty()).then(|| VersionEdit { wal_additions, ..VersionEdit::default() })
     }
 }
 
@@ -285,10 +332,34 @@ mod tests {
         assert_eq!(apply(&apply(&set, &[drop_family(1)]).unwrap(), &[]).unwrap().first_log(), 6);
     }
 
+    fn synced(number: u64, synced_bytes: u64) -> VersionEdit {
+        let log = WalAddition { number, synced_bytes: Some(synced_bytes) };
+        VersionEdit { wal_additions: vec![log], ..VersionEdit::default() }
+    }
+
+    #[test]
+    fn what_was_durable_of_a_log_stays_so_until_nobody_needs_it() {
+        let set = apply(&VersionSet::new(3), &[synced(5, 100), synced(6, 10), synced(5, 120)]).unwrap();
+        assert!(set.tracked_logs().eq([(5, 120), (6, 10)]));
+        assert!(apply(&set, &[synced(5, 119)]).unwrap_err().contains("log 5"));
+        let set = apply(&set, &[flush(0, 7, 4, 6)]).unwrap();
+        assert_eq!(set.tracked_logs().count(), 2, "it takes an edit");
+        assert!(set.clone().without_old_logs().tracked_logs().eq([(6, 10)]));
+        let forget = VersionEdit { wal_deletion: Some(6), ..VersionEdit::default() };
+        assert!(apply(&set, &[forget]).unwrap().tracked_logs().eq([(6, 10)]));
+    }
+
     #[test]
     fn a_snapshot_gives_the_set_back() {
-        let edits =
-            [add(1, "a"), add(2, "b"), add(4, "c"), drop_family(2), flush(4, 8, 5, 9), flush(0, 9, 6, 9)];
+        let edits = [
+            add(1, "a"),
+            add(2, "b"),
+            add(4, "c"),
+            drop_family(2),
+            flush(4, 8, 5, 9),
+            flush(0, 9, 6, 9),
+            synced(9, 70),
+        ];
         let set = apply(&VersionSet::new(3), &edits).unwrap();
         assert_eq!(apply(&VersionSet::new(3), &set.snapshot(10)).unwrap(), set);
     }
