@@ -12,6 +12,7 @@ use super::error::Error;
 use super::families::{Closed, Part};
 use super::merge::{Merge, Source};
 use super::points::{self, of_families};
+use super::rate::{Pace, Priority};
 use super::retention::Retention;
 use super::shared::{Change, Shared, State};
 use super::version::VersionEdit;
@@ -43,6 +44,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 
 #[tracing::instrument(name = "flush", level = "debug", skip_all)]
 async fn flush(shared: &Shared, closed: &Closed) -> Result<(), Error> {
+    let asks = |part: &&Part| part.options.flush_filter().is_some();
+    let _filtering: Vec<_> =
+        closed.parts.iter().filter(asks).map(|part| shared.begin_filtering(part.key.id)).collect();
     let (snapshots, parts) = {
         let state = shared.state();
         let is_there = |part: &&Part| state.families.get(part.key.id).is_some();
@@ -79,7 +83,9 @@ async fn write_tables<F: FnMut() -> u64>(
     let mut tables = Vec::new();
     for part in parts {
         let merge = Merge::new(vec![Source::memtable(part.mem.clone())], None).await?;
-        let target = Target::level0(part.key.id, &part.key.name, &part.options);
+        let filter = part.options.flush_filter();
+        let pace = Pace::new(shared.site.rate.as_ref(), Priority::Flush);
+        let target = Target { filter, pace, ..Target::level0(part.key.id, &part.key.name, &part.options) };
         let mut retention = Retention::of_memtable(&part.mem, snapshots.clone());
         tables.push(build.run(&target, merge, &mut retention).await?);
     }

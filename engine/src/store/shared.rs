@@ -24,6 +24,7 @@ use super::files::Files;
 use super::manifest::Manifest;
 use super::options::Options;
 use super::points::{self, of_families};
+use super::rate::RateLimiter;
 use super::snapshot::SnapshotList;
 use super::version::{Version, VersionEdit, VersionSet};
 
@@ -38,6 +39,15 @@ pub(crate) struct Site {
     pub(crate) dir: Directory,
     pub(crate) options: Options,
     pub(crate) identity: String,
+    /// What flushes and compactions keep to.
+    pub(crate) rate: Option<Arc<RateLimiter>>,
+}
+
+impl Site {
+    pub(crate) fn new(dir: Directory, options: Options, identity: String) -> Site {
+        let rate = options.rate_limit_bytes_per_s.map(|rate| Arc::new(RateLimiter::new(rate)));
+        Site { dir, options, identity, rate }
+    }
 }
 
 /// What changes.
@@ -60,6 +70,8 @@ pub(crate) struct State {
     pub(crate) wals: BTreeMap<u64, u64>,
     /// Who waits for a full compaction.
     pub(crate) manual_compactions: Vec<ManualCompaction>,
+    /// The families whose filters are at work: once for each flush or compaction.
+    pub(crate) filtering: Vec<u32>,
     pub(crate) background: Option<Error>,
     pub(crate) is_closing: bool,
 }
