@@ -9,7 +9,9 @@ pub fn all() -> Vec<Point> {
         crate::cluster::points::ALL,
         crate::state::points::ALL,
         crate::store::points::ALL,
+        crate::store::points::of_backups::ALL,
         crate::store::points::of_families::ALL,
+        crate::store::points::of_filters::ALL,
         crate::stream::points::ALL,
     ]
     .concat();

@@ -8,8 +8,8 @@ use std::ops::Bound;
 use std::path::Path;
 
 use cutwater_engine::store::{
-    Append, Compression, Error, Family, FamilyOptions, Iter, MergeWith, Options, Snapshot, Store, Verified,
-    WriteBatch, WriteOptions,
+    Append, CompactionStyle, Compression, Error, Family, FamilyOptions, Iter, MergeWith, Options, Snapshot,
+    Store, Universal, Verified, WriteBatch, WriteOptions,
 };
 use proptest::prelude::*;
 
@@ -27,6 +27,21 @@ struct Case {
     min_blob_bytes: Option<u64>,
     blob_gc_age_percent: u8,
     blob_gc_force_percent: u8,
+    max_subcompactions: usize,
+    rate_limit_bytes_per_s: Option<u64>,
+    universal: Option<Universal>,
+    /// Each time the store is opened, its style is another one.
+    changes_style: bool,
+}
+
+impl Case {
+    /// As the store is opened the next time.
+    fn reopened(self, universal: Option<Universal>) -> Case {
+        match self.changes_style {
+            true => Case { universal: self.universal.map_or(universal, |_| None), ..self },
+            false => self,
+        }
+    }
 }
 
 fn tiny(case: Case) -> Options {
@@ -36,6 +51,8 @@ fn tiny(case: Case) -> Options {
         atomic_flush: case.atomic_flush,
         max_total_wal_bytes: case.max_total_wal_bytes,
         max_manifest_bytes: 2000,
+        max_subcompactions: case.max_subcompactions,
+        rate_limit_bytes_per_s: case.rate_limit_bytes_per_s,
         ..Options::default()
     }
 }
@@ -47,6 +64,7 @@ fn tiny_family(case: Case, write_buffer_bytes: u64) -> FamilyOptions {
         blob_gc_age_percent: case.blob_gc_age_percent,
         blob_gc_force_percent: case.blob_gc_force_percent,
         blob_file_bytes: 700,
+        compaction_style: case.universal.map_or(CompactionStyle::Leveled, CompactionStyle::Universal),
         compression_per_level: vec![Compression::None, Compression::Lz4, Compression::Snappy],
         write_buffer_bytes,
         block_bytes: 128,
@@ -339,6 +357,17 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn universal() -> impl Strategy<Value = Universal> {
+    (0u32..100, 2usize..4, 0usize..4, 1u32..300).prop_map(|(ratio, min_merge_width, wider, amplification)| {
+        Universal {
+            size_ratio_percent: ratio,
+            min_merge_width,
+            max_merge_width: min_merge_width + wider,
+            max_size_amplification_percent: amplification,
+        }
+    })
+}
+
 fn deletes_singly(k: u8) -> bool {
     (k % 100).is_multiple_of(2)
 }
@@ -355,6 +384,7 @@ fn value(v: u8) -> Vec<u8> {
 const MAX_FAMILIES: usize = 4;
 
 async fn run(ops: Vec<Op>, case: Case) {
+    let (mut case, universal) = (case, case.universal.or(Some(Universal::default())));
     // In memory where there is such a directory: thousands of syncs.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let path = dir.path().join("db");
@@ -471,6 +501,7 @@ async fn run(ops: Vec<Op>, case: Case) {
                 } else {
                     drop(store);
                 }
+                case = case.reopened(universal);
                 store = open(&path, case).await;
                 assert_eq!((store.last_sequence(), store.identity()), (sequence, &identity[..]));
                 open_trees = trees(&store, contents);
@@ -525,9 +556,23 @@ proptest! {
         min_blob_bytes in prop::sample::select(vec![None, Some(0), Some(60), Some(200)]),
         blob_gc_age_percent in prop::sample::select(vec![0u8, 25, 100]),
         blob_gc_force_percent in prop::sample::select(vec![1u8, 40, 100]),
+        max_subcompactions in 1usize..5,
+        rate_limit_bytes_per_s in prop::sample::select(vec![None, Some(20u64 << 20)]),
+        universal in prop::option::of(universal()),
+        changes_style: bool,
     ) {
-        let case =
-            Case { block_cache_bytes, atomic_flush, max_total_wal_bytes, min_blob_bytes, blob_gc_age_percent, blob_gc_force_percent };
+        let case = Case {
+            block_cache_bytes,
+            atomic_flush,
+            max_total_wal_bytes,
+            min_blob_bytes,
+            blob_gc_age_percent,
+            blob_gc_force_percent,
+            max_subcompactions,
+            rate_limit_bytes_per_s,
+            universal,
+            changes_style,
+        };
         block_on(run(ops, case));
     }
 }

@@ -71,6 +71,10 @@ impl Scenario for DamageScenario {
                 about: "corruption is reported only where a reader was served damage, and then as such",
             },
             OracleInfo { name: "model", about: "whatever is read is right, beside the damage too" },
+            OracleInfo {
+                name: "filter",
+                about: "a filter takes what it says, and no snapshot sees any of it",
+            },
             OracleInfo { name: "scrub", about: "a scrub passes no table that has lasting damage" },
             OracleInfo {
                 name: "durability",

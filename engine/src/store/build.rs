@@ -13,14 +13,17 @@ use cutwater_io::fs::File;
 use cutwater_io::{sometimes, task, time};
 
 use super::blob::{Held, Placement, Sources};
+use super::compaction::Part;
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
+use super::filter::{self, Decision, Filtering};
 use super::iter::Entry;
-use super::key::{InternalKey, ValueKind};
+use super::key::{InternalKey, Tag, ValueKind};
 use super::merge::Merge;
 use super::operands::Chain;
 use super::options::FamilyOptions;
-use super::points;
+use super::points::{self, of_filters};
+use super::rate::Pace;
 use super::retention::Retention;
 use super::shared::Site;
 use super::table::TableBuilder;
@@ -51,6 +54,12 @@ pub(crate) struct Target<'a> {
     pub(crate) split_bytes: u64,
     /// What is known of values in blob files, if entries may have theirs there.
     pub(crate) sources: Option<Sources>,
+    /// What is asked of values that no snapshot sees.
+    pub(crate) filter: Option<Filtering<'a>>,
+    /// What is kept to in writing.
+    pub(crate) pace: Pace,
+    /// Which keys are written here; nothing for all. Those before it are not among the entries.
+    pub(crate) part: Option<&'a Part>,
 }
 
 /// What was written.
@@ -68,6 +77,23 @@ impl Built {
         self.tables.is_empty() && self.blobs.is_empty()
     }
 
+    /// Both, where `other` has what follows. What is garbage in both is counted together.
+    pub(crate) fn and(mut self, other: Built) -> Built {
+        self.tables.extend(other.tables);
+        self.blobs.extend(other.blobs);
+        self.blobs.sort_by_key(|blob| blob.number);
+        for more in other.garbage {
+            match self.garbage.iter_mut().find(|garbage| garbage.number == more.number) {
+                Some(garbage) => {
+                    garbage.count += more.count;
+                    garbage.bytes = garbage.bytes.saturating_add(more.bytes);
+                }
+                None => self.garbage.push(more),
+            }
+        }
+        self
+    }
+
     /// The edit that adds it, the tables to `level`.
     pub(crate) fn into_edit(self, level: u32) -> VersionEdit {
         VersionEdit {
@@ -82,11 +108,22 @@ impl Built {
 impl<'a> Target<'a> {
     /// One table of level 0.
     pub(crate) fn level0(family: u32, family_name: &'a str, options: &'a FamilyOptions) -> Self {
-        Target { family, family_name, options, level: 0, split_bytes: u64::MAX, sources: None }
+        Target {
+            family,
+            family_name,
+            options,
+            level: 0,
+            split_bytes: u64::MAX,
+            sources: None,
+            filter: None,
+            pace: Pace::default(),
+            part: None,
+        }
     }
 }
 
 struct Output {
+    pace: Pace,
     number: u64,
     path: PathBuf,
     file: File,
@@ -181,7 +218,8 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
     ) -> Result<Built, Error> {
         let mut writing = Writing::new(target, Placement::new(self.site, target), retention.tombstones());
         let mut chain = Chain::default();
-        while let Some(entry) = merge.entry() {
+        let is_here = |entry: &Entry<'_>| target.part.is_none_or(|part| part.is_before_end(entry.user_key));
+        while let Some(entry) = merge.entry().filter(is_here) {
             let is_kept = retention.keeps(&entry);
             self.end_single(&mut writing, Some(&entry), retention).await?;
             if !chain.goes_on(&entry, retention) {
@@ -195,7 +233,7 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
                 let user_key = Bytes::copy_from_slice(entry.user_key);
                 writing.single = Some(InternalKey { user_key, tag: entry.tag });
             } else if chain.is_empty() {
-                self.add(&mut writing, entry).await?;
+                self.add_filtered(&mut writing, entry, retention).await?;
             } else {
                 self.add_merged(&mut writing, &mut chain, entry).await?;
             }
@@ -229,6 +267,42 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
             return Ok(());
         }
         Box::pin(self.add(writing, Entry { user_key: &user_key, tag, value: b"" })).await
+    }
+
+    /// Writes an entry, or what the filter makes of it if no snapshot sees it.
+    async fn add_filtered(
+        &mut self,
+        writing: &mut Writing<'_>,
+        entry: Entry<'_>,
+        retention: &Retention,
+    ) -> Result<(), Error> {
+        let Some(filtering) = writing.target.filter.filter(|_| Filtering::is_about(&entry)) else {
+            return self.add(writing, entry).await;
+        };
+        let sequence = entry.tag.sequence();
+        let is_spared = retention.is_seen(sequence);
+        sometimes!(of_filters::SPARED, is_spared);
+        if is_spared {
+            return self.add(writing, entry).await;
+        }
+        Box::pin(async {
+            let decision = filtering.decide(&entry, &writing.values).await?;
+            let is_over_something = !retention.is_over_nothing(entry.user_key, sequence);
+            filter::mark(&decision, is_over_something);
+            if decision != Decision::Keep {
+                writing.values.drop_entry(&entry)?;
+            }
+            let with = |kind, value| Entry { user_key: entry.user_key, tag: Tag::new(sequence, kind), value };
+            match &decision {
+                Decision::Keep => self.add(writing, entry).await,
+                Decision::Change(value) => self.add(writing, with(ValueKind::Value, value)).await,
+                Decision::Remove if is_over_something => {
+                    self.add(writing, with(ValueKind::Deletion, b"")).await
+                }
+                Decision::Remove => Ok(()),
+            }
+        })
+        .await
     }
 
     async fn add(&mut self, writing: &mut Writing<'_>, entry: Entry<'_>) -> Result<(), Error> {
@@ -330,11 +404,12 @@ impl<'a, F: FnMut() -> u64> Build<'a, F> {
         let file = File::create_new(&path).await.during("create", &path)?;
         let builder = TableBuilder::new(target.options, target.level, number, &self.site.identity)
             .of_family(target.family, target.family_name);
-        Ok(Output { number, path, file, offset_bytes: 0, crc32c: 0, builder, oldest_blob: None })
+        let pace = target.pace.clone();
+        Ok(Output { pace, number, path, file, offset_bytes: 0, crc32c: 0, builder, oldest_blob: None })
     }
 
-    /// The files that were begun: nothing refers to them.
-    pub(crate) fn abandon(self) -> Vec<FileKind> {
+    /// The files that were begun.
+    pub(crate) fn into_created(self) -> Vec<FileKind> {
         self.created
     }
 }
@@ -346,6 +421,7 @@ impl Output {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.pace.write(bytes.len()).await;
         time::charge(Duration::from_millis((bytes.len() as u64).div_ceil(BYTES_PER_CPU_MS))).await;
         self.file.write_all_at(bytes, self.offset_bytes).await.during("write", &self.path)?;
         self.offset_bytes += bytes.len() as u64;

@@ -4,6 +4,7 @@ use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use cutwater_io::sometimes;
 use cutwater_io::task::{self, AbortOnDrop};
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,6 +17,7 @@ use super::family::{self as families, Family};
 use super::filenames::FileKind;
 use super::iter::Iter;
 use super::options::{FamilyOptions, Options, WriteOptions};
+use super::points::of_filters;
 use super::read::View;
 use super::resume;
 use super::shared::{ManualCompaction, Shared, State, lock};
@@ -157,18 +159,26 @@ impl Store {
     /// # Errors
     /// I/O or damage.
     pub async fn get_at(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        View::of(self.shared(), DEFAULT_FAMILY).get(&self.shared().files, Some(snapshot), key).await
+        let view = View::at(self.shared(), DEFAULT_FAMILY, Some(snapshot));
+        view.get(&self.shared().files, Some(snapshot), key).await
     }
 
     /// Holds the present moment for reads.
     pub fn snapshot(&self) -> Snapshot {
         let state = self.shared().state();
-        self.shared().snapshots.take(state.last_sequence)
+        let snapshot = self.shared().snapshots.take(state.last_sequence);
+        sometimes!(of_filters::SNAPSHOT_KEEPS_TABLES, !state.filtering.is_empty());
+        if state.filtering.is_empty() {
+            return snapshot;
+        }
+        let view = |family: &u32| Some((*family, View::in_state(&state, *family)?));
+        let views = state.filtering.iter().filter_map(view).collect();
+        snapshot.keeping(views, self.shared().wake())
     }
 
     /// Goes through a range in either direction, now or at a snapshot.
     pub fn iter(&self, range: impl RangeBounds<Vec<u8>>, snapshot: Option<&Snapshot>) -> Iter {
-        View::of(self.shared(), DEFAULT_FAMILY).iter(
+        View::at(self.shared(), DEFAULT_FAMILY, snapshot).iter(
             &self.shared().files,
             self.shared().wake(),
             range,

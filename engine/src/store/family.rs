@@ -103,12 +103,13 @@ impl Family {
     /// # Errors
     /// I/O or damage.
     pub async fn get_at(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.view().get(&self.store.shared().files, Some(snapshot), key).await
+        self.view_at(Some(snapshot)).get(&self.store.shared().files, Some(snapshot), key).await
     }
 
     /// Goes through a range in either direction, now or at a snapshot of the store.
     pub fn iter(&self, range: impl RangeBounds<Vec<u8>>, snapshot: Option<&Snapshot>) -> Iter {
-        self.view().iter(&self.store.shared().files, self.store.shared().wake(), range, snapshot)
+        let shared = self.store.shared();
+        self.view_at(snapshot).iter(&shared.files, shared.wake(), range, snapshot)
     }
 
     /// Writes what is in memory of it to tables (with [`super::Options::atomic_flush`], of all families), and returns when those
@@ -134,7 +135,11 @@ impl Family {
     }
 
     fn view(&self) -> View {
-        View::of(self.store.shared(), self.key.id)
+        self.view_at(None)
+    }
+
+    fn view_at(&self, snapshot: Option<&Snapshot>) -> View {
+        View::at(self.store.shared(), self.key.id, snapshot)
     }
 }
 

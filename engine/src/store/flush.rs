@@ -14,6 +14,7 @@ use super::families::{Closed, Part};
 use super::install::Change;
 use super::merge::{Merge, Source};
 use super::points::{self, of_families};
+use super::rate::{Pace, Priority};
 use super::retention::Retention;
 use super::shared::{Shared, State};
 use super::version::VersionEdit;
@@ -46,6 +47,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 
 #[tracing::instrument(name = "flush", level = "debug", skip_all)]
 async fn flush(shared: &Shared, closed: &Arc<Closed>) -> Result<(), Error> {
+    let asks = |part: &&Part| part.options.flush_filter().is_some();
+    let _filtering: Vec<_> =
+        closed.parts.iter().filter(asks).map(|part| shared.begin_filtering(part.key.id)).collect();
     let (snapshots, parts) = {
         let state = shared.state();
         let is_there = |part: &&Part| state.families.get(part.key.id).is_some();
@@ -56,7 +60,7 @@ async fn flush(shared: &Shared, closed: &Arc<Closed>) -> Result<(), Error> {
     let tables = match written {
         Ok(tables) => tables,
         Err(e) => {
-            shared.discard(build.abandon());
+            shared.discard(build.into_created());
             return Err(e);
         }
     };
@@ -82,7 +86,9 @@ async fn write_tables<F: FnMut() -> u64>(
     let mut tables = Vec::new();
     for part in parts {
         let merge = Merge::new(vec![Source::memtable(part.mem.clone())], None).await?;
-        let target = Target::level0(part.key.id, &part.key.name, &part.options);
+        let filter = part.options.flush_filter();
+        let pace = Pace::new(shared.site.rate.as_ref(), Priority::Flush);
+        let target = Target { filter, pace, ..Target::level0(part.key.id, &part.key.name, &part.options) };
         let mut retention = Retention::of_memtable(&part.mem, snapshots.clone());
         tables.push(build.run(&target, merge, &mut retention).await?);
     }

@@ -1,6 +1,7 @@
 //! How a store is to behave. The defaults are those of RocksDB; a simulation uses tiny values, and those must work too.
 
 use super::error::Error;
+use super::filter::FilterWith;
 use super::operands::MergeWith;
 use super::table::Compression;
 
@@ -21,6 +22,10 @@ pub struct Options {
     /// is opened. That costs an edit for each log that is synced. (RocksDB's `track_and_verify_wals_in_manifest`; what a MANIFEST
     /// knows is held against the logs in any case.)
     pub track_wals: bool,
+    /// A large compaction is cut by keys into so many parts, which are built at the same time.
+    pub max_subcompactions: usize,
+    /// What flushes and compactions together may write in a second; nothing for no limit. Flushes go first. Bytes.
+    pub rate_limit_bytes_per_s: Option<u64>,
     /// A MANIFEST this large is replaced by a new one. Bytes.
     pub max_manifest_bytes: u64,
     /// What blocks of tables may take in memory once they were read; 0 for none. Bytes.
@@ -51,6 +56,41 @@ pub enum WalRecovery {
     SkipDamaged,
 }
 
+/// How a family is compacted. (RocksDB's `CompactionStyle`.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CompactionStyle {
+    /// Each level is several times as large as the one above, and goes down table by table: little space, few runs to read, much is
+    /// written.
+    #[default]
+    Leveled,
+    /// Runs of a size are merged as a whole: less is written, and more space is taken and more runs are read.
+    Universal(Universal),
+}
+
+/// Options of the universal style. (RocksDB's `CompactionOptionsUniversal`.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Universal {
+    /// A run is merged with those before it unless it is larger than they are together, and this share on top. Percent.
+    pub size_ratio_percent: u32,
+    /// Fewer runs are not merged.
+    pub min_merge_width: usize,
+    /// More runs are not merged at once, unless it is all of them.
+    pub max_merge_width: usize,
+    /// All is merged when what is not in the oldest run is this share of it. Percent.
+    pub max_size_amplification_percent: u32,
+}
+
+impl Default for Universal {
+    fn default() -> Self {
+        Universal {
+            size_ratio_percent: 1,
+            min_merge_width: 2,
+            max_merge_width: usize::MAX,
+            max_size_amplification_percent: 200,
+        }
+    }
+}
+
 /// Options of one family. Checked when it is opened or created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FamilyOptions {
@@ -62,6 +102,8 @@ pub struct FamilyOptions {
     pub block_bytes: usize,
     /// What merge operands mean; without one, merges into the family are refused.
     pub merge_operator: Option<MergeWith>,
+    /// What compactions ask of the values that they meet.
+    pub compaction_filter: Option<FilterWith>,
     /// How the blocks of new tables are compressed. Tables are read whatever theirs is.
     pub compression: Compression,
     /// If there are any, instead of `compression`: for each level, the last for all deeper ones.
@@ -76,13 +118,15 @@ pub struct FamilyOptions {
     /// If at least so much of what the oldest of these files hold is garbage, tables are compacted only to empty them. A share of 100; 100
     /// for never (RocksDB's `blob_garbage_collection_force_threshold`).
     pub blob_gc_force_percent: u8,
+    /// How it is decided which tables are compacted together. It may be changed whenever the store is opened.
+    pub compaction_style: CompactionStyle,
     /// A compaction closes an output table when it is this large. Bytes.
     pub target_file_bytes: u64,
     /// What level 1 may hold before it is compacted into level 2. Bytes.
     pub max_bytes_for_level_base: u64,
     /// Each further level may hold this many times what the one above may.
     pub level_multiplier: u64,
-    /// Level 0 is compacted when it has this many tables.
+    /// Level 0 is compacted when it has this many tables; in the universal style, the family when it has as many sorted runs.
     pub level0_compaction_trigger: usize,
     /// Writes stall while level 0 has this many tables.
     pub level0_stop_writes_trigger: usize,
@@ -100,6 +144,8 @@ impl Default for Options {
             max_total_wal_bytes: 0,
             wal_recovery: WalRecovery::default(),
             track_wals: false,
+            max_subcompactions: 1,
+            rate_limit_bytes_per_s: None,
             max_manifest_bytes: 1 << 30,
             block_cache_bytes: 32 << 20,
             create_if_missing: true,
@@ -116,12 +162,14 @@ impl Default for FamilyOptions {
             max_immutable_memtables: 2,
             block_bytes: 4096,
             merge_operator: None,
+            compaction_filter: None,
             compression: Compression::None,
             compression_per_level: Vec::new(),
             min_blob_bytes: None,
             blob_file_bytes: 256 << 20,
             blob_gc_age_percent: 25,
             blob_gc_force_percent: 100,
+            compaction_style: CompactionStyle::Leveled,
             target_file_bytes: 64 << 20,
             max_bytes_for_level_base: 256 << 20,
             level_multiplier: 10,
@@ -143,7 +191,12 @@ impl Options {
     /// [`Error::InvalidOption`].
     pub fn validate(&self) -> Result<(), Error> {
         self.family.validate()?;
-        first_broken([("max_manifest_bytes", self.max_manifest_bytes >= 64, "must be at least 64")])
+        let rate = self.rate_limit_bytes_per_s;
+        first_broken([
+            ("max_manifest_bytes", self.max_manifest_bytes >= 64, "must be at least 64"),
+            ("max_subcompactions", (1..=64).contains(&self.max_subcompactions), "must be 1 to 64"),
+            ("rate_limit_bytes_per_s", rate.is_none_or(|rate| rate >= 1024), "must be at least 1024"),
+        ])
     }
 }
 
@@ -155,6 +208,9 @@ impl FamilyOptions {
     /// # Errors
     /// [`Error::InvalidOption`].
     pub fn validate(&self) -> Result<(), Error> {
+        if let CompactionStyle::Universal(universal) = &self.compaction_style {
+            self.validate_universal(universal)?;
+        }
         first_broken([
             ("write_buffer_bytes", self.write_buffer_bytes >= 64, "must be at least 64"),
             ("max_immutable_memtables", self.max_immutable_memtables >= 1, "must be at least 1"),
@@ -179,6 +235,26 @@ impl FamilyOptions {
             ),
             ("bloom_bits_per_key", self.bloom_bits_per_key <= 64, "must be at most 64"),
             ("num_levels", (2..=MAX_LEVELS).contains(&self.num_levels), "must be 2 to 64"),
+        ])
+    }
+
+    pub(crate) fn is_universal(&self) -> bool {
+        matches!(self.compaction_style, CompactionStyle::Universal(_))
+    }
+
+    fn validate_universal(&self, universal: &Universal) -> Result<(), Error> {
+        let Universal { min_merge_width, max_merge_width, .. } = *universal;
+        let is_reached = |stop: usize| {
+            stop.checked_sub(self.level0_compaction_trigger).is_some_and(|more| more + 1 >= min_merge_width)
+        };
+        first_broken([
+            ("min_merge_width", min_merge_width >= 2, "must be at least 2"),
+            ("max_merge_width", max_merge_width >= min_merge_width, "must be at least min_merge_width"),
+            (
+                "level0_stop_writes_trigger",
+                is_reached(self.level0_stop_writes_trigger),
+                "must be at least level0_compaction_trigger and min_merge_width together less one, or writes would wait for a compaction that never starts",
+            ),
         ])
     }
 
@@ -233,6 +309,22 @@ mod tests {
                 .to_string()
                 .starts_with("option level0_stop_writes_trigger: must be above")
         );
+    }
+
+    #[test]
+    fn the_universal_style_must_be_able_to_go_on() {
+        let check = |min_merge_width, max_merge_width, level0_stop_writes_trigger| {
+            let universal = Universal { min_merge_width, max_merge_width, ..Universal::default() };
+            let compaction_style = CompactionStyle::Universal(universal);
+            let options =
+                FamilyOptions { compaction_style, level0_stop_writes_trigger, ..FamilyOptions::default() };
+            options.validate().map_err(|e| e.to_string().split(':').next().unwrap_or_default().to_owned())
+        };
+        assert_eq!(check(2, usize::MAX, 5), Ok(()));
+        assert_eq!(check(1, 9, 5), Err("option min_merge_width".to_owned()));
+        assert_eq!(check(4, 3, 9), Err("option max_merge_width".to_owned()));
+        assert_eq!(check(4, 4, 6), Err("option level0_stop_writes_trigger".to_owned()));
+        assert_eq!(check(4, 4, 7), Ok(()));
     }
 
     #[test]

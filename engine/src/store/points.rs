@@ -57,6 +57,9 @@ cutwater_io::points! {
     sometimes TOMBSTONE_DROPPED = "store.compaction.tombstone_dropped": "a compaction dropped a tombstone at the bottom";
     sometimes MERGED = "store.compaction.operands_merged": "a compaction put operands and what lay below them together";
     sometimes MERGED_ALONE = "store.compaction.operands_alone": "a compaction put operands together that had nothing below them";
+    sometimes UNIVERSAL_ABOVE = "store.compaction.universal_above": "a compaction put runs together right above an older one";
+    sometimes SUBCOMPACTED = "store.compaction.in_parts": "the parts of a compaction were built at the same time";
+    sometimes RATE_LIMITED = "store.rate_limited": "a flush or a compaction waited for the limit of what it may write";
     sometimes BACKGROUND_ERROR = "store.background_error": "a failure stopped writes";
     sometimes RESUMED = "store.resumed": "a store that had run out of space takes writes again";
     sometimes MANIFEST_GIVEN_UP = "store.manifest.given_up": "a MANIFEST that could not be written was replaced by a new one";
@@ -75,6 +78,17 @@ pub mod of_families {
         sometimes DROPPED_MEANWHILE = "store.family.dropped_meanwhile": "a family was dropped while it was flushed or compacted";
         sometimes AHEAD_REFUSED = "store.family.ahead_refused": "recovery refused logs that end before what a family has in tables";
         sometimes RECORD_SKIPPED = "store.family.record_skipped": "recovery passed over a write that is in a table, or of a dropped family";
+    }
+}
+
+/// What only a family with a compaction filter meets.
+pub mod of_filters {
+    cutwater_io::points! {
+        sometimes REMOVED = "store.filter.removed": "a filter removed a value that had nothing below it";
+        sometimes TOMBSTONE_LEFT = "store.filter.tombstone_left": "a filter removed a value and left a tombstone, as there may be older ones";
+        sometimes CHANGED = "store.filter.changed": "a filter changed a value";
+        sometimes SPARED = "store.filter.spared": "a filter was not asked, as a snapshot sees the value";
+        sometimes SNAPSHOT_KEEPS_TABLES = "store.filter.snapshot_keeps_tables": "a snapshot was taken while a filter was at work";
     }
 }
 

@@ -13,13 +13,13 @@ use super::key::{Tag, ValueKind, compare};
 use super::memtable::Memtable;
 use super::merge::Source;
 use super::operands::MergeWith;
-use super::shared::{Shared, WakeOnDrop};
+use super::shared::{Shared, State, WakeOnDrop};
 use super::snapshot::Snapshot;
 use super::table::{Caching, TableIter};
 use super::version::{FileMeta, Version};
 
 /// What a read looks at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) sequence: u64,
     /// Newest first.
@@ -31,17 +31,26 @@ pub(crate) struct View {
 impl View {
     /// The family now. One that was dropped is what it was then.
     pub(crate) fn of(shared: &Shared, family: u32) -> View {
-        let state = shared.state();
+        View::in_state(&shared.state(), family).expect("a family is kept as long as somebody has it open")
+    }
+
+    /// The family at the snapshot, or now.
+    pub(crate) fn at(shared: &Shared, family: u32, snapshot: Option<&Snapshot>) -> View {
+        let kept = snapshot.and_then(|snapshot| snapshot.view(family));
+        kept.cloned().unwrap_or_else(|| View::of(shared, family))
+    }
+
+    /// As [`View::of`]; nothing if there is none of that number.
+    pub(crate) fn in_state(state: &State, family: u32) -> Option<View> {
         let open = state.families.get(family).zip(state.set.family(family));
         let open = open.map(|(open, tables)| (open.memtables(), &tables.version, &*open.options));
-        let found = open.or_else(|| state.families.dropped(family));
-        let (memtables, version, options) = found.expect("a family is kept as long as somebody has it open");
-        View {
+        let (memtables, version, options) = open.or_else(|| state.families.dropped(family))?;
+        Some(View {
             sequence: state.last_sequence,
             memtables,
             version: version.clone(),
             merge_operator: options.merge_operator.clone(),
-        }
+        })
     }
 
     /// The value of a key, now or at a snapshot.

@@ -242,7 +242,7 @@ async fn recover(dir: &Path) -> Result<(Site, Recovered), Error> {
     let recovered = manifest::recover(dir, |_| MAX_LEVELS).await?;
     let source = recovered.source.as_ref().expect("there is a CURRENT");
     let identity = recorded_identity(dir, source).await?.unwrap_or_default();
-    let site = Site { dir: Directory::new(dir), options: Options::default(), identity };
+    let site = Site::new(Directory::new(dir), Options::default(), identity);
     Ok((site, recovered))
 }
 

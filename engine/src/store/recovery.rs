@@ -61,7 +61,7 @@ pub(crate) async fn open(
     };
     let families = all_families(dir, &recovered.set, &named, options.create_missing_families)?;
     let identity = identity(dir, recovered.source.as_ref()).await?;
-    let site = Site { dir: Directory::new(dir), options, identity };
+    let site = Site::new(Directory::new(dir), options, identity);
     let next_number = next_number(dir, &on_disk, &recovered)?;
     let files = Files::new(dir, site.options.block_cache_bytes);
     check_files(&site, &recovered, &files).await?;
@@ -317,6 +317,7 @@ fn shared(
         wals: BTreeMap::from([(wal_number, 0)]),
         manual_compactions: Vec::new(),
         background: None,
+        filtering: Vec::new(),
         is_closing: false,
     };
     orphans_left.into_iter().for_each(|file| state.remember_obsolete(file));

@@ -119,6 +119,11 @@ impl Retention {
         self.last = None;
     }
 
+    /// True if a snapshot sees the entry of this sequence number, or a newer one in its stead.
+    pub(crate) fn is_seen(&self, sequence: u64) -> bool {
+        self.stratum(sequence) != u64::MAX
+    }
+
     /// True if two entries of a key are seen by the same snapshots.
     pub(crate) fn are_together(&self, one: u64, other: u64) -> bool {
         self.stratum(one) == self.stratum(other)

@@ -26,6 +26,7 @@ use super::install::Waiting;
 use super::manifest::Manifest;
 use super::options::Options;
 use super::points;
+use super::rate::RateLimiter;
 use super::snapshot::SnapshotList;
 use super::version::{Version, VersionSet};
 
@@ -40,6 +41,15 @@ pub(crate) struct Site {
     pub(crate) dir: Directory,
     pub(crate) options: Options,
     pub(crate) identity: String,
+    /// What flushes and compactions keep to.
+    pub(crate) rate: Option<Arc<RateLimiter>>,
+}
+
+impl Site {
+    pub(crate) fn new(dir: Directory, options: Options, identity: String) -> Site {
+        let rate = options.rate_limit_bytes_per_s.map(|rate| Arc::new(RateLimiter::new(rate)));
+        Site { dir, options, identity, rate }
+    }
 }
 
 /// What changes.
@@ -64,6 +74,8 @@ pub(crate) struct State {
     pub(crate) manual_compactions: Vec<ManualCompaction>,
     /// What stopped writes, if they are stopped.
     pub(crate) background: Option<Background>,
+    /// The families whose filters are at work: once for each flush or compaction.
+    pub(crate) filtering: Vec<u32>,
     pub(crate) is_closing: bool,
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::shared::lock;
+use super::read::View;
+use super::shared::{WakeOnDrop, lock};
 
 /// The sequence numbers that somebody may still read at, with how many hold each.
 #[derive(Debug, Default)]
@@ -13,7 +14,7 @@ impl SnapshotList {
     /// Must be called under the lock of the store's state, so that no compaction looks in between.
     pub(crate) fn take(self: &Arc<Self>, sequence: u64) -> Snapshot {
         *lock(&self.0).entry(sequence).or_default() += 1;
-        Snapshot { sequence, list: self.clone() }
+        Snapshot { sequence, list: self.clone(), kept: None }
     }
 
     /// All, ascending.
@@ -27,9 +28,29 @@ impl SnapshotList {
 pub struct Snapshot {
     sequence: u64,
     list: Arc<SnapshotList>,
+    kept: Option<Kept>,
+}
+
+/// What some families had when a snapshot was taken: those whose filters were at work then.
+#[derive(Debug)]
+struct Kept {
+    views: BTreeMap<u32, View>,
+    /// Behind the views: their files may go then.
+    _wake: WakeOnDrop,
 }
 
 impl Snapshot {
+    /// One that reads these families as they are now.
+    pub(crate) fn keeping(mut self, views: BTreeMap<u32, View>, wake: WakeOnDrop) -> Snapshot {
+        self.kept = Some(Kept { views, _wake: wake });
+        self
+    }
+
+    /// What it reads of the family, if that is not what there is now.
+    pub(crate) fn view(&self, family: u32) -> Option<&View> {
+        self.kept.as_ref()?.views.get(&family)
+    }
+
     /// The last write it sees.
     pub fn sequence(&self) -> u64 {
         self.sequence

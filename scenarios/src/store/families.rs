@@ -13,13 +13,17 @@ use cutwater_engine::store::{
 
 use super::content::DELIMITER;
 use super::scratch;
+use super::shadows::{self, is_shadow, shadow_of};
 use crate::oracle::batches::{Changes, Content};
+use cutwater_sim::world::World;
 
 /// An open store.
 pub(super) struct Db {
     pub(super) store: Store,
     /// Those of the writers' keys, the default one first.
     families: Vec<Family>,
+    /// Keys have shadows. What is wrong with them is told to the world.
+    shadows: Option<World>,
 }
 
 impl Db {
@@ -47,7 +51,12 @@ impl Db {
         let store = Store::open_families(dir, options.clone(), &others).await?;
         let named = (1..count).map(|i| store.family(&name(i)).expect("it was opened, or created"));
         let families = std::iter::once(store.default_family()).chain(named).collect();
-        Ok(Db { store, families })
+        Ok(Db { store, families, shadows: None })
+    }
+
+    /// With a shadow for each key.
+    pub(super) fn with_shadows(self, world: &World) -> Db {
+        Db { shadows: Some(world.clone()), ..self }
     }
 
     fn of(&self, key: &[u8]) -> &Family {
@@ -77,13 +86,36 @@ impl Db {
         range: impl std::ops::RangeBounds<Vec<u8>> + Clone,
         snapshot: Option<&Snapshot>,
     ) -> Result<Content, Error> {
-        let mut content = Content::new();
+        let mut seen = Content::new();
         for mut iter in self.iters(range, snapshot) {
             while let Some((key, value)) = iter.next().await? {
-                content.insert(key, value);
+                seen.insert(key, value);
             }
         }
-        Ok(content)
+        Ok(self.without_shadows(seen))
+    }
+
+    /// All shadows that a snapshot shows.
+    pub(super) async fn shadows(&self, snapshot: &Snapshot) -> Result<Content, Error> {
+        let mut shadows = Content::new();
+        for mut iter in self.iters(.., Some(snapshot)).into_iter().filter(|_| self.shadows.is_some()) {
+            while let Some((key, value)) = iter.next().await? {
+                if is_shadow(&key).is_some() {
+                    shadows.insert(key, value);
+                }
+            }
+        }
+        Ok(shadows)
+    }
+
+    /// What was read of keys that follow each other; judges their shadows.
+    fn without_shadows(&self, seen: Content) -> Content {
+        let Some(world) = &self.shadows else { return seen };
+        let (shadows, content) = seen.into_iter().partition(|(key, _)| is_shadow(key).is_some());
+        if let Err(violation) = shadows::judge(&content, &shadows) {
+            world.object(violation);
+        }
+        content
     }
 
     /// What [`Db::scan`] returns of the present, read from the other end.
@@ -91,15 +123,15 @@ impl Db {
         &self,
         range: impl std::ops::RangeBounds<Vec<u8>> + Clone,
     ) -> Result<Content, Error> {
-        let mut content = Content::new();
+        let mut seen = Content::new();
         for mut iter in self.iters(range, None) {
             let mut entry = iter.seek_to_last().await?;
             while let Some((key, value)) = entry {
-                content.insert(key, value);
+                seen.insert(key, value);
                 entry = iter.prev().await?;
             }
         }
-        Ok(content)
+        Ok(self.without_shadows(seen))
     }
 
     /// One of the families, if there are several: operations that may be of all or of one are of one in two cases.
@@ -118,7 +150,7 @@ impl Db {
     }
 
     pub(super) async fn close(self) -> Result<(), Error> {
-        let Db { store, families } = self;
+        let Db { store, families, .. } = self;
         drop(families);
         store.close().await
     }
@@ -138,19 +170,29 @@ impl<'d> Draft<'d> {
 
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.batch.put_in(self.db.of(&key), &key, &value);
+        self.put_shadow(&key, &value);
         self.changes.push((key, Some(value)));
     }
 
     pub(super) fn delete(&mut self, key: Vec<u8>) {
         self.batch.delete_in(self.db.of(&key), &key);
+        if self.db.shadows.is_some() {
+            self.batch.delete_in(self.db.of(&key), &shadow_of(&key));
+        }
         self.changes.push((key, None));
     }
 
-    /// Deletes keys that follow each other, in every family: whoever has them.
+    fn put_shadow(&mut self, key: &[u8], value: &[u8]) {
+        if self.db.shadows.is_some() {
+            self.batch.put_in(self.db.of(key), &shadow_of(key), value);
+        }
+    }
+
+    /// Deletes keys that follow each other, in every family: whoever has them. Their shadows, too.
     pub(super) fn delete_range(&mut self, keys: impl Iterator<Item = Vec<u8>>) {
         let keys: Vec<Vec<u8>> = keys.collect();
         let Some((first, last)) = keys.first().zip(keys.last()) else { return };
-        let behind = [last, &b"\0"[..]].concat();
+        let behind = [&shadow_of(last)[..], b"\0"].concat();
         self.db.families.iter().for_each(|family| self.batch.delete_range_in(family, first, &behind));
         self.changes.extend(keys.into_iter().map(|key| (key, None)));
     }
@@ -161,6 +203,7 @@ impl<'d> Draft<'d> {
         let now = changed.map_or(before, |(_, value)| value.as_ref());
         let whole = now.map_or_else(|| operand.to_vec(), |now| [now, DELIMITER, operand].concat());
         self.batch.merge_in(self.db.of(&key), &key, operand);
+        self.put_shadow(&key, &whole);
         self.changes.push((key, Some(whole)));
     }
 }

@@ -11,6 +11,8 @@
 //!   acknowledged is missing, synced or not. Before each operation a writer looks at what the others are writing just now;
 //!   what it is shown counts as acknowledged.
 //! - **model**: reads, scans and snapshots of the running store equal a map.
+//! - **filter**: what a compaction filter removes or changes is what it says, nothing older comes back, and no snapshot sees any
+//!   of it.
 //! - **checkpoint**: a checkpoint that was reported done opens, now and after every later crash, with the content it was
 //!   taken of.
 //! - **backup**: a backup that was reported done is listed until it is purged, and a listed backup restores what it was taken
@@ -37,6 +39,7 @@ mod ops;
 mod process;
 mod repair;
 mod scratch;
+mod shadows;
 
 use std::path::Path;
 
@@ -56,7 +59,8 @@ pub(crate) use process::{Medium, run};
 
 /// What a store can pass.
 pub(crate) fn points() -> impl Iterator<Item = Point> {
-    points::ALL.iter().chain(points::of_families::ALL).chain(points::of_backups::ALL).copied()
+    let parts = [points::of_families::ALL, points::of_backups::ALL, points::of_filters::ALL];
+    points::ALL.iter().chain(parts.into_iter().flatten()).copied()
 }
 
 /// See the module.
@@ -172,6 +176,32 @@ impl Scenario for StoreScenario {
                     0,
                     0..=1,
                 ),
+                Knob::new(
+                    "filter",
+                    "1: keys have shadows, which a filter takes in compactions, 2: in flushes, too",
+                    0,
+                    0..=2,
+                ),
+                Knob::new("universal", "1: sorted runs of a size are compacted, 0: level by level", 0, 0..=1),
+                Knob::new(
+                    "size_ratio_percent",
+                    "how much larger a run may be than those that it is merged with",
+                    1,
+                    0..=100,
+                ),
+                Knob::new(
+                    "size_amplification_percent",
+                    "how large all runs but the oldest may be, as a share of that",
+                    200,
+                    10..=400,
+                ),
+                Knob::new("max_subcompactions", "parts that a compaction is cut into at most", 1, 1..=4),
+                Knob::new(
+                    "rate_limit_kib_per_s",
+                    "what flushes and compactions may write in a second, in KiB, 64 at least; 0: all they want",
+                    0,
+                    0..=256,
+                ),
                 crate::compression_knob(),
                 Knob::new(
                     "min_blob_bytes",
@@ -225,6 +255,10 @@ impl Scenario for StoreScenario {
                 about: "what was synced is recovered; what is recovered is a prefix of what was written",
             },
             OracleInfo { name: "model", about: "reads, scans and snapshots equal a map" },
+            OracleInfo {
+                name: "filter",
+                about: "a filter takes what it says and no more, nothing older comes back, no snapshot sees any of it",
+            },
             OracleInfo {
                 name: "checkpoint",
                 about: "a finished checkpoint opens with its content, after every later crash too",

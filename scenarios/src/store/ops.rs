@@ -17,6 +17,7 @@ use super::content::{KEYS, key, own, same, same_value, value};
 use super::families::{Db, Draft};
 use super::process::{Exit, Shared, Taken};
 use super::repair::copy;
+use super::shadows::{is_shadow, judge_again};
 use crate::oracle::batches::{Batch, Content, Place, Synced};
 
 /// A value this long is not appended to any more. Bytes.
@@ -217,8 +218,11 @@ impl Shared {
 
     /// Holds a snapshot while all writers go on, flush and compact: it stays the state at its sequence number, of all.
     async fn hold_snapshot(&self, db: &Db, snapshot: Snapshot, hold_us: u64) -> Result<(), Exit> {
+        let before = self.tolerate("scan of a new snapshot", db.shadows(&snapshot).await)?;
         time::sleep(Duration::from_micros(hold_us)).await;
         let found = self.tolerate("scan of a snapshot", db.scan(.., Some(&snapshot)).await)?;
+        let after = self.tolerate("scan of a snapshot", db.shadows(&snapshot).await)?;
+        judge_again(&before, &after)?;
         self.judge_snapshot(&found, snapshot.sequence())
     }
 
@@ -233,7 +237,9 @@ impl Shared {
                 if found.is_empty() {
                     time::sleep(Duration::from_micros(hold_us)).await;
                 }
-                found.insert(key, value);
+                if is_shadow(&key).is_none() {
+                    found.insert(key, value);
+                }
                 entry = if backwards { iter.prev().await } else { iter.next().await };
             }
         }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use cutwater_engine::store::{Append, Error, FamilyOptions, MergeWith, Options, Severity, Store};
+use cutwater_engine::store::{
+    Append, CompactionStyle, Error, FamilyOptions, MergeWith, Options, Severity, Store, Universal,
+};
 use cutwater_io::sim::Errno;
 use cutwater_io::sim::disk::Disk;
 use cutwater_io::time;
@@ -20,6 +22,7 @@ use super::content::{DELIMITER, list, same};
 use super::evidence::{Evidence, Served};
 use super::families::Db;
 use super::scratch::Fates;
+use super::shadows;
 use crate::oracle::batches::{Batches, Content, Readable, digest};
 
 /// Where the store is.
@@ -282,6 +285,15 @@ impl Shared {
             level0_stop_writes_trigger: knob("level0_trigger") as usize + 8,
             bloom_bits_per_key: knob("bloom_bits") as u32,
             merge_operator: Some(MergeWith::new(Append::new(DELIMITER))),
+            compaction_filter: self.has_shadows().then(|| shadows::filter(knob("filter") == 2)),
+            compaction_style: match knob("universal") {
+                0 => CompactionStyle::Leveled,
+                _ => CompactionStyle::Universal(Universal {
+                    size_ratio_percent: knob("size_ratio_percent") as u32,
+                    max_size_amplification_percent: knob("size_amplification_percent") as u32,
+                    ..Universal::default()
+                }),
+            },
             compression: crate::compression(knob("compression")),
             min_blob_bytes: Some(knob("min_blob_bytes")).filter(|bytes| *bytes > 0),
             blob_file_bytes: knob("blob_file_bytes"),
@@ -295,6 +307,10 @@ impl Shared {
             atomic_flush: knob("atomic_flush") == 1,
             max_total_wal_bytes: knob("max_total_wal_bytes"),
             track_wals: knob("track_wals") == 1,
+            max_subcompactions: knob("max_subcompactions") as usize,
+            rate_limit_bytes_per_s: Some(knob("rate_limit_kib_per_s"))
+                .filter(|kib| *kib > 0)
+                .map(|kib| kib.max(64) << 10),
             max_manifest_bytes: knob("max_manifest_bytes"),
             block_cache_bytes: knob("block_cache_bytes"),
             ..Options::default()
@@ -309,7 +325,12 @@ impl Shared {
     /// Opens the store in `dir` with the families of this run.
     pub(super) async fn open(&self, dir: impl AsRef<Path>, options: Options) -> Result<Db, Error> {
         let may_be_others = self.state().has_scratch;
-        Db::open(dir, options, self.world.knob("families") as usize, may_be_others).await
+        let db = Db::open(dir, options, self.world.knob("families") as usize, may_be_others).await?;
+        Ok(if self.has_shadows() { db.with_shadows(&self.world) } else { db })
+    }
+
+    fn has_shadows(&self) -> bool {
+        self.world.knob("filter") > 0
     }
 
     /// Compares what recovery found with what was written, and goes on from there.

@@ -20,7 +20,7 @@ use crate::store::shared::Site;
 use crate::store::version::{BlobAddition, BlobFiles, BlobGarbage};
 
 /// What is known of the values that a compaction reads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sources {
     pub(crate) cache: Arc<BlobCache>,
     pub(crate) files: BlobFiles,
@@ -146,6 +146,7 @@ impl<'a> Placement<'a> {
         value: &[u8],
         begin: impl FnOnce() -> u64,
     ) -> Result<Placed<'e>, Error> {
+        self.target.pace.write(key.len() + value.len()).await;
         let writer = match &mut self.open {
             Some(writer) => writer,
             None => {

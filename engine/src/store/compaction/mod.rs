@@ -1,8 +1,11 @@
-//! The compaction task: merges tables of one level into the next, so that reads meet few tables and what was overwritten
-//! or deleted goes away.
+//! The compaction task: merges tables, so that reads meet few of them and what was overwritten or deleted goes away. Which ones
+//! says the style of the family: [`leveled`] or [`universal`].
 
 mod job;
-mod picker;
+mod leveled;
+mod parts;
+mod picked;
+mod universal;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +16,14 @@ use cutwater_io::{buggify, sometimes, time};
 use super::background::is_missing_space;
 use super::error::Error;
 use super::families::{OpenFamily, next_in_turn};
+use super::options::CompactionStyle;
 use super::points;
 use super::resume::RETRY_EVERY;
 use super::shared::{ManualCompaction, Shared, State};
 use super::version::DEFAULT_FAMILY;
-use picker::{Compaction, pick, whole_level};
+use leveled::{anew, pick_for_blobs, whole_level};
+pub(crate) use parts::Part;
+use picked::Compaction;
 
 /// How long a compaction that could run now waits if it is made to.
 const LATER: Duration = Duration::from_millis(20);
@@ -72,17 +78,22 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 fn due(state: &State, family: &OpenFamily) -> Option<(u32, Compaction)> {
     let id = family.key.id;
     let version = &state.set.family(id)?.version;
-    Some((id, pick(version, &family.options, &family.cursors)?))
+    let options = &family.options;
+    let picked = match &options.compaction_style {
+        CompactionStyle::Leveled => leveled::pick(version, options, &family.cursors),
+        CompactionStyle::Universal(universal) => universal::pick(version, options, universal),
+    };
+    Some((id, picked.or_else(|| pick_for_blobs(version, options))?))
 }
 
 /// One that finds no space for its tables changes nothing, and stops nobody.
-async fn compact(shared: &Shared, family: u32, compaction: Compaction) -> Result<(), Error> {
+async fn compact(shared: &Arc<Shared>, family: u32, compaction: Compaction) -> Result<(), Error> {
     let result = job::run(shared, family, compaction).await;
     result.map_err(|e| if is_missing_space(&e) { e } else { shared.fail("a compaction", e) })
 }
 
-/// Moves everything of a family, or of all, to the deepest level in use, or to level 1.
-async fn compact_all(shared: &Shared, family: Option<u32>) -> Result<(), Error> {
+/// Moves everything of a family, or of all, to the deepest level in use, or to level 1; in the universal style, to the deepest there is.
+async fn compact_all(shared: &Arc<Shared>, family: Option<u32>) -> Result<(), Error> {
     let ids: Vec<u32> = {
         let state = shared.state();
         state.families.open().map(|f| f.key.id).filter(|id| family.is_none_or(|only| only == *id)).collect()
@@ -94,14 +105,27 @@ async fn compact_all(shared: &Shared, family: Option<u32>) -> Result<(), Error> 
 }
 
 /// There is nothing to do in one that was dropped.
-async fn compact_family(shared: &Shared, id: u32) -> Result<(), Error> {
+async fn compact_family(shared: &Arc<Shared>, id: u32) -> Result<(), Error> {
     let version = || shared.state().set.family(id).map(|family| family.version.clone());
-    let deepest = version().and_then(|v| v.files().map(|(level, _)| level).max()).unwrap_or(0).max(1);
-    for level in 0..deepest {
-        let compaction = version().and_then(|version| whole_level(&version, level));
-        if let Some(compaction) = compaction {
+    let is_universal = shared.state().families.get(id).is_some_and(|family| family.options.is_universal());
+    let deepest = || version().and_then(|v| v.files().map(|(level, _)| level).max()).unwrap_or(0).max(1);
+    if is_universal {
+        if let Some(compaction) = version().and_then(|version| universal::pick_all(&version)) {
             compact(shared, id, compaction).await?;
         }
+    } else {
+        for level in 0..deepest() {
+            let compaction = version().and_then(|version| whole_level(&version, level));
+            if let Some(compaction) = compaction {
+                compact(shared, id, compaction).await?;
+            }
+        }
+    }
+    // What has only moved, or was there before, was not asked of the filter. (RocksDB's `kIfHaveCompactionFilter`.)
+    if job::has_filter(shared, id)
+        && let Some(compaction) = version().and_then(|version| anew(&version, deepest()))
+    {
+        compact(shared, id, compaction).await?;
     }
     Ok(())
 }

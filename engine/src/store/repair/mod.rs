@@ -31,6 +31,7 @@ use super::files::Files;
 use super::manifest::{self, Manifest, Source};
 use super::merge;
 use super::options::{FamilyOptions, MAX_LEVELS, Options};
+use super::rate::Pace;
 use super::retention::Retention;
 use super::shared::Site;
 use super::table::Caching;
@@ -92,7 +93,7 @@ pub async fn repair(dir: impl AsRef<Path>) -> Result<Repaired, Error> {
     }
     let lost_dir = dir.join(LOST_DIR);
     create_dir_durably(&lost_dir).await?;
-    let site = Site { dir: Directory::new(dir), options: Options::default(), identity: own(dir).await? };
+    let site = Site::new(Directory::new(dir), Options::default(), own(dir).await?);
     let next_number = on_disk.iter().filter_map(|kind| kind.number()).max().unwrap_or(0) + 1;
     let mut repair = Repair {
         files: Files::new(dir, 0),
@@ -275,6 +276,9 @@ impl Repair {
             level: 0,
             split_bytes,
             sources: Some(blobs),
+            filter: None,
+            pace: Pace::default(),
+            part: None,
         };
         let merge = merge::Merge::new(sources, None).await?;
         let mut build = Build::new(&self.site, allocate);

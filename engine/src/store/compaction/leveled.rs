@@ -5,29 +5,15 @@
 //! no user key has entries both inside and outside of the inputs on the same level, or a newer entry could sink below an
 //! older one.
 //!
-//! If no level is too full, tables whose values keep blob files that are mostly garbage are written anew where they are (7.8.3
-//! `VersionStorageInfo::ComputeFilesMarkedForForcedBlobGC`).
+//! Whatever the style, if nothing else is due, tables whose values keep blob files that are mostly garbage are written anew where they
+//! are (7.8.3 `VersionStorageInfo::ComputeFilesMarkedForForcedBlobGC`).
 
 use std::sync::Arc;
 
+use super::picked::{Compaction, Run};
 use crate::store::key::InternalKey;
 use crate::store::options::FamilyOptions;
 use crate::store::version::{BlobFile, FileMeta, Version};
-
-/// A compaction that should be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Compaction {
-    /// Where the upper inputs are.
-    pub(crate) level: usize,
-    /// Tables of that level.
-    pub(crate) upper: Vec<Arc<FileMeta>>,
-    /// Tables of the next level, where the outputs go, unless these stay on their level.
-    pub(crate) lower: Vec<Arc<FileMeta>>,
-    /// Where the outputs go.
-    pub(crate) output_level: usize,
-    /// Tables below the outputs.
-    pub(crate) deeper: Vec<Arc<FileMeta>>,
-}
 
 impl Compaction {
     fn new(version: &Version, level: usize, mut upper: Vec<Arc<FileMeta>>) -> Compaction {
@@ -44,7 +30,8 @@ impl Compaction {
             }
         }
         let deeper = version.levels[level + 2..].iter().flatten().cloned().collect();
-        Compaction { level, upper, lower, output_level: level + 1, deeper }
+        let inputs = Run::of(level, upper).into_iter().chain(Run::of(level + 1, lower)).collect();
+        Compaction { inputs, output_level: level + 1, deeper }
     }
 
     /// One that leaves its tables on their level, which is not 0.
@@ -57,17 +44,7 @@ impl Compaction {
             upper = wider;
         }
         let deeper = version.levels[level + 1..].iter().flatten().cloned().collect();
-        Compaction { level, upper, lower: Vec::new(), output_level: level, deeper }
-    }
-
-    /// True if the only input can go down as it is.
-    pub(crate) fn is_trivial_move(&self) -> bool {
-        self.upper.len() == 1 && self.lower.is_empty() && self.output_level != self.level
-    }
-
-    /// Where the next compaction of the level should go on.
-    pub(crate) fn cursor(&self) -> Option<InternalKey> {
-        self.upper.iter().map(|f| &f.largest).max().cloned()
+        Compaction { inputs: Run::of(level, upper), output_level: level, deeper }
     }
 }
 
@@ -99,7 +76,7 @@ pub(crate) fn pick(
     let (fullness, level) = levels.max_by_key(|(fullness, _)| *fullness)?;
     let is_due = if level == 0 { fullness >= 1000 } else { fullness > 1000 };
     if !is_due {
-        return pick_for_blobs(version, options);
+        return None;
     }
     if level == 0 {
         return whole_level(version, 0);
@@ -111,7 +88,7 @@ pub(crate) fn pick(
 }
 
 /// What empties the oldest blob files, if enough of them is garbage: those that are kept by the tables which keep the oldest one.
-fn pick_for_blobs(version: &Version, options: &FamilyOptions) -> Option<Compaction> {
+pub(crate) fn pick_for_blobs(version: &Version, options: &FamilyOptions) -> Option<Compaction> {
     let (age_percent, force_percent) = (options.blob_gc_age_percent, options.blob_gc_force_percent);
     let oldest: Vec<&Arc<BlobFile>> = version.blobs.iter().collect();
     // Only values of these are written anew.
@@ -136,6 +113,12 @@ fn pick_for_blobs(version: &Version, options: &FamilyOptions) -> Option<Compacti
         0 => whole_level(version, 0),
         _ => Some(Compaction::in_place(version, level, vec![table.clone()])),
     }
+}
+
+/// All of a level, which is not 0, written anew where it is.
+pub(crate) fn anew(version: &Version, level: usize) -> Option<Compaction> {
+    let files = &version.levels[level];
+    (!files.is_empty()).then(|| Compaction::in_place(version, level, files.clone()))
 }
 
 /// All of a level, if there is anything in it.
@@ -164,6 +147,12 @@ mod tests {
         files.iter().map(|f| f.number).collect()
     }
 
+    /// The inputs of the uppermost level, and of the one below.
+    fn inputs(compaction: &Compaction) -> (Vec<u64>, Vec<u64>) {
+        let on = |level| compaction.files().filter(move |(of, _)| *of == level).map(|(_, file)| file.number);
+        (on(compaction.level()).collect(), on(compaction.level() + 1).collect())
+    }
+
     fn options() -> FamilyOptions {
         FamilyOptions {
             max_bytes_for_level_base: 2000,
@@ -181,7 +170,7 @@ mod tests {
         assert_eq!(pick(&version([&level0[..1], &level1[..2], &[], &[]]), &options(), &vec![None; 4]), None);
         let picked =
             pick(&version([&level0, &level1[..2], &level1[2..], &[]]), &options(), &vec![None; 4]).unwrap();
-        assert_eq!((picked.level, numbers(&picked.upper), numbers(&picked.lower)), (0, vec![5, 6], vec![2]));
+        assert_eq!((picked.level(), inputs(&picked)), (0, (vec![5, 6], vec![2])));
         assert_eq!(numbers(&picked.deeper), [3]);
     }
 
@@ -192,7 +181,7 @@ mod tests {
         let level2 = [file(6, "a", "c", (1, 1)), file(7, "n", "p", (1, 1)), file(8, "p", "q", (0, 0))];
         let cursors = vec![None, Some(level1[0].largest.clone()), None, None];
         let picked = pick(&version([&[], &level1, &level2, &[]]), &options(), &cursors).unwrap();
-        assert_eq!((numbers(&picked.upper), numbers(&picked.lower)), (vec![2, 3], vec![7, 8]));
+        assert_eq!(inputs(&picked), (vec![2, 3], vec![7, 8]));
     }
 
     #[test]
@@ -206,7 +195,7 @@ mod tests {
             &cursors,
         )
         .unwrap();
-        assert_eq!(numbers(&picked.upper), [1]);
+        assert_eq!(inputs(&picked).0, [1]);
         let level2 = [file(6, "a", "a", (1, 1)), file(7, "k", "k", (1, 1))];
         assert_eq!(numbers(&touching(&level2, &level1[..1])), [6]);
         assert_eq!(numbers(&touching(&level1, &level2[1..])), [2]);
@@ -236,15 +225,11 @@ mod tests {
                 blob_gc_force_percent: force_percent,
                 ..options()
             };
-            pick(
-                &with_garbage(bytes),
-                &FamilyOptions { max_bytes_for_level_base: 1 << 20, ..blobs },
-                &vec![None; 4],
-            )
+            pick_for_blobs(&with_garbage(bytes), &blobs)
         };
         // 11 and 12 are kept by the same table: two of four.
         let picked = pick([700, 500], 50, 60).unwrap();
-        assert_eq!((picked.level, picked.output_level, numbers(&picked.upper)), (1, 1, vec![2]));
+        assert_eq!((picked.level(), picked.output_level, inputs(&picked).0), (1, 1, vec![2]));
         assert!(!picked.is_trivial_move());
         assert_eq!(pick([700, 499], 50, 60), None, "too little of the two is garbage");
         assert_eq!(pick([700, 500], 25, 60), None, "12 would not be emptied");
@@ -256,7 +241,7 @@ mod tests {
         let level1 = [file(1, "a", "b", (9, 9)), file(2, "k", "l", (9, 8)), file(3, "m", "n", (7, 6))];
         let cursors = vec![None, Some(level1[2].largest.clone()), None, None];
         let picked = pick(&version([&[], &level1, &[], &[]]), &options(), &cursors).unwrap();
-        assert_eq!(numbers(&picked.upper), [1]);
+        assert_eq!(inputs(&picked).0, [1]);
         assert!(picked.is_trivial_move());
     }
 }
