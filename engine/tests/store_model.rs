@@ -25,6 +25,7 @@ struct Case {
     atomic_flush: bool,
     max_total_wal_bytes: u64,
     min_blob_bytes: Option<u64>,
+    blob_compression: Compression,
     blob_gc_age_percent: u8,
     blob_gc_force_percent: u8,
 }
@@ -44,6 +45,7 @@ fn tiny_family(case: Case, write_buffer_bytes: u64) -> FamilyOptions {
     FamilyOptions {
         merge_operator: Some(MergeWith::new(Append::new(b"|"))),
         min_blob_bytes: case.min_blob_bytes,
+        blob_compression: case.blob_compression,
         blob_gc_age_percent: case.blob_gc_age_percent,
         blob_gc_force_percent: case.blob_gc_force_percent,
         blob_file_bytes: 700,
@@ -523,11 +525,12 @@ proptest! {
         atomic_flush: bool,
         max_total_wal_bytes in prop::sample::select(vec![0u64, 6000]),
         min_blob_bytes in prop::sample::select(vec![None, Some(0), Some(60), Some(200)]),
+        blob_compression in prop::sample::select(vec![Compression::None, Compression::Lz4]),
         blob_gc_age_percent in prop::sample::select(vec![0u8, 25, 100]),
         blob_gc_force_percent in prop::sample::select(vec![1u8, 40, 100]),
     ) {
         let case =
-            Case { block_cache_bytes, atomic_flush, max_total_wal_bytes, min_blob_bytes, blob_gc_age_percent, blob_gc_force_percent };
+            Case { block_cache_bytes, atomic_flush, max_total_wal_bytes, min_blob_bytes, blob_compression, blob_gc_age_percent, blob_gc_force_percent };
         block_on(run(ops, case));
     }
 }

@@ -15,7 +15,7 @@ use cutwater_engine::checkpoint::{log as job_log, metadata};
 use cutwater_engine::cluster::rpc;
 use cutwater_engine::store::batch::DecodedBatch;
 use cutwater_engine::store::blob::format::{self, HEADER_BYTES, Header, RecordHeader};
-use cutwater_engine::store::blob::{BlobIndex, BlobReader, BlobWriter};
+use cutwater_engine::store::blob::{BlobIndex, BlobReader, BlobWriter, Stored};
 use cutwater_engine::store::coding::masked_crc32c;
 use cutwater_engine::store::key::{InternalKey, MAX_SEQUENCE, Tag, ValueKind};
 use cutwater_engine::store::log::{LogEnd, LogReader, LogWriter};
@@ -244,8 +244,11 @@ fn change(file: &mut [u8], bytes: &[u8]) {
     }
 }
 
-/// The parts of a blob file; a file of any bytes; a right one with some of its bytes changed. The index that names a value is
-/// what the bytes say, or a right one.
+/// No file of a test claims that a value of it is longer. Bytes.
+const COMPRESSED_MAX_BYTES: usize = 4 << 10;
+
+/// The parts of a blob file; a file of any bytes; a right one with some of its bytes changed; one with a value that is what the
+/// first byte calls compressed. The index that names a value is what the bytes say, or a right one.
 fn blob(bytes: &[u8]) {
     let _ = (Header::decode(bytes), RecordHeader::decode(bytes), format::Footer::decode(bytes));
     let named = BlobIndex::decode(bytes);
@@ -255,28 +258,52 @@ fn blob(bytes: &[u8]) {
     let bytes = bytes.to_vec();
     simulate(async move {
         let path = Path::new("/000007.blob");
-        let mut writer = BlobWriter::create(path, 7, 0).await.expect("a new disk");
-        let right = writer.add(b"key", b"a value of some bytes").await.expect("a new disk has room");
-        writer.add(b"other", &[b'.'; 100]).await.expect("a new disk has room");
+        let compression = if bytes.len() % 2 == 0 { Compression::None } else { Compression::Lz4 };
+        let stored = |value| Stored::of(value, compression).expect("it is short");
+        let mut writer = BlobWriter::create(path, 7, 0, compression).await.expect("a new disk");
+        let right = writer.add(b"key", &stored(b"a value of some bytes")).await.expect("a new disk has room");
+        writer.add(b"other", &stored(&[b'.'; 100])).await.expect("a new disk has room");
         let meta = writer.finish().await.expect("a new disk has room");
         let mut changed = fs::read(path).await.expect("it was written");
         change(&mut changed, &bytes);
+        let (hostile, hostile_index, hostile_meta) = compressed(&bytes);
         let as_it_is = version::BlobAddition {
             total_bytes: (bytes.len() as u64).saturating_sub((HEADER_BYTES + format::FOOTER_BYTES) as u64),
             ..version::BlobAddition::default()
         };
-        for (content, meta) in [(changed, meta), (bytes, as_it_is)] {
+        let files = [(changed, meta), (bytes, as_it_is), (hostile, hostile_meta)];
+        for (content, meta) in files {
             let file = OpenOptions::new().truncate(true).write(true).open(path).await.expect("it is there");
             file.write_all_at(&content, 0).await.expect("a new disk has room");
             let Ok(reader) = BlobReader::open(path, 0, &meta).await else { continue };
             let _ = reader.verify(&meta).await;
-            for index in named.iter().chain([&right]) {
+            for index in named.iter().chain([&right, &hostile_index]) {
+                let Ok(stored) = reader.get_stored(b"key", index).await else { continue };
+                let claimed_bytes = stored.claimed_bytes();
                 if let Ok(value) = reader.get(b"key", index).await {
-                    assert!(value.len() <= content.len(), "a value of {} bytes", value.len());
+                    assert_eq!(Some(value.len() as u64), claimed_bytes, "a value has the length it claims");
                 }
             }
         }
     });
+}
+
+/// A blob file with one value, right in all but what the value is compressed from.
+fn compressed(bytes: &[u8]) -> (Vec<u8>, BlobIndex, version::BlobAddition) {
+    let Some((compression, value)) = bytes.split_first() else { return Default::default() };
+    let (key, value) = (b"key", &value[..value.len().min(COMPRESSED_MAX_BYTES)]);
+    let mut file = Vec::new();
+    Header { family: 0, compression: *compression }.encode(&mut file);
+    RecordHeader::of(key, value).encode(&mut file);
+    file.extend_from_slice(key);
+    let offset_bytes = file.len() as u64;
+    file.extend_from_slice(value);
+    let total_bytes = (file.len() - HEADER_BYTES) as u64;
+    format::Footer { count: 1 }.encode(&mut file);
+    let index =
+        BlobIndex { file: 7, offset_bytes, value_bytes: value.len() as u64, compression: *compression };
+    let meta = version::BlobAddition { number: 7, total_count: 1, total_bytes, ..Default::default() };
+    (file, index, meta)
 }
 
 fn simulate(future: impl Future<Output = ()> + 'static) {
