@@ -19,14 +19,17 @@ use cutwater_engine::store::blob::{BlobIndex, BlobReader, BlobWriter, Stored};
 use cutwater_engine::store::coding::masked_crc32c;
 use cutwater_engine::store::key::{InternalKey, MAX_SEQUENCE, Tag, ValueKind};
 use cutwater_engine::store::log::{LogEnd, LogReader, LogWriter};
-use cutwater_engine::store::table::block::Block;
+use cutwater_engine::store::table::block::{Block, BlockBuilder};
 use cutwater_engine::store::table::data_block::{DataBlock, Place};
-use cutwater_engine::store::table::filter::Filter;
+use cutwater_engine::store::table::filter::{self, Filter};
 use cutwater_engine::store::table::format::{
     Checksum, FOOTER_BYTES, Footer, Handle, append_trailer, check_trailer,
 };
-use cutwater_engine::store::table::properties::Properties;
+use cutwater_engine::store::table::properties::{
+    Counts, Properties, build as build_properties, global_sequence_at,
+};
 use cutwater_engine::store::table::{Caching, Compression, Table, TableBuilder, TableIter};
+use cutwater_engine::store::tombstones::RangeTombstone;
 use cutwater_engine::store::version::{VersionEdit, VersionSet};
 use cutwater_engine::store::{FamilyOptions, Seek, version};
 use cutwater_engine::stream::record::Decoder;
@@ -47,6 +50,8 @@ pub const TARGETS: &[Target] = &[
     ("write_batch", write_batch),
     ("manifest_edit", manifest_edit),
     ("block", block),
+    ("filter", filter),
+    ("properties", properties),
     ("table", table),
     ("blob", blob),
     ("rpc_frame", rpc_frame),
@@ -159,11 +164,7 @@ fn block(bytes: &[u8]) {
     if bytes.len() >= FOOTER_BYTES {
         let _ = Footer::decode(&bytes[bytes.len() - FOOTER_BYTES..]);
     }
-    if let Some(filter) = Filter::new(Bytes::copy_from_slice(bytes)) {
-        let _ = filter.may_contain(bytes);
-    }
     let Ok(block) = Block::new(Bytes::copy_from_slice(bytes)) else { return };
-    let _ = Properties::decode(&block);
     let mut iter = block.iter();
     while let Ok(Some((key, value))) = iter.next_entry() {
         assert!(key.len() + value.len() <= bytes.len() * bytes.len() + 1);
@@ -179,8 +180,43 @@ fn block(bytes: &[u8]) {
     }
 }
 
+/// A filter of any bytes is none or answers; one over keys that the bytes say denies none of them.
+fn filter(bytes: &[u8]) {
+    if let Some(filter) = Filter::new(Bytes::copy_from_slice(bytes)) {
+        let _ = bytes.chunks(8).filter(|key| filter.may_contain(key)).count();
+    }
+    let Some((bits, keys)) = bytes.split_first() else { return };
+    let hashes: Vec<u64> = keys.chunks(4).map(filter::hash).collect();
+    let built = filter::build(&hashes, u32::from(*bits % 64) + 1);
+    let filter = Filter::new(built.into()).expect("a filter is read back");
+    assert!(keys.chunks(4).all(|key| filter.may_contain(key)), "a filter denies no key of its own");
+}
+
+/// The properties of a table: a block of any bytes; a block of names that are known, each with what the bytes say.
+fn properties(bytes: &[u8]) {
+    let of_any = Bytes::copy_from_slice(bytes);
+    if let Some(at) = global_sequence_at(&of_any) {
+        assert!(at.len() == 8 && at.end <= bytes.len(), "{at:?}");
+    }
+    if let Ok(block) = Block::new(of_any) {
+        let _ = Properties::decode(&block);
+    }
+    let mut right = Vec::new();
+    build_properties(&Counts::default(), &mut right);
+    let right = Block::new(right.into()).expect("a block is read back");
+    assert_eq!(Properties::decode(&right).expect("they are right").entries, Some(0));
+    let (mut builder, mut iter) = (BlockBuilder::new(usize::MAX), right.iter());
+    let mut values = bytes.split(|byte| *byte == b'\n');
+    while let Ok(Some((name, value))) = iter.next_entry() {
+        builder.add(name, values.next().filter(|hostile| !hostile.is_empty()).unwrap_or(&value));
+    }
+    let mut hostile = Vec::new();
+    builder.finish(&mut hostile);
+    let _ = Properties::decode(&Block::new(hostile.into()).expect("a block is read back"));
+}
+
 /// A file of any bytes; a file of which one block after the other is what the bytes say, behind a right checksum; a right
-/// table with some of its bytes changed.
+/// table with some of its bytes changed; a right one with range tombstones over each other, which hide what they must.
 fn table(bytes: &[u8]) {
     for checksum in [Checksum::Crc32c, Checksum::Xxh3] {
         let _ = check_trailer(bytes, checksum);
@@ -188,7 +224,9 @@ fn table(bytes: &[u8]) {
     let mut sealed = bytes.to_vec();
     append_trailer(&mut sealed, 0, Compression::None);
     assert_eq!(check_trailer(&sealed, Checksum::Crc32c), Ok(bytes.len()));
-    let candidates = vec![bytes.to_vec(), with_footer(bytes), changed(bytes)];
+    let mut candidates = vec![bytes.to_vec(), with_footer(bytes), changed(bytes)];
+    let ranges = ranges(bytes);
+    candidates.extend((!ranges.is_empty()).then(|| with_ranges(&ranges)));
     simulate(async move {
         for (i, candidate) in candidates.into_iter().enumerate() {
             let path = format!("/{i}.sst");
@@ -197,8 +235,13 @@ fn table(bytes: &[u8]) {
             let file = options.open(path).await.expect("a new disk");
             file.write_all_at(&candidate, 0).await.expect("a new disk has room");
             let len_bytes = candidate.len() as u64;
-            let meta = version::FileMeta { len_bytes, largest_sequence: u64::MAX, ..Default::default() };
+            let largest = InternalKey { user_key: Bytes::from_static(&[0xff; 16]), tag: Tag(0) };
+            let meta =
+                version::FileMeta { len_bytes, largest, largest_sequence: u64::MAX, ..Default::default() };
             let Ok(table) = Table::open(path, &meta, None).await else { continue };
+            if i == 3 {
+                hides_what_it_must(&ranges, &table);
+            }
             let mut iter = TableIter::new(Arc::new(table), Caching::Pass);
             let mut moved = iter.seek(Seek::First).await;
             while let Ok(true) = moved {
@@ -212,6 +255,39 @@ fn table(bytes: &[u8]) {
             }
         }
     });
+}
+
+/// From this key on, up to that one, what is not newer than this sequence number.
+type Range = (u8, u8, u64);
+
+/// Range tombstones, three bytes for each.
+fn ranges(bytes: &[u8]) -> Vec<Range> {
+    let ranges = bytes.chunks_exact(3).take(64).map(|of| (of[0], of[1], u64::from(of[2]) + 1));
+    let mut ranges: Vec<Range> = ranges.filter(|(begin, end, _)| begin < end).collect();
+    // The newest first of those that begin together.
+    ranges.sort_by_key(|(begin, _, sequence)| (*begin, u64::MAX - sequence));
+    ranges.dedup_by_key(|(begin, _, sequence)| (*begin, *sequence));
+    ranges
+}
+
+/// A table of range tombstones that are not cut where they overlap, as RocksDB writes them.
+fn with_ranges(ranges: &[Range]) -> Vec<u8> {
+    let mut builder = TableBuilder::new(&FamilyOptions::default(), 0, 1, "store");
+    for (begin, end, sequence) in ranges {
+        let (begin, end) = (Bytes::from(vec![*begin]), Bytes::from(vec![*end]));
+        builder.add_range_tombstone(&RangeTombstone { begin, end, sequence: *sequence });
+    }
+    builder.finish().1
+}
+
+fn hides_what_it_must(ranges: &[Range], table: &Table) {
+    for key in 0..=u8::MAX {
+        for up_to in [0, 1, 40, 200, u64::MAX] {
+            let over = ranges.iter().filter(|(begin, end, _)| (*begin..*end).contains(&key));
+            let newest = over.map(|range| range.2).filter(|sequence| *sequence <= up_to).max();
+            assert_eq!(table.tombstones().covering(&[key], up_to), newest.unwrap_or(0), "{key} {up_to}");
+        }
+    }
 }
 
 /// `bytes` as a block that is index, metaindex and data in one, with the footer that says so.
