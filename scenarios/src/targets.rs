@@ -334,7 +334,7 @@ fn blob(bytes: &[u8]) {
     let bytes = bytes.to_vec();
     simulate(async move {
         let path = Path::new("/000007.blob");
-        let compression = if bytes.len() % 2 == 0 { Compression::None } else { Compression::Lz4 };
+        let compression = if bytes.len().is_multiple_of(2) { Compression::None } else { Compression::Lz4 };
         let stored = |value| Stored::of(value, compression).expect("it is short");
         let mut writer = BlobWriter::create(path, 7, 0, compression).await.expect("a new disk");
         let right = writer.add(b"key", &stored(b"a value of some bytes")).await.expect("a new disk has room");
