@@ -3,10 +3,13 @@
 //!
 //! Runs of the scenario `store` go on with all their faults, and at drawn moments the disk is copied and the copy crashed:
 //! mostly by a power failure, now and then only by the death of the process. Two directories come of each copy:
-//! - **raw**: straight after the crash. `ldb` recovers it by itself, and must find what our recovery finds.
+//! - **raw**: straight after the crash. `ldb` recovers it by itself, and must find what our recovery finds, in every family.
 //! - **recovered**: the store opened it, scanned it, closed it. Every table in it must be whole.
 //!
 //! The end of each run, which the scenario itself closed, is judged as well.
+//!
+//! Nothing of the scenario is left out: families come and go, keys have operands, ranges are deleted, values lie in blob files. `ldb`
+//! cannot be told on its command line what operands mean, so each directory gets a file of options that says it.
 #![cfg(madsim)]
 #![expect(
     clippy::disallowed_methods,
@@ -19,7 +22,7 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cutwater_engine::store::{Error, FamilyOptions, Options, Store};
+use cutwater_engine::store::{Append, Error, FamilyOptions, MergeWith, Options, Store};
 use cutwater_io::sim::disk::Disk;
 use cutwater_io::sim::{Config, Env, Key, NodeId, Quiet, Survivors};
 use cutwater_scenarios::store::StoreScenario;
@@ -28,11 +31,15 @@ use cutwater_sim::runner::{Job, What, execute::execute};
 use cutwater_sim::{OracleInfo, Plan, Scenario, Verdict, Violation, Vocabulary, World};
 use futures::future::{Either, LocalBoxFuture, select};
 
-type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+/// What each family has.
+type Content = BTreeMap<String, Rows>;
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Where the scenario has its store, and on which node.
 const DB: &str = "/db";
 const NODE: NodeId = NodeId(1);
+/// What the scenario puts between operands, and nowhere else.
+const DELIMITER: &str = "+";
 const SEEDS: std::ops::Range<u64> = 0..16;
 const CRASHES_PER_RUN: u64 = 5;
 
@@ -89,14 +96,10 @@ impl Scenario for Observed {
     fn oracles(&self) -> &'static [OracleInfo] {
         StoreScenario.oracles()
     }
-    /// Of one family and without merge operands: `ldb` is told of neither here.
+    /// With operands in half of the plans, and one to three families: the scenario has either in few.
     fn generate(&self, seed: u64) -> Plan {
         let mut plan = StoreScenario.generate(seed);
-        plan.knobs.extend([("families".to_owned(), 1), ("merges".to_owned(), 0)]);
-        // Faults may be anchored to operations: these become others.
-        for op in plan.ops.iter_mut().filter(|op| op.verb == "family") {
-            (op.verb, op.args) = ("flush".into(), Vec::new());
-        }
+        plan.knobs.extend([("merges".to_owned(), seed % 2), ("families".to_owned(), 1 + seed % 3)]);
         plan
     }
     fn classify(&self) -> fn(&Path) -> &'static str {
@@ -159,26 +162,32 @@ fn recover(mut disk: Disk) -> Option<(Content, Disk)> {
 }
 
 async fn open_and_scan() -> Option<Content> {
-    let options = Options {
-        family: FamilyOptions {
-            write_buffer_bytes: 4096,
-            block_bytes: 256,
-            target_file_bytes: 4096,
-            ..FamilyOptions::default()
-        },
-        create_if_missing: false,
-        ..Options::default()
+    let names = match Store::list_families(DB).await {
+        Err(Error::NotFound { .. }) => return None,
+        listed => listed.unwrap(),
     };
-    let store = match Store::open(DB, options).await {
+    let family = FamilyOptions {
+        write_buffer_bytes: 4096,
+        block_bytes: 256,
+        target_file_bytes: 4096,
+        merge_operator: Some(MergeWith::new(Append::new(DELIMITER.as_bytes()))),
+        ..FamilyOptions::default()
+    };
+    let others: Vec<(&str, FamilyOptions)> =
+        names.iter().filter(|name| *name != "default").map(|name| (&name[..], family.clone())).collect();
+    let options = Options { family: family.clone(), create_if_missing: false, ..Options::default() };
+    let store = match Store::open_families(DB, options, &others).await {
         Err(Error::NotFound { .. }) => return None,
         opened => opened.unwrap(),
     };
     let mut content = Content::new();
-    let mut iter = store.iter(.., None);
-    while let Some((key, value)) = iter.next().await.unwrap() {
-        content.insert(key, value);
+    for name in names {
+        let rows = content.entry(name.clone()).or_default();
+        let mut iter = store.family(&name).unwrap().iter(.., None);
+        while let Some((key, value)) = iter.next().await.unwrap() {
+            rows.insert(key, value);
+        }
     }
-    drop(iter);
     store.close().await.unwrap();
     Some(content)
 }
@@ -202,10 +211,22 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// Says to `ldb` what operands mean in these families.
+fn write_options<'a>(dir: &Path, families: impl Iterator<Item = &'a String>) {
+    let mut text = "[Version]\n  rocksdb_version=7.8.3\n  options_file_version=1.1\n[DBOptions]\n".to_owned();
+    for name in families {
+        text += &format!(
+            "[CFOptions \"{name}\"]\n  merge_operator={{id=StringAppendOperator;delimiter={DELIMITER};}}\n\
+             [TableOptions/BlockBasedTable \"{name}\"]\n"
+        );
+    }
+    std::fs::write(dir.join("OPTIONS-000001"), text).unwrap();
+}
+
 /// `ldb VERB` on `dir`. An error is what the tool says it is: it may exit with 0 all the same.
 fn ldb(dir: &Path, args: &[&str]) -> Result<String, String> {
     let db = format!("--db={}", dir.display());
-    let output = tool("ldb", &[&[&db[..]], args].concat());
+    let output = tool("ldb", &[&[&db[..], "--try_load_options"], args].concat());
     let said = said(&output);
     let failed =
         ["Failed", "Corruption", "IO error", "Not implemented"].iter().any(|word| said.contains(word));
@@ -217,8 +238,15 @@ fn check_consistency(dir: &Path) -> Result<(), String> {
     if said.trim() == "OK" { Ok(()) } else { Err(said) }
 }
 
-fn scan(dir: &Path) -> Result<Content, String> {
-    let said = ldb(dir, &["scan", "--hex"])?;
+fn families(dir: &Path) -> Result<BTreeSet<String>, String> {
+    let said = ldb(dir, &["list_column_families"])?;
+    let names = said.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(names, _)| names);
+    let names = names.ok_or_else(|| format!("no list of families: {said}"))?;
+    Ok(names.split(", ").map(str::to_owned).collect())
+}
+
+fn scan(dir: &Path, family: &str) -> Result<Rows, String> {
+    let said = ldb(dir, &["scan", "--hex", &format!("--column_family={family}")])?;
     let row = |line: &str| {
         let (key, value) = line.split_once(" ==> ").or_else(|| line.split_once(" : "))?;
         Some((bytes(key)?, bytes(value)?))
@@ -256,15 +284,26 @@ fn live_tables(dir: &Path) -> Result<BTreeSet<String>, String> {
 
 /// Holds `dir` against `expected`, and says how many tables were verified.
 fn judge(dir: &Path, expected: &Content) -> Result<usize, String> {
+    let there = families(dir)?;
+    if !there.iter().eq(expected.keys()) {
+        return Err(format!("the store has the families {:?}, ldb {there:?}", expected.keys()));
+    }
+    write_options(dir, expected.keys());
     check_consistency(dir)?;
     let live = live_tables(dir)?;
     for name in &live {
         verify_table(&dir.join(name))?;
     }
-    let found = scan(dir)?;
+    for (family, rows) in expected {
+        same(rows, &scan(dir, family)?).map_err(|e| format!("family {family}, {e}"))?;
+    }
+    Ok(live.len())
+}
+
+fn same(expected: &Rows, found: &Rows) -> Result<(), String> {
     let differs = |key: &&Vec<u8>| expected.get(*key) != found.get(*key);
     match expected.keys().chain(found.keys()).find(differs) {
-        None => Ok(live.len()),
+        None => Ok(()),
         Some(key) => Err(format!(
             "{}: the store has {:?}, ldb {:?}",
             key.escape_ascii(),
@@ -274,12 +313,21 @@ fn judge(dir: &Path, expected: &Content) -> Result<usize, String> {
     }
 }
 
+/// How many range tombstones there are in the tables of `dir`.
+fn range_tombstones(dir: &Path) -> Result<usize, String> {
+    Ok(ldb(dir, &["list_file_range_deletes"])?.matches("start: ").count())
+}
+
 /// What was judged, so that the test cannot pass on nothing.
 #[derive(Debug, Default)]
 struct Judged {
     stores: usize,
     absent: usize,
+    with_families: usize,
     rows: usize,
+    /// Rows that operands had a part in.
+    merged: usize,
+    range_tombstones: usize,
     tables: usize,
     logs_replayed: usize,
 }
@@ -308,13 +356,22 @@ fn rocksdb_accepts_every_crash_and_finds_what_we_find() {
         let after = judge(&recovered, &content).unwrap_or_else(|e| panic!("{label}, recovered: {e}"));
         assert_eq!(tables(&recovered), live_tables(&recovered).unwrap(), "{label}: tables nobody names");
         judged.stores += 1;
-        judged.rows += content.len();
+        judged.with_families += usize::from(content.len() > 1);
+        let values = || content.values().flat_map(Rows::values);
+        judged.rows += values().count();
+        judged.merged += values().filter(|value| value.contains(&DELIMITER.as_bytes()[0])).count();
+        judged.range_tombstones += range_tombstones(&raw).unwrap();
         judged.tables += before + after;
         judged.logs_replayed += usize::from(tables(&raw) != tables(&recovered));
     }
     println!("{judged:?}");
-    let enough =
-        judged.stores >= 40 && judged.rows >= 400 && judged.tables >= 100 && judged.logs_replayed >= 10;
+    let enough = judged.stores >= 40
+        && judged.with_families >= 15
+        && judged.rows >= 300
+        && judged.merged >= 5
+        && judged.range_tombstones >= 10
+        && judged.tables >= 100
+        && judged.logs_replayed >= 10;
     assert!(enough, "too little was judged: {judged:?}");
 }
 
@@ -349,6 +406,8 @@ fn rocksdb_rejects_damage() {
 
     let (dir, _) = export("other");
     let mut other = content.clone();
-    other.pop_first().expect("the store holds something");
-    assert!(judge(&dir, &other).is_err());
+    other.values_mut().find_map(Rows::pop_first).expect("the store holds something");
+    assert!(judge(&dir, &other).unwrap_err().contains("the store has None"));
+    other.remove("default");
+    assert!(judge(&dir, &other).unwrap_err().contains("the families"));
 }

@@ -151,6 +151,48 @@ fn what_is_damaged_is_named_and_not_restored_and_takes_nothing_else_away() {
     });
 }
 
+/// A directory that somebody else has under the name of the store, before or since a while, or under the name that it has until it is
+/// whole, is left alone, and so is what is in it.
+#[test]
+fn a_restore_that_fails_leaves_what_is_not_its_own() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let theirs = |name: &str| {
+            std::fs::create_dir(at(name)).unwrap();
+            std::fs::write(at(name).join("notes"), "theirs").unwrap();
+        };
+        let is_untouched = |name: &str| {
+            names(&at(name)) == BTreeSet::from(["notes".to_owned()])
+                && std::fs::read(at(name).join("notes")).unwrap() == b"theirs"
+        };
+        let store = Store::open(at("db"), options()).await.unwrap();
+        fill(&store, 0..10, "one").await;
+        let backups = Backups::at(at("backups"));
+        backups.create(&store).await.unwrap();
+        store.close().await.unwrap();
+        for (taken, target) in [("before", "before"), ("beside.tmp", "beside")] {
+            theirs(taken);
+            let refused = backups.restore(1, at(target)).await.unwrap_err();
+            assert!(
+                matches!(&refused, Error::AlreadyExists { path } if *path == at(taken)),
+                "{taken}: {refused}"
+            );
+            assert!(is_untouched(taken), "{taken}");
+        }
+        assert!(!at("beside").exists());
+        // While it is restored, somebody takes the name.
+        let (restored, ()) = futures::join!(backups.restore(1, at("since")), async {
+            while !at("since.tmp").exists() {
+                cutwater_io::task::yield_now().await;
+            }
+            theirs("since");
+        });
+        assert!(matches!(restored, Err(Error::Io { .. })), "{restored:?}");
+        assert!(is_untouched("since") && !at("since.tmp").exists());
+    });
+}
+
 #[test]
 fn what_an_interrupted_backup_left_is_neither_listed_nor_used_and_goes() {
     block_on(async {

@@ -145,3 +145,88 @@ fn what_cannot_be_read_is_set_aside_and_named() {
         store.close().await.unwrap();
     });
 }
+
+/// The names of the files with this extension, in order.
+fn files(dir: &Path, extension: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(extension)).collect();
+    names.sort();
+    names
+}
+
+/// One blob file is lost. Every key without a value in it reads as before, and none reads as it was before its value was lost.
+#[test]
+fn of_a_table_with_lost_values_the_rest_is_kept() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let family =
+            FamilyOptions { level0_compaction_trigger: 100, level0_stop_writes_trigger: 200, ..family() };
+        let options = Options { family, ..Options::default() };
+        let store = Store::open(dir.path(), options.clone()).await.unwrap();
+        let put = async |keys: std::ops::Range<u32>, mark: &str, len: usize| {
+            for i in keys {
+                let value = format!("{mark}-{}", "x".repeat(len));
+                store
+                    .put(format!("key{i:02}").as_bytes(), value.as_bytes(), WriteOptions::default())
+                    .await
+                    .unwrap();
+            }
+        };
+        // Keys 10 to 14 are lost, over a value each that nobody may see again; 12 is written once more behind.
+        put(0..20, "old", 10).await;
+        store.flush().await.unwrap();
+        put(10..15, "lost", 200).await;
+        put(15..18, "new", 10).await;
+        store.delete_range(b"key00", b"key03", WriteOptions::default()).await.unwrap();
+        store.flush().await.unwrap();
+        put(12..13, "newest", 10).await;
+        let mut expected = content(&store, "default").await;
+        store.close().await.unwrap();
+        let (blobs, tables) = (files(dir.path(), ".blob"), files(dir.path(), ".sst"));
+        assert_eq!(blobs.len(), 1);
+        std::fs::remove_file(dir.path().join(&blobs[0])).unwrap();
+        let lost = repair(dir.path()).await.unwrap().lost;
+        let told = format!("5 values in {}, which cannot be read, of keys key10 to key14", blobs[0]);
+        assert!(lost.len() == 1 && lost[0].why.starts_with(&told), "{lost:?}");
+        assert!(
+            tables.contains(&lost[0].name) && files(&dir.path().join("lost"), ".sst") == [&lost[0].name[..]]
+        );
+        for key in ["key10", "key11", "key13", "key14"] {
+            expected.remove(key.as_bytes()).unwrap();
+        }
+        let checked = ReadOnlyStore::check(dir.path()).await.unwrap();
+        assert!(checked.errors.is_empty(), "{:?}", checked.errors);
+        if let Some(said) = tool("ldb", &[&db_arg(dir.path()), "checkconsistency"]) {
+            assert!(said.trim().ends_with("OK"), "{said}");
+        }
+        let store = Store::open(dir.path(), options).await.unwrap();
+        assert_eq!(content(&store, "default").await, expected);
+        store.compact_all().await.unwrap();
+        assert_eq!(content(&store, "default").await, expected);
+        store.close().await.unwrap();
+    });
+}
+
+/// What the first repair has set aside is all there is of it. A file of the same name that the second one sets aside gets another.
+#[test]
+fn a_second_repair_keeps_what_the_first_has_set_aside() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        used(dir.path()).await;
+        let (lost, current) = (dir.path().join("lost"), dir.path().join("CURRENT"));
+        let name = files(dir.path(), ".sst").remove(0);
+        for content in ["first", "second", "third"] {
+            std::fs::write(dir.path().join(&name), content).unwrap();
+            std::fs::write(&current, "rubbish").unwrap();
+            let before = if lost.exists() { files(&lost, "") } else { Vec::new() };
+            let told = repair(dir.path()).await.unwrap().lost;
+            assert!(told.iter().any(|lost| lost.name == name), "{told:?}");
+            let after = files(&lost, "");
+            assert!(before.iter().all(|name| after.contains(name)), "{before:?} {after:?}");
+        }
+        for (copy, content) in [("", "first"), (".1", "second"), (".2", "third")] {
+            assert_eq!(std::fs::read(lost.join(format!("{name}{copy}"))).unwrap(), content.as_bytes());
+        }
+    });
+}

@@ -185,9 +185,14 @@ fn we_read_what_rocksdb_compresses() {
     }
 }
 
-fn with_blobs() -> Options {
+/// What this store compresses values in blob files with, and what `ldb` calls it.
+const BLOB_COMPRESSIONS: [(Compression, &str); 3] =
+    [(Compression::None, "no"), (Compression::Snappy, "snappy"), (Compression::Lz4, "lz4")];
+
+fn with_blobs(blob_compression: Compression) -> Options {
     let family = FamilyOptions {
         min_blob_bytes: Some(24),
+        blob_compression,
         blob_file_bytes: 4096,
         blob_gc_age_percent: 50,
         ..options().family
@@ -204,82 +209,121 @@ fn blob_files(dir: &Path) -> Option<usize> {
 
 #[test]
 fn rocksdb_reads_our_blob_files_and_collects_their_garbage() {
-    block_on(async {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let mut model = BTreeMap::new();
-        let store = Store::open(&path, with_blobs()).await.unwrap();
-        fill(&store, &mut model, 0, 2500).await;
-        let checkpoint = dir.path().join("checkpoint");
-        store.checkpoint(&checkpoint).await.unwrap();
-        judge(&checkpoint, &model);
-        fill(&store, &mut model, 2500, 4000).await;
-        store.compact_all().await.unwrap();
-        store.verify().await.unwrap();
-        let blobs = store.live_files().iter().filter(|name| name.ends_with(".blob")).count();
-        assert!(blobs > 1, "{:?}", store.live_files());
-        store.close().await.unwrap();
-        judge(&path, &model);
-        let Some(found) = blob_files(&path) else { return };
-        assert_eq!(found, blobs);
-        let db = db_arg(&path);
-        let args = [
-            &db[..],
-            "--compression_type=no",
-            "--enable_blob_files",
-            "--min_blob_size=24",
-            "--blob_compression_type=no",
-            "--enable_blob_garbage_collection",
-            "--blob_garbage_collection_age_cutoff=1.0",
-            "compact",
-        ];
-        let compacted = tool("ldb", &args).unwrap();
-        assert!(!compacted.contains("Failed"), "{compacted}");
-        let store = Store::open(&path, with_blobs()).await.unwrap();
-        store.verify().await.unwrap();
-        assert_eq!(content(&store).await, model);
-        fill(&store, &mut model, 0, 400).await;
-        store.compact_all().await.unwrap();
-        store.close().await.unwrap();
-        judge(&path, &model);
-    });
+    for (compression, name) in BLOB_COMPRESSIONS {
+        block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("db");
+            let options = with_blobs(compression);
+            let mut model = BTreeMap::new();
+            let store = Store::open(&path, options.clone()).await.unwrap();
+            fill(&store, &mut model, 0, 2500).await;
+            let checkpoint = dir.path().join("checkpoint");
+            store.checkpoint(&checkpoint).await.unwrap();
+            judge(&checkpoint, &model);
+            fill(&store, &mut model, 2500, 4000).await;
+            store.compact_all().await.unwrap();
+            store.verify().await.unwrap();
+            let blobs = store.live_files().iter().filter(|name| name.ends_with(".blob")).count();
+            assert!(blobs > 1, "{:?}", store.live_files());
+            store.close().await.unwrap();
+            judge(&path, &model);
+            let Some(found) = blob_files(&path) else { return };
+            assert_eq!(found, blobs);
+            let garbage = ["--enable_blob_garbage_collection", "--blob_garbage_collection_age_cutoff=1.0"];
+            compact_by_rocksdb(&path, 24, name, &garbage);
+            let store = Store::open(&path, options.clone()).await.unwrap();
+            store.verify().await.unwrap();
+            assert_eq!(content(&store).await, model);
+            fill(&store, &mut model, 0, 400).await;
+            store.compact_all().await.unwrap();
+            store.verify().await.unwrap();
+            store.close().await.unwrap();
+            judge(&path, &model);
+        });
+    }
+}
+
+/// What `ldb` is told of blob files that it is to write.
+fn blob_args(min_bytes: usize, compression: &str) -> [String; 4] {
+    [
+        "--compression_type=no".to_owned(),
+        "--enable_blob_files".to_owned(),
+        format!("--min_blob_size={min_bytes}"),
+        format!("--blob_compression_type={compression}"),
+    ]
+}
+
+fn compact_by_rocksdb(dir: &Path, min_bytes: usize, compression: &str, more: &[&str]) {
+    let (db, blob_args) = (db_arg(dir), blob_args(min_bytes, compression));
+    let mut args = vec![&db[..]];
+    args.extend(blob_args.iter().map(String::as_str));
+    args.extend(more);
+    args.push("compact");
+    let compacted = tool("ldb", &args).unwrap();
+    assert!(!compacted.contains("Failed"), "{compacted}");
+}
+
+/// Values in blob files that RocksDB compressed are read; those that this store moves to others of the same compression are
+/// moved as they are, and those of another, ZSTD among them, compressed anew.
+#[test]
+fn we_read_the_blob_files_of_rocksdb() {
+    let lz4 = Compression::Lz4;
+    for (theirs, ours) in
+        [("no", Compression::None), ("snappy", lz4), ("lz4", lz4), ("lz4hc", lz4), ("zstd", lz4)]
+    {
+        block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("db");
+            let pair = |i: u32| {
+                (format!("key{i:04}"), format!("value-{i}-{}", "abcdefgh".repeat((i % 30) as usize)))
+            };
+            let mut model: BTreeMap<String, String> = (0..400).map(pair).collect();
+            let (db, blob_args) = (db_arg(&path), blob_args(32, theirs));
+            let mut args = vec![&db[..], "--create_if_missing"];
+            args.extend(blob_args.iter().map(String::as_str));
+            args.push("batchput");
+            args.extend(model.iter().flat_map(|(k, v)| [&k[..], &v[..]]));
+            let Some(written) = tool("ldb", &args) else { return };
+            assert!(written.contains("OK"), "{written}");
+            compact_by_rocksdb(&path, 32, theirs, &[]);
+            let family = FamilyOptions { blob_gc_age_percent: 100, ..with_blobs(ours).family };
+            let store = Store::open(&path, Options { family, ..options() }).await.unwrap();
+            let blobs = |store: &Store| -> Vec<String> {
+                store.live_files().into_iter().filter(|name| name.ends_with(".blob")).collect()
+            };
+            let of_rocksdb = blobs(&store);
+            assert!(!of_rocksdb.is_empty(), "{:?}", store.live_files());
+            store.verify().await.unwrap();
+            assert_eq!(content(&store).await, model);
+            fill(&store, &mut model, 0, 900).await;
+            store.compact_all().await.unwrap();
+            store.verify().await.unwrap();
+            assert!(blobs(&store).iter().all(|name| !of_rocksdb.contains(name)), "all values have moved");
+            assert_eq!(content(&store).await, model);
+            store.close().await.unwrap();
+            judge(&path, &model);
+        });
+    }
 }
 
 #[test]
-fn we_read_the_blob_files_of_rocksdb() {
+fn blobs_that_rocksdb_compresses_otherwise_are_refused_by_name() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        let pair =
-            |i: u32| (format!("key{i:04}"), format!("value-{i}-{}", "abcdefgh".repeat((i % 30) as usize)));
-        let mut model: BTreeMap<String, String> = (0..400).map(pair).collect();
-        let db = db_arg(&path);
-        let blob_options = [
-            "--compression_type=no",
-            "--enable_blob_files",
-            "--min_blob_size=32",
-            "--blob_compression_type=no",
-        ];
+        let (db, blob_args) = (db_arg(&path), blob_args(8, "zlib"));
         let mut args = vec![&db[..], "--create_if_missing"];
-        args.extend(blob_options);
-        args.push("batchput");
-        args.extend(model.iter().flat_map(|(k, v)| [&k[..], &v[..]]));
-        let Some(written) = tool("ldb", &args) else { return };
-        assert!(written.contains("OK"), "{written}");
-        let mut args = vec![&db[..]];
-        args.extend(blob_options);
-        args.push("compact");
-        let compacted = tool("ldb", &args).unwrap();
-        assert!(!compacted.contains("Failed"), "{compacted}");
-        let store = Store::open(&path, options()).await.unwrap();
-        assert!(store.live_files().iter().any(|name| name.ends_with(".blob")), "{:?}", store.live_files());
-        store.verify().await.unwrap();
-        assert_eq!(content(&store).await, model);
-        fill(&store, &mut model, 0, 900).await;
-        store.compact_all().await.unwrap();
-        store.verify().await.unwrap();
-        store.close().await.unwrap();
-        judge(&path, &model);
+        args.extend(blob_args.iter().map(String::as_str));
+        args.extend(["batchput", "key", "a value of some bytes"]);
+        if tool("ldb", &args).is_none() {
+            return;
+        }
+        compact_by_rocksdb(&path, 8, "zlib", &[]);
+        let refused = Store::open(&path, options()).await.unwrap_err().to_string();
+        assert!(
+            refused.ends_with(".blob uses an unsupported feature: blobs compressed with zlib"),
+            "{refused}"
+        );
     });
 }
 

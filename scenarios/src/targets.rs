@@ -15,18 +15,21 @@ use cutwater_engine::checkpoint::{log as job_log, metadata};
 use cutwater_engine::cluster::rpc;
 use cutwater_engine::store::batch::DecodedBatch;
 use cutwater_engine::store::blob::format::{self, HEADER_BYTES, Header, RecordHeader};
-use cutwater_engine::store::blob::{BlobIndex, BlobReader, BlobWriter};
+use cutwater_engine::store::blob::{BlobIndex, BlobReader, BlobWriter, Stored};
 use cutwater_engine::store::coding::masked_crc32c;
 use cutwater_engine::store::key::{InternalKey, MAX_SEQUENCE, Tag, ValueKind};
 use cutwater_engine::store::log::{LogEnd, LogReader, LogWriter};
-use cutwater_engine::store::table::block::Block;
+use cutwater_engine::store::table::block::{Block, BlockBuilder};
 use cutwater_engine::store::table::data_block::{DataBlock, Place};
-use cutwater_engine::store::table::filter::Filter;
+use cutwater_engine::store::table::filter::{self, Filter};
 use cutwater_engine::store::table::format::{
     Checksum, FOOTER_BYTES, Footer, Handle, append_trailer, check_trailer,
 };
-use cutwater_engine::store::table::properties::Properties;
+use cutwater_engine::store::table::properties::{
+    Counts, Properties, build as build_properties, global_sequence_at,
+};
 use cutwater_engine::store::table::{Caching, Compression, Table, TableBuilder, TableIter};
+use cutwater_engine::store::tombstones::RangeTombstone;
 use cutwater_engine::store::version::{VersionEdit, VersionSet};
 use cutwater_engine::store::{FamilyOptions, Seek, version};
 use cutwater_engine::stream::record::Decoder;
@@ -47,6 +50,8 @@ pub const TARGETS: &[Target] = &[
     ("write_batch", write_batch),
     ("manifest_edit", manifest_edit),
     ("block", block),
+    ("filter", filter),
+    ("properties", properties),
     ("table", table),
     ("blob", blob),
     ("rpc_frame", rpc_frame),
@@ -159,11 +164,7 @@ fn block(bytes: &[u8]) {
     if bytes.len() >= FOOTER_BYTES {
         let _ = Footer::decode(&bytes[bytes.len() - FOOTER_BYTES..]);
     }
-    if let Some(filter) = Filter::new(Bytes::copy_from_slice(bytes)) {
-        let _ = filter.may_contain(bytes);
-    }
     let Ok(block) = Block::new(Bytes::copy_from_slice(bytes)) else { return };
-    let _ = Properties::decode(&block);
     let mut iter = block.iter();
     while let Ok(Some((key, value))) = iter.next_entry() {
         assert!(key.len() + value.len() <= bytes.len() * bytes.len() + 1);
@@ -179,8 +180,43 @@ fn block(bytes: &[u8]) {
     }
 }
 
+/// A filter of any bytes is none or answers; one over keys that the bytes say denies none of them.
+fn filter(bytes: &[u8]) {
+    if let Some(filter) = Filter::new(Bytes::copy_from_slice(bytes)) {
+        let _ = bytes.chunks(8).filter(|key| filter.may_contain(key)).count();
+    }
+    let Some((bits, keys)) = bytes.split_first() else { return };
+    let hashes: Vec<u64> = keys.chunks(4).map(filter::hash).collect();
+    let built = filter::build(&hashes, u32::from(*bits % 64) + 1);
+    let filter = Filter::new(built.into()).expect("a filter is read back");
+    assert!(keys.chunks(4).all(|key| filter.may_contain(key)), "a filter denies no key of its own");
+}
+
+/// The properties of a table: a block of any bytes; a block of names that are known, each with what the bytes say.
+fn properties(bytes: &[u8]) {
+    let of_any = Bytes::copy_from_slice(bytes);
+    if let Some(at) = global_sequence_at(&of_any) {
+        assert!(at.len() == 8 && at.end <= bytes.len(), "{at:?}");
+    }
+    if let Ok(block) = Block::new(of_any) {
+        let _ = Properties::decode(&block);
+    }
+    let mut right = Vec::new();
+    build_properties(&Counts::default(), &mut right);
+    let right = Block::new(right.into()).expect("a block is read back");
+    assert_eq!(Properties::decode(&right).expect("they are right").entries, Some(0));
+    let (mut builder, mut iter) = (BlockBuilder::new(usize::MAX), right.iter());
+    let mut values = bytes.split(|byte| *byte == b'\n');
+    while let Ok(Some((name, value))) = iter.next_entry() {
+        builder.add(name, values.next().filter(|hostile| !hostile.is_empty()).unwrap_or(&value));
+    }
+    let mut hostile = Vec::new();
+    builder.finish(&mut hostile);
+    let _ = Properties::decode(&Block::new(hostile.into()).expect("a block is read back"));
+}
+
 /// A file of any bytes; a file of which one block after the other is what the bytes say, behind a right checksum; a right
-/// table with some of its bytes changed.
+/// table with some of its bytes changed; a right one with range tombstones over each other, which hide what they must.
 fn table(bytes: &[u8]) {
     for checksum in [Checksum::Crc32c, Checksum::Xxh3] {
         let _ = check_trailer(bytes, checksum);
@@ -188,7 +224,9 @@ fn table(bytes: &[u8]) {
     let mut sealed = bytes.to_vec();
     append_trailer(&mut sealed, 0, Compression::None);
     assert_eq!(check_trailer(&sealed, Checksum::Crc32c), Ok(bytes.len()));
-    let candidates = vec![bytes.to_vec(), with_footer(bytes), changed(bytes)];
+    let mut candidates = vec![bytes.to_vec(), with_footer(bytes), changed(bytes)];
+    let ranges = ranges(bytes);
+    candidates.extend((!ranges.is_empty()).then(|| with_ranges(&ranges)));
     simulate(async move {
         for (i, candidate) in candidates.into_iter().enumerate() {
             let path = format!("/{i}.sst");
@@ -197,8 +235,13 @@ fn table(bytes: &[u8]) {
             let file = options.open(path).await.expect("a new disk");
             file.write_all_at(&candidate, 0).await.expect("a new disk has room");
             let len_bytes = candidate.len() as u64;
-            let meta = version::FileMeta { len_bytes, largest_sequence: u64::MAX, ..Default::default() };
+            let largest = InternalKey { user_key: Bytes::from_static(&[0xff; 16]), tag: Tag(0) };
+            let meta =
+                version::FileMeta { len_bytes, largest, largest_sequence: u64::MAX, ..Default::default() };
             let Ok(table) = Table::open(path, &meta, None).await else { continue };
+            if i == 3 {
+                hides_what_it_must(&ranges, &table);
+            }
             let mut iter = TableIter::new(Arc::new(table), Caching::Pass);
             let mut moved = iter.seek(Seek::First).await;
             while let Ok(true) = moved {
@@ -212,6 +255,39 @@ fn table(bytes: &[u8]) {
             }
         }
     });
+}
+
+/// From this key on, up to that one, what is not newer than this sequence number.
+type Range = (u8, u8, u64);
+
+/// Range tombstones, three bytes for each.
+fn ranges(bytes: &[u8]) -> Vec<Range> {
+    let ranges = bytes.chunks_exact(3).take(64).map(|of| (of[0], of[1], u64::from(of[2]) + 1));
+    let mut ranges: Vec<Range> = ranges.filter(|(begin, end, _)| begin < end).collect();
+    // The newest first of those that begin together.
+    ranges.sort_by_key(|(begin, _, sequence)| (*begin, u64::MAX - sequence));
+    ranges.dedup_by_key(|(begin, _, sequence)| (*begin, *sequence));
+    ranges
+}
+
+/// A table of range tombstones that are not cut where they overlap, as RocksDB writes them.
+fn with_ranges(ranges: &[Range]) -> Vec<u8> {
+    let mut builder = TableBuilder::new(&FamilyOptions::default(), 0, 1, "store");
+    for (begin, end, sequence) in ranges {
+        let (begin, end) = (Bytes::from(vec![*begin]), Bytes::from(vec![*end]));
+        builder.add_range_tombstone(&RangeTombstone { begin, end, sequence: *sequence });
+    }
+    builder.finish().1
+}
+
+fn hides_what_it_must(ranges: &[Range], table: &Table) {
+    for key in 0..=u8::MAX {
+        for up_to in [0, 1, 40, 200, u64::MAX] {
+            let over = ranges.iter().filter(|(begin, end, _)| (*begin..*end).contains(&key));
+            let newest = over.map(|range| range.2).filter(|sequence| *sequence <= up_to).max();
+            assert_eq!(table.tombstones().covering(&[key], up_to), newest.unwrap_or(0), "{key} {up_to}");
+        }
+    }
 }
 
 /// `bytes` as a block that is index, metaindex and data in one, with the footer that says so.
@@ -244,8 +320,11 @@ fn change(file: &mut [u8], bytes: &[u8]) {
     }
 }
 
-/// The parts of a blob file; a file of any bytes; a right one with some of its bytes changed. The index that names a value is
-/// what the bytes say, or a right one.
+/// No file of a test claims that a value of it is longer. Bytes.
+const COMPRESSED_MAX_BYTES: usize = 4 << 10;
+
+/// The parts of a blob file; a file of any bytes; a right one with some of its bytes changed; one with a value that is what the
+/// first byte calls compressed. The index that names a value is what the bytes say, or a right one.
 fn blob(bytes: &[u8]) {
     let _ = (Header::decode(bytes), RecordHeader::decode(bytes), format::Footer::decode(bytes));
     let named = BlobIndex::decode(bytes);
@@ -255,28 +334,52 @@ fn blob(bytes: &[u8]) {
     let bytes = bytes.to_vec();
     simulate(async move {
         let path = Path::new("/000007.blob");
-        let mut writer = BlobWriter::create(path, 7, 0).await.expect("a new disk");
-        let right = writer.add(b"key", b"a value of some bytes").await.expect("a new disk has room");
-        writer.add(b"other", &[b'.'; 100]).await.expect("a new disk has room");
+        let compression = if bytes.len().is_multiple_of(2) { Compression::None } else { Compression::Lz4 };
+        let stored = |value| Stored::of(value, compression).expect("it is short");
+        let mut writer = BlobWriter::create(path, 7, 0, compression).await.expect("a new disk");
+        let right = writer.add(b"key", &stored(b"a value of some bytes")).await.expect("a new disk has room");
+        writer.add(b"other", &stored(&[b'.'; 100])).await.expect("a new disk has room");
         let meta = writer.finish().await.expect("a new disk has room");
         let mut changed = fs::read(path).await.expect("it was written");
         change(&mut changed, &bytes);
+        let (hostile, hostile_index, hostile_meta) = compressed(&bytes);
         let as_it_is = version::BlobAddition {
             total_bytes: (bytes.len() as u64).saturating_sub((HEADER_BYTES + format::FOOTER_BYTES) as u64),
             ..version::BlobAddition::default()
         };
-        for (content, meta) in [(changed, meta), (bytes, as_it_is)] {
+        let files = [(changed, meta), (bytes, as_it_is), (hostile, hostile_meta)];
+        for (content, meta) in files {
             let file = OpenOptions::new().truncate(true).write(true).open(path).await.expect("it is there");
             file.write_all_at(&content, 0).await.expect("a new disk has room");
             let Ok(reader) = BlobReader::open(path, 0, &meta).await else { continue };
             let _ = reader.verify(&meta).await;
-            for index in named.iter().chain([&right]) {
+            for index in named.iter().chain([&right, &hostile_index]) {
+                let Ok(stored) = reader.get_stored(b"key", index).await else { continue };
+                let claimed_bytes = stored.claimed_bytes();
                 if let Ok(value) = reader.get(b"key", index).await {
-                    assert!(value.len() <= content.len(), "a value of {} bytes", value.len());
+                    assert_eq!(Some(value.len() as u64), claimed_bytes, "a value has the length it claims");
                 }
             }
         }
     });
+}
+
+/// A blob file with one value, right in all but what the value is compressed from.
+fn compressed(bytes: &[u8]) -> (Vec<u8>, BlobIndex, version::BlobAddition) {
+    let Some((compression, value)) = bytes.split_first() else { return Default::default() };
+    let (key, value) = (b"key", &value[..value.len().min(COMPRESSED_MAX_BYTES)]);
+    let mut file = Vec::new();
+    Header { family: 0, compression: *compression }.encode(&mut file);
+    RecordHeader::of(key, value).encode(&mut file);
+    file.extend_from_slice(key);
+    let offset_bytes = file.len() as u64;
+    file.extend_from_slice(value);
+    let total_bytes = (file.len() - HEADER_BYTES) as u64;
+    format::Footer { count: 1 }.encode(&mut file);
+    let index =
+        BlobIndex { file: 7, offset_bytes, value_bytes: value.len() as u64, compression: *compression };
+    let meta = version::BlobAddition { number: 7, total_count: 1, total_bytes, ..Default::default() };
+    (file, index, meta)
 }
 
 fn simulate(future: impl Future<Output = ()> + 'static) {

@@ -11,7 +11,7 @@ use cutwater_engine::store::filenames::FileKind;
 use cutwater_engine::store::key::ValueKind;
 use cutwater_engine::store::table::{Caching, Table, TableIter};
 use cutwater_engine::store::version::FileMeta;
-use cutwater_engine::store::{ReadOnlyOptions, ReadOnlyStore, Seek};
+use cutwater_engine::store::{Compression, ReadOnlyOptions, ReadOnlyStore, Seek};
 use cutwater_io::fs;
 use serde_json::json;
 
@@ -101,13 +101,21 @@ async fn blobs(path: &Path, out: &mut Output) -> Result<(), Failure> {
     let end = data.len().saturating_sub(FOOTER_BYTES).max(HEADER_BYTES);
     let footer = Footer::decode(&data[end.min(data.len())..]);
     let count = footer.as_ref().ok().map(|footer| footer.count);
+    let compression =
+        Compression::from_u8(header.compression).map_or_else(|method| method, Compression::name);
     let text = format!(
-        "blob file of family {}  {} bytes  {}",
+        "blob file of family {}  {compression}  {} bytes  {}",
         header.family,
         data.len(),
         count.map_or("not finished".to_owned(), |count| format!("{count} values"))
     );
-    out.say(&text, &json!({ "family": header.family, "len_bytes": data.len(), "values": count }))?;
+    let json = json!({
+        "family": header.family,
+        "compression": compression,
+        "len_bytes": data.len(),
+        "values": count,
+    });
+    out.say(&text, &json)?;
     let mut at = HEADER_BYTES;
     while at < end {
         let head =

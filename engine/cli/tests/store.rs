@@ -55,11 +55,16 @@ fn merged() -> (TempDir, PathBuf) {
     (parent, dir)
 }
 
-/// Runs `cutwater-engine store ...`; gives its status, output and errors.
+/// Runs `cutwater-engine store ...`, with the path behind the first argument; gives its status, output and errors.
 fn run(arguments: &[&str], path: &Path) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cutwater-engine"));
     let (name, rest) = arguments.split_first().unwrap();
-    let output = command.args(["store", name]).arg(path).args(rest).output().unwrap();
+    run_store(&[&[*name, path.to_str().unwrap()], rest].concat())
+}
+
+/// The same with the arguments as they are.
+fn run_store(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cutwater-engine"));
+    let output = command.arg("store").args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -171,6 +176,86 @@ fn a_store_is_compacted_and_copied() {
     assert_eq!(status, Some(0));
     assert!(made.ends_with(" files, as of write 20\n"), "{made}");
     assert_eq!(run(&["scan"], &copy).1, run(&["scan"], &dir).1);
+}
+
+#[test]
+fn backups_are_made_listed_checked_restored_and_deleted() {
+    let (parent, dir) = crashed();
+    let at = |name: &str| parent.path().join(name).to_str().unwrap().to_owned();
+    let (db, backups, restored) = (dir.to_str().unwrap(), &at("backups")[..], &at("restored")[..]);
+    let backup = |arguments: &[&str]| run_store(&[&["backup"], arguments].concat());
+    assert_eq!(backup(&["list", backups]), (Some(0), String::new(), String::new()));
+    for id in ["1", "2"] {
+        let (status, made, error) = backup(&["create", db, backups]);
+        assert_eq!(status, Some(0), "{error}");
+        let expected = format!("backup {id}  at ");
+        assert!(made.starts_with(&expected) && made.contains("as of write 20  "), "{made}");
+    }
+    let (_, listed, _) = backup(&["list", backups, "--json"]);
+    let is_listed = |id: u32| listed.contains(&format!("\"backup\":{id},"));
+    assert!(listed.lines().count() == 2 && is_listed(1) && is_listed(2), "{listed}");
+    assert_eq!(backup(&["verify", backups]).1, "backup 1: sound\nbackup 2: sound\n");
+    let said = (Some(0), format!("{restored}: restored from backup 2\n"), String::new());
+    assert_eq!(backup(&["restore", backups, restored]), said);
+    assert_eq!(run(&["scan"], Path::new(restored)).1, run(&["scan"], &dir).1);
+    let taken = backup(&["restore", backups, restored, "--id", "1"]);
+    let error = format!("cutwater-engine: {restored} exists already\n");
+    assert_eq!(taken, (Some(1), String::new(), error));
+    let gone = (Some(0), "backup 1 is deleted\n".to_owned(), String::new());
+    assert_eq!(backup(&["delete", backups, "--keep", "1"]), gone);
+    let (status, _, error) = backup(&["delete", backups, "--id", "1"]);
+    assert_eq!((status, error), (Some(1), format!("cutwater-engine: there is no backup 1 in {backups}\n")));
+    assert_eq!(backup(&["delete", backups]).0, Some(2), "which one must be said");
+    assert_eq!(backup(&["delete", backups, "--id", "2"]).0, Some(0));
+    let (status, _, error) = backup(&["restore", backups, &at("other")]);
+    assert_eq!((status, error), (Some(1), format!("cutwater-engine: there is no backup in {backups}\n")));
+}
+
+#[test]
+fn a_damaged_backup_is_named_and_not_restored() {
+    let (parent, dir) = crashed();
+    let at = |name: &str| parent.path().join(name).to_str().unwrap().to_owned();
+    let backups = &at("backups")[..];
+    assert_eq!(run_store(&["backup", "create", dir.to_str().unwrap(), backups]).0, Some(0));
+    let table = named(&parent.path().join("backups/shared_checksum"), "sst");
+    let mut bytes = std::fs::read(&table).unwrap();
+    bytes[3] ^= 1;
+    std::fs::write(&table, bytes).unwrap();
+    let (status, said, error) = run_store(&["backup", "verify", backups, "--id", "1"]);
+    assert!(said.starts_with("backup 1: ") && said.contains(table.to_str().unwrap()), "{said}");
+    assert_eq!((status, error), (Some(1), format!("cutwater-engine: {backups}: 1 thing is wrong\n")));
+    let (status, _, error) = run_store(&["backup", "restore", backups, &at("restored")]);
+    assert!(status == Some(1) && error.contains("crc32c"), "{error}");
+    assert!(!parent.path().join("restored").exists());
+}
+
+#[test]
+fn a_repair_says_what_is_lost() {
+    let (parent, dir) = crashed();
+    let before = run(&["scan"], &dir).1;
+    let remove_manifest = || {
+        let is_manifest =
+            |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("MANIFEST-");
+        let entries = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(is_manifest).for_each(|path| std::fs::remove_file(path).unwrap());
+    };
+    remove_manifest();
+    assert_eq!(run(&["check"], &dir).0, Some(1));
+    let (status, said, error) = run(&["repair"], &dir);
+    assert_eq!(status, Some(0), "{said}{error}");
+    let made =
+        format!("{}: 2 families, 4 tables, 1 blob files, 1 logs converted, as of write 20\n", dir.display());
+    assert_eq!(said, made);
+    assert_eq!((run(&["scan"], &dir).1, run(&["check"], &dir).0), (before, Some(0)));
+    remove_manifest();
+    let table = named(&dir, "sst");
+    std::fs::write(&table, "rubbish").unwrap();
+    let (status, said, error) = run(&["repair", "--json"], &dir);
+    assert_eq!((status, error), (Some(1), format!("cutwater-engine: {}: 1 thing is lost\n", dir.display())));
+    let name = table.file_name().unwrap().to_str().unwrap();
+    assert!(said.starts_with(&format!("{{\"lost\":\"{name}\",\"why\":\"")), "{said}");
+    let (status, _, error) = run(&["repair"], &parent.path().join("nothing"));
+    assert!(status == Some(1) && error.contains("no store in "), "{error}");
 }
 
 #[test]

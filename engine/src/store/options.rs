@@ -110,6 +110,9 @@ pub struct FamilyOptions {
     pub compression_per_level: Vec<Compression>,
     /// Values of at least so many bytes go to blob files; `None` for no blob files (those that are there are read). Bytes.
     pub min_blob_bytes: Option<u64>,
+    /// How the values in new blob files are compressed: all of a file, those that get longer as well. Files are read whatever theirs
+    /// is. (RocksDB's `blob_compression_type`.)
+    pub blob_compression: Compression,
     /// A blob file is closed when it is this large. Bytes.
     pub blob_file_bytes: u64,
     /// Compactions write the values anew that they find in the oldest so many percent of the blob files, until those are empty;
@@ -166,6 +169,7 @@ impl Default for FamilyOptions {
             compression: Compression::None,
             compression_per_level: Vec::new(),
             min_blob_bytes: None,
+            blob_compression: Compression::None,
             blob_file_bytes: 256 << 20,
             blob_gc_age_percent: 25,
             blob_gc_force_percent: 100,
@@ -221,6 +225,7 @@ impl FamilyOptions {
                 self.compression_per_level.iter().all(|compression| compression.is_written()),
                 Self::NO_ZSTD,
             ),
+            ("blob_compression", self.blob_compression.is_written(), Self::NO_ZSTD),
             ("blob_file_bytes", self.blob_file_bytes >= 64, "must be at least 64"),
             ("blob_gc_age_percent", self.blob_gc_age_percent <= 100, "must be at most 100"),
             ("blob_gc_force_percent", (1..=100).contains(&self.blob_gc_force_percent), "must be 1 to 100"),
@@ -337,6 +342,9 @@ mod tests {
         let options = FamilyOptions { compression_per_level: vec![none, Compression::Zstd], ..options };
         let refused = options.validate().unwrap_err().to_string();
         assert_eq!(refused, "option compression_per_level: ZSTD is read and not written");
+        let options = FamilyOptions { blob_compression: Compression::Zstd, ..FamilyOptions::default() };
+        let refused = options.validate().unwrap_err().to_string();
+        assert_eq!(refused, "option blob_compression: ZSTD is read and not written");
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! A directory that is filled under a temporary name, and renamed once all of it is durable: under its own name it is there as
 //! a whole, or not at all. On return from the last step the name is durable, too.
+//!
+//! The temporary name is the name with `.tmp` behind it. What is there under it is removed if all that is in it has names that a store
+//! gives, so that an earlier attempt left it; else it is somebody else's, and neither it nor the name is taken.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use cutwater_io::fs;
 
 use super::creation::create_dir_durably;
 use super::error::{Error, IoContext};
+use super::filenames::FileKind;
 
 /// See the module.
 #[derive(Debug)]
@@ -22,6 +26,9 @@ pub(crate) struct Staging<'d> {
 impl<'d> Staging<'d> {
     /// Prepares for `dir`, which must not exist. `durable_parents` are directories whose own names are known to be durable; that
     /// of `dir` is one of them on return. What an earlier attempt left is removed; the directory to fill is not there yet.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] of the directory or of its temporary name, or I/O.
     pub(crate) async fn begin(
         dir: &'d Path,
         durable_parents: &mut BTreeSet<PathBuf>,
@@ -40,6 +47,10 @@ impl<'d> Staging<'d> {
         temporary_name.push(".tmp");
         let temporary = parent.join(temporary_name);
         if fs::try_exists(&temporary).await.during("stat", &temporary)? {
+            let left = fs::read_dir(&temporary).await.during("read", &temporary)?;
+            if left.iter().any(|entry| FileKind::parse(&entry.name).is_none()) {
+                return Err(Error::AlreadyExists { path: temporary });
+            }
             fs::remove_dir_all(&temporary).await.during("remove", &temporary)?;
         }
         Ok(Staging { dir, parent, temporary, has_name: AtomicBool::new(false) })

@@ -20,8 +20,10 @@ use Expected::{Read, Refused};
 /// What becomes of each feature; here is where one is moved from one to the other.
 const FEATURES: &[(&str, Expected)] = &[
     ("atomic", Read),
+    ("bloblz4", Read),
     ("blobs", Read),
-    ("blobzstd", Refused(".blob uses an unsupported feature: compressed blobs")),
+    ("blobzlib", Refused(".blob uses an unsupported feature: blobs compressed with zlib")),
+    ("blobzstd", Read),
     ("bloom", Read),
     ("checkpoint", Read),
     ("dbid", Read),

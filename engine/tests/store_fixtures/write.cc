@@ -41,7 +41,7 @@ using namespace rocksdb;
 static const std::vector<std::string> kNames = {
     "plain",    "sync",    "nowal",   "dbid",         "stats",      "universal", "bloom",    "fv2",      "families",
     "dropped",  "atomic",  "multiwal", "waltrack",    "recycle",    "rollover",  "blobs",    "filesum",  "ingest",
-    "checkpoint", "defaults", "lz4",  "zstd",         "zlib",       "blobzstd",  "walzstd",  "partitioned", "hash",
+    "checkpoint", "defaults", "lz4",  "zstd",         "zlib",       "blobzstd",  "bloblz4", "blobzlib", "walzstd",  "partitioned", "hash",
     "merge",    "singledelete", "rangedelete", "twophase", "damage"};
 
 static std::string feature, dir;
@@ -154,7 +154,7 @@ static void choose_options() {
     options.max_bytes_for_level_base = 32 << 10;
     options.level0_file_num_compaction_trigger = 2;
   }
-  if (is_one_of({"blobs", "blobzstd", "filesum", "families", "checkpoint", "killed", "damage"})) {
+  if (is_one_of({"blobs", "blobzstd", "bloblz4", "blobzlib", "filesum", "families", "checkpoint", "killed", "damage"})) {
     options.enable_blob_files = true;
     options.min_blob_size = 100;
     options.blob_file_size = 8 << 10;
@@ -176,6 +176,8 @@ static void choose_options() {
   if (feature == "zstd") options.compression = kZSTD;
   if (feature == "zlib") options.compression = kZlibCompression;
   if (feature == "blobzstd") options.blob_compression_type = kZSTD;
+  if (feature == "bloblz4") options.blob_compression_type = kLZ4Compression;
+  if (feature == "blobzlib") options.blob_compression_type = kZlibCompression;
   if (feature == "walzstd") options.wal_compression = kZSTD;
   if (feature == "recycle") {
     options.recycle_log_file_num = 2;

@@ -209,6 +209,12 @@ impl Scenario for StoreScenario {
                     0,
                     0..=1000,
                 ),
+                Knob::new(
+                    "blob_compression",
+                    "values in blob files: 0 as they are, 1 Snappy, 2 LZ4",
+                    0,
+                    0..=2,
+                ),
                 Knob::new("blob_file_bytes", "size of a blob file, in bytes", 4096, 512..=64 << 10),
                 Knob::new(
                     "blob_gc_age_percent",

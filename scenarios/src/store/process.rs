@@ -296,6 +296,7 @@ impl Shared {
             },
             compression: crate::compression(knob("compression")),
             min_blob_bytes: Some(knob("min_blob_bytes")).filter(|bytes| *bytes > 0),
+            blob_compression: crate::compression(knob("blob_compression")),
             blob_file_bytes: knob("blob_file_bytes"),
             blob_gc_age_percent: knob("blob_gc_age_percent") as u8,
             blob_gc_force_percent: knob("blob_gc_force_percent") as u8,

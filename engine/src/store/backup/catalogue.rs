@@ -87,9 +87,9 @@ impl Catalogue {
         self.listed.contains_key(&id) || self.unreadable.contains_key(&id)
     }
 
-    /// True if a listed backup has this very file.
-    pub(super) fn has(&self, file: &MetaFile) -> bool {
-        self.listed.values().any(|listed| listed.meta.files.contains(file))
+    /// The files of all listed backups. One that is in it needs not be copied again.
+    pub(super) fn files(&self) -> BTreeSet<&MetaFile> {
+        self.listed.values().flat_map(|listed| &listed.meta.files).collect()
     }
 
     /// What no backup needs.
@@ -160,10 +160,11 @@ mod tests {
     #[test]
     fn a_file_is_shared_only_if_it_is_the_same_and_a_number_is_never_used_again() {
         let mut catalogue = catalogue(&[(1, &["000001.sst"]), (2, &[])]);
-        assert!(catalogue.has(&MetaFile::shared("000001.sst", 5, 9)));
+        assert!(catalogue.files().contains(&MetaFile::shared("000001.sst", 5, 9)));
         for other in [("000001.sst", 6, 9), ("000001.sst", 5, 8), ("000001.blob", 5, 9), ("000002.sst", 5, 9)]
         {
-            assert!(!catalogue.has(&MetaFile::shared(other.0, other.1, other.2)), "{other:?}");
+            let other = MetaFile::shared(other.0, other.1, other.2);
+            assert!(!catalogue.files().contains(&other), "{other:?}");
         }
         assert_eq!((catalogue.next_id(), Catalogue::default().next_id()), (Some(3), Some(1)));
         catalogue.unfinished.insert(7);

@@ -1,5 +1,6 @@
 //! Making a backup: files first, with their names, and the meta file last.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use cutwater_io::fs;
@@ -27,9 +28,9 @@ pub(super) async fn run(
     set: &VersionSet,
 ) -> Result<(), Error> {
     let time_s = time::unix_time().as_secs();
-    let mut files = Vec::new();
+    let (known, mut files) = (catalogue.files(), Vec::new());
     for file in immutable_files(set) {
-        files.push(copy_shared(dir, catalogue, shared.site.dir.path(), &file).await?);
+        files.push(copy_shared(dir, &known, shared.site.dir.path(), &file).await?);
     }
     sync_dir(&dir.join(SHARED_DIR)).await?;
     point!(of_backups::COPIED);
@@ -54,7 +55,7 @@ pub(super) async fn run(
 /// Copies a table or a blob file, unless a backup has it. Its content is durable, its name is not.
 async fn copy_shared(
     dir: &Path,
-    catalogue: &Catalogue,
+    known: &BTreeSet<&MetaFile>,
     store_dir: &Path,
     file: &CheckpointFile,
 ) -> Result<MetaFile, Error> {
@@ -66,7 +67,7 @@ async fn copy_shared(
     };
     let entry = MetaFile::shared(name, crc32c, *len_bytes);
     let target = dir.join(&entry.path);
-    let is_there = catalogue.has(&entry) && has_len(&target, *len_bytes).await?;
+    let is_there = known.contains(&entry) && has_len(&target, *len_bytes).await?;
     sometimes!(of_backups::SHARED, is_there);
     if !is_there {
         let temporary = dir.join(format!("{}{TEMPORARY}", entry.path));

@@ -2,6 +2,16 @@
 //!
 //! A backup is withdrawn by giving its meta file another name, which takes no space and can be undone. Its files go once that is
 //! durable: should the name come back after a crash, they are there.
+//!
+//! Before that, the backups that stay are made durable, whoever made them. Who deletes the others relies on them (`purge` keeps the newest,
+//! people keep what is listed), and not all that is listed is durable: the machine may lose power, the name of the one that was
+//! to stay is gone, the deletion is not, and no backup is left. Listed and perhaps not durable is the backup of
+//! - a process that died between the rename of the meta file and the sync of its directory. A sync now would do.
+//! - one whose sync failed, and then the rename that takes the backup back as well. The kernel reports a failed sync once, and takes
+//!   what it could not write for written: a later sync succeeds and writes nothing. Only a name that is made anew is written by it.
+//!
+//! Nothing on the disk tells such a backup from the others, so each that stays gets its meta file anew, with the same content: a
+//! small file written and synced for each, and two syncs of the directory, however many are deleted.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,7 +33,7 @@ pub(super) fn withdrawn_path(dir: &Path, id: u32) -> PathBuf {
 
 /// Has these backups not listed any more, durably. After an error they are listed as before.
 pub(super) async fn withdraw(dir: &Path, catalogue: &Catalogue, ids: &BTreeSet<u32>) -> Result<(), Error> {
-    // One that stays may be of a process that died before it had synced the name, or in whose hands the sync failed.
+    // See the module.
     for (id, listed) in catalogue.listed.iter().filter(|(id, _)| !ids.contains(id)) {
         name_meta(dir, *id, &listed.bytes).await?;
     }

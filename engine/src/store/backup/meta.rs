@@ -33,7 +33,7 @@ pub(crate) struct Meta {
 }
 
 /// A file of a backup.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct MetaFile {
     /// In the directory of backups.
     pub(crate) path: String,

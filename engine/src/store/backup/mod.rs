@@ -132,7 +132,8 @@ impl Backups {
     /// Restores a backup to `target`, which must not exist. On return the store is there, and durable.
     ///
     /// # Errors
-    /// [`Error::NoSuchBackup`], [`Error::AlreadyExists`], damage of the backup, or I/O. Then there is nothing at `target`.
+    /// [`Error::NoSuchBackup`], [`Error::AlreadyExists`], damage of the backup, or I/O. Then there is nothing at `target`, or what
+    /// somebody else has there.
     pub async fn restore(&self, id: u32, target: impl AsRef<Path>) -> Result<(), Error> {
         restore::run(&self.dir, &self.meta(id).await?, target.as_ref()).await
     }

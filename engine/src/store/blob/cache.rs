@@ -26,12 +26,21 @@ impl BlobCache {
     /// The value of `key` that a table says lies where `index` tells, in one of `files`.
     pub(crate) async fn value(&self, files: &BlobFiles, key: &[u8], index: &[u8]) -> Result<Vec<u8>, Error> {
         let index = self.decode(key, index)?;
+        self.reader(files, &index).await?.get(key, &index).await
+    }
+
+    /// The file of `files` in which a value lies.
+    pub(crate) async fn reader(
+        &self,
+        files: &BlobFiles,
+        index: &BlobIndex,
+    ) -> Result<Arc<BlobReader>, Error> {
         let path = FileKind::Blob(index.file).path(&self.dir);
         let file = files.get(index.file);
         let file = file.ok_or_else(|| {
             Error::corruption(&path, 0, "a table has a value in it, and the MANIFEST not it")
         })?;
-        self.open(file).await?.get(key, &index).await
+        self.open(file).await
     }
 
     /// What an entry of `key` says of the place of its value.

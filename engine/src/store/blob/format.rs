@@ -6,9 +6,13 @@
 //!
 //! Expirations are read as far as they say that there is none: files with any belong to another engine of RocksDB.
 
+use std::path::Path;
+
 use crate::store::coding::{
     Cursor, Malformed, mask_crc, masked_crc32c, put_fixed32, put_fixed64, put_varint,
 };
+use crate::store::error::Error;
+use crate::store::table::Compression;
 use crate::store::version::BlobAddition;
 
 /// Length of the header. Bytes.
@@ -38,6 +42,15 @@ pub struct Header {
 }
 
 impl Header {
+    /// How the values of the file at `path` are compressed.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub(crate) fn method(self, path: &Path) -> Result<Compression, Error> {
+        let unsupported = |method| Error::unsupported(path, format!("blobs compressed with {method}"));
+        Compression::from_u8(self.compression).map_err(unsupported)
+    }
+
     /// Appends the encoding.
     pub fn encode(self, out: &mut Vec<u8>) {
         put_fixed32(out, MAGIC);
@@ -167,7 +180,7 @@ impl Footer {
 }
 
 /// Where a value lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlobIndex {
     /// The blob file.
     pub file: u64,

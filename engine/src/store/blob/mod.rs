@@ -6,10 +6,12 @@ mod cache;
 pub mod format;
 mod placement;
 pub mod reader;
+mod stored;
 pub mod writer;
 
 pub(crate) use cache::BlobCache;
 pub use format::BlobIndex;
 pub(crate) use placement::{Held, Placement, Sources};
 pub use reader::BlobReader;
+pub use stored::Stored;
 pub use writer::BlobWriter;

@@ -1,7 +1,7 @@
 //! Where the values go that a flush or a compaction writes: into the table, or into a blob file.
 //!
-//! A large value goes to a blob file. One that is in a blob file already stays there, unless that file is old and is to be
-//! emptied: then it is written anew, wherever a new value of its length would go. A value in a blob file that is dropped, or
+//! A large value goes to a blob file, compressed or not. One that is in a blob file already stays there, unless that file is old and
+//! is to be emptied: then it is written anew, wherever a new value of its length would go. A value in a blob file that is dropped, or
 //! written anew, is garbage where it was.
 
 use std::borrow::Cow;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::cache::BlobCache;
 use super::format::RecordHeader;
+use super::stored::Stored;
 use super::writer::BlobWriter;
 use crate::store::build::Target;
 use crate::store::error::Error;
@@ -71,19 +72,25 @@ impl<'a> Placement<'a> {
     ) -> Result<Placed<'e>, Error> {
         let as_it_is = Placed { tag: entry.tag, value: Cow::Borrowed(entry.value), blob: None };
         match entry.tag.kind() {
-            Some(ValueKind::Value) if self.is_large(entry.value) => {
-                self.separate(entry.user_key, entry.tag, entry.value, begin).await
-            }
+            Some(ValueKind::Value) => match self.to_be_separated(entry.value) {
+                Some(stored) => self.separate(entry.user_key, entry.tag, &stored, begin).await,
+                None => Ok(as_it_is),
+            },
             Some(ValueKind::BlobIndex) => {
                 let sources = self.sources()?;
                 let index = sources.cache.decode(entry.user_key, entry.value)?;
                 if index.file >= sources.relocate_below {
                     return Ok(Placed { blob: Some(index.file), ..as_it_is });
                 }
-                let value = sources.cache.value(&sources.files, entry.user_key, entry.value).await?;
+                let reader = sources.cache.reader(&sources.files, &index).await?;
+                let stored = reader.get_stored(entry.user_key, &index).await?;
                 self.count_garbage(index.file, entry.user_key, index.value_bytes);
-                if self.is_large(&value) {
-                    return self.separate(entry.user_key, entry.tag, &value, begin).await;
+                if self.can_stay_compressed(&stored) {
+                    return self.separate(entry.user_key, entry.tag, &stored, begin).await;
+                }
+                let value = reader.decompress(&index, stored)?;
+                if let Some(stored) = self.to_be_separated(&value) {
+                    return self.separate(entry.user_key, entry.tag, &stored, begin).await;
                 }
                 let tag = Tag::new(entry.tag.sequence(), ValueKind::Value);
                 Ok(Placed { tag, value: Cow::Owned(value), blob: None })
@@ -126,8 +133,20 @@ impl<'a> Placement<'a> {
         self.target.sources.as_ref().ok_or_else(|| Error::unsupported(self.site.dir.path(), what))
     }
 
-    fn is_large(&self, value: &[u8]) -> bool {
-        self.target.options.min_blob_bytes.is_some_and(|min_bytes| value.len() as u64 >= min_bytes)
+    fn is_large(&self, value_bytes: u64) -> bool {
+        self.target.options.min_blob_bytes.is_some_and(|min_bytes| value_bytes >= min_bytes)
+    }
+
+    /// A value that goes to a blob file, as it is stored there. One that is too long to be compressed stays in the table.
+    fn to_be_separated<'v>(&self, value: &'v [u8]) -> Option<Stored<'v>> {
+        let is_large = self.is_large(value.len() as u64);
+        is_large.then(|| Stored::of(value, self.target.options.blob_compression)).flatten()
+    }
+
+    /// True if a value that moves is stored as it would be if it were new. That it is as long as it says is seen by who reads it.
+    fn can_stay_compressed(&self, stored: &Stored<'_>) -> bool {
+        stored.compression == self.target.options.blob_compression
+            && stored.claimed_bytes().is_some_and(|bytes| self.is_large(bytes))
     }
 
     fn count_garbage(&mut self, number: u64, key: &[u8], value_bytes: u64) {
@@ -143,7 +162,7 @@ impl<'a> Placement<'a> {
         &mut self,
         key: &[u8],
         tag: Tag,
-        value: &[u8],
+        stored: &Stored<'_>,
         begin: impl FnOnce() -> u64,
     ) -> Result<Placed<'e>, Error> {
         self.target.pace.write(key.len() + value.len()).await;
@@ -152,10 +171,11 @@ impl<'a> Placement<'a> {
             None => {
                 let number = begin();
                 let path = FileKind::Blob(number).path(self.site.dir.path());
-                self.open.insert(BlobWriter::create(&path, number, self.target.family).await?)
+                let compression = self.target.options.blob_compression;
+                self.open.insert(BlobWriter::create(&path, number, self.target.family, compression).await?)
             }
         };
-        let index = writer.add(key, value).await?;
+        let index = writer.add(key, stored).await?;
         if writer.len_bytes() >= self.target.options.blob_file_bytes {
             self.finish_open().await?;
         }

@@ -5,6 +5,7 @@
 //! one. A value is read with its record, and both checksums and the key are compared each time, so a record that a stray write
 //! put there is not taken for the one that was asked for.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use cutwater_io::fs::File;
@@ -12,20 +13,19 @@ use cutwater_io::fs::File;
 use super::format::{
     BlobIndex, FOOTER_BYTES, Footer, HEADER_BYTES, Header, RECORD_HEADER_BYTES, RecordHeader, file_bytes,
 };
+use super::stored::Stored;
 use crate::store::error::{Error, IoContext};
+use crate::store::table::Compression;
 use crate::store::verify::verify_whole;
 use crate::store::version::BlobAddition;
 
-fn check_header(path: &Path, family: u32, bytes: &[u8]) -> Result<Header, Error> {
+fn check_header(path: &Path, family: u32, bytes: &[u8]) -> Result<(Header, Compression), Error> {
     let header = Header::decode(bytes).map_err(|m| Error::malformed(path, 0, m))?;
     if header.family != family {
         let what = format!("it holds values of family {}, not of {family}", header.family);
         return Err(Error::corruption(path, 8, what));
     }
-    match header.compression {
-        0 => Ok(header),
-        _ => Err(Error::unsupported(path, "compressed blobs")),
-    }
+    Ok((header, header.method(path)?))
 }
 
 /// An open blob file.
@@ -34,7 +34,8 @@ pub struct BlobReader {
     file: File,
     path: PathBuf,
     number: u64,
-    compression: u8,
+    header: Header,
+    compression: Compression,
     len_bytes: u64,
 }
 
@@ -53,8 +54,8 @@ impl BlobReader {
         }
         let mut bytes = [0; HEADER_BYTES];
         file.read_exact_at(&mut bytes, 0).await.during("read", path)?;
-        let header = match check_header(path, family, &bytes) {
-            Ok(header) => header,
+        let (header, compression) = match check_header(path, family, &bytes) {
+            Ok(checked) => checked,
             // The header has no checksum: whether a kind of file is not supported or bits of it are wrong, the MANIFEST may know.
             Err(error) => {
                 if let Some(crc32c) = meta.crc32c() {
@@ -72,8 +73,7 @@ impl BlobReader {
                 format!("it ends after {} values, the MANIFEST says {}", footer.count, meta.total_count);
             return Err(Error::corruption(path, footer_at, what));
         }
-        let (path, number, compression) = (path.to_owned(), meta.number, header.compression);
-        Ok(BlobReader { file, path, number, compression, len_bytes })
+        Ok(BlobReader { file, path: path.to_owned(), number: meta.number, header, compression, len_bytes })
     }
 
     /// The value of `key` that `index` names.
@@ -81,8 +81,22 @@ impl BlobReader {
     /// # Errors
     /// I/O, or damage of the file or of the index.
     pub async fn get(&self, key: &[u8], index: &BlobIndex) -> Result<Vec<u8>, Error> {
+        let stored = self.get_stored(key, index).await?;
+        self.decompress(index, stored)
+    }
+
+    /// The value of `index`, once it was read.
+    pub(crate) fn decompress(&self, index: &BlobIndex, stored: Stored<'_>) -> Result<Vec<u8>, Error> {
+        stored.into_value().map_err(|m| Error::malformed(&self.path, index.offset_bytes, m))
+    }
+
+    /// As [`BlobReader::get`], but not decompressed.
+    ///
+    /// # Errors
+    /// I/O, or damage of the file or of the index.
+    pub async fn get_stored(&self, key: &[u8], index: &BlobIndex) -> Result<Stored<'static>, Error> {
         let corruption = |what: &str| Error::corruption(&self.path, index.offset_bytes, what);
-        if index.file != self.number || index.compression != self.compression {
+        if index.file != self.number || index.compression != self.header.compression {
             return Err(corruption("a table names a value in it that it cannot have"));
         }
         let values_end = self.len_bytes - FOOTER_BYTES as u64;
@@ -104,10 +118,10 @@ impl BlobReader {
         if !header.matches(key, value) {
             return Err(corruption("a value with a wrong checksum"));
         }
-        Ok(value.to_vec())
+        Ok(Stored { bytes: Cow::Owned(value.to_vec()), compression: self.compression })
     }
 
-    /// Reads all records.
+    /// Reads all records, and decompresses their values.
     ///
     /// # Errors
     /// As [`BlobReader::get`]; or if the records are not those that the MANIFEST counts.
@@ -137,6 +151,8 @@ impl BlobReader {
             if !header.matches(key, value) {
                 return Err(corruption("a value with a wrong checksum"));
             }
+            let stored = Stored { bytes: Cow::Borrowed(value), compression: self.compression };
+            stored.into_value().map_err(|m| Error::malformed(&self.path, at, m))?;
             at += RECORD_HEADER_BYTES as u64 + len_bytes;
             count += 1;
         }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use cutwater_io::fs::File;
 
 use super::format::{BlobIndex, Footer, Header, RecordHeader, file_bytes};
+use super::stored::Stored;
 use crate::store::error::{Error, IoContext};
+use crate::store::table::Compression;
 use crate::store::version::BlobAddition;
 
 /// Bytes gathered before they are written.
@@ -17,6 +19,7 @@ const WRITE_BYTES: usize = 64 << 10;
 pub struct BlobWriter {
     file: File,
     path: PathBuf,
+    compression: Compression,
     meta: BlobAddition,
     pending: Vec<u8>,
     written_bytes: u64,
@@ -25,16 +28,29 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Creates the file.
+    /// Creates the file, for values that are compressed in this way.
     ///
     /// # Errors
     /// I/O; also if there is a file.
-    pub async fn create(path: &Path, number: u64, family: u32) -> Result<BlobWriter, Error> {
+    pub async fn create(
+        path: &Path,
+        number: u64,
+        family: u32,
+        compression: Compression,
+    ) -> Result<BlobWriter, Error> {
         let file = File::create_new(path).await.during("create", path)?;
         let mut pending = Vec::new();
-        Header { family, compression: 0 }.encode(&mut pending);
+        Header { family, compression: compression.to_u8() }.encode(&mut pending);
         let meta = BlobAddition { number, ..BlobAddition::default() };
-        Ok(BlobWriter { file, path: path.to_owned(), meta, pending, written_bytes: 0, crc32c: 0 })
+        Ok(BlobWriter {
+            file,
+            path: path.to_owned(),
+            compression,
+            meta,
+            pending,
+            written_bytes: 0,
+            crc32c: 0,
+        })
     }
 
     /// Length so far, in bytes.
@@ -46,7 +62,12 @@ impl BlobWriter {
     ///
     /// # Errors
     /// I/O.
-    pub async fn add(&mut self, key: &[u8], value: &[u8]) -> Result<BlobIndex, Error> {
+    ///
+    /// # Panics
+    /// If the value is compressed in another way than the file's.
+    pub async fn add(&mut self, key: &[u8], stored: &Stored<'_>) -> Result<BlobIndex, Error> {
+        assert_eq!(stored.compression, self.compression, "a blob file has one compression");
+        let value = &stored.bytes[..];
         RecordHeader::of(key, value).encode(&mut self.pending);
         self.pending.extend_from_slice(key);
         let offset_bytes = self.len_bytes();
@@ -56,8 +77,8 @@ impl BlobWriter {
         if self.pending.len() >= WRITE_BYTES {
             self.write_pending().await?;
         }
-        let value_bytes = value.len() as u64;
-        Ok(BlobIndex { file: self.meta.number, offset_bytes, value_bytes, compression: 0 })
+        let (value_bytes, compression) = (value.len() as u64, self.compression.to_u8());
+        Ok(BlobIndex { file: self.meta.number, offset_bytes, value_bytes, compression })
     }
 
     async fn write_pending(&mut self) -> Result<(), Error> {

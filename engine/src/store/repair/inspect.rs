@@ -114,9 +114,7 @@ pub(super) async fn blobs(dir: &Path, number: u64) -> Result<FoundBlobs, Error> 
     let data = fs::read(&path).await.during("read", &path)?;
     let bad = |at: usize, what: &str| Error::corruption(&path, at as u64, what);
     let header = Header::decode(&data).map_err(|m| Error::malformed(&path, 0, m))?;
-    if header.compression != 0 {
-        return Err(Error::unsupported(&path, "values that are compressed"));
-    }
+    header.method(&path)?;
     let end = data.len().checked_sub(FOOTER_BYTES).filter(|end| *end >= HEADER_BYTES);
     let end = end.ok_or_else(|| bad(data.len(), "it was not finished"))?;
     let footer = crate::store::blob::format::Footer::decode(&data[end..])

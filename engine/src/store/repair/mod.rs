@@ -10,11 +10,12 @@
 //! Which tables were part of the store only the MANIFEST knew. So what a compaction had replaced and was not yet removed comes back,
 //! and with it keys that had been deleted for good; and families that were dropped, as long as they have files. Where
 //! tables that share keys have sequence numbers in common, a level cannot tell which is newer, and the tables of the family
-//! are merged. A table with values in a blob file that cannot be read is set aside with it.
+//! are merged. A table with values in a blob file that cannot be read is written anew without those.
 //!
 //! A family of which there is no table has lost its name if only logs have it; it gets one that says so.
 
 mod inspect;
+mod without;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ use super::version::{
     BlobAddition, BlobGarbage, DEFAULT_FAMILY, DEFAULT_FAMILY_NAME, FileMeta, VersionEdit, VersionSet,
 };
 use inspect::{FoundBlobs, FoundTable};
+use without::Without;
 
 /// Where goes what is no part of the repaired store.
 const LOST_DIR: &str = "lost";
@@ -106,7 +108,7 @@ pub async fn repair(dir: impl AsRef<Path>) -> Result<Repaired, Error> {
     };
     repair.read(&on_disk).await?;
     repair.convert_logs(&on_disk).await?;
-    repair.set_aside_what_needs_the_lost();
+    repair.do_without_the_lost().await?;
     repair.merge_where_levels_cannot_tell().await?;
     repair.finish(&on_disk).await
 }
@@ -208,19 +210,31 @@ impl Repair {
         Ok(())
     }
 
-    /// A table with values in a blob file that is not there, or is another family's, is no use.
-    fn set_aside_what_needs_the_lost(&mut self) {
-        let missing = |found: &FoundTable| {
-            let mut needed = found.values.keys().copied();
-            needed.find(|blob| self.blobs.get(blob).is_none_or(|of| of.family != found.family))
+    /// A table with values in blob files that are not there, or are another family's, is replaced by one without them.
+    async fn do_without_the_lost(&mut self) -> Result<(), Error> {
+        let missing = |found: &FoundTable| -> BTreeSet<u64> {
+            let needed = found.values.keys().copied();
+            needed.filter(|blob| self.blobs.get(blob).is_none_or(|of| of.family != found.family)).collect()
         };
-        let useless: Vec<(u64, u64)> =
-            self.tables.iter().filter_map(|(number, found)| Some((*number, missing(found)?))).collect();
-        for (number, blob) in useless {
+        let concerned: Vec<(FoundTable, BTreeSet<u64>)> = self
+            .tables
+            .values()
+            .map(|found| (found.clone(), missing(found)))
+            .filter(|(_, missing)| !missing.is_empty())
+            .collect();
+        for (found, missing) in concerned {
+            let number = found.meta.number;
+            let Without { memtable, lost } = without::read(self.dir(), &found.meta, &missing).await?;
+            let mut retention = Retention::of_memtable(&memtable, Vec::new()).keeping_single_deletions();
+            let source = merge::Source::memtable(memtable);
+            // While the old one can still tell the name of the family.
+            self.write(found.family, vec![source], &mut retention, u64::MAX).await?;
             self.tables.remove(&number);
-            let why = format!("it has values in {}, which cannot be read", FileKind::Blob(blob).name());
-            self.lose(FileKind::Table(number), why);
+            for (blob, values) in lost {
+                self.lose(FileKind::Table(number), values.why(blob));
+            }
         }
+        Ok(())
     }
 
     async fn merge_where_levels_cannot_tell(&mut self) -> Result<(), Error> {

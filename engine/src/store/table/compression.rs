@@ -1,4 +1,5 @@
-//! Compression of single blocks (7.8.3 `util/compression.h`, with the framing of format_version 2 and later).
+//! Compression of single blocks, and of single values in blob files (7.8.3 `util/compression.h`, with the framing of format_version 2
+//! and later).
 //!
 //! The byte behind a block names its compression. LZ4 and ZSTD blocks begin with a varint32, the length of what was
 //! compressed; Snappy's own format begins with the same. All three are read, since RocksDB writes them (Snappy unless it is
@@ -39,17 +40,17 @@ impl Compression {
     /// The byte behind a block. LZ4HC (5) is another encoder for the format of LZ4.
     ///
     /// # Errors
-    /// The name of what is not supported.
+    /// The name of the method that is not supported.
     pub fn from_u8(byte: u8) -> Result<Compression, &'static str> {
         match byte {
             0 => Ok(Compression::None),
             1 => Ok(Compression::Snappy),
-            2 => Err("a block compressed with zlib"),
-            3 => Err("a block compressed with bzip2"),
+            2 => Err("zlib"),
+            3 => Err("bzip2"),
             4 | 5 => Ok(Compression::Lz4),
-            6 => Err("a block compressed with Xpress"),
+            6 => Err("Xpress"),
             7 => Ok(Compression::Zstd),
-            _ => Err("a block with an unknown compression"),
+            _ => Err("an unknown method"),
         }
     }
 
@@ -83,21 +84,43 @@ impl Compression {
     /// # Panics
     /// If it is not written; the options are checked long before.
     pub fn compress(self, content: &[u8]) -> Option<Vec<u8>> {
+        let block = match self {
+            Compression::None => return None,
+            _ => self.compress_any(content)?,
+        };
+        (block.len() < content.len() - content.len() / 8).then_some(block)
+    }
+
+    /// The block, however long it gets; nothing if the content is longer than [`MAX_BLOCK_BYTES`].
+    ///
+    /// # Panics
+    /// As [`Compression::compress`].
+    pub fn compress_any(self, content: &[u8]) -> Option<Vec<u8>> {
         if content.len() > MAX_BLOCK_BYTES {
             return None;
         }
-        let block = match self {
-            Compression::None => return None,
-            Compression::Snappy => snap::raw::Encoder::new().compress_vec(content).ok()?,
+        match self {
+            Compression::None => Some(content.to_vec()),
+            Compression::Snappy => snap::raw::Encoder::new().compress_vec(content).ok(),
             Compression::Lz4 => {
                 let mut block = Vec::new();
                 put_varint(&mut block, content.len() as u64);
                 block.extend_from_slice(&lz4_flex::block::compress(content));
-                block
+                Some(block)
             }
             Compression::Zstd => panic!("ZSTD is not written"),
-        };
-        (block.len() < content.len() - content.len() / 8).then_some(block)
+        }
+    }
+
+    /// How long a block says that its content is. Not to be believed. Bytes.
+    ///
+    /// # Errors
+    /// If it does not say.
+    pub fn claimed_bytes(self, block: &[u8]) -> Result<u64, Malformed> {
+        match self {
+            Compression::None => Ok(block.len() as u64),
+            _ => Cursor::new(block).varint32().map(u64::from),
+        }
     }
 
     /// The content of a block, which may be anything.
@@ -216,8 +239,10 @@ over and over and over";
 
     #[test]
     fn other_compressions_are_refused_by_name() {
-        assert_eq!(Compression::from_u8(2), Err("a block compressed with zlib"));
-        assert_eq!(Compression::from_u8(9), Err("a block with an unknown compression"));
+        assert_eq!(
+            (Compression::from_u8(2), Compression::from_u8(9)),
+            (Err("zlib"), Err("an unknown method"))
+        );
         assert!(
             [Compression::None, Compression::Snappy, Compression::Lz4, Compression::Zstd]
                 .iter()
@@ -229,6 +254,19 @@ over and over and over";
     fn content() -> impl Strategy<Value = Vec<u8>> {
         let run = (0u8..5, 1usize..60).prop_map(|(byte, len)| vec![byte; len]);
         prop::collection::vec(run, 0..60).prop_map(|runs| runs.concat())
+    }
+
+    #[test]
+    fn what_does_not_get_shorter_is_compressed_if_it_must() {
+        let noise: Vec<u8> =
+            (0..1000u64).map(|i| xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes()) as u8).collect();
+        for compression in [Compression::None, Compression::Snappy, Compression::Lz4] {
+            for content in [&noise[..], &[], b"a"] {
+                let block = compression.compress_any(content).unwrap();
+                assert_eq!(compression.claimed_bytes(&block), Ok(content.len() as u64));
+                assert_eq!(compression.decompress(&block).as_deref(), Ok(content));
+            }
+        }
     }
 
     proptest! {

@@ -341,8 +341,8 @@ impl Table {
         let checked = check_trailer(&bytes, self.footer.checksum);
         sometimes!(points::BLOCK_REFUSED, checked.is_err());
         let len = self.check(handle, checked)?;
-        let compression =
-            Compression::from_u8(bytes[len]).map_err(|what| Error::unsupported(&self.path, what))?;
+        let compression = Compression::from_u8(bytes[len])
+            .map_err(|method| Error::unsupported(&self.path, format!("a block compressed with {method}")))?;
         bytes.truncate(len);
         if compression != Compression::None {
             bytes = self.check(handle, compression.decompress(&bytes))?;
