@@ -8,6 +8,8 @@
 //! before, those are made durable: else a crash could take from them what was written before something that then is in a
 //! table.
 
+mod ingest;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::batch::{DecodedBatch, Record, WriteBatch};
 use super::error::Error;
 use super::families::{Closed, FamilyKey};
+use super::ingest::Ingestion;
 use super::key::{MAX_SEQUENCE, Tag};
 use super::memtable::Memtable;
 use super::options::WriteOptions;
@@ -46,6 +49,8 @@ pub(crate) enum Request {
     Sync(oneshot::Sender<Result<(), Error>>),
     /// Close the memtable of a family, or those of all. The answer is the last group that was closed.
     Rotate(Option<Arc<FamilyKey>>, oneshot::Sender<Result<Arc<Closed>, Error>>),
+    /// Make tables that were staged part of the store.
+    Ingest(Ingestion),
     /// Serve nothing more.
     Stop,
 }
@@ -66,6 +71,10 @@ pub(crate) async fn run(shared: Arc<Shared>, wals: Wals, mut requests: mpsc::Rec
             }
             Request::Rotate(family, done) => {
                 let result = commit.rotate_for(family).await;
+                let _ = done.send(result);
+            }
+            Request::Ingest(Ingestion { tables, done }) => {
+                let result = commit.ingest(tables).await;
                 let _ = done.send(result);
             }
             Request::Stop => return commit.settle().await,

@@ -6,6 +6,7 @@
 //! so do not wait for writes that were not synced.
 
 use std::ops::RangeBounds;
+use std::path::Path;
 use std::sync::Arc;
 
 use cutwater_io::point;
@@ -14,6 +15,7 @@ use super::batch::WriteBatch;
 use super::db::Store;
 use super::error::Error;
 use super::families::{FamilyKey, OpenFamily};
+use super::ingest::IngestOptions;
 use super::iter::Iter;
 use super::options::{FamilyOptions, WriteOptions};
 use super::points::of_families as points;
@@ -125,6 +127,15 @@ impl Family {
     /// [`Error::FamilyDropped`], or what stopped writes.
     pub async fn compact_all(&self) -> Result<(), Error> {
         self.store.compact_of(Some(self.key.clone())).await
+    }
+
+    /// Makes tables that were written elsewhere part of it: see [`Store::ingest`].
+    ///
+    /// # Errors
+    /// As [`Store::ingest`].
+    pub async fn ingest(&self, files: &[impl AsRef<Path>], options: IngestOptions) -> Result<u64, Error> {
+        let files = files.iter().map(|file| file.as_ref().to_owned()).collect();
+        self.store.ingest_families(&[(self.clone(), files)], options).await
     }
 
     /// How many tables each level has, and their length in bytes.

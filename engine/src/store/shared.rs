@@ -83,6 +83,11 @@ pub(crate) struct Shared {
     /// Directories of checkpoints whose own names are durable. Held while a checkpoint is made.
     pub(crate) durable_parents: tokio::sync::Mutex<BTreeSet<PathBuf>>,
     pub(crate) purging: tokio::sync::Mutex<()>,
+    /// Held while tables are ingested.
+    pub(crate) ingesting: tokio::sync::Mutex<()>,
+    /// Held for reading by compactions, from before they are picked until they are installed, and for writing while levels are chosen for
+    /// tables that are ingested, until these are there.
+    pub(crate) placing: tokio::sync::RwLock<()>,
     /// Held while families come or go, and while a checkpoint waits for all of them to be flushed.
     pub(crate) families_change: tokio::sync::Mutex<()>,
     /// A flush or a compaction ended, or writes stopped.
@@ -225,6 +230,8 @@ impl Shared {
         let (mut edits, left_out): (Vec<_>, Vec<_>) = change.edits.into_iter().partition(is_there);
         sometimes!(of_families::DROPPED_MEANWHILE, !left_out.is_empty());
         let last_sequence = change.flushes.map_or(0, |closed| closed.last_sequence).max(base.last_sequence());
+        let new_files = edits.iter().flat_map(|edit| &edit.new_files);
+        let last_sequence = new_files.map(|(_, file)| file.largest_sequence).fold(last_sequence, u64::max);
         let count = edits.len() as u32;
         for (edit, remaining) in edits.iter_mut().zip((0..count).rev()) {
             edit.last_sequence = Some(last_sequence);

@@ -25,6 +25,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut last = DEFAULT_FAMILY;
     loop {
         shared.purge().await;
+        let picking = shared.placing.read().await;
         let (manual, next, error) = {
             let mut state = shared.state();
             if state.is_closing {
@@ -38,6 +39,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             (manual, next, state.background.clone())
         };
         if !manual.is_empty() {
+            drop(picking);
             for ManualCompaction { family, done } in manual {
                 let result = match &error {
                     Some(e) => Err(e.clone()),
@@ -48,12 +50,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         } else if let (Some((id, compaction)), None) = (next, error) {
             if buggify!(points::COMPACT_LATER) {
+                drop(picking);
                 time::sleep(LATER).await;
                 continue;
             }
             last = id;
             let _ = compact(&shared, id, compaction).await;
         } else {
+            drop(picking);
             shared.compact_wake.notified().await;
         }
     }
@@ -88,6 +92,7 @@ async fn compact_family(shared: &Shared, id: u32) -> Result<(), Error> {
     let version = || shared.state().set.family(id).map(|family| family.version.clone());
     let deepest = version().and_then(|v| v.files().map(|(level, _)| level).max()).unwrap_or(0).max(1);
     for level in 0..deepest {
+        let _picking = shared.placing.read().await;
         let compaction = version().and_then(|version| whole_level(&version, level));
         if let Some(compaction) = compaction {
             compact(shared, id, compaction).await?;
