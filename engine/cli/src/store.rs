@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use cutwater_engine::store::{
-    Append, Checked, Compression, CutLog, Error, FamilyOptions, MergeWith, Options, ReadOnlyOptions,
-    ReadOnlyStore, Store,
+    Append, Checked, Compression, CutLog, Error, Family, FamilyOptions, IngestOptions, MergeWith, Options,
+    ReadOnlyOptions, ReadOnlyStore, Store,
 };
 use serde_json::json;
 
@@ -94,6 +94,25 @@ pub(crate) enum Command {
         /// Where the checkpoint is to be; it must not exist.
         target: PathBuf,
     },
+    /// Opens the store, and makes tables that were written elsewhere part of it, all or none: by this engine's TableWriter or RocksDB's
+    /// SstFileWriter.
+    Ingest {
+        /// The directory.
+        dir: PathBuf,
+        /// The tables.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The family.
+        #[arg(long, default_value = "default")]
+        family: String,
+        /// Links the files into the store and takes their names away, where copies would be made.
+        #[arg(long = "move")]
+        moves: bool,
+        /// Merge operands are appended, with this between them (RocksDB's StringAppendOperator). Without it, tables that have
+        /// operands are refused.
+        #[arg(long, value_name = "DELIMITER")]
+        append: Option<String>,
+    },
     /// Backups of a store, in a directory of their own, as RocksDB's BackupEngine lays it out.
     #[command(subcommand)]
     Backup(backup::Command),
@@ -143,6 +162,10 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
             compact(&dir, compression.into(), family.as_deref()).await
         }
         Command::Checkpoint { dir, target } => checkpoint(&dir, &target).await,
+        Command::Ingest { dir, files, family, moves, append } => {
+            let operator = append.map(|delimiter| MergeWith::new(Append::new(delimiter.as_bytes())));
+            ingest(&dir, &files, &family, IngestOptions { moves }, operator).await
+        }
         Command::Backup(command) => backup::run(command).await,
         Command::Repair { dir, style } => repair::run(&dir, Output::new(style)).await,
     }
@@ -266,14 +289,14 @@ async fn compact(dir: &Path, compression: Compression, family: Option<&str>) -> 
     let store = open(dir, options).await?;
     match family {
         None => store.compact_all().await?,
-        Some(name) => {
-            let family = store
-                .family(name)
-                .ok_or_else(|| format!("there is no family {name} in {}", dir.display()))?;
-            family.compact_all().await?;
-        }
+        Some(name) => named(&store, dir, name)?.compact_all().await?,
     }
     Ok(store.close().await?)
+}
+
+fn named(store: &Store, dir: &Path, name: &str) -> Result<Family, Failure> {
+    let family = store.family(name);
+    Ok(family.ok_or_else(|| format!("there is no family {name} in {}", dir.display()))?)
 }
 
 /// Values stay where they are: whether they are to be in blob files is not known here.
@@ -283,12 +306,17 @@ fn as_they_are() -> FamilyOptions {
 
 /// Opens a store. What the logs hold goes to tables; nothing else is made anew.
 pub(crate) async fn open_as_it_is(dir: &Path) -> Result<Store, Failure> {
+    open_as_it_is_with(dir, None).await
+}
+
+async fn open_as_it_is_with(dir: &Path, merge_operator: Option<MergeWith>) -> Result<Store, Failure> {
     const NEVER: usize = 1 << 30;
     let options = FamilyOptions {
         level0_compaction_trigger: NEVER,
         level0_stop_writes_trigger: NEVER + 1,
         max_bytes_for_level_base: 1 << 60,
         level_multiplier: 2,
+        merge_operator,
         ..as_they_are()
     };
     open(dir, options).await
@@ -299,4 +327,24 @@ async fn checkpoint(dir: &Path, target: &Path) -> Result<(), Failure> {
     let made = store.checkpoint(target).await?;
     println!("{}: {} files, as of write {}", target.display(), made.files.len(), made.sequence);
     Ok(store.close().await?)
+}
+
+async fn ingest(
+    dir: &Path,
+    files: &[PathBuf],
+    family: &str,
+    options: IngestOptions,
+    merge_operator: Option<MergeWith>,
+) -> Result<(), Failure> {
+    let store = open_as_it_is_with(dir, merge_operator).await?;
+    let ingested = match named(&store, dir, family) {
+        Ok(family) => family.ingest(files, options).await.map_err(Failure::from),
+        Err(failure) => Err(failure),
+    };
+    let closed = store.close().await;
+    let (sequence, tables) = (ingested?, files.len());
+    closed?;
+    let count = if tables == 1 { "1 table".to_owned() } else { format!("{tables} tables") };
+    println!("{}: {count} ingested, as of write {sequence}", dir.display());
+    Ok(())
 }

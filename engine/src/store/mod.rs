@@ -4,7 +4,7 @@
 //! tables of a level are merged into the next (`compaction`). Large values may lie beside the tables ([`blob`]). Which tables
 //! make up the store is a [`version`], and each change of it is an edit in the MANIFEST (`manifest`). `recovery` puts the parts
 //! together again after whatever happened; `checkpoint` makes a second store from hard links, `backup` copies that share no byte. `repair` makes a store of what is
-//! left of one without its MANIFEST.
+//! left of one without its MANIFEST. `ingest` takes tables in that were written elsewhere (`table_writer`).
 //!
 //! A store is several such trees, its families, that share the log ([`Family`]); a batch over several is one write.
 //!

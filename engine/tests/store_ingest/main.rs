@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cutwater_engine::store::{
     Append, Error, Family, FamilyOptions, IngestOptions, MergeWith, Options, Snapshot, Store, TableWriter,
-    Verified, WriteOptions,
+    Verified, WriteOptions, repair,
 };
 
 mod refused;
@@ -249,5 +249,27 @@ fn a_checkpoint_and_a_backup_have_what_was_ingested() {
             assert_eq!(content(&copy.default_family()).await, expected);
             copy.close().await.unwrap();
         }
+    });
+}
+
+#[test]
+fn a_repair_keeps_what_was_ingested_and_not_when() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let store = Store::open(&path, options()).await.unwrap();
+        store.put(b"k", b"1", LOGGED).await.unwrap();
+        let table = [write(&dir.path().join("t"), &[Put("k", "2"), Put("l", "2"), Range("m", "n")]).await];
+        store.ingest(&table, COPIES).await.unwrap();
+        store.put(b"m", b"3", LOGGED).await.unwrap();
+        store.close().await.unwrap();
+        std::fs::remove_file(path.join("CURRENT")).unwrap();
+        let repaired = repair(&path).await.unwrap();
+        assert!(repaired.lost.is_empty(), "{repaired:?}");
+        let store = Store::open(&path, options()).await.unwrap();
+        assert_eq!(content(&store.default_family()).await, pairs(&[("k", "1"), ("l", "2"), ("m", "3")]));
+        assert_eq!(store.families(), ["default"]);
+        store.verify().await.unwrap();
+        store.close().await.unwrap();
     });
 }

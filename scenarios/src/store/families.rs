@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use cutwater_engine::store::{
-    CheckpointFiles, Error, Family, FamilyOptions, Iter, Options, Snapshot, Store, WriteBatch, WriteOptions,
+    CheckpointFiles, Error, Family, FamilyOptions, Iter, Options, Snapshot, Store, TableWriter, WriteBatch,
+    WriteOptions,
 };
 
 use super::content::DELIMITER;
@@ -20,6 +21,8 @@ pub(super) struct Db {
     pub(super) store: Store,
     /// Those of the writers' keys, the default one first.
     families: Vec<Family>,
+    /// Options of tables that it is to ingest.
+    table_options: FamilyOptions,
 }
 
 impl Db {
@@ -47,11 +50,11 @@ impl Db {
         let store = Store::open_families(dir, options.clone(), &others).await?;
         let named = (1..count).map(|i| store.family(&name(i)).expect("it was opened, or created"));
         let families = std::iter::once(store.default_family()).chain(named).collect();
-        Ok(Db { store, families })
+        Ok(Db { store, families, table_options: options.family })
     }
 
     fn of(&self, key: &[u8]) -> &Family {
-        &self.families[key.last().map_or(0, |digit| usize::from(*digit)) % self.families.len()]
+        &self.families[self.place_of(key)]
     }
 
     pub(super) async fn write(&self, batch: WriteBatch, sync: bool) -> Result<u64, Error> {
@@ -112,13 +115,43 @@ impl Db {
         self.store.checkpoint(dir).await
     }
 
+    /// Writes a table at `path` that deletes the keys in the range, and then makes these changes.
+    pub(super) async fn write_table(
+        &self,
+        path: &Path,
+        range: Option<(&[u8], &[u8])>,
+        changes: &Changes,
+    ) -> Result<(), Error> {
+        let mut writer = TableWriter::create(path, &self.table_options).await?;
+        if let Some((begin, end)) = range {
+            writer.delete_range(begin, end)?;
+        }
+        for (key, value) in changes {
+            match value {
+                Some(value) => writer.put(key, value).await?,
+                None => writer.delete(key).await?,
+            }
+        }
+        writer.finish().await.map(drop)
+    }
+
+    /// Which of the families the key belongs to, by its place among them.
+    pub(super) fn place_of(&self, key: &[u8]) -> usize {
+        key.last().map_or(0, |digit| usize::from(*digit)) % self.families.len()
+    }
+
+    /// The families of keys.
+    pub(super) fn families(&self) -> &[Family] {
+        &self.families
+    }
+
     /// How many tables there are, of all families of keys.
     pub(super) fn tables(&self) -> usize {
         self.families.iter().flat_map(Family::levels).map(|(files, _)| files).sum()
     }
 
     pub(super) async fn close(self) -> Result<(), Error> {
-        let Db { store, families } = self;
+        let Db { store, families, .. } = self;
         drop(families);
         store.close().await
     }

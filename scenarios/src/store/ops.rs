@@ -133,6 +133,7 @@ impl Shared {
             "family" => self.come_and_go(db, op).await,
             "checkpoint" => self.take_checkpoint(db, op).await,
             "backup" => self.back_up(db, op).await,
+            "ingest" => self.ingest(db, actor, op).await,
             "scrub" => self.scrub(&db.store).await,
             "reopen" => {
                 self.tolerate("close", db.store.clone().close().await)?;
@@ -143,7 +144,7 @@ impl Shared {
     }
 
     /// One of the keys that the writers of this run use.
-    fn key(&self, actor: usize, number: u64) -> Vec<u8> {
+    pub(super) fn key(&self, actor: usize, number: u64) -> Vec<u8> {
         key(actor, number % self.world.knob("keys"))
     }
 

@@ -1,5 +1,6 @@
 //! The process that holds the store, and what is judged each time it comes up.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use cutwater_engine::store::{Append, Error, FamilyOptions, MergeWith, Options, Store};
 use cutwater_io::sim::Errno;
-use cutwater_io::sim::disk::Disk;
+use cutwater_io::sim::disk::{Disk, Ino};
 use cutwater_sim::faults::FaultClass;
 use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::{Ops, Start, World};
@@ -93,6 +94,8 @@ pub(super) struct State {
     pub(super) started: Evidence,
     /// Lives of the process in a row that ended at damage.
     pub(super) refused: u32,
+    /// Tables that were damaged before the store took them.
+    pub(super) damaged_before: BTreeSet<Ino>,
     /// The store is being replaced.
     pub(super) replacing: bool,
 }

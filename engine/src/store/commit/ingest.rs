@@ -33,8 +33,9 @@ impl Commit {
         Ok(last_sequence)
     }
 
-    /// Has all that is older than the tables where it is found to be: what they overlap in tables, and of all the rest at least the
-    /// logs durable, or a loss of power could take what was written before.
+    /// Has all that is older than the tables where it belongs: in tables, if they overlap it, and else in durable logs, or a loss of power
+    /// could take what was written before. That the logs are durable is written down durably, too: once the tables are there, nothing may be
+    /// missing that came before, and damage must not look like a torn tail.
     async fn settle_for(&mut self, tables: &[Staged]) -> Result<(), Error> {
         self.shared.check_writable()?;
         let overlapped = {
@@ -55,7 +56,9 @@ impl Commit {
         };
         self.shared.wait_until(is_flushed).await;
         self.shared.check_writable()?;
-        self.sync().await
+        self.sync().await?;
+        let settled = self.wals.settle().await;
+        settled.map_err(|e| self.shared.fail("a sync of the log", e))
     }
 }
 

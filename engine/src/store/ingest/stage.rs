@@ -7,14 +7,14 @@ use cutwater_io::{sometimes, task};
 
 use super::points;
 use crate::store::error::{Error, IoContext};
-use crate::store::verify::READ_BYTES;
+use crate::store::verify::{READ_BYTES, crc32c_of};
 use crate::store::version::FileMeta;
 
 /// Makes `target` the table that `source` is and that `file` describes. Its content is durable on return, its name is not.
 pub(super) async fn stage(source: &Path, target: &Path, file: &FileMeta, links: bool) -> Result<(), Error> {
     if links {
         match fs::hard_link(source, target).await {
-            Ok(()) => return sync(target).await,
+            Ok(()) => return settle(source, target, file).await,
             // Another file system, or one without links; or an error that the copy meets as well.
             Err(error) => tracing::info!(source = %source.display(), %error, "a link is refused"),
         }
@@ -23,10 +23,19 @@ pub(super) async fn stage(source: &Path, target: &Path, file: &FileMeta, links: 
     copy(source, target, file).await
 }
 
-/// Whoever wrote it need not have made it durable.
-async fn sync(path: &Path) -> Result<(), Error> {
-    let file = File::open(path).await.during("open", path)?;
-    file.sync_data().await.during("sync", path)
+/// Whoever wrote it need not have made it durable. And what the checksum was made of must be what is there: a disk may have answered
+/// that one read wrongly, and the MANIFEST would hold it against the table for ever.
+async fn settle(source: &Path, target: &Path, file: &FileMeta) -> Result<(), Error> {
+    let linked = File::open(target).await.during("open", target)?;
+    linked.sync_data().await.during("sync", target)?;
+    match file.crc32c() == Some(crc32c_of(source, file.len_bytes).await?) {
+        true => Ok(()),
+        false => Err(changed(source)),
+    }
+}
+
+fn changed(path: &Path) -> Error {
+    Error::corruption(path, 0, "it has changed since it was checked")
 }
 
 async fn copy(source: &Path, target: &Path, file: &FileMeta) -> Result<(), Error> {
@@ -43,7 +52,7 @@ async fn copy(source: &Path, target: &Path, file: &FileMeta) -> Result<(), Error
         task::yield_now().await;
     }
     if file.crc32c() != Some(crc32c) {
-        return Err(Error::corruption(source, 0, "it has changed since it was checked"));
+        return Err(changed(source));
     }
     to.sync_data().await.during("sync", target)
 }
