@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use cutwater_engine::store::{
     Append, Checked, Compression, CutLog, Error, Family, FamilyOptions, IngestOptions, MergeWith, Options,
-    ReadOnlyOptions, ReadOnlyStore, Store,
+    PROPERTIES, ReadOnlyOptions, ReadOnlyStore, Store, TableInfo,
 };
 use serde_json::json;
 
@@ -51,6 +51,19 @@ pub(crate) enum Command {
         /// operands are named and have no value.
         #[arg(long, value_name = "DELIMITER")]
         append: Option<String>,
+        #[command(flatten)]
+        style: Style,
+    },
+    /// What is known of a family, by RocksDB's names, as opening the store would recover it.
+    Properties {
+        /// The directory.
+        dir: PathBuf,
+        /// The family.
+        #[arg(long, default_value = "default")]
+        family: String,
+        /// Its tables, one a line, instead.
+        #[arg(long)]
+        tables: bool,
         #[command(flatten)]
         style: Style,
     },
@@ -149,6 +162,13 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Dump { path, style } => dump::dump(&path, Output::new(style)).await,
         Command::Manifest { path, style } => manifest::show(&path, Output::new(style)).await,
         Command::Wal { path, style } => wal::show(&path, Output::new(style)).await,
+        Command::Properties { dir, family, tables, style } => {
+            let store = ReadOnlyStore::open(&dir, ReadOnlyOptions::default()).await?;
+            match tables {
+                false => properties(&store, &family, Output::new(style)).await,
+                true => tables_of(&store, &family, Output::new(style)).await,
+            }
+        }
         Command::Check { dir, style } => check(&dir, Output::new(style)).await,
         Command::Scan { dir, family, from, to, limit, backwards, keys, append, style } => {
             let range = (
@@ -347,4 +367,45 @@ async fn ingest(
     let count = if tables == 1 { "1 table".to_owned() } else { format!("{tables} tables") };
     println!("{}: {count} ingested, as of write {sequence}", dir.display());
     Ok(())
+}
+
+async fn properties(store: &ReadOnlyStore, family: &str, mut out: Output) -> Result<(), Failure> {
+    for name in PROPERTIES {
+        let value = store.property(family, name).await?.unwrap_or_default();
+        let separator = if value.contains('\n') { "\n" } else { " " };
+        out.say(
+            &format!("{name}:{separator}{}", value.trim_end()),
+            &json!({ "name": name, "value": value }),
+        )?;
+    }
+    Ok(out.end()?)
+}
+
+async fn tables_of(store: &ReadOnlyStore, family: &str, mut out: Output) -> Result<(), Failure> {
+    for table in store.tables(family).await? {
+        let TableInfo {
+            level, name, len_bytes, smallest_sequence, largest_sequence, entries, deletions, ..
+        } = &table;
+        let (smallest, largest) = (out.bytes(&table.smallest), out.bytes(&table.largest));
+        let counted = |count: &Option<u64>| count.map_or("?".to_owned(), |count| count.to_string());
+        let text = format!(
+            "level {level}  {name}  {len_bytes} bytes  {smallest} to {largest}  writes {smallest_sequence} to \
+             {largest_sequence}  {} entries, {} tombstones",
+            counted(entries),
+            counted(deletions),
+        );
+        let json = json!({
+            "level": level,
+            "name": name,
+            "len_bytes": len_bytes,
+            "smallest": smallest,
+            "largest": largest,
+            "smallest_sequence": smallest_sequence,
+            "largest_sequence": largest_sequence,
+            "entries": entries,
+            "deletions": deletions,
+        });
+        out.say(&text, &json)?;
+    }
+    Ok(out.end()?)
 }

@@ -202,6 +202,21 @@ fn what_cannot_be_done_is_said_in_a_line() {
 }
 
 #[test]
+fn properties_are_those_of_what_would_be_recovered() {
+    let (_parent, dir) = crashed();
+    let before = listing(&dir);
+    let (status, output, errors) = run(&["properties"], &dir);
+    assert_eq!(status, Some(0), "{errors}");
+    for line in ["num-blob-files: 1", "num-entries-active-mem-table: 2", "estimate-num-keys: 10"] {
+        assert!(output.contains(&format!("rocksdb.{line}\n")), "{line} in {output}");
+    }
+    assert!(output.contains("rocksdb.levelstats:\nLevel Files Size(MB)\n"), "{output}");
+    let (_, tables, _) = run(&["properties", "--tables", "--family", "index"], &dir);
+    assert!(tables.starts_with("level 0  ") && tables.contains("last to last"), "{tables}");
+    assert_eq!(listing(&dir), before, "no byte has changed");
+}
+
+#[test]
 fn tables_are_ingested_all_or_none() {
     let (parent, dir) = crashed();
     let table = |name: &str, keys: [&[u8]; 2]| {

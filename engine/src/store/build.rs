@@ -12,6 +12,7 @@ use bytes::Bytes;
 use cutwater_io::fs::{self, File};
 use cutwater_io::{sometimes, task, time};
 
+use super::blob::format::file_bytes;
 use super::blob::{Held, Placement, Sources};
 use super::error::{Error, IoContext};
 use super::filenames::FileKind;
@@ -66,6 +67,12 @@ impl Built {
     /// True if there is no new file.
     pub(crate) fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.blobs.is_empty()
+    }
+
+    /// What its files take. Bytes.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        let tables = self.tables.iter().map(|table| table.len_bytes);
+        tables.chain(self.blobs.iter().map(file_bytes)).sum()
     }
 
     /// The edit that adds it, the tables to `level`.

@@ -17,9 +17,11 @@ use super::filenames::FileKind;
 use super::ingest::{self, IngestOptions};
 use super::iter::Iter;
 use super::options::{FamilyOptions, Options, WriteOptions};
+use super::property::TableInfo;
 use super::read::View;
 use super::shared::{ManualCompaction, Shared, State, lock};
 use super::snapshot::Snapshot;
+use super::statistics::Statistics;
 use super::table::BlockCacheStats;
 use super::verify::Verified;
 use super::version::{DEFAULT_FAMILY, VersionSet};
@@ -325,6 +327,31 @@ impl Store {
     /// How many tables each level of the default family has, and their length in bytes.
     pub fn levels(&self) -> Vec<(usize, u64)> {
         View::of(self.shared(), DEFAULT_FAMILY).version.level_sizes()
+    }
+
+    /// What it has done since it was opened.
+    pub fn statistics(&self) -> Statistics {
+        self.shared().files.counters.read(self.block_cache())
+    }
+
+    /// A property of the default family; see [`Family::property`].
+    ///
+    /// # Errors
+    /// As [`Family::property`].
+    pub async fn property(&self, name: &str) -> Result<Option<String>, Error> {
+        self.default_family().property(name).await
+    }
+
+    /// What is known of the tables of all families. (RocksDB's `GetLiveFilesMetaData`.)
+    ///
+    /// # Errors
+    /// I/O or damage.
+    pub async fn tables(&self) -> Result<Vec<TableInfo>, Error> {
+        let mut tables = Vec::new();
+        for family in self.families().iter().filter_map(|name| self.family(name)) {
+            tables.extend(family.tables().await?);
+        }
+        Ok(tables)
     }
 
     /// What the cache of blocks has done so far, and holds.

@@ -110,6 +110,11 @@ impl Memtable {
         self.size_bytes() == 0
     }
 
+    /// How many entries it has, without range tombstones.
+    pub fn entries(&self) -> u64 {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).len() as u64
+    }
+
     /// Roughly what it takes in memory. Bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes.load(Ordering::Relaxed)

@@ -344,7 +344,7 @@ impl Shared {
                     tracing::warn!(path = %path.display(), %error, "an obsolete file stays for now");
                     self.state().remember_obsolete(file);
                 }
-                _ => {}
+                _ => self.files.counters.removed_files.add(1),
             }
         }
     }

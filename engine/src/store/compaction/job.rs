@@ -36,8 +36,14 @@ pub(super) async fn run(shared: &Shared, family: u32, compaction: Compaction) ->
     } else {
         sometimes!(points::COMPACTED, true);
         let mut build = Build::new(&shared.site, || shared.allocate_number());
+        let counters = &shared.files.counters;
+        counters.compactions.add(1);
+        counters.compaction_read_bytes.add(compaction.input_bytes());
         match write_outputs(shared, family, compaction, &mut build).await {
-            Ok(outputs) => outputs,
+            Ok(outputs) => {
+                counters.compaction_written_bytes.add(outputs.len_bytes());
+                outputs
+            }
             Err(e) => {
                 build.abandon().await;
                 return Err(e);

@@ -60,6 +60,11 @@ impl Compaction {
         Compaction { level, upper, lower: Vec::new(), output_level: level, deeper }
     }
 
+    /// What the inputs take. Bytes.
+    pub(crate) fn input_bytes(&self) -> u64 {
+        self.upper.iter().chain(&self.lower).map(|file| file.len_bytes).sum()
+    }
+
     /// True if the only input can go down as it is.
     pub(crate) fn is_trivial_move(&self) -> bool {
         self.upper.len() == 1 && self.lower.is_empty() && self.output_level != self.level

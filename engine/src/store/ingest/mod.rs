@@ -88,6 +88,9 @@ pub(super) async fn run(
     };
     match ingested {
         Ok(sequence) => {
+            let counters = &shared.files.counters;
+            counters.ingested_tables.add(staged.len() as u64);
+            counters.ingested_bytes.add(staged.iter().map(|(_, file)| file.len_bytes).sum());
             if options.moves {
                 remove_all(wanted.iter().map(|(_, path)| path.clone())).await;
             }

@@ -137,6 +137,8 @@ pub struct Properties {
     pub unsupported: Option<&'static str>,
     /// How many entries the table says it has.
     pub entries: Option<u64>,
+    /// How many of these are tombstones.
+    pub deletions: Option<u64>,
     /// The number that it was written under.
     pub original_number: Option<u64>,
     /// The id of the family that it was written for, and its name, as far as it says so.
@@ -166,6 +168,7 @@ impl Properties {
                 ORIGINAL_NUMBER => found.original_number = Some(number()?),
                 FAMILY_ID => found.family_id = u32::try_from(number()?).ok(),
                 FAMILY_NAME => found.family_name = String::from_utf8(value.to_vec()).ok(),
+                "rocksdb.deleted.keys" => found.deletions = Some(number()?),
                 "rocksdb.num.entries" => found.entries = Some(number()?),
                 _ => {}
             }
