@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cutwater_engine::store::{
-    Append, CompactionStyle, Compression, Error, Family, FamilyOptions, Iter, MergeWith, Options, Snapshot,
-    Store, Universal, Verified, WriteBatch, WriteOptions,
+    Append, CompactionStyle, Compression, Error, Family, FamilyOptions, IngestOptions, Iter, MergeWith,
+    Options, Snapshot, Store, TableWriter, Universal, Verified, WriteBatch, WriteOptions,
 };
 use proptest::prelude::*;
 
@@ -117,8 +117,8 @@ impl Tree {
 
     /// Adds the change to the batch, and makes it.
     fn change(&mut self, batch: &mut WriteBatch, k: u8, change: Change) {
-        let Tree { family, content, put_once } = self;
-        let is_once = put_once.remove(&key(k));
+        let is_once = self.put_once.remove(&key(k));
+        let Tree { family, content, put_once } = &mut *self;
         match change {
             Change::Put(v) => {
                 batch.put_in(family, &key(k), &value(v));
@@ -128,11 +128,7 @@ impl Tree {
             }
             Change::Merge(v) => {
                 batch.merge_in(family, &key(k), &[v; 5]);
-                let merged = match content.get(&key(k)) {
-                    Some(before) => [before, &b"|"[..], &[v; 5]].concat(),
-                    None => vec![v; 5],
-                };
-                content.insert(key(k), merged);
+                self.merge(key(k), v);
             }
             Change::SingleDelete if is_once && deletes_singly(k) => {
                 batch.single_delete_in(family, &key(k));
@@ -158,6 +154,49 @@ impl Tree {
                 }
             }
         }
+    }
+
+    /// Writes a table of keys from one on, so many and so far from each other, and a range tombstone before them; and makes of the content
+    /// what ingesting it will. Nothing if it would be empty.
+    async fn write_table(&mut self, path: &Path, options: &FamilyOptions, of: &Table) -> Option<PathBuf> {
+        let keys = of.keys();
+        let (first, last) = keys.first().zip(keys.last())?;
+        let mut writer = TableWriter::create(path, options).await.unwrap();
+        if of.has_range {
+            let end = [&key(*last)[..], b"!"].concat();
+            self.content.retain(|k, _| *k < key(*first) || end <= *k);
+            writer.delete_range(&key(*first), &end).unwrap();
+        }
+        for k in &keys {
+            let key = key(*k);
+            self.put_once.remove(&key);
+            match k % 5 {
+                0 if !deletes_singly(*k) => {
+                    writer.delete(&key).await.unwrap();
+                    self.content.remove(&key);
+                }
+                1 => {
+                    writer.merge(&key, &[of.value; 5]).await.unwrap();
+                    self.merge(key, of.value);
+                }
+                _ => {
+                    writer.put(&key, &value(of.value)).await.unwrap();
+                    if self.content.insert(key.clone(), value(of.value)).is_none() {
+                        self.put_once.insert(key);
+                    }
+                }
+            }
+        }
+        self.put_once.retain(|key| self.content.contains_key(key));
+        Some(writer.finish().await.unwrap().path)
+    }
+
+    fn merge(&mut self, key: Vec<u8>, operand: u8) {
+        let merged = match self.content.get(&key) {
+            Some(before) => [before, &b"|"[..], &[operand; 5]].concat(),
+            None => vec![operand; 5],
+        };
+        self.content.insert(key, merged);
     }
 
     /// What of it the snapshot should show.
@@ -300,6 +339,25 @@ enum Change {
     DeleteRange(u8),
 }
 
+/// A table to be ingested.
+#[derive(Clone, Copy, Debug)]
+struct Table {
+    family: u8,
+    from: u8,
+    count: u8,
+    step: u8,
+    value: u8,
+    has_range: bool,
+}
+
+impl Table {
+    /// Ascending.
+    fn keys(&self) -> Vec<u8> {
+        let keys = (self.from % 100..100).step_by(usize::from(self.step));
+        keys.take(usize::from(self.count)).collect()
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     /// Family, key, and what becomes of it.
@@ -317,6 +375,8 @@ enum Op {
     CloseIter,
     Walk(u8, Vec<Move>),
     Checkpoint,
+    /// Those that overlap one before them are left out.
+    Ingest(Vec<Table>, bool),
     Reopen {
         clean: bool,
     },
@@ -339,6 +399,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0u8..40).prop_map(Change::DeleteRange),
     ];
     let change = (any::<u8>(), any::<u8>(), kind);
+    let table = (any::<u8>(), any::<u8>(), 1u8..8, 1u8..4, any::<u8>(), any::<bool>()).prop_map(
+        |(family, from, count, step, value, has_range)| Table { family, from, count, step, value, has_range },
+    );
     prop_oneof![
         40 => (prop::collection::vec(change, 1..12), any::<bool>()).prop_map(|(c, s)| Op::Write(c, s)),
         4 => Just(Op::Flush),
@@ -354,6 +417,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::CloseIter),
         12 => (any::<u8>(), moves()).prop_map(|(i, moves)| Op::Walk(i, moves)),
         1 => Just(Op::Checkpoint),
+        6 => (prop::collection::vec(table, 1..4), any::<bool>()).prop_map(|(t, moves)| Op::Ingest(t, moves)),
         3 => any::<bool>().prop_map(|clean| Op::Reopen { clean }),
         2 => Just(Op::Sync),
     ]
@@ -491,6 +555,25 @@ async fn run(ops: Vec<Op>, case: Case) {
                     assert_eq!(collect(family.iter(.., None)).await, tree.content);
                 }
                 copy.close().await.unwrap();
+            }
+            Op::Ingest(tables, moves) => {
+                let mut taken: BTreeSet<(usize, u8)> = BTreeSet::new();
+                let mut files: Vec<(Family, Vec<PathBuf>)> = Vec::new();
+                for (j, table) in tables.iter().enumerate() {
+                    let (family, keys) = (nth(table.family), table.keys());
+                    let span = keys[0]..=*keys.last().expect("there is the first");
+                    if taken.range((family, *span.start())..=(family, *span.end())).next().is_some() {
+                        continue;
+                    }
+                    taken.extend(span.map(|k| (family, k)));
+                    let (path, options) =
+                        (dir.path().join(format!("table-{i}-{j}")), tiny_family(case, 1500));
+                    let written = open_trees[family].write_table(&path, &options, table).await;
+                    files.push((open_trees[family].family.clone(), written.into_iter().collect()));
+                }
+                let expected = store.last_sequence() + files.len() as u64;
+                let sequence = store.ingest_families(&files, IngestOptions { moves }).await.unwrap();
+                assert_eq!((sequence, store.last_sequence()), (expected, expected));
             }
             Op::Reopen { clean } => {
                 let (sequence, identity) = (store.last_sequence(), store.identity().to_owned());

@@ -4,8 +4,8 @@
 //! RUSTFLAGS="" cargo run --release -p cutwater-engine-cli -- store check DIR
 //! ```
 //!
-//! `store dump`, `scan`, `check`, `manifest` and `wal` only read: they neither take the lock nor write a byte, whatever state a
-//! crash has left. `store compact`, `checkpoint` and `backup create` open the store as any user does;
+//! `store dump`, `scan`, `properties`, `check`, `manifest` and `wal` only read: they neither take the lock nor write a byte, whatever state a
+//! crash has left. `store compact`, `ingest`, `checkpoint` and `backup create` open the store as any user does;
 //! `repair` makes one of what can be read, and renames what cannot. What people read goes to standard output, or
 //! with `--json` one JSON object a line; what went wrong goes to standard error, in one line that names file and offset.
 //!

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use cutwater_engine::store::{
-    Append, Checked, Compression, CutLog, Error, FamilyOptions, MergeWith, Options, ReadOnlyOptions,
-    ReadOnlyStore, Store,
+    Append, Checked, Compression, CutLog, Error, Family, FamilyOptions, IngestOptions, MergeWith, Options,
+    PROPERTIES, ReadOnlyOptions, ReadOnlyStore, Store, TableInfo,
 };
 use serde_json::json;
 
@@ -54,6 +54,19 @@ pub(crate) enum Command {
         #[command(flatten)]
         style: Style,
     },
+    /// What is known of a family, by RocksDB's names, as opening the store would recover it.
+    Properties {
+        /// The directory.
+        dir: PathBuf,
+        /// The family.
+        #[arg(long, default_value = "default")]
+        family: String,
+        /// Its tables, one a line, instead.
+        #[arg(long)]
+        tables: bool,
+        #[command(flatten)]
+        style: Style,
+    },
     /// Reads every byte that the store answers for, and compares it with every checksum that there is.
     Check {
         /// The directory.
@@ -94,6 +107,25 @@ pub(crate) enum Command {
         /// Where the checkpoint is to be; it must not exist.
         target: PathBuf,
     },
+    /// Opens the store, and makes tables that were written elsewhere part of it, all or none: by this engine's TableWriter or RocksDB's
+    /// SstFileWriter.
+    Ingest {
+        /// The directory.
+        dir: PathBuf,
+        /// The tables.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The family.
+        #[arg(long, default_value = "default")]
+        family: String,
+        /// Links the files into the store and takes their names away, where copies would be made.
+        #[arg(long = "move")]
+        moves: bool,
+        /// Merge operands are appended, with this between them (RocksDB's StringAppendOperator). Without it, tables that have
+        /// operands are refused.
+        #[arg(long, value_name = "DELIMITER")]
+        append: Option<String>,
+    },
     /// Backups of a store, in a directory of their own, as RocksDB's BackupEngine lays it out.
     #[command(subcommand)]
     Backup(backup::Command),
@@ -130,6 +162,13 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Dump { path, style } => dump::dump(&path, Output::new(style)).await,
         Command::Manifest { path, style } => manifest::show(&path, Output::new(style)).await,
         Command::Wal { path, style } => wal::show(&path, Output::new(style)).await,
+        Command::Properties { dir, family, tables, style } => {
+            let store = ReadOnlyStore::open(&dir, ReadOnlyOptions::default()).await?;
+            match tables {
+                false => properties(&store, &family, Output::new(style)).await,
+                true => tables_of(&store, &family, Output::new(style)).await,
+            }
+        }
         Command::Check { dir, style } => check(&dir, Output::new(style)).await,
         Command::Scan { dir, family, from, to, limit, backwards, keys, append, style } => {
             let range = (
@@ -143,6 +182,10 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
             compact(&dir, compression.into(), family.as_deref()).await
         }
         Command::Checkpoint { dir, target } => checkpoint(&dir, &target).await,
+        Command::Ingest { dir, files, family, moves, append } => {
+            let operator = append.map(|delimiter| MergeWith::new(Append::new(delimiter.as_bytes())));
+            ingest(&dir, &files, &family, IngestOptions { moves }, operator).await
+        }
         Command::Backup(command) => backup::run(command).await,
         Command::Repair { dir, style } => repair::run(&dir, Output::new(style)).await,
     }
@@ -266,14 +309,14 @@ async fn compact(dir: &Path, compression: Compression, family: Option<&str>) -> 
     let store = open(dir, options).await?;
     match family {
         None => store.compact_all().await?,
-        Some(name) => {
-            let family = store
-                .family(name)
-                .ok_or_else(|| format!("there is no family {name} in {}", dir.display()))?;
-            family.compact_all().await?;
-        }
+        Some(name) => named(&store, dir, name)?.compact_all().await?,
     }
     Ok(store.close().await?)
+}
+
+fn named(store: &Store, dir: &Path, name: &str) -> Result<Family, Failure> {
+    let family = store.family(name);
+    Ok(family.ok_or_else(|| format!("there is no family {name} in {}", dir.display()))?)
 }
 
 /// Values stay where they are: whether they are to be in blob files is not known here.
@@ -283,12 +326,17 @@ fn as_they_are() -> FamilyOptions {
 
 /// Opens a store. What the logs hold goes to tables; nothing else is made anew.
 pub(crate) async fn open_as_it_is(dir: &Path) -> Result<Store, Failure> {
+    open_as_it_is_with(dir, None).await
+}
+
+async fn open_as_it_is_with(dir: &Path, merge_operator: Option<MergeWith>) -> Result<Store, Failure> {
     const NEVER: usize = 1 << 30;
     let options = FamilyOptions {
         level0_compaction_trigger: NEVER,
         level0_stop_writes_trigger: NEVER + 1,
         max_bytes_for_level_base: 1 << 60,
         level_multiplier: 2,
+        merge_operator,
         ..as_they_are()
     };
     open(dir, options).await
@@ -299,4 +347,65 @@ async fn checkpoint(dir: &Path, target: &Path) -> Result<(), Failure> {
     let made = store.checkpoint(target).await?;
     println!("{}: {} files, as of write {}", target.display(), made.files.len(), made.sequence);
     Ok(store.close().await?)
+}
+
+async fn ingest(
+    dir: &Path,
+    files: &[PathBuf],
+    family: &str,
+    options: IngestOptions,
+    merge_operator: Option<MergeWith>,
+) -> Result<(), Failure> {
+    let store = open_as_it_is_with(dir, merge_operator).await?;
+    let ingested = match named(&store, dir, family) {
+        Ok(family) => family.ingest(files, options).await.map_err(Failure::from),
+        Err(failure) => Err(failure),
+    };
+    let closed = store.close().await;
+    let (sequence, tables) = (ingested?, files.len());
+    closed?;
+    let count = if tables == 1 { "1 table".to_owned() } else { format!("{tables} tables") };
+    println!("{}: {count} ingested, as of write {sequence}", dir.display());
+    Ok(())
+}
+
+async fn properties(store: &ReadOnlyStore, family: &str, mut out: Output) -> Result<(), Failure> {
+    for name in PROPERTIES {
+        let value = store.property(family, name).await?.unwrap_or_default();
+        let separator = if value.contains('\n') { "\n" } else { " " };
+        out.say(
+            &format!("{name}:{separator}{}", value.trim_end()),
+            &json!({ "name": name, "value": value }),
+        )?;
+    }
+    Ok(out.end()?)
+}
+
+async fn tables_of(store: &ReadOnlyStore, family: &str, mut out: Output) -> Result<(), Failure> {
+    for table in store.tables(family).await? {
+        let TableInfo {
+            level, name, len_bytes, smallest_sequence, largest_sequence, entries, deletions, ..
+        } = &table;
+        let (smallest, largest) = (out.bytes(&table.smallest), out.bytes(&table.largest));
+        let counted = |count: &Option<u64>| count.map_or("?".to_owned(), |count| count.to_string());
+        let text = format!(
+            "level {level}  {name}  {len_bytes} bytes  {smallest} to {largest}  writes {smallest_sequence} to \
+             {largest_sequence}  {} entries, {} tombstones",
+            counted(entries),
+            counted(deletions),
+        );
+        let json = json!({
+            "level": level,
+            "name": name,
+            "len_bytes": len_bytes,
+            "smallest": smallest,
+            "largest": largest,
+            "smallest_sequence": smallest_sequence,
+            "largest_sequence": largest_sequence,
+            "entries": entries,
+            "deletions": deletions,
+        });
+        out.say(&text, &json)?;
+    }
+    Ok(out.end()?)
 }

@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cutwater_engine::store::{Append, FamilyOptions, MergeWith, Options, Store, WriteBatch, WriteOptions};
+use cutwater_engine::store::{
+    Append, FamilyOptions, MergeWith, Options, Store, TableWriter, WriteBatch, WriteOptions,
+};
 use tempfile::TempDir;
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
@@ -282,4 +284,47 @@ fn what_cannot_be_done_is_said_in_a_line() {
         assert_eq!((status, error), (Some(1), format!("cutwater-engine: {expected}\n")), "{arguments:?}");
     }
     assert_eq!(run(&["scan", "--sideways"], &dir).0, Some(2));
+}
+
+#[test]
+fn properties_are_those_of_what_would_be_recovered() {
+    let (_parent, dir) = crashed();
+    let before = listing(&dir);
+    let (status, output, errors) = run(&["properties"], &dir);
+    assert_eq!(status, Some(0), "{errors}");
+    for line in ["num-blob-files: 1", "num-entries-active-mem-table: 2", "estimate-num-keys: 10"] {
+        assert!(output.contains(&format!("rocksdb.{line}\n")), "{line} in {output}");
+    }
+    assert!(output.contains("rocksdb.levelstats:\nLevel Files Size(MB)\n"), "{output}");
+    let (_, tables, _) = run(&["properties", "--tables", "--family", "index"], &dir);
+    assert!(tables.starts_with("level 0  ") && tables.contains("last to last"), "{tables}");
+    assert_eq!(listing(&dir), before, "no byte has changed");
+}
+
+#[test]
+fn tables_are_ingested_all_or_none() {
+    let (parent, dir) = crashed();
+    let table = |name: &str, keys: [&[u8]; 2]| {
+        let path = parent.path().join(name);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut writer = TableWriter::create(&path, &FamilyOptions::default()).await.unwrap();
+            for key in keys {
+                writer.put(key, b"ingested").await.unwrap();
+            }
+            writer.finish().await.unwrap();
+        });
+        path.to_str().unwrap().to_owned()
+    };
+    let (one, two) = (table("one", [b"key1", b"key2"]), table("two", [b"key2", b"key3"]));
+    let (status, _, errors) = run(&["ingest", &one, &two, "--move"], &dir);
+    assert!(status == Some(1) && errors.contains("cannot be ingested: it overlaps"), "{errors}");
+    let (status, _, errors) = run(&["ingest", &one, "--family", "none"], &dir);
+    assert!(status == Some(1) && errors.contains("there is no family none"), "{errors}");
+    let (status, output, errors) = run(&["ingest", &one, "--family", "index", "--move"], &dir);
+    assert_eq!(status, Some(0), "{errors}");
+    assert!(output.contains("1 table ingested, as of write 21"), "{output}");
+    assert!(!Path::new(&one).exists() && Path::new(&two).exists());
+    let (_, output, _) = run(&["scan", "--family", "index", "--from", "key1", "--to", "key4"], &dir);
+    assert_eq!(output, "key1 : ingested\nkey2 : ingested\n");
 }

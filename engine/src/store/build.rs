@@ -12,6 +12,7 @@ use bytes::Bytes;
 use cutwater_io::fs::File;
 use cutwater_io::{sometimes, task, time};
 
+use super::blob::format::file_bytes;
 use super::blob::{Held, Placement, Sources};
 use super::compaction::Part;
 use super::error::{Error, IoContext};
@@ -92,6 +93,12 @@ impl Built {
             }
         }
         self
+    }
+
+    /// What its files take. Bytes.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        let tables = self.tables.iter().map(|table| table.len_bytes);
+        tables.chain(self.blobs.iter().map(file_bytes)).sum()
     }
 
     /// The edit that adds it, the tables to `level`.

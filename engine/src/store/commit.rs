@@ -8,17 +8,20 @@
 //! before, those are made durable: else a crash could take from them what was written before something that then is in a
 //! table.
 
+mod ingest;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cutwater_io::{buggify, point, sometimes};
+use cutwater_io::{buggify, point, sometimes, time};
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{DecodedBatch, Record, WriteBatch};
 use super::error::Error;
 use super::families::{Closed, FamilyKey};
 use super::filenames::FileKind;
+use super::ingest::Ingestion;
 use super::install::Change;
 use super::key::{MAX_SEQUENCE, Tag};
 use super::memtable::Memtable;
@@ -51,6 +54,8 @@ pub(crate) enum Request {
     /// After the store ran out of space: begin a log that follows no other, and close the memtables of all families. The answer is the
     /// group that was closed.
     BeginAnew(oneshot::Sender<Result<Arc<Closed>, Error>>),
+    /// Make tables that were staged part of the store.
+    Ingest(Ingestion),
     /// Serve nothing more.
     Stop,
 }
@@ -75,6 +80,10 @@ pub(crate) async fn run(shared: Arc<Shared>, wals: Wals, mut requests: mpsc::Rec
             }
             Request::BeginAnew(done) => {
                 let result = commit.begin_anew().await;
+                let _ = done.send(result);
+            }
+            Request::Ingest(Ingestion { tables, done }) => {
+                let result = commit.ingest(tables).await;
                 let _ = done.send(result);
             }
             Request::Stop => return commit.settle().await,
@@ -165,12 +174,15 @@ impl Commit {
         let first_sequence = self.shared.state().last_sequence + 1;
         let mut last_sequence = first_sequence - 1;
         let (mut encoded, mut logged, mut lasts) = (Vec::new(), Vec::new(), Vec::new());
+        let counters = self.shared.files.counters.clone();
         let wants_sync = writes.iter().any(|(_, options)| options.sync);
         for (batch, options) in writes {
             let count = u64::from(batch.count());
             assert!(last_sequence + count <= MAX_SEQUENCE, "the sequence numbers are used up");
             if count > 0 {
                 let bytes = batch.encode(last_sequence + 1);
+                counters.writes.add(1);
+                counters.written_bytes.add(bytes.len() as u64);
                 if !options.disable_wal {
                     logged.push(bytes.clone());
                 }
@@ -180,7 +192,9 @@ impl Commit {
             lasts.push(last_sequence);
         }
         if !logged.is_empty() {
+            let before_bytes = self.wals.len_bytes();
             let appended = self.wals.append(&logged, last_sequence + 1).await;
+            counters.wal_bytes.add(self.wals.len_bytes() - before_bytes);
             appended.map_err(|e| self.shared.fail("a write to the log", e))?;
         }
         if wants_sync {
@@ -200,6 +214,7 @@ impl Commit {
         let log_number = self.shared.state().set.first_log();
         let synced = self.wals.sync(log_number).await;
         if let Some(news) = synced.map_err(|e| self.shared.fail("a sync of the log", e))? {
+            self.shared.files.counters.wal_syncs.add(1);
             self.mark().await?;
             if self.shared.site.options.track_wals && !news.is_empty() {
                 self.shared.install("the tracking of a log", Change::of_logs(news), |_| {}).await?;
@@ -234,11 +249,17 @@ impl Commit {
         loop {
             self.shared.check_writable()?;
             let Some(full) = self.to_rotate(touched) else { return Ok(()) };
-            sometimes!(points::STALLED, is_stalled(&self.shared.state(), full));
+            let (is_stalled_now, began) = (is_stalled(&self.shared.state(), full), time::now());
+            sometimes!(points::STALLED, is_stalled_now);
             let may_go_on = |state: &mut State| {
                 (!is_stalled(state, full) || state.background.is_some() || state.is_closing).then_some(())
             };
             self.shared.wait_until(may_go_on).await;
+            if is_stalled_now {
+                let counters = &self.shared.files.counters;
+                counters.stalls.add(1);
+                counters.stalled_us.add(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            }
             self.rotate(Some(full)).await?;
         }
     }
@@ -341,7 +362,7 @@ fn check_merges(state: &State, batch: &WriteBatch) -> Result<(), Error> {
 }
 
 /// True if a memtable of the family must not be closed now. One that was dropped needs no room.
-fn is_stalled(state: &State, id: u32) -> bool {
+pub(super) fn is_stalled(state: &State, id: u32) -> bool {
     let (Some(family), Some(tables)) = (state.families.get(id), state.set.family(id)) else { return false };
     family.immutable.len() >= family.options.max_immutable_memtables
         || tables.version.levels[0].len() >= family.options.level0_stop_writes_trigger

@@ -1,7 +1,7 @@
 //! The handle of an open store.
 
 use std::ops::RangeBounds;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use cutwater_io::sometimes;
@@ -15,13 +15,16 @@ use super::error::Error;
 use super::families::FamilyKey;
 use super::family::{self as families, Family};
 use super::filenames::FileKind;
+use super::ingest::{self, IngestOptions};
 use super::iter::Iter;
 use super::options::{FamilyOptions, Options, WriteOptions};
 use super::points::of_filters;
+use super::property::TableInfo;
 use super::read::View;
 use super::resume;
 use super::shared::{ManualCompaction, Shared, State, lock};
 use super::snapshot::Snapshot;
+use super::statistics::Statistics;
 use super::table::BlockCacheStats;
 use super::verify::Verified;
 use super::version::{DEFAULT_FAMILY, VersionSet};
@@ -211,6 +214,34 @@ impl Store {
         self.compact_of(None).await
     }
 
+    /// Makes tables that were written elsewhere, by a [`super::TableWriter`] or RocksDB's `SstFileWriter`, part of the default family, and
+    /// returns the sequence number of the last. They are above all that was written before, and durable on return. Files of one
+    /// call must not overlap.
+    ///
+    /// # Errors
+    /// What is wrong with a file: [`Error::NotIngestible`], damage, I/O, a feature that is not supported. Or what stopped writes. On
+    /// any error but an [`Error::Background`] and an [`Error::Closed`] nothing of the files is in the store, nor will be.
+    pub async fn ingest(&self, files: &[impl AsRef<Path>], options: IngestOptions) -> Result<u64, Error> {
+        self.default_family().ingest(files, options).await
+    }
+
+    /// As [`Store::ingest`], for several families: after every crash all tables are there, or none.
+    ///
+    /// # Errors
+    /// As [`Store::ingest`]; or [`Error::FamilyDropped`].
+    pub async fn ingest_families(
+        &self,
+        files: &[(Family, Vec<PathBuf>)],
+        options: IngestOptions,
+    ) -> Result<u64, Error> {
+        let of_family = |(family, files): &(Family, Vec<PathBuf>)| -> Vec<_> {
+            files.iter().map(|file| (family.key().clone(), file.clone())).collect()
+        };
+        let wanted = files.iter().flat_map(of_family).collect();
+        let (shared, requests) = (self.0.shared.clone(), self.0.requests.clone());
+        task::spawn(ingest::run(shared, requests, wanted, options)).await.unwrap_or(Err(Error::Closed))
+    }
+
     /// Makes a checkpoint in `dir`, which must not exist; see [`CheckpointFiles`]. It has all families, as they were at one
     /// moment. Durable on return.
     ///
@@ -311,6 +342,31 @@ impl Store {
         View::of(self.shared(), DEFAULT_FAMILY).version.level_sizes()
     }
 
+    /// What it has done since it was opened.
+    pub fn statistics(&self) -> Statistics {
+        self.shared().files.counters.read(self.block_cache())
+    }
+
+    /// A property of the default family; see [`Family::property`].
+    ///
+    /// # Errors
+    /// As [`Family::property`].
+    pub async fn property(&self, name: &str) -> Result<Option<String>, Error> {
+        self.default_family().property(name).await
+    }
+
+    /// What is known of the tables of all families. (RocksDB's `GetLiveFilesMetaData`.)
+    ///
+    /// # Errors
+    /// I/O or damage.
+    pub async fn tables(&self) -> Result<Vec<TableInfo>, Error> {
+        let mut tables = Vec::new();
+        for family in self.families().iter().filter_map(|name| self.family(name)) {
+            tables.extend(family.tables().await?);
+        }
+        Ok(tables)
+    }
+
     /// What the cache of blocks has done so far, and holds.
     pub fn block_cache(&self) -> BlockCacheStats {
         self.shared().files.tables.block_cache()
@@ -377,6 +433,8 @@ impl Store {
         }
         // A family may be about to come or go.
         drop(self.shared().families_change.lock().await);
+        // Tables may be about to be ingested.
+        drop(self.shared().ingesting.lock().await);
         self.shared().purge().await;
         lock(&self.shared().lock).take();
         result

@@ -112,6 +112,22 @@ pub enum Error {
         /// Why.
         what: String,
     },
+    /// A key was added to a table that does not come after the one before.
+    #[error("the key {} does not come after {}", key.escape_ascii(), after.escape_ascii())]
+    OutOfOrder {
+        /// The key.
+        key: Vec<u8>,
+        /// The one before.
+        after: Vec<u8>,
+    },
+    /// The file is a sound table, and no table that this store, or this family of it, can ingest.
+    #[error("{} cannot be ingested: {what}", file.display())]
+    NotIngestible {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        what: String,
+    },
     /// An earlier failure left the store unable to take writes; reads go on. Whether that passes says its severity; opening the store
     /// again clears it.
     #[error("writes are stopped{} since {during} failed: {source}", severity.until())]

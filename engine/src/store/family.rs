@@ -6,7 +6,8 @@
 //! so do not wait for writes that were not synced.
 
 use std::ops::RangeBounds;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Weak};
 
 use cutwater_io::point;
 
@@ -14,10 +15,12 @@ use super::batch::WriteBatch;
 use super::db::Store;
 use super::error::Error;
 use super::families::{FamilyKey, OpenFamily};
+use super::ingest::IngestOptions;
 use super::install::Change;
 use super::iter::Iter;
 use super::options::{FamilyOptions, WriteOptions};
 use super::points::of_families as points;
+use super::property::{Facts, TableInfo, tables_of};
 use super::read::View;
 use super::shared::Shared;
 use super::snapshot::Snapshot;
@@ -129,9 +132,52 @@ impl Family {
         self.store.compact_of(Some(self.key.clone())).await
     }
 
+    /// Makes tables that were written elsewhere part of it: see [`Store::ingest`].
+    ///
+    /// # Errors
+    /// As [`Store::ingest`].
+    pub async fn ingest(&self, files: &[impl AsRef<Path>], options: IngestOptions) -> Result<u64, Error> {
+        let files = files.iter().map(|file| file.as_ref().to_owned()).collect();
+        self.store.ingest_families(&[(self.clone(), files)], options).await
+    }
+
     /// How many tables each level has, and their length in bytes.
     pub fn levels(&self) -> Vec<(usize, u64)> {
         self.view().version.level_sizes()
+    }
+
+    /// A property by RocksDB's name, such as `rocksdb.num-files-at-level0`; nothing if there is none of this name. See
+    /// [`super::PROPERTIES`].
+    ///
+    /// # Errors
+    /// I/O or damage, where tables are opened for it.
+    pub async fn property(&self, name: &str) -> Result<Option<String>, Error> {
+        let shared = self.store.shared();
+        let View { memtables, version, .. } = self.view();
+        let (old_versions, background_errors, is_stalled) = {
+            let state = shared.state();
+            let old_versions = state.old_versions.iter().filter_map(Weak::upgrade).collect();
+            let is_stalled = super::commit::is_stalled(&state, self.key.id);
+            (old_versions, u64::from(state.background.is_some()), is_stalled)
+        };
+        let facts = Facts {
+            memtables,
+            version,
+            family: self.key.id,
+            old_versions,
+            snapshots: shared.snapshots.sequences(),
+            background_errors,
+            writes_are_stopped: background_errors > 0 || is_stalled,
+        };
+        facts.property(&shared.files, name).await
+    }
+
+    /// What is known of its tables, by level.
+    ///
+    /// # Errors
+    /// I/O or damage.
+    pub async fn tables(&self) -> Result<Vec<TableInfo>, Error> {
+        tables_of(&self.store.shared().files, &self.key.name, &self.view().version).await
     }
 
     fn view(&self) -> View {

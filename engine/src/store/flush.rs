@@ -64,6 +64,8 @@ async fn flush(shared: &Shared, closed: &Arc<Closed>) -> Result<(), Error> {
             return Err(e);
         }
     };
+    shared.files.counters.flushes.add(1);
+    shared.files.counters.flushed_bytes.add(tables.iter().map(Built::len_bytes).sum());
     sometimes!(of_families::FLUSHED_TOGETHER, parts.len() > 1);
     point!(points::FLUSH_BEFORE_MANIFEST);
     let edit = |(part, built): (&&Part, Built)| VersionEdit {

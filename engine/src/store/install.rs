@@ -197,6 +197,8 @@ impl Shared {
         let first_log = self.state().families.first_log(change.flushes.as_deref(), current_log);
         let last_sequence =
             change.flushes.as_ref().map_or(0, |closed| closed.last_sequence).max(base.last_sequence());
+        let new_files = edits.iter().flat_map(|edit| &edit.new_files);
+        let last_sequence = new_files.map(|(_, file)| file.largest_sequence).fold(last_sequence, u64::max);
         let count = edits.len() as u32;
         for (edit, remaining) in edits.iter_mut().zip((0..count).rev()) {
             if !edit.wal_additions.is_empty() {

@@ -13,6 +13,7 @@ use super::key::{Tag, ValueKind};
 use super::merge::{Merge, Source};
 use super::operands::{MergeWith, fold};
 use super::shared::WakeOnDrop;
+use super::statistics::Counters;
 use super::version::Version;
 
 /// An entry of the tree, where it stands.
@@ -91,6 +92,7 @@ pub(crate) struct Reads {
     pub(crate) sequence: u64,
     pub(crate) version: Arc<Version>,
     pub(crate) blobs: Arc<BlobCache>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) merge_operator: Option<MergeWith>,
 }
 
@@ -306,6 +308,7 @@ impl Iter {
     }
 
     async fn seek_sources(&mut self, to: Seek<'_>) -> Result<(), Error> {
+        self.reads.counters.seeks.add(1);
         // Boxed, as most iterators do not come here.
         if self.cover.is_incomplete() {
             Box::pin(self.cover.complete()).await?;

@@ -4,7 +4,7 @@
 //! tables of a level are merged into the next (`compaction`). Large values may lie beside the tables ([`blob`]). Which tables
 //! make up the store is a [`version`], and each change of it is an edit in the MANIFEST (`manifest`). `recovery` puts the parts
 //! together again after whatever happened; `checkpoint` makes a second store from hard links, `backup` copies that share no byte. `repair` makes a store of what is
-//! left of one without its MANIFEST.
+//! left of one without its MANIFEST. `ingest` takes tables in that were written elsewhere (`table_writer`).
 //!
 //! A store is several such trees, its families, that share the log ([`Family`]); a batch over several is one write.
 //!
@@ -42,6 +42,7 @@ pub mod filenames;
 mod files;
 mod filter;
 mod flush;
+mod ingest;
 mod install;
 mod iter;
 pub mod key;
@@ -52,6 +53,7 @@ mod merge;
 mod operands;
 mod options;
 pub mod points;
+mod property;
 mod rate;
 mod read;
 mod read_only;
@@ -63,7 +65,9 @@ mod retention;
 mod shared;
 mod snapshot;
 mod staging;
+mod statistics;
 pub mod table;
+mod table_writer;
 mod tables;
 pub mod tombstones;
 mod ttl;
@@ -79,13 +83,17 @@ pub use db::Store;
 pub use error::Error;
 pub use family::Family;
 pub use filter::{CompactionFilter, Decision, FilterWith};
+pub use ingest::IngestOptions;
 pub use iter::{Entry, Iter, Seek};
 pub use operands::{Append, MergeOperator, MergeWith};
 pub use options::{CompactionStyle, FamilyOptions, Options, Universal, WalRecovery, WriteOptions};
+pub use property::{PROPERTIES, TableInfo};
 pub use read_only::{Checked, ReadOnlyOptions, ReadOnlyStore};
 pub use repair::{Lost, Repaired, repair};
 pub use replay::CutLog;
 pub use snapshot::Snapshot;
+pub use statistics::Statistics;
 pub use table::{BlockCacheStats, Compression};
+pub use table_writer::{TableWriter, WrittenTable};
 pub use ttl::Ttl;
 pub use verify::Verified;

@@ -60,6 +60,7 @@ impl View {
         snapshot: Option<&Snapshot>,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, Error> {
+        files.counters.gets.add(1);
         let sequence = snapshot.map_or(self.sequence, Snapshot::sequence);
         match self.memtables.iter().find_map(|mem| mem.get(key, sequence)) {
             Some((Some(ValueKind::Merge), _)) => self.get_merged(files, sequence, key).await,
@@ -82,6 +83,7 @@ impl View {
             let table = files.tables.open(file).await?;
             let covering = table.tombstones().covering(key, sequence);
             if !table.may_contain(key) {
+                files.counters.filter_useful.add(1);
                 if covering > 0 {
                     return Ok(None);
                 }
@@ -140,6 +142,7 @@ impl View {
             sequence,
             version: self.version.clone(),
             blobs: files.blobs.clone(),
+            counters: files.counters.clone(),
             merge_operator: self.merge_operator.clone(),
         };
         let cover = Cover::new(&self.memtables, &self.version, &files.tables, &bounds);

@@ -24,6 +24,7 @@ use super::manifest::{self, Recovered};
 use super::memtable::Memtable;
 use super::operands::MergeWith;
 use super::options::{FamilyOptions, MAX_LEVELS, Options};
+use super::property::{Facts, TableInfo, tables_of};
 use super::read::View;
 use super::recovery::{check_files, check_logs, logs_to_replay, next_number};
 use super::replay::{CutLog, Replay};
@@ -105,6 +106,32 @@ impl ReadOnlyStore {
     /// [`Error::NoSuchFamily`].
     pub fn levels(&self, family: &str) -> Result<Vec<(usize, u64)>, Error> {
         Ok(self.view(family)?.version.level_sizes())
+    }
+
+    /// A property of a family by RocksDB's name; see [`Family::property`](super::Family::property).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchFamily`], I/O or damage.
+    pub async fn property(&self, family: &str, name: &str) -> Result<Option<String>, Error> {
+        let View { memtables, version, .. } = self.view(family)?;
+        let facts = Facts {
+            memtables,
+            version,
+            family: self.set.named(family).unwrap_or_default(),
+            old_versions: Vec::new(),
+            snapshots: Vec::new(),
+            background_errors: 0,
+            writes_are_stopped: false,
+        };
+        facts.property(&self.files, name).await
+    }
+
+    /// What is known of the tables of a family, by level.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchFamily`], I/O or damage.
+    pub async fn tables(&self, family: &str) -> Result<Vec<TableInfo>, Error> {
+        tables_of(&self.files, family, &self.view(family)?.version).await
     }
 
     /// What only logs hold, of all families, as it is in memory. Bytes.

@@ -331,6 +331,8 @@ fn shared(
         durable_parents: tokio::sync::Mutex::default(),
         families_change: tokio::sync::Mutex::default(),
         purging: tokio::sync::Mutex::default(),
+        ingesting: tokio::sync::Mutex::default(),
+        placing: tokio::sync::RwLock::default(),
         progress: Notify::new(),
         flush_wake: Notify::new(),
         compact_wake: Arc::new(Notify::new()),

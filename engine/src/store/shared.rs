@@ -100,6 +100,11 @@ pub(crate) struct Shared {
     /// Directories of checkpoints whose own names are durable. Held while a checkpoint is made.
     pub(crate) durable_parents: tokio::sync::Mutex<BTreeSet<PathBuf>>,
     pub(crate) purging: tokio::sync::Mutex<()>,
+    /// Held while tables are ingested.
+    pub(crate) ingesting: tokio::sync::Mutex<()>,
+    /// Held for reading by compactions, from before they are picked until they are installed, and for writing while levels are chosen for
+    /// tables that are ingested, until these are there.
+    pub(crate) placing: tokio::sync::RwLock<()>,
     /// Held while families come or go, and while a checkpoint waits for all of them to be flushed.
     pub(crate) families_change: tokio::sync::Mutex<()>,
     /// A flush or a compaction ended, or writes stopped.
@@ -266,7 +271,7 @@ impl Shared {
                     tracing::warn!(path = %path.display(), %error, "an obsolete file stays for now");
                     self.state().remember_obsolete(file);
                 }
-                _ => {}
+                _ => self.files.counters.removed_files.add(1),
             }
         }
     }

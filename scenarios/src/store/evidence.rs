@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cutwater_engine::store::Error;
 use cutwater_engine::store::filenames::FileKind;
@@ -197,13 +197,38 @@ impl Shared {
         })
     }
 
+    /// The files at these paths.
+    pub(super) fn inos(&self, paths: &[PathBuf]) -> BTreeSet<Ino> {
+        if self.medium == Medium::Sound {
+            return BTreeSet::new();
+        }
+        let node = self.state().started.node;
+        self.world.env().disks().with(node, |disk| paths.iter().filter_map(|path| disk.ino(path)).collect())
+    }
+
+    /// These files are tables of the store now. What is wrong in them already was so when it took them, where no checksum covers it: in the
+    /// unused bytes of a footer. It has none of before to hold that against.
+    pub(super) fn taken_as_they_are(&self, inos: &BTreeSet<Ino>) {
+        let node = self.state().started.node;
+        let names: Vec<String> = self.world.env().disks().with(node, |disk| {
+            disk.read_dir(Path::new(DB)).unwrap_or_default().into_iter().map(|entry| entry.name).collect()
+        });
+        let damaged = self.damaged_tables(&names).into_iter().map(|(_, ino)| ino);
+        let before: Vec<Ino> = damaged.filter(|ino| inos.contains(ino)).collect();
+        self.state().damaged_before.extend(before);
+    }
+
     /// Which of the store's tables and blob files everybody now reads as damaged who reads them whole.
     pub(super) fn damaged_tables(&self, names: &[String]) -> Vec<(String, Ino)> {
-        let node = self.state().started.node;
+        let (node, before) = {
+            let state = self.state();
+            (state.started.node, state.damaged_before.clone())
+        };
         self.world.env().disks().with(node, |disk| {
             let damaged = |name: &String| {
                 let path = Path::new(DB).join(name);
-                disk.is_damaged(&path).then(|| disk.ino(&path)).flatten().map(|ino| (name.clone(), ino))
+                let ino = disk.ino(&path).filter(|ino| disk.is_damaged(&path) && !before.contains(ino))?;
+                Some((name.clone(), ino))
             };
             names
                 .iter()

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use cutwater_engine::store::{
-    CheckpointFiles, Error, Family, FamilyOptions, Iter, Options, Snapshot, Store, WriteBatch, WriteOptions,
+    CheckpointFiles, Error, Family, FamilyOptions, Iter, Options, Snapshot, Store, TableWriter, WriteBatch,
+    WriteOptions,
 };
 
 use super::content::DELIMITER;
@@ -24,6 +25,8 @@ pub(super) struct Db {
     families: Vec<Family>,
     /// Keys have shadows. What is wrong with them is told to the world.
     shadows: Option<World>,
+    /// Options of tables that it is to ingest.
+    table_options: FamilyOptions,
 }
 
 impl Db {
@@ -51,7 +54,7 @@ impl Db {
         let store = Store::open_families(dir, options.clone(), &others).await?;
         let named = (1..count).map(|i| store.family(&name(i)).expect("it was opened, or created"));
         let families = std::iter::once(store.default_family()).chain(named).collect();
-        Ok(Db { store, families, shadows: None })
+        Ok(Db { store, families, shadows: None, table_options: options.family })
     }
 
     /// With a shadow for each key.
@@ -60,7 +63,7 @@ impl Db {
     }
 
     fn of(&self, key: &[u8]) -> &Family {
-        &self.families[key.last().map_or(0, |digit| usize::from(*digit)) % self.families.len()]
+        &self.families[self.place_of(key)]
     }
 
     pub(super) async fn write(&self, batch: WriteBatch, sync: bool) -> Result<u64, Error> {
@@ -142,6 +145,39 @@ impl Db {
 
     pub(super) async fn checkpoint(&self, dir: &Path) -> Result<CheckpointFiles, Error> {
         self.store.checkpoint(dir).await
+    }
+
+    /// Writes a table at `path` that deletes the keys in the range, and then makes these changes, and those of the shadows.
+    pub(super) async fn write_table(
+        &self,
+        path: &Path,
+        range: Option<(&[u8], &[u8])>,
+        changes: &Changes,
+    ) -> Result<(), Error> {
+        let mut writer = TableWriter::create(path, &self.table_options).await?;
+        if let Some((begin, end)) = range {
+            writer.delete_range(begin, end)?;
+        }
+        for (key, value) in changes {
+            let shadow = self.shadows.is_some().then(|| shadow_of(key));
+            for key in [key].into_iter().chain(&shadow) {
+                match value {
+                    Some(value) => writer.put(key, value).await?,
+                    None => writer.delete(key).await?,
+                }
+            }
+        }
+        writer.finish().await.map(drop)
+    }
+
+    /// Which of the families the key belongs to, by its place among them.
+    pub(super) fn place_of(&self, key: &[u8]) -> usize {
+        key.last().map_or(0, |digit| usize::from(*digit)) % self.families.len()
+    }
+
+    /// The families of keys.
+    pub(super) fn families(&self) -> &[Family] {
+        &self.families
     }
 
     /// How many tables there are, of all families of keys.

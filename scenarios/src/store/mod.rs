@@ -35,6 +35,7 @@ mod budget;
 mod content;
 mod evidence;
 mod families;
+mod ingest;
 mod ops;
 mod process;
 mod repair;
@@ -59,7 +60,12 @@ pub(crate) use process::{Medium, run};
 
 /// What a store can pass.
 pub(crate) fn points() -> impl Iterator<Item = Point> {
-    let parts = [points::of_families::ALL, points::of_backups::ALL, points::of_filters::ALL];
+    let parts = [
+        points::of_families::ALL,
+        points::of_backups::ALL,
+        points::of_filters::ALL,
+        points::of_ingestion::ALL,
+    ];
     points::ALL.iter().chain(parts.into_iter().flatten()).copied()
 }
 
@@ -111,6 +117,13 @@ impl Scenario for StoreScenario {
                     "scan a snapshot, one in two backwards, and stop for a while after the first key",
                 )
                 .arg("hold_us", 0..=400_000),
+                Verb::new(
+                    "ingest",
+                    "write tables of some keys, one in two over a range that they delete, and ingest them",
+                )
+                .arg("key", 0..=23)
+                .arg("count", 1..=12)
+                .log_arg("len", 0..=800),
                 Verb::new("flush", "flush the memtable"),
                 Verb::new("compact", "compact everything"),
                 Verb::new("sync_wal", "make all writes so far durable"),

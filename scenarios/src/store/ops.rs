@@ -18,7 +18,7 @@ use super::families::{Db, Draft};
 use super::process::{Exit, Shared, Taken};
 use super::repair::copy;
 use super::shadows::{is_shadow, judge_again};
-use crate::oracle::batches::{Batch, Content, Place, Synced};
+use crate::oracle::batches::{Batch, BatchId, Content, Place, Synced};
 
 /// A value this long is not appended to any more. Bytes.
 const APPENDED_TO_MAX_BYTES: usize = 4000;
@@ -138,6 +138,7 @@ impl Shared {
             "family" => self.come_and_go(db, op).await,
             "checkpoint" => self.take_checkpoint(db, op).await,
             "backup" => self.back_up(db, op).await,
+            "ingest" => self.ingest(db, actor, op).await,
             "scrub" => self.scrub(&db.store).await,
             "reopen" => {
                 // Whatever the answer is, it is closed.
@@ -151,7 +152,7 @@ impl Shared {
     }
 
     /// One of the keys that the writers of this run use.
-    fn key(&self, actor: usize, number: u64) -> Vec<u8> {
+    pub(super) fn key(&self, actor: usize, number: u64) -> Vec<u8> {
         key(actor, number % self.world.knob("keys"))
     }
 
@@ -172,10 +173,7 @@ impl Shared {
         let id = self.state().batches.attempt(Batch::new(actor, changes, sync));
         let asked_at = self.logs_end();
         let sequence = match self.tolerate("write", db.write(batch, sync).await) {
-            Err(Exit::OutOfSpace) => {
-                self.wait_for_space(db).await?;
-                return self.state().batches.give_up(id).map_err(Exit::from);
-            }
+            Err(Exit::OutOfSpace) => return self.outlast(db, id).await,
             other => other?,
         };
         self.state().batches.acknowledge(id, sequence)?;
@@ -184,6 +182,12 @@ impl Shared {
         }
         self.owe();
         Ok(())
+    }
+
+    /// Waits until a store that has refused a batch for want of space takes writes again: nothing comes of the batch then.
+    pub(super) async fn outlast(&self, db: &Db, refused: BatchId) -> Result<(), Exit> {
+        self.wait_for_space(db).await?;
+        self.state().batches.give_up(refused).map_err(Exit::from)
     }
 
     /// A sync was reported done.

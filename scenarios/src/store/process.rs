@@ -1,5 +1,6 @@
 //! The process that holds the store, and what is judged each time it comes up.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,7 +10,7 @@ use cutwater_engine::store::{
     Append, CompactionStyle, Error, FamilyOptions, MergeWith, Options, Severity, Store, Universal,
 };
 use cutwater_io::sim::Errno;
-use cutwater_io::sim::disk::Disk;
+use cutwater_io::sim::disk::{Disk, Ino};
 use cutwater_io::time;
 use cutwater_sim::faults::FaultClass;
 use cutwater_sim::scenario::Violation;
@@ -99,6 +100,8 @@ pub(super) struct State {
     pub(super) started: Evidence,
     /// Lives of the process in a row that ended at damage.
     pub(super) refused: u32,
+    /// Tables that were damaged before the store took them.
+    pub(super) damaged_before: BTreeSet<Ino>,
     /// The store is being replaced.
     pub(super) replacing: bool,
 }

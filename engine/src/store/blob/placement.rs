@@ -165,7 +165,7 @@ impl<'a> Placement<'a> {
         stored: &Stored<'_>,
         begin: impl FnOnce() -> u64,
     ) -> Result<Placed<'e>, Error> {
-        self.target.pace.write(key.len() + value.len()).await;
+        self.target.pace.write(key.len() + stored.bytes.len()).await;
         let writer = match &mut self.open {
             Some(writer) => writer,
             None => {

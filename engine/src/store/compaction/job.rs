@@ -15,9 +15,9 @@ use crate::store::blob::Sources;
 use crate::store::build::{Build, Built, Target};
 use crate::store::error::Error;
 use crate::store::families::FamilyKey;
-use crate::store::install::Change;
 use crate::store::filenames::FileKind;
 use crate::store::filter::Filtering;
+use crate::store::install::Change;
 use crate::store::key::Tag;
 use crate::store::merge::{Merge, Source};
 use crate::store::options::FamilyOptions;
@@ -46,7 +46,12 @@ pub(super) async fn run(shared: &Arc<Shared>, family: u32, compaction: Compactio
         Built { tables, ..Built::default() }
     } else {
         sometimes!(points::COMPACTED, true);
-        write_outputs(shared, family, compaction).await?
+        let counters = &shared.files.counters;
+        counters.compactions.add(1);
+        counters.compaction_read_bytes.add(compaction.input_bytes());
+        let outputs = write_outputs(shared, family, compaction).await?;
+        shared.files.counters.compaction_written_bytes.add(outputs.len_bytes());
+        outputs
     };
     let edit = VersionEdit { column_family: family, deleted_files, ..outputs.into_edit(output_level) };
     let go_on_from = move |state: &mut State| {

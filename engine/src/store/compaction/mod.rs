@@ -33,6 +33,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut last = DEFAULT_FAMILY;
     loop {
         shared.purge().await;
+        let picking = shared.placing.read().await;
         let (manual, next, error) = {
             let mut state = shared.state();
             if state.is_closing {
@@ -46,6 +47,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             (manual, next, state.background.as_ref().map(|background| background.error().clone()))
         };
         if !manual.is_empty() {
+            drop(picking);
             for ManualCompaction { family, done } in manual {
                 let result = match &error {
                     Some(e) => Err(e.clone()),
@@ -56,11 +58,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         } else if let (Some((id, compaction)), None) = (next, error) {
             if buggify!(points::COMPACT_LATER) {
+                drop(picking);
                 time::sleep(LATER).await;
                 continue;
             }
             last = id;
-            if let Err(error) = compact(&shared, id, compaction).await
+            let compacted = compact(&shared, id, compaction).await;
+            drop(picking);
+            if let Err(error) = compacted
                 && is_missing_space(&error)
             {
                 sometimes!(points::COMPACTION_WAITS, true);
@@ -69,6 +74,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 let _ = time::timeout(RETRY_EVERY, shared.wait_until(closes)).await;
             }
         } else {
+            drop(picking);
             shared.compact_wake.notified().await;
         }
     }
@@ -110,17 +116,20 @@ async fn compact_family(shared: &Arc<Shared>, id: u32) -> Result<(), Error> {
     let is_universal = shared.state().families.get(id).is_some_and(|family| family.options.is_universal());
     let deepest = || version().and_then(|v| v.files().map(|(level, _)| level).max()).unwrap_or(0).max(1);
     if is_universal {
+        let _picking = shared.placing.read().await;
         if let Some(compaction) = version().and_then(|version| universal::pick_all(&version)) {
             compact(shared, id, compaction).await?;
         }
     } else {
         for level in 0..deepest() {
+            let _picking = shared.placing.read().await;
             let compaction = version().and_then(|version| whole_level(&version, level));
             if let Some(compaction) = compaction {
                 compact(shared, id, compaction).await?;
             }
         }
     }
+    let _picking = shared.placing.read().await;
     // What has only moved, or was there before, was not asked of the filter. (RocksDB's `kIfHaveCompactionFilter`.)
     if job::has_filter(shared, id)
         && let Some(compaction) = version().and_then(|version| anew(&version, deepest()))

@@ -45,6 +45,11 @@ impl Compaction {
         self.inputs.iter().flat_map(|run| run.tables.iter().map(|table| (run.level, table)))
     }
 
+    /// What the inputs take. Bytes.
+    pub(crate) fn input_bytes(&self) -> u64 {
+        self.files().map(|(_, file)| file.len_bytes).sum()
+    }
+
     /// True if the only input can go down as it is.
     pub(crate) fn is_trivial_move(&self) -> bool {
         self.files().count() == 1 && self.output_level != self.level()

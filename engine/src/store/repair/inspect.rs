@@ -12,22 +12,24 @@ use crate::store::blob::BlobIndex;
 use crate::store::blob::format::{FOOTER_BYTES, HEADER_BYTES, Header, RECORD_HEADER_BYTES, RecordHeader};
 use crate::store::error::{Error, IoContext};
 use crate::store::filenames::FileKind;
-use crate::store::iter::Seek;
+use crate::store::iter::{Entry, Seek};
 use crate::store::key::{InternalKey, Tag, ValueKind};
 use crate::store::log::{LogEnd, LogReader};
 use crate::store::memtable::Memtable;
+use crate::store::table::properties::Properties;
 use crate::store::table::{Caching, Table, TableIter};
 use crate::store::verify::{crc32c_of, entry_is_read};
 use crate::store::version::{BlobAddition, FileMeta};
 
 /// A table that was read to its end.
 #[derive(Clone, Debug)]
-pub(super) struct FoundTable {
-    pub(super) family: u32,
-    pub(super) family_name: Option<String>,
-    pub(super) meta: Arc<FileMeta>,
+pub(crate) struct FoundTable {
+    pub(crate) family: u32,
+    pub(crate) family_name: Option<String>,
+    pub(crate) meta: Arc<FileMeta>,
+    pub(crate) properties: Properties,
     /// Of each blob file, how many values it has there, and what their records take in bytes.
-    pub(super) values: BTreeMap<u64, (u64, u64)>,
+    pub(crate) values: BTreeMap<u64, (u64, u64)>,
 }
 
 /// A blob file that was read to its end.
@@ -48,10 +50,18 @@ pub(super) struct FoundLog {
 
 /// Reads a table to its end.
 pub(super) async fn table(dir: &Path, number: u64) -> Result<FoundTable, Error> {
-    let path = FileKind::Table(number).path(dir);
-    let len_bytes = fs::metadata(&path).await.during("stat", &path)?.len_bytes;
+    table_at(&FileKind::Table(number).path(dir), number, |_, _| Ok(())).await
+}
+
+/// Reads the table at `path` to its end. It goes on as long as `is_fine` has no objection to an entry.
+pub(crate) async fn table_at(
+    path: &Path,
+    number: u64,
+    mut is_fine: impl FnMut(&Table, &Entry<'_>) -> Result<(), Error>,
+) -> Result<FoundTable, Error> {
+    let len_bytes = fs::metadata(path).await.during("stat", path)?.len_bytes;
     let open = FileMeta { number, len_bytes, largest_sequence: u64::MAX, ..FileMeta::default() };
-    let table = Arc::new(Table::open(&path, &open, None).await?);
+    let table = Arc::new(Table::open(path, &open, None).await?);
     let (mut first, mut last, mut count) = (None, None, 0u64);
     let (mut smallest_sequence, mut largest_sequence) = (u64::MAX, 0);
     let mut values: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
@@ -60,15 +70,16 @@ pub(super) async fn table(dir: &Path, number: u64) -> Result<FoundTable, Error> 
     while is_on_entry {
         let entry = iter.entry();
         if !entry_is_read(entry.tag) {
-            return Err(Error::unsupported(&path, format!("an entry of type {}", entry.tag.kind_byte())));
+            return Err(Error::unsupported(path, format!("an entry of type {}", entry.tag.kind_byte())));
         }
         if entry.tag.kind() == Some(ValueKind::BlobIndex) {
-            let index = BlobIndex::decode(entry.value).map_err(|m| Error::malformed(&path, 0, m))?;
+            let index = BlobIndex::decode(entry.value).map_err(|m| Error::malformed(path, 0, m))?;
             let (count, bytes) = values.entry(index.file).or_default();
             *count += 1;
             let record = (RECORD_HEADER_BYTES + entry.user_key.len()) as u64;
             *bytes = bytes.saturating_add(record).saturating_add(index.value_bytes);
         }
+        is_fine(&table, &entry)?;
         let sequence = entry.tag.sequence();
         (smallest_sequence, largest_sequence) =
             (smallest_sequence.min(sequence), largest_sequence.max(sequence));
@@ -87,10 +98,10 @@ pub(super) async fn table(dir: &Path, number: u64) -> Result<FoundTable, Error> 
     }
     count += table.range_tombstones();
     let (Some(smallest), Some(largest)) = (first, last) else {
-        return Err(Error::corruption(&path, 0, "a table without entries"));
+        return Err(Error::corruption(path, 0, "a table without entries"));
     };
     if let Some(stated) = table.entries().filter(|stated| *stated != count) {
-        return Err(Error::corruption(&path, 0, format!("{count} entries, it says {stated}")));
+        return Err(Error::corruption(path, 0, format!("{count} entries, it says {stated}")));
     }
     let oldest_blob_file_number = values.keys().next().copied().unwrap_or(0);
     let range_tombstones = Some(table.range_tombstones());
@@ -103,9 +114,10 @@ pub(super) async fn table(dir: &Path, number: u64) -> Result<FoundTable, Error> 
         range_tombstones,
         ..open
     };
-    let meta = Arc::new(meta.with_crc32c(crc32c_of(&path, len_bytes).await?));
+    let meta = Arc::new(meta.with_crc32c(crc32c_of(path, len_bytes).await?));
     let (family, family_name) = table.family();
-    Ok(FoundTable { family, family_name: family_name.map(str::to_owned), meta, values })
+    let (family_name, properties) = (family_name.map(str::to_owned), table.properties().clone());
+    Ok(FoundTable { family, family_name, meta, properties, values })
 }
 
 /// Reads a blob file to its end.

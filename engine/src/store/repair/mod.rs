@@ -14,7 +14,7 @@
 //!
 //! A family of which there is no table has lost its name if only logs have it; it gets one that says so.
 
-mod inspect;
+pub(crate) mod inspect;
 mod without;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -91,6 +91,13 @@ impl TableBuilder {
         self
     }
 
+    /// Of no store yet: a table that one may ingest.
+    pub fn external(mut self) -> Self {
+        (self.counts.family_id, self.counts.family_name) = (properties::NO_FAMILY, String::new());
+        self.counts.is_external = true;
+        self
+    }
+
     /// Adds an entry.
     ///
     /// # Panics

@@ -21,10 +21,17 @@ const KEY_IS_USER_KEY: &str = "rocksdb.index.key.is.user.key";
 const VALUE_IS_DELTA: &str = "rocksdb.index.value.is.delta.encoded";
 const INDEX_TYPE: &str = "rocksdb.block.based.table.index.type";
 const GLOBAL_SEQUENCE: &str = "rocksdb.external_sst_file.global_seqno";
+const EXTERNAL_VERSION: &str = "rocksdb.external_sst_file.version";
 const ORIGINAL_NUMBER: &str = "rocksdb.original.file.number";
 const COMPARATOR: &str = "rocksdb.comparator";
 const FAMILY_ID: &str = "rocksdb.column.family.id";
 const FAMILY_NAME: &str = "rocksdb.column.family.name";
+
+/// What RocksDB takes for the family of a table that was made outside of a store (7.8.3 `table/table_properties.cc`).
+pub const NO_FAMILY: u32 = i32::MAX as u32;
+/// Of tables to be ingested: they have a place for the sequence number that they are ingested as (7.8.3
+/// `table/sst_file_writer_collectors.h`).
+pub const EXTERNAL_TABLE_VERSION: u32 = 2;
 
 /// What a builder counted.
 #[derive(Clone, Debug, Default)]
@@ -59,8 +66,10 @@ pub struct Counts {
     pub merge_operator: String,
     /// The id of the family.
     pub family_id: u32,
-    /// Its name.
+    /// Its name; empty for none.
     pub family_name: String,
+    /// The table is to be ingested by a store.
+    pub is_external: bool,
 }
 
 /// Appends the block of properties.
@@ -70,12 +79,11 @@ pub fn build(counts: &Counts, out: &mut Vec<u8>) {
         put_varint(&mut bytes, v);
         bytes
     };
-    let properties: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
+    let mut properties: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
         ("rocksdb.block.based.table.prefix.filtering", b"0".to_vec()),
         ("rocksdb.block.based.table.whole.key.filtering", b"1".to_vec()),
         (INDEX_TYPE, vec![0; 4]),
         (FAMILY_ID, varint(u64::from(counts.family_id))),
-        (FAMILY_NAME, counts.family_name.clone().into_bytes()),
         (COMPARATOR, b"leveldb.BytewiseComparator".to_vec()),
         ("rocksdb.compression", counts.compression.name().into()),
         ("rocksdb.creating.db.identity", counts.store_identity.clone().into_bytes()),
@@ -99,6 +107,13 @@ pub fn build(counts: &Counts, out: &mut Vec<u8>) {
         ("rocksdb.raw.key.size", varint(counts.raw_key_bytes)),
         ("rocksdb.raw.value.size", varint(counts.raw_value_bytes)),
     ]);
+    if !counts.family_name.is_empty() {
+        properties.insert(FAMILY_NAME, counts.family_name.clone().into_bytes());
+    }
+    if counts.is_external {
+        properties.insert(EXTERNAL_VERSION, EXTERNAL_TABLE_VERSION.to_le_bytes().to_vec());
+        properties.insert(GLOBAL_SEQUENCE, vec![0; 8]);
+    }
     let mut block = BlockBuilder::new(usize::MAX);
     for (name, value) in properties {
         block.add(name.as_bytes(), &value);
@@ -116,10 +131,14 @@ pub struct Properties {
     /// The table was made elsewhere and ingested: its entries have 0, and stand for entries of this sequence number; 0 if only the
     /// MANIFEST has it.
     pub global_sequence: Option<u64>,
+    /// How it says that, if it was made to be ingested.
+    pub external_version: Option<u32>,
     /// A feature that we do not have.
     pub unsupported: Option<&'static str>,
     /// How many entries the table says it has.
     pub entries: Option<u64>,
+    /// How many of these are tombstones.
+    pub deletions: Option<u64>,
     /// The number that it was written under.
     pub original_number: Option<u64>,
     /// The id of the family that it was written for, and its name, as far as it says so.
@@ -142,12 +161,14 @@ impl Properties {
                     found.unsupported = Some("an index other than binary search")
                 }
                 GLOBAL_SEQUENCE => found.global_sequence = Some(Cursor::new(&value).fixed64()?),
+                EXTERNAL_VERSION => found.external_version = Some(Cursor::new(&value).fixed32()?),
                 COMPARATOR if value[..] != b"leveldb.BytewiseComparator"[..] => {
                     found.unsupported = Some("a comparator other than leveldb.BytewiseComparator");
                 }
                 ORIGINAL_NUMBER => found.original_number = Some(number()?),
                 FAMILY_ID => found.family_id = u32::try_from(number()?).ok(),
                 FAMILY_NAME => found.family_name = String::from_utf8(value.to_vec()).ok(),
+                "rocksdb.deleted.keys" => found.deletions = Some(number()?),
                 "rocksdb.num.entries" => found.entries = Some(number()?),
                 _ => {}
             }
