@@ -378,7 +378,7 @@ async fn properties(store: &ReadOnlyStore, family: &str, mut out: Output) -> Res
             &json!({ "name": name, "value": value }),
         )?;
     }
-    Ok(out.end()?)
+    out.end()
 }
 
 async fn tables_of(store: &ReadOnlyStore, family: &str, mut out: Output) -> Result<(), Failure> {
@@ -407,5 +407,5 @@ async fn tables_of(store: &ReadOnlyStore, family: &str, mut out: Output) -> Resu
         });
         out.say(&text, &json)?;
     }
-    Ok(out.end()?)
+    out.end()
 }
