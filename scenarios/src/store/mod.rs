@@ -338,6 +338,7 @@ impl Scenario for StoreScenario {
                 Letter::new("sync_wal", &[]),
                 Letter::new("snapshot", &[1_500]),
                 Letter::new("family", &[0]),
+                Letter::new("ingest", &[0, 2, small]),
                 Letter::new("checkpoint", &[]),
                 Letter::new("reopen", &[]),
             ],
