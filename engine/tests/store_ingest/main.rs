@@ -1,6 +1,7 @@
 //! Tables that are written outside of a store, and ingested: what a store makes of them, what it refuses, and what RocksDB says. Its
 //! parts are skipped, with a message, where its tools are not installed (Debian: `apt-get install rocksdb-tools librocksdb-dev g++`).
 #![cfg(not(madsim))]
+#![expect(clippy::disallowed_methods, reason = "runs RocksDB, and damages what is on the disk")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -80,8 +80,14 @@ async fn check(path: &Path, family: u32, options: &FamilyOptions) -> Result<File
         None => return Err(refused(path, "it was not made to be ingested")),
         Some(version) => return Err(refused(path, format!("it is a table of version {version}"))),
     }
-    if properties.global_sequence != Some(0) {
-        return Err(refused(path, "it has a place among the writes of another store"));
+    match properties.global_sequence {
+        Some(0) => {}
+        // No checksum covers it.
+        Some(number) => {
+            let what = format!("its entries are said to be of write {number}: of another store, or of none");
+            return Err(Error::corruption(path, 0, what));
+        }
+        None => return Err(refused(path, "it has no place for a sequence number")),
     }
     if let Some(other) = properties.family_id.filter(|id| *id != NO_FAMILY && *id != family) {
         return Err(refused(path, format!("it was made for the family {other}")));

@@ -60,6 +60,8 @@ pub(crate) async fn table_at(
     mut is_fine: impl FnMut(&Table, &Entry<'_>) -> Result<(), Error>,
 ) -> Result<FoundTable, Error> {
     let len_bytes = fs::metadata(path).await.during("stat", path)?.len_bytes;
+    // Before the blocks are checked, and after: what is checked must be what the checksum is of.
+    let crc32c = crc32c_of(path, len_bytes).await?;
     let open = FileMeta { number, len_bytes, largest_sequence: u64::MAX, ..FileMeta::default() };
     let table = Arc::new(Table::open(path, &open, None).await?);
     let (mut first, mut last, mut count) = (None, None, 0u64);
@@ -114,7 +116,10 @@ pub(crate) async fn table_at(
         range_tombstones,
         ..open
     };
-    let meta = Arc::new(meta.with_crc32c(crc32c_of(path, len_bytes).await?));
+    if crc32c_of(path, len_bytes).await? != crc32c {
+        return Err(Error::corruption(path, 0, "what is read of it is not the same twice"));
+    }
+    let meta = Arc::new(meta.with_crc32c(crc32c));
     let (family, family_name) = table.family();
     let (family_name, properties) = (family_name.map(str::to_owned), table.properties().clone());
     Ok(FoundTable { family, family_name, meta, properties, values })
