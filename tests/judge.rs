@@ -96,10 +96,12 @@ impl Scenario for Observed {
     fn oracles(&self) -> &'static [OracleInfo] {
         StoreScenario.oracles()
     }
-    /// With operands in half of the plans, and one to three families: the scenario has either in few.
+    /// With operands in half of the plans, and one to three families: the scenario has either in few. Without logs that are tracked:
+    /// RocksDB 7.8.3 dies where it opens such a directory for reading only, and does not track logs itself.
     fn generate(&self, seed: u64) -> Plan {
         let mut plan = StoreScenario.generate(seed);
-        plan.knobs.extend([("merges".to_owned(), seed % 2), ("families".to_owned(), 1 + seed % 3)]);
+        let forced = [("merges", seed % 2), ("families", 1 + seed % 3), ("track_wals", 0)];
+        plan.knobs.extend(forced.map(|(name, value)| (name.to_owned(), value)));
         plan
     }
     fn classify(&self) -> fn(&Path) -> &'static str {

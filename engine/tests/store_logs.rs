@@ -120,10 +120,11 @@ fn rocksdb_reads_what_is_known_of_logs() {
         drop(store);
         let Some(dump) = tool("ldb", &[&db_arg(&dir), "manifest_dump", "--verbose"]) else { return };
         assert!(dump.contains("WalAddition") && dump.contains("WalDeletion"), "{dump}");
-        judge(&dir, &model);
-        // It has gone over to logs of its own.
+        // Who writes lets go of what is tracked. Who only reads, and does not track, dies in RocksDB 7.8.3 (an assertion, or a null
+        // pointer, in `DBImpl::Recover`).
         assert!(tool("ldb", &[&db_arg(&dir), "put", "another", "key"]).unwrap().contains("OK"));
         model.insert("another".to_owned(), "key".to_owned());
+        judge(&dir, &model);
         let store = open(&dir, true).await.unwrap();
         for (key, value) in &model {
             assert_eq!(store.get(key.as_bytes()).await.unwrap().as_deref(), Some(value.as_bytes()), "{key}");

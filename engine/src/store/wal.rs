@@ -228,6 +228,12 @@ impl Wals {
         self.current.len_bytes
     }
 
+    /// The next write has `next_sequence`: others have taken the numbers before.
+    pub(crate) fn skip_to(&mut self, next_sequence: u64) {
+        assert!(next_sequence >= self.next_sequence, "sequence numbers grow");
+        self.next_sequence = next_sequence;
+    }
+
     /// Appends batches with one write; the write after them has `next_sequence`. After an error nothing more may be
     /// appended: part of them may be there.
     pub(crate) async fn append(&mut self, batches: &[Bytes], next_sequence: u64) -> Result<(), Error> {

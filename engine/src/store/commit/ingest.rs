@@ -30,6 +30,7 @@ impl Commit {
         let publish = move |state: &mut State| state.last_sequence = last_sequence;
         let installed = self.shared.install("an ingestion", change, publish).await;
         installed.map_err(|error| Failed { error, may_be_there: true })?;
+        self.wals.skip_to(last_sequence + 1);
         point!(points::INSTALLED);
         Ok(last_sequence)
     }
