@@ -20,8 +20,14 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
+/// Opens the store once whoever had it open is gone: that takes a moment.
 async fn open(dir: &Path, track_wals: bool) -> Result<Store, Error> {
-    Store::open(dir, Options { track_wals, ..Options::default() }).await
+    loop {
+        match Store::open(dir, Options { track_wals, ..Options::default() }).await {
+            Err(Error::Locked { .. }) => tokio::task::yield_now().await,
+            opened => return opened,
+        }
+    }
 }
 
 /// The logs that are there, oldest first.

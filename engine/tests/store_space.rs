@@ -149,11 +149,8 @@ async fn write(mut draw: Draw, progress: Arc<Mutex<Progress>>) {
     // Whatever failed on the way left nothing behind.
     let entries = cutwater_io::fs::read_dir(DB).await.unwrap();
     let names: BTreeSet<String> = entries.into_iter().map(|entry| entry.name).collect();
-    let is_data =
-        |name: &&String| name.ends_with(".sst") || name.ends_with(".blob") || name.ends_with(".log");
-    let expected: BTreeSet<&String> = live.iter().filter(is_data).collect();
-    let found: BTreeSet<&String> = names.iter().filter(is_data).collect();
-    let differ: Vec<_> = found.symmetric_difference(&expected).collect();
+    let expected: BTreeSet<String> = live.into_iter().collect();
+    let differ: Vec<_> = names.symmetric_difference(&expected).collect();
     assert!(differ.is_empty(), "{differ:?}");
     let store = loop {
         match open().await {

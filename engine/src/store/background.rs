@@ -10,7 +10,8 @@
 //!   A sync that failed is among these even if it failed for space, where it was that of the directory: whose names are
 //!   durable cannot be found out again, while a file that was not synced is given up and written anew.
 //!
-//! A compaction that finds no space stops nothing: it is tried again later.
+//! A compaction that finds no space stops nothing: it is tried again later. But if writes wait for compactions, as level 0 is full, it
+//! is the store that ran out of space, and who waits is told.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -38,8 +39,6 @@ pub(crate) struct Background {
     pub(crate) is_retrying: bool,
     /// Somebody wants it to be tried now.
     pub(crate) is_retry_wanted: bool,
-    /// How often that was in vain.
-    pub(crate) failed_attempts: u64,
     /// What nothing names, if what is in memory is what is on the disk.
     pub(crate) doubtful: Vec<FileKind>,
 }
@@ -55,24 +54,21 @@ impl Severity {
 
     /// That of a failure in the store of this directory.
     pub(crate) fn of(error: &Error, dir: &Path) -> Severity {
-        match error {
-            Error::Io { op: "sync", path, .. } if path == dir => Severity::Fatal,
-            error if is_missing_space(error) => Severity::OutOfSpace,
-            _ => Severity::Fatal,
-        }
+        if is_missing_space(error, dir) { Severity::OutOfSpace } else { Severity::Fatal }
     }
 }
 
-/// True if a call to the file system found no space.
-pub(crate) fn is_missing_space(error: &Error) -> bool {
-    let Error::Io { source, .. } = error else { return false };
-    matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+/// True if a call to the file system found no space, and nothing but space is missing for another one to do the same. `dir` is the
+/// directory of the store.
+pub(crate) fn is_missing_space(error: &Error, dir: &Path) -> bool {
+    let Error::Io { op, path, source } = error else { return false };
+    let loses_names = *op == "sync" && path == dir;
+    matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) && !loses_names
 }
 
 impl Background {
     fn new(error: Error, severity: Severity) -> Background {
-        let (is_retrying, is_retry_wanted, failed_attempts) = (false, false, 0);
-        Background { error, severity, is_retrying, is_retry_wanted, failed_attempts, doubtful: Vec::new() }
+        Background { error, severity, is_retrying: false, is_retry_wanted: false, doubtful: Vec::new() }
     }
 
     /// What writers are told.
@@ -89,15 +85,20 @@ impl Background {
         background.is_none_or(|background| background.is_retrying)
     }
 
-    /// Takes another failure to account, and returns what writers are told from now on.
-    pub(crate) fn add(slot: &mut Option<Background>, error: Error, severity: Severity) -> &Error {
+    /// Takes another failure to account, and what is in doubt since. An attempt to resume that is under way has failed with it. Returns
+    /// what writers are told from now on.
+    pub(crate) fn add(
+        slot: &mut Option<Background>,
+        error: Error,
+        severity: Severity,
+        in_doubt: Vec<FileKind>,
+    ) -> &Error {
         let background = slot.get_or_insert_with(|| Background::new(error.clone(), severity));
         if severity == Severity::Fatal && !background.is_fatal() {
             (background.error, background.severity) = (error, severity);
         }
-        if std::mem::take(&mut background.is_retrying) {
-            background.failed_attempts += 1;
-        }
+        background.is_retrying = false;
+        background.doubtful.extend(in_doubt);
         &background.error
     }
 }
@@ -130,18 +131,21 @@ mod tests {
     #[test]
     fn the_worst_failure_counts_and_of_equal_ones_the_first() {
         let mut slot = None;
-        let full = |file| failed("write", file, ErrorKind::StorageFull);
-        Background::add(&mut slot, full("/db/1"), Severity::OutOfSpace);
+        let add = |slot: &mut Option<Background>, number: u64, kind, severity| {
+            let error = failed("write", &format!("/db/{number}"), kind);
+            Background::add(slot, error, severity, vec![FileKind::Table(number)]).to_string()
+        };
+        add(&mut slot, 1, ErrorKind::StorageFull, Severity::OutOfSpace);
         assert!(!Background::lets_flush(slot.as_ref()));
         slot.as_mut().unwrap().is_retrying = true;
         assert!(Background::lets_flush(slot.as_ref()));
-        let told = Background::add(&mut slot, full("/db/2"), Severity::OutOfSpace).to_string();
-        assert!(told.contains("/db/1"), "{told}");
-        assert_eq!(slot.as_ref().map(|b| (b.is_retrying, b.failed_attempts)), Some((false, 1)));
-        let told = Background::add(&mut slot, failed("sync", "/db/3", ErrorKind::Other), Severity::Fatal)
-            .to_string();
+        let told = add(&mut slot, 2, ErrorKind::StorageFull, Severity::OutOfSpace);
+        assert!(told.contains("/db/1") && !slot.as_ref().unwrap().is_retrying, "{told}");
+        let told = add(&mut slot, 3, ErrorKind::Other, Severity::Fatal);
         assert!(told.contains("/db/3"), "{told}");
-        let told = Background::add(&mut slot, full("/db/4"), Severity::OutOfSpace).to_string();
-        assert!(told.contains("/db/3") && slot.unwrap().is_fatal(), "{told}");
+        let told = add(&mut slot, 4, ErrorKind::StorageFull, Severity::OutOfSpace);
+        let background = slot.unwrap();
+        assert!(told.contains("/db/3") && background.is_fatal(), "{told}");
+        assert_eq!(background.doubtful, [1, 2, 3, 4].map(FileKind::Table));
     }
 }

@@ -397,8 +397,8 @@ impl Store {
     }
 
     /// Takes writes again if they were stopped for want of space and there is some now. It happens by itself, too, every half a
-    /// second; this is for who knows better, and for who wants to wait. On return all that was acknowledged is in tables, and a
-    /// write that was answered with an error meanwhile is not there, and will not be.
+    /// second; this is for who knows better, and for who wants to wait. On return all that was acknowledged before is in tables, and a
+    /// write that was answered with an error meanwhile is not there, and will not be. If writes are not stopped it does nothing.
     ///
     /// # Errors
     /// What stops writes still.

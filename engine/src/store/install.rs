@@ -12,12 +12,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cutwater_io::{buggify, point, sometimes};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::error::Error;
 use super::families::Closed;
 use super::filenames::FileKind;
-use super::manifest::{Manifest, set_current};
+use super::manifest::{Manifest, switch_current, write_current};
 use super::points::{self, of_families};
 use super::shared::{Shared, State, lock};
 use super::version::{VersionEdit, VersionSet, WalAddition};
@@ -114,8 +114,11 @@ impl Shared {
         lock(&self.changes).push_back(Waiting { during, change, on_install: Box::new(on_install), done });
         let mut manifest = self.manifest.lock().await;
         loop {
-            if let Ok(result) = answer.try_recv() {
-                return result;
+            match answer.try_recv() {
+                Ok(result) => return result,
+                // Whoever took it along was stopped.
+                Err(TryRecvError::Closed) => return Err(Error::Closed),
+                Err(TryRecvError::Empty) => {}
             }
             let group = take_group(&mut lock(&self.changes));
             assert!(!group.is_empty(), "a change waits until it is answered");
@@ -226,41 +229,45 @@ impl Shared {
             return Ok(());
         }
         let is_long = manifest.len_bytes() >= self.site.options.max_manifest_bytes;
-        let in_doubt = new_files(&edits);
-        let written = if is_long || manifest.is_given_up() || buggify!(points::MANIFEST_ROLLS_EARLY) {
-            self.roll_manifest(during, manifest, next).await
+        let added = new_files(&edits);
+        if is_long || manifest.is_given_up() || buggify!(points::MANIFEST_ROLLS_EARLY) {
+            self.roll_manifest(during, manifest, next, added).await
         } else {
-            manifest.append(edits).await
-        };
-        written.map_err(|e| self.fail_in_doubt(during, e, in_doubt))
+            manifest.append(edits).await.map_err(|e| self.fail_in_doubt(during, e, added))
+        }
     }
 
-    /// Begins a new MANIFEST with `set`. Should that fail, CURRENT may name either.
+    /// Begins a new MANIFEST with `set`, which has these files that were not there before.
     async fn roll_manifest(
         &self,
         during: &'static str,
         manifest: &mut Manifest,
         set: &VersionSet,
+        mut added: Vec<FileKind>,
     ) -> Result<(), Error> {
         sometimes!(points::MANIFEST_GIVEN_UP, manifest.is_given_up());
-        let number = self.allocate_number();
+        let (dir, number) = (&self.site.dir, self.allocate_number());
+        added.push(FileKind::Manifest(number));
         let begin = async {
             let edits = set.snapshot(number + 1);
-            let fresh = Manifest::create(&self.site.dir, number, &self.site.identity, edits).await?;
+            let fresh = Manifest::create(dir, number, &self.site.identity, edits).await?;
             point!(points::MANIFEST_ROLLED);
-            set_current(&self.site.dir, number).await.map(|()| fresh)
+            write_current(dir, number).await.map(|temporary| (fresh, temporary))
         };
-        match begin.await {
-            Ok(fresh) => {
-                let old = std::mem::replace(manifest, fresh).number();
-                self.state().remember_obsolete(FileKind::Manifest(old));
-                Ok(())
-            }
+        let (fresh, temporary) = match begin.await {
+            Ok(begun) => begun,
+            // CURRENT does not name it, nor will it.
             Err(e) => {
-                manifest.give_up();
-                Err(self.fail_in_doubt(during, e, vec![FileKind::Manifest(number)]))
+                self.discard(added);
+                return Err(self.fail(during, e));
             }
-        }
+        };
+        // CURRENT may name either, until this has an answer that is none but good.
+        manifest.give_up();
+        switch_current(dir, &temporary).await.map_err(|e| self.fail_in_doubt(during, e, added))?;
+        let old = std::mem::replace(manifest, fresh).number();
+        self.state().remember_obsolete(FileKind::Manifest(old));
+        Ok(())
     }
 
     /// Makes what is durable visible.

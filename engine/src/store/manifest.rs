@@ -85,6 +85,8 @@ impl Manifest {
     /// If it was given up.
     pub(crate) async fn append(&mut self, edits: Vec<VersionEdit>) -> Result<(), Error> {
         assert!(!self.is_given_up, "nothing is appended to a MANIFEST of which nobody knows how it ends");
+        // Also if nobody waits for the end of it.
+        self.is_given_up = true;
         let appended = self.append_durably(edits).await;
         self.is_given_up = appended.is_err();
         appended
@@ -147,11 +149,30 @@ impl Manifest {
 
 /// Makes CURRENT name a MANIFEST that is durable, durably.
 pub(crate) async fn set_current(dir: &Directory, manifest_number: u64) -> Result<(), Error> {
+    let temporary = write_current(dir, manifest_number).await?;
+    switch_current(dir, &temporary).await
+}
+
+/// Writes what CURRENT is to be under a temporary name, which is returned. Should it fail, CURRENT is as it was.
+pub(crate) async fn write_current(dir: &Directory, manifest_number: u64) -> Result<PathBuf, Error> {
     let temporary = FileKind::Temporary(manifest_number).path(dir.path());
-    write_durably(&temporary, format!("{}\n", FileKind::Manifest(manifest_number).name()).as_bytes()).await?;
+    let content = format!("{}\n", FileKind::Manifest(manifest_number).name());
+    let written = write_durably(&temporary, content.as_bytes()).await;
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary).await;
+    }
+    written.map(|()| temporary)
+}
+
+/// Makes CURRENT what was written under a temporary name, durably. Should it fail, CURRENT may be either.
+pub(crate) async fn switch_current(dir: &Directory, temporary: &Path) -> Result<(), Error> {
     let current = FileKind::Current.path(dir.path());
     point!(points::CURRENT_BEFORE_RENAME);
-    fs::rename(&temporary, &current).await.during("rename", &temporary)?;
+    if let Err(error) = fs::rename(temporary, &current).await.during("rename", temporary) {
+        // If it has its new name all the same, there is none.
+        let _ = fs::remove_file(temporary).await;
+        return Err(error);
+    }
     point!(points::CURRENT_AFTER_RENAME);
     dir.sync().await
 }

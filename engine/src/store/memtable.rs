@@ -13,7 +13,6 @@ use bytes::Bytes;
 
 use super::key::{InternalKey, Tag, ValueKind};
 use super::tombstones::{RangeTombstone, Tombstones};
-use super::version::FileMeta;
 
 /// What an entry costs beyond its bytes, roughly. Bytes.
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
@@ -118,17 +117,6 @@ impl Memtable {
     /// Roughly what it takes in memory. Bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes.load(Ordering::Relaxed)
-    }
-
-    /// True if it has an entry of a key that the table may have, or a range tombstone over one.
-    pub fn touches(&self, file: &FileMeta) -> bool {
-        let from = InternalKey { user_key: file.smallest.user_key.clone(), tag: Tag(u64::MAX) };
-        let next = self.chunk(Bound::Included(from), 1);
-        let reaches = |tombstone: RangeTombstone| {
-            tombstone.end > file.smallest.user_key && !file.ends_before(&tombstone.begin)
-        };
-        next.first().is_some_and(|(key, _)| !file.ends_before(&key.user_key))
-            || self.tombstones().is_some_and(|tombstones| tombstones.iter().any(reaches))
     }
 
     /// The newest entry of `user_key` that `sequence` can see. Of what a range tombstone takes away it says that it is gone.

@@ -97,7 +97,7 @@ pub mod of_ingestion {
     cutwater_io::points! {
         point STAGED = "store.ingest.staged": "the tables of an ingestion have files of the store, whose names are not durable";
         point INSTALLED = "store.ingest.installed": "the edit of an ingestion is durable, it is not answered";
-        sometimes FLUSHED_FIRST = "store.ingest.flushed_first": "a memtable was flushed, as a table to be ingested overlaps it";
+        sometimes FLUSHED_FIRST = "store.ingest.flushed_first": "a memtable was flushed, as a table is to be ingested into its family";
         sometimes PLACED_DEEP = "store.ingest.placed_deep": "an ingested table went below level 0";
         sometimes LEVEL_BUSY = "store.ingest.level_busy": "an ingested table went to level 0 only because a compaction was under way";
         sometimes SEVERAL_FAMILIES = "store.ingest.several_families": "tables of several families were ingested in one step";

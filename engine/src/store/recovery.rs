@@ -27,6 +27,7 @@ use super::manifest::{self, Manifest, Recovered};
 use super::options::{FamilyOptions, MAX_LEVELS, Options, WalRecovery};
 use super::points;
 use super::replay::Replay;
+use super::resume::Attempts;
 use super::shared::{Shared, Site, State};
 use super::snapshot::SnapshotList;
 use super::version::{DEFAULT_FAMILY_NAME, FamilyVersion, VersionEdit, VersionSet};
@@ -317,6 +318,7 @@ fn shared(
         wals: BTreeMap::from([(wal_number, 0)]),
         manual_compactions: Vec::new(),
         background: None,
+        attempts: Attempts::default(),
         filtering: Vec::new(),
         is_closing: false,
     };

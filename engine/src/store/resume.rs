@@ -32,15 +32,29 @@ use super::shared::{Shared, State};
 /// How long after an attempt that failed the next one comes.
 pub(crate) const RETRY_EVERY: Duration = Duration::from_millis(500);
 
+/// Attempts to resume, numbered from 1 on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Attempts {
+    /// The last one that has begun.
+    begun: u64,
+    /// The last one that was in vain.
+    failed: u64,
+}
+
 /// Resumes until the store closes.
 pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::WeakSender<Request>) {
     // What the last attempt has closed. Nothing was written since, so the next one need not close anything.
     let mut closed = None;
     while shared.wait_until(has_work).await {
         let _ = time::timeout(RETRY_EVERY, shared.wait_until(must_not_wait)).await;
+        let number = begin_attempt(&mut shared.state());
         match attempt(&shared, &requests, &mut closed).await {
             Ok(()) => closed = None,
-            Err(error) => tracing::info!(%error, "there is no space yet"),
+            Err(error) => {
+                tracing::info!(%error, "there is no space yet");
+                shared.state().attempts.failed = number;
+                shared.wake_all();
+            }
         }
     }
 }
@@ -59,6 +73,11 @@ fn must_not_wait(state: &mut State) -> Option<()> {
     (is_wanted || state.is_closing).then_some(())
 }
 
+fn begin_attempt(state: &mut State) -> u64 {
+    state.attempts.begun += 1;
+    state.attempts.begun
+}
+
 async fn attempt(
     shared: &Shared,
     requests: &mpsc::WeakSender<Request>,
@@ -67,7 +86,7 @@ async fn attempt(
     shared.purge().await;
     let closed = match begun {
         Some(closed) => closed.clone(),
-        None => begun.insert(begin_anew(requests).await.inspect_err(|_| count_failure(shared))?).clone(),
+        None => begun.insert(begin_anew(requests).await?).clone(),
     };
     point!(points::RESUME_LOG_BEGUN);
     if let Some(background) = &mut shared.state().background {
@@ -96,17 +115,9 @@ async fn begin_anew(requests: &mpsc::WeakSender<Request>) -> Result<Arc<Closed>,
     answer.await.unwrap_or(Err(Error::Closed))
 }
 
-/// For who waits to know whether there is space.
-fn count_failure(shared: &Shared) {
-    if let Some(background) = &mut shared.state().background {
-        background.failed_attempts += 1;
-    }
-    shared.wake_all();
-}
-
-/// Takes writes again, unless something fatal came between.
+/// Takes writes again, unless something else has failed since the attempt began.
 fn clear(state: &mut State) -> bool {
-    let Some(background) = state.background.take_if(|background| !background.is_fatal()) else {
+    let Some(background) = state.background.take_if(|background| background.is_retrying) else {
         return false;
     };
     background.doubtful.into_iter().for_each(|file| state.remember_obsolete(file));
@@ -122,12 +133,13 @@ pub(crate) async fn resume_now(shared: &Shared) -> Result<(), Error> {
         let mut state = shared.state();
         let Some(background) = &mut state.background else { return Ok(()) };
         background.is_retry_wanted = true;
-        background.failed_attempts
+        // One that is under way has seen the disk as it was.
+        state.attempts.begun
     };
     shared.wake_all();
     let answer = |state: &mut State| match &state.background {
         None => Some(Ok(())),
-        Some(background) if background.is_fatal() || background.failed_attempts > before => {
+        Some(background) if background.is_fatal() || state.attempts.failed > before => {
             Some(Err(background.error().clone()))
         }
         Some(_) => state.is_closing.then_some(Err(Error::Closed)),

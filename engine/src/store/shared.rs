@@ -27,6 +27,7 @@ use super::manifest::Manifest;
 use super::options::Options;
 use super::points;
 use super::rate::RateLimiter;
+use super::resume::Attempts;
 use super::snapshot::SnapshotList;
 use super::version::{Version, VersionSet};
 
@@ -74,6 +75,7 @@ pub(crate) struct State {
     pub(crate) manual_compactions: Vec<ManualCompaction>,
     /// What stopped writes, if they are stopped.
     pub(crate) background: Option<Background>,
+    pub(crate) attempts: Attempts,
     /// The families whose filters are at work: once for each flush or compaction.
     pub(crate) filtering: Vec<u32>,
     pub(crate) is_closing: bool,
@@ -167,6 +169,16 @@ impl Shared {
     /// Stops all writes, and returns the error that they get from now on: the first failure's. What is an answer already is
     /// returned as it is.
     pub(crate) fn fail(&self, during: &'static str, source: Error) -> Error {
+        self.fail_in_doubt(during, source, Vec::new())
+    }
+
+    /// As [`Shared::fail`]. Nobody knows whether these files are named by what is on the disk, or are there at all.
+    pub(crate) fn fail_in_doubt(
+        &self,
+        during: &'static str,
+        source: Error,
+        in_doubt: Vec<FileKind>,
+    ) -> Error {
         if matches!(source, Error::Background { .. } | Error::Closed) {
             return source;
         }
@@ -174,17 +186,8 @@ impl Shared {
         let severity = Severity::of(&source, self.site.dir.path());
         let error = Error::Background { severity, during, source: Arc::new(source) };
         tracing::warn!(%error, "writes are refused");
-        let answer = Background::add(&mut self.state().background, error, severity).clone();
+        let answer = Background::add(&mut self.state().background, error, severity, in_doubt).clone();
         self.wake_all();
-        answer
-    }
-
-    /// As [`Shared::fail`]. Nobody knows whether these files are named by what is on the disk, or are there at all.
-    pub(crate) fn fail_in_doubt(&self, during: &'static str, source: Error, files: Vec<FileKind>) -> Error {
-        let answer = self.fail(during, source);
-        if let Some(background) = &mut self.state().background {
-            background.doubtful.extend(files);
-        }
         answer
     }
 

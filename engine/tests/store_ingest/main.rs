@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cutwater_engine::store::{
-    Append, Error, Family, FamilyOptions, IngestOptions, MergeWith, Options, Snapshot, Store, TableWriter,
-    Verified, WriteOptions, repair,
+    Append, CompactionStyle, Error, Family, FamilyOptions, IngestOptions, MergeWith, Options, Snapshot,
+    Store, TableWriter, Universal, Verified, WriteOptions, repair,
 };
 
 mod refused;
@@ -157,20 +157,56 @@ fn a_table_goes_as_deep_as_nothing_is_over_it() {
         store.ingest(&[write(&at("2"), &[Put("e", "2")]).await], COPIES).await.unwrap();
         tables(&[0, 0, 0, 0, 0, 1, 1]);
         store.put(b"g", b"3", LOGGED).await.unwrap();
-        // The memtable has nothing of these, and stays.
+        // The memtable has nothing of these, and becomes a table all the same: nothing is older in one part, and newer in another.
         let two = [write(&at("3"), &[Put("h", "3")]).await, write(&at("4"), &[Put("a", "3")]).await];
         assert_eq!(store.ingest(&two, COPIES).await.unwrap(), 5);
-        tables(&[0, 0, 0, 0, 0, 1, 3]);
+        tables(&[1, 0, 0, 0, 0, 1, 3]);
         // The end of a range is not in it.
         store.ingest(&[write(&at("5"), &[Range("b", "d")]).await], COPIES).await.unwrap();
-        tables(&[0, 0, 0, 0, 0, 1, 4]);
+        tables(&[1, 0, 0, 0, 0, 1, 4]);
         store.ingest(&[write(&at("6"), &[Put("f", "6"), Put("gg", "6")]).await], COPIES).await.unwrap();
-        // It overlaps the memtable, which is a table now.
+        // It overlaps what was in the memtable.
         tables(&[2, 0, 0, 0, 0, 1, 4]);
         store.ingest(&[write(&at("7"), &[Put("g", "7")]).await], COPIES).await.unwrap();
         tables(&[3, 0, 0, 0, 0, 1, 4]);
         let expected = [("a", "3"), ("d", "1"), ("e", "2"), ("f", "6"), ("g", "7"), ("gg", "6"), ("h", "3")];
         assert_eq!(content(&store.default_family()).await, pairs(&expected));
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn level_0_keeps_its_order_when_what_was_ingested_is_merged() {
+    block_on(async {
+        let parent = tempfile::tempdir().unwrap();
+        let universal = Universal { size_ratio_percent: 100, ..Universal::default() };
+        let family = FamilyOptions {
+            compaction_style: CompactionStyle::Universal(universal),
+            level0_compaction_trigger: 2,
+            ..family_options()
+        };
+        let store =
+            Store::open(parent.path().join("db"), Options { family, ..Options::default() }).await.unwrap();
+        // The oldest run is large, and the next one stays on level 0 over it.
+        for run in [20_000, 4_000] {
+            store.put(b"a", &vec![b'.'; run], LOGGED).await.unwrap();
+            store.put(b"k", b"old", LOGGED).await.unwrap();
+            store.flush().await.unwrap();
+        }
+        store.put(b"k", b"older", LOGGED).await.unwrap();
+        store.put(b"zz", b"end", LOGGED).await.unwrap();
+        store.flush().await.unwrap();
+        // In memory only, and not in the range of the table.
+        store.put(b"k", b"new", LOGGED).await.unwrap();
+        let table = write(&parent.path().join("new.sst"), &[Put("z", "ingested")]).await;
+        store.ingest(&[table], COPIES).await.unwrap();
+        for _ in 0..3 {
+            store.put(b"y", b"more", LOGGED).await.unwrap();
+            store.flush().await.unwrap();
+            store.verify().await.unwrap();
+            let found = content(&store.default_family()).await;
+            assert_eq!(found["k"], "new", "{:?}", store.levels());
+        }
         store.close().await.unwrap();
     });
 }

@@ -47,7 +47,7 @@ fn tables_that_do_not_belong_here() {
         let tables = [
             (vec![], "no tables to ingest"),
             (vec![at("own")], "it was not made to be ingested"),
-            (vec![path.join(&own)], "it lies in the directory of the store"),
+            (vec![path.join(&own)], "it lies in the directory of a store"),
             (vec![at("missing")], "stat"),
             (vec![write(&at("m"), &[Put("a", "v"), Merge("b", "v")]).await], "the key b has an operand"),
             (

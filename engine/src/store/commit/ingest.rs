@@ -35,20 +35,20 @@ impl Commit {
         Ok(last_sequence)
     }
 
-    /// Has all that is older than the tables where it belongs: in tables, if they overlap it, and else in durable logs, or a loss of power
+    /// Has all that is older than the tables where it belongs. What their families have in memory goes to tables, whether it overlaps
+    /// them or not: what a memtable took before and after would lie in one table, and the sequence numbers of level 0 would not tell any more
+    /// which of its tables is newer once two of them are merged (RocksDB #5958, #10922). All else is in durable logs, or a loss of power
     /// could take what was written before. That the logs are durable is written down durably, too: once the tables are there, nothing may be
     /// missing that came before, and damage must not look like a torn tail.
     async fn settle_for(&mut self, tables: &[Staged]) -> Result<(), Error> {
         self.shared.check_writable()?;
-        let overlapped = {
+        let in_memory = {
             let state = self.shared.state();
-            let touches = |(key, file): &&Staged| {
-                state.families.get(key.id).is_some_and(|family| family.mem.touches(file))
-            };
-            tables.iter().filter(touches).map(|(key, _)| key.id).collect::<BTreeSet<u32>>()
+            let has_some = |id: &u32| state.families.get(*id).is_some_and(|family| !family.mem.is_empty());
+            tables.iter().map(|(key, _)| key.id).filter(has_some).collect::<BTreeSet<u32>>()
         };
-        sometimes!(points::FLUSHED_FIRST, !overlapped.is_empty());
-        for family in overlapped {
+        sometimes!(points::FLUSHED_FIRST, !in_memory.is_empty());
+        for family in in_memory {
             self.rotate(Some(family)).await?;
         }
         // Whoever waits for what was closed before gets exactly that, so no table may come in between.

@@ -66,7 +66,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let compacted = compact(&shared, id, compaction).await;
             drop(picking);
             if let Err(error) = compacted
-                && is_missing_space(&error)
+                && is_missing_space(&error, shared.site.dir.path())
             {
                 sometimes!(points::COMPACTION_WAITS, true);
                 tracing::warn!(%error, "a compaction finds no space, and is tried again later");
@@ -92,10 +92,21 @@ fn due(state: &State, family: &OpenFamily) -> Option<(u32, Compaction)> {
     Some((id, picked.or_else(|| pick_for_blobs(version, options))?))
 }
 
-/// One that finds no space for its tables changes nothing, and stops nobody.
+/// One that finds no space for its tables changes nothing, and stops nobody, unless writes wait for compactions.
 async fn compact(shared: &Arc<Shared>, family: u32, compaction: Compaction) -> Result<(), Error> {
     let result = job::run(shared, family, compaction).await;
-    result.map_err(|e| if is_missing_space(&e) { e } else { shared.fail("a compaction", e) })
+    let can_wait =
+        |e: &Error| is_missing_space(e, shared.site.dir.path()) && !has_full_level0(&shared.state());
+    result.map_err(|e| if can_wait(&e) { e } else { shared.fail("a compaction", e) })
+}
+
+/// True if no memtable of some family can be closed before a compaction.
+fn has_full_level0(state: &State) -> bool {
+    let is_full = |family: &OpenFamily| {
+        let tables = state.set.family(family.key.id).map_or(0, |family| family.version.levels[0].len());
+        tables >= family.options.level0_stop_writes_trigger
+    };
+    state.families.open().any(is_full)
 }
 
 /// Moves everything of a family, or of all, to the deepest level in use, or to level 1; in the universal style, to the deepest there is.

@@ -96,8 +96,8 @@ mod tests {
         assert_eq!(cut_at(&level, 2), [20]);
         assert_eq!(cut_at(&level, 4), [10, 20, 30]);
         assert_eq!(cut_at(&level, 9), [10, 20, 30], "each has a hundred bytes");
-        assert_eq!(cut_at(&level, 1), []);
-        assert_eq!(cut_at(&level[..1], 4), [], "one table has no key between its ends");
+        assert!(cut_at(&level, 1).is_empty());
+        assert!(cut_at(&level[..1], 4).is_empty(), "one table has no key between its ends");
         assert_eq!(cut_at(&[&level[..], &[file(0, 39, 4000)]].concat(), 2), [20]);
     }
 

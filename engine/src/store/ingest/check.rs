@@ -8,8 +8,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use cutwater_io::fs;
+
 use super::{Wanted, refused};
-use crate::store::error::Error;
+use crate::store::error::{Error, IoContext};
+use crate::store::filenames::FileKind;
 use crate::store::iter::Entry;
 use crate::store::key::ValueKind;
 use crate::store::options::FamilyOptions;
@@ -28,8 +31,10 @@ pub(super) async fn check_all(shared: &Shared, wanted: &[Wanted]) -> Result<Vec<
     let mut checked = Vec::new();
     for (key, path) in wanted {
         let options = shared.state().families.writable(key)?.options.clone();
-        if path.parent() == Some(shared.site.dir.path()) {
-            return Err(refused(path, "it lies in the directory of the store"));
+        // By what is there, and not by its name, which may be another one of the same directory.
+        let beside = path.with_file_name(FileKind::Current.name());
+        if fs::try_exists(&beside).await.during("stat", &beside)? {
+            return Err(refused(path, "it lies in the directory of a store"));
         }
         let meta = check(path, key.id, &options).await?;
         checked.push(((key.clone(), path.clone()), meta));

@@ -3,7 +3,7 @@
 //!
 //! In order: every file is read to its end and checked (`check`), before anything is done. Each gets a link or a copy in the store's
 //! directory under a new number, durable with its name (`stage`). Then the commit task, which has no write under way, flushes the
-//! memtables that the tables overlap, gives each table a sequence number above all that was written so far, and installs them in one
+//! memtables of the families that the tables are for, gives each table a sequence number above all that was written so far, and installs them in one
 //! atomic edit (`super::commit`), each on the deepest level where it is under nothing older (`place`). Whoever took a snapshot before
 //! does not see them, and every later write is above them.
 //!
@@ -37,7 +37,9 @@ use check::check_all;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IngestOptions {
     /// The files are linked into the store, not copied, and lose their own names once that is durable. Where a link is refused, as
-    /// between file systems, they are copied all the same. (RocksDB's `move_files`, with `failed_move_fall_back_to_copy`.)
+    /// between file systems, they are copied all the same. (RocksDB's `move_files`, with `failed_move_fall_back_to_copy`.) A file that was
+    /// linked is synced as it is: if a sync of it has failed before, in whoever wrote it or in an ingestion, it is to be written anew or
+    /// copied, as the kernel may count as durable what is not.
     pub moves: bool,
 }
 
@@ -78,6 +80,8 @@ pub(super) async fn run(
     options: IngestOptions,
 ) -> Result<u64, Error> {
     let _one_at_a_time = shared.ingesting.lock().await;
+    // No family goes while its tables are on the way.
+    let _stays = shared.families_change.lock().await;
     shared.check_writable()?;
     let checked = check_all(&shared, &wanted).await?;
     let mut staged = Vec::new();

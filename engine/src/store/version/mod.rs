@@ -30,6 +30,15 @@ pub struct Version {
     pub log_number: u64,
 }
 
+/// True if sequence numbers tell that a table of level 0 is newer than one of those behind it. (RocksDB's rule,
+/// `VersionBuilder::CheckConsistency`: one that was ingested may lie within the writes of a memtable.)
+fn is_newer(newer: &FileMeta, older: &FileMeta) -> bool {
+    match older.smallest_sequence == older.largest_sequence {
+        true => older.smallest_sequence == 0 || older.smallest_sequence < newer.largest_sequence,
+        false => newer.smallest_sequence > older.smallest_sequence,
+    }
+}
+
 impl Version {
     /// Without tables.
     pub fn empty(num_levels: usize) -> Version {
@@ -91,6 +100,13 @@ impl Version {
             if file.smallest > file.largest || file.smallest_sequence > file.largest_sequence {
                 return Err(format!("table {} at level {level} ends before it begins", file.number));
             }
+        }
+        let newest_first = self.levels.first().map_or(&[][..], |level0| level0);
+        if let Some([newer, older]) = newest_first.array_windows().find(|[a, b]| !is_newer(a, b)) {
+            return Err(format!(
+                "table {} of level 0 is neither newer nor older than table {}",
+                newer.number, older.number
+            ));
         }
         for (level, files) in self.levels.iter().enumerate().skip(1) {
             if let Some(pair) = files.windows(2).find(|pair| pair[0].largest >= pair[1].smallest) {
