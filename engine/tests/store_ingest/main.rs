@@ -179,34 +179,31 @@ fn a_table_goes_as_deep_as_nothing_is_over_it() {
 fn level_0_keeps_its_order_when_what_was_ingested_is_merged() {
     block_on(async {
         let parent = tempfile::tempdir().unwrap();
-        let universal = Universal { size_ratio_percent: 100, ..Universal::default() };
         let family = FamilyOptions {
-            compaction_style: CompactionStyle::Universal(universal),
-            level0_compaction_trigger: 2,
+            compaction_style: CompactionStyle::Universal(Universal::default()),
+            level0_compaction_trigger: 4,
             ..family_options()
         };
         let store =
             Store::open(parent.path().join("db"), Options { family, ..Options::default() }).await.unwrap();
-        // The oldest run is large, and the next one stays on level 0 over it.
-        for run in [20_000, 4_000] {
-            store.put(b"a", &vec![b'.'; run], LOGGED).await.unwrap();
-            store.put(b"k", b"old", LOGGED).await.unwrap();
-            store.flush().await.unwrap();
-        }
-        store.put(b"k", b"older", LOGGED).await.unwrap();
+        // Three runs, each much larger than the newer ones.
+        store.put(b"a", &[b'.'; 400_000], LOGGED).await.unwrap();
+        store.compact_all().await.unwrap();
+        store.put(b"b", &[b'.'; 40_000], LOGGED).await.unwrap();
+        store.flush().await.unwrap();
+        store.put(b"k", b"old", LOGGED).await.unwrap();
         store.put(b"zz", b"end", LOGGED).await.unwrap();
         store.flush().await.unwrap();
-        // In memory only, and not in the range of the table.
+        // In memory only, and not in the range of the table, which goes on top and is merged with the run below.
         store.put(b"k", b"new", LOGGED).await.unwrap();
-        let table = write(&parent.path().join("new.sst"), &[Put("z", "ingested")]).await;
+        let table = write(&parent.path().join("new.sst"), &[Put("z", &"i".repeat(2000))]).await;
         store.ingest(&[table], COPIES).await.unwrap();
-        for _ in 0..3 {
-            store.put(b"y", b"more", LOGGED).await.unwrap();
-            store.flush().await.unwrap();
-            store.verify().await.unwrap();
-            let found = content(&store.default_family()).await;
-            assert_eq!(found["k"], "new", "{:?}", store.levels());
+        while store.levels()[0].0 > 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
+        store.flush().await.unwrap();
+        store.verify().await.unwrap();
+        assert_eq!(store.get(b"k").await.unwrap(), Some(b"new".to_vec()), "{:?}", store.levels());
         store.close().await.unwrap();
     });
 }
