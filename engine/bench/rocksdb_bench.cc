@@ -31,6 +31,7 @@ using namespace rocksdb;
 namespace {
 
 constexpr size_t kKeyBytes = 16, kValueBytes = 100, kSyncedWrites = 2000, kLogBytes = 64 << 20;
+constexpr size_t kBlobValueBytes = 4096;  // of tests of blob files, which have a sixth as many keys
 
 void Check(const Status& status) {
   if (status.ok()) return;
@@ -108,8 +109,8 @@ struct Bench {
     memcpy(&key[8], "padding_", 8);
     return key;
   }
-  Slice Value(uint64_t i) const {
-    return Slice(values.data() + (i * 131) % (values.size() - kValueBytes), kValueBytes);
+  Slice Value(uint64_t i, size_t len = kValueBytes) const {
+    return Slice(values.data() + (i * 131) % (values.size() - len), len);
   }
   uint64_t Permuted(uint64_t i) const { return (i * 11400714819323198485ull + 0x9e3779b97f4a7c15ull) % n; }
 
@@ -137,6 +138,16 @@ struct Bench {
     return std::unique_ptr<DB>(db);
   }
   std::unique_ptr<DB> Open(const std::string& path) const { return Open(path, MakeOptions()); }
+
+  // Values of some length are in blob files, of which the oldest quarter is emptied.
+  std::unique_ptr<DB> OpenBlobs(const std::string& path) const {
+    auto options = MakeOptions();
+    options.enable_blob_files = true;
+    options.min_blob_size = 512;
+    options.enable_blob_garbage_collection = true;
+    options.blob_garbage_collection_age_cutoff = 0.25;
+    return Open(path, options);
+  }
 
   std::string Fresh(const char* name) const {
     std::string path = dir + "/" + name;
@@ -168,7 +179,8 @@ struct Bench {
     }
   }
 
-  void Fill(const std::string& test, DB* db, uint64_t ops, bool sequential, bool sync, uint64_t batch_len, int writers) {
+  void Fill(const std::string& test, DB* db, uint64_t ops, bool sequential, bool sync, uint64_t batch_len, int writers,
+            size_t value_bytes = kValueBytes) {
     std::vector<Histogram> latencies(writers);
     WriteOptions write;
     write.sync = sync;
@@ -180,7 +192,7 @@ struct Bench {
         WriteBatch batch;
         for (uint64_t i = w; i < ops; i += writers) {
           auto before = std::chrono::steady_clock::now();
-          batch.Put(Key(sequential ? i : Permuted(random.Next())), Value(i));
+          batch.Put(Key(sequential ? i : Permuted(random.Next())), Value(i, value_bytes));
           if (batch.Count() == batch_len) {
             Check(db->Write(write, &batch));
             batch.Clear();
@@ -193,12 +205,12 @@ struct Bench {
     Histogram latency;
     for (auto& other : latencies) latency.Merge(other);
     Settle(db);
-    Report(test, ops, &latency, ops * double(kKeyBytes + kValueBytes), end_s);
+    Report(test, ops, &latency, ops * double(kKeyBytes + value_bytes), end_s);
   }
 
   // Each is warmed up with a quarter of the calls.
   void Read(const std::string& test, uint64_t ops, const std::function<void(DB*, Random&)>& call) {
-    auto db = Open(dir + "/random");
+    auto db = test == "blobread" ? OpenBlobs(dir + "/blobs") : Open(dir + "/random");
     Random random{0x9e3779b97f4a7c15ull ^ ops};
     for (uint64_t i = 0; i < ops / 4; i++) call(db.get(), random);
     Histogram latency;
@@ -228,7 +240,11 @@ struct Bench {
       Fill(test, Open(Fresh("sync")).get(), kSyncedWrites, false, true, 1, 1);
     } else if (test == "fillsync4") {
       Fill(test, Open(Fresh("sync")).get(), kSyncedWrites, false, true, 1, 4);
-    } else if (test == "readrandom" || test == "readrandom-large") {
+    } else if (test == "blobfill") {
+      Fill(test, OpenBlobs(Fresh("blobs")).get(), n / 6, false, false, 1, 1, kBlobValueBytes);
+    } else if (test == "bloboverwrite") {
+      Fill(test, OpenBlobs(dir + "/blobs").get(), n / 6, false, false, 1, 1, kBlobValueBytes);
+    } else if (test == "readrandom" || test == "readrandom-large" || test == "blobread") {
       if (test == "readrandom-large") cache_mib = 256;
       Read(test, n / 2, [&](DB* db, Random& random) {
         PinnableSlice value;

@@ -52,9 +52,15 @@ mod real {
         "reopen",
         "walrecover",
         "checkpoint",
+        "blobfill",
+        "bloboverwrite",
+        "blobread",
     ];
     const KEY_BYTES: usize = 16;
     const VALUE_BYTES: usize = 100;
+    /// Of the tests of blob files, which have a sixth as many keys.
+    const BLOB_VALUE_BYTES: usize = 4096;
+    const MIN_BLOB_BYTES: u64 = 512;
     const SYNCED_WRITES: u64 = 2000;
     /// What `walrecover` writes to the log. Bytes.
     const LOG_BYTES: u64 = 64 << 20;
@@ -217,8 +223,12 @@ mod real {
         }
 
         fn value(&self, i: u64) -> &[u8] {
-            let at = (i as usize * 131) % (self.values.len() - VALUE_BYTES);
-            &self.values[at..at + VALUE_BYTES]
+            self.value_of(i, VALUE_BYTES)
+        }
+
+        fn value_of(&self, i: u64, len_bytes: usize) -> &[u8] {
+            let at = (i as usize * 131) % (self.values.len() - len_bytes);
+            &self.values[at..at + len_bytes]
         }
 
         fn permuted(&self, i: u64) -> u64 {
@@ -237,6 +247,13 @@ mod real {
 
         async fn open(&self, path: &Path) -> Result<Store, Failure> {
             Ok(Store::open(path, self.options.clone()).await?)
+        }
+
+        /// With values of some length in blob files, of which the oldest quarter is emptied.
+        async fn open_blobs(&self, path: &Path) -> Result<Store, Failure> {
+            let family =
+                FamilyOptions { min_blob_bytes: Some(MIN_BLOB_BYTES), ..self.options.family.clone() };
+            Ok(Store::open(path, Options { family, ..self.options.clone() }).await?)
         }
 
         async fn open_random(&self) -> Result<Store, Failure> {
@@ -309,6 +326,17 @@ mod real {
                     self.report(test, 1, &start, start.at.elapsed(), None, 0.0);
                     store.close().await?;
                 }
+                "blobfill" => {
+                    let store = self.open_blobs(&self.fresh("blobs")?).await?;
+                    self.fill(test, &store, self.n / 6, 1, 1, LOGGED).await?;
+                    store.close().await?;
+                }
+                "bloboverwrite" => {
+                    let store = self.open_blobs(&self.dir.join("blobs")).await?;
+                    self.fill(test, &store, self.n / 6, 1, 1, LOGGED).await?;
+                    store.close().await?;
+                }
+                "blobread" => self.read(test).await?,
                 other => unreachable!("{other} is in the list of tests"),
             }
             Ok(())
@@ -324,6 +352,7 @@ mod real {
             options: WriteOptions,
         ) -> Result<(), Failure> {
             let is_sequential = matches!(test, "fillseq" | "fillbatch100");
+            let value_bytes = if test.starts_with("blob") { BLOB_VALUE_BYTES } else { VALUE_BYTES };
             let start = Start::now();
             let tasks: Vec<_> = (0..writers)
                 .map(|writer| {
@@ -335,7 +364,7 @@ mod real {
                         for i in (writer..ops).step_by(writers as usize) {
                             let before = Instant::now();
                             let number = if is_sequential { i } else { bench.permuted(random.next()) };
-                            batch.put(&bench.key(number), bench.value(i));
+                            batch.put(&bench.key(number), bench.value_of(i, value_bytes));
                             if u64::from(batch.count()) == batch_len {
                                 store.write(std::mem::take(&mut batch), options).await?;
                             }
@@ -351,7 +380,7 @@ mod real {
             }
             let elapsed = start.at.elapsed();
             self.settle(store).await?;
-            let user_bytes = (ops * (KEY_BYTES + VALUE_BYTES) as u64) as f64;
+            let user_bytes = (ops * (KEY_BYTES + value_bytes) as u64) as f64;
             self.report(test, ops, &start, elapsed, Some(&latencies), user_bytes);
             Ok(())
         }
@@ -376,7 +405,10 @@ mod real {
             if test == "readrandom-large" {
                 options.block_cache_bytes = LARGE_CACHE_MIB << 20;
             }
-            let store = Store::open(self.dir.join("random"), options).await?;
+            let store = match test {
+                "blobread" => self.open_blobs(&self.dir.join("blobs")).await?,
+                _ => Store::open(self.dir.join("random"), options).await?,
+            };
             let ops = if test == "seekrandom10" { self.n / 10 } else { self.n / 2 };
             let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ ops);
             for _ in 0..ops / 4 {

@@ -72,7 +72,16 @@ impl Cluster {
             sweep_interval: 200 * MS,
             keep_versions: cutwater_engine::checkpoint::log::KEEP_VERSIONS,
         };
-        task::spawn(async move { coordinator::run(config).await.unwrap() }).abort_on_drop()
+        // While nobody listens there, a worker that calls may be given the same port for its own end, and have it for a moment.
+        let run = async move {
+            loop {
+                match coordinator::run(config.clone()).await {
+                    Err(coordinator::Error::Bind { .. }) => time::sleep(50 * MS).await,
+                    ended => return ended.unwrap(),
+                }
+            }
+        };
+        task::spawn(run).abort_on_drop()
     }
 
     fn worker(&self, name: &str) -> AbortOnDrop<()> {
