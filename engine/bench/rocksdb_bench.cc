@@ -241,9 +241,9 @@ struct Bench {
     } else if (test == "fillsync4") {
       Fill(test, Open(Fresh("sync")).get(), kSyncedWrites, false, true, 1, 4);
     } else if (test == "blobfill") {
-      Fill(test, OpenBlobs(Fresh("blobs")).get(), n / 6, false, false, 1, 1, kBlobValueBytes);
+      Fill(test, OpenBlobs(Fresh("blobs")).get(), n, false, false, 1, 1, kBlobValueBytes);
     } else if (test == "bloboverwrite") {
-      Fill(test, OpenBlobs(dir + "/blobs").get(), n / 6, false, false, 1, 1, kBlobValueBytes);
+      Fill(test, OpenBlobs(dir + "/blobs").get(), n, false, false, 1, 1, kBlobValueBytes);
     } else if (test == "readrandom" || test == "readrandom-large" || test == "blobread") {
       if (test == "readrandom-large") cache_mib = 256;
       Read(test, n / 2, [&](DB* db, Random& random) {
@@ -323,6 +323,9 @@ int main(int argc, char** argv) {
   }
   size_t cache_mib = argc > 4 ? strtoull(argv[4], nullptr, 10) : 8;
   std::string tests = std::string(argv[3]) + ",";
-  for (size_t from = 0, to; (to = tests.find(',', from)) != std::string::npos; from = to + 1)
-    Bench(argv[1], strtoull(argv[2], nullptr, 10), cache_mib).Run(tests.substr(from, to - from));
+  for (size_t from = 0, to; (to = tests.find(',', from)) != std::string::npos; from = to + 1) {
+    std::string test = tests.substr(from, to - from);
+    uint64_t n = strtoull(argv[2], nullptr, 10);
+    Bench(argv[1], test.rfind("blob", 0) == 0 ? n / 6 : n, cache_mib).Run(test);
+  }
 }

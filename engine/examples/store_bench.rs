@@ -109,9 +109,8 @@ mod real {
         if let Some(unknown) = tests.iter().find(|test| !TESTS.contains(test)) {
             return Err(format!("unknown test {unknown}; there are: {}", TESTS.join(", ")).into());
         }
-        let bench = Arc::new(Bench::new(&arguments));
         for test in tests {
-            bench.clone().test(test).await?;
+            Arc::new(Bench::new(&arguments, test)).test(test).await?;
         }
         Ok(())
     }
@@ -205,11 +204,12 @@ mod real {
     }
 
     impl Bench {
-        fn new(arguments: &Arguments) -> Self {
+        fn new(arguments: &Arguments, test: &str) -> Self {
             let mut random = Random(WRITE_SEED);
+            let n = if test.starts_with("blob") { arguments.n / 6 } else { arguments.n };
             Bench {
                 dir: arguments.dir.clone(),
-                n: arguments.n.max(1),
+                n: n.max(1),
                 options: Options { block_cache_bytes: arguments.cache_mib << 20, ..Options::default() },
                 is_json: arguments.json,
                 values: (0..1 << 20).map(|_| random.next() as u8).collect(),
@@ -328,12 +328,12 @@ mod real {
                 }
                 "blobfill" => {
                     let store = self.open_blobs(&self.fresh("blobs")?).await?;
-                    self.fill(test, &store, self.n / 6, 1, 1, LOGGED).await?;
+                    self.fill(test, &store, self.n, 1, 1, LOGGED).await?;
                     store.close().await?;
                 }
                 "bloboverwrite" => {
                     let store = self.open_blobs(&self.dir.join("blobs")).await?;
-                    self.fill(test, &store, self.n / 6, 1, 1, LOGGED).await?;
+                    self.fill(test, &store, self.n, 1, 1, LOGGED).await?;
                     store.close().await?;
                 }
                 "blobread" => self.read(test).await?,
