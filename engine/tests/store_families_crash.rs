@@ -2,7 +2,6 @@
 //! and goes. At drawn moments the disk is copied, the copy loses power, and what a store finds on it must be one prefix of the
 //! batches, the same in every family, with all that was synced.
 #![cfg(madsim)]
-#![expect(clippy::disallowed_methods, reason = "each run is on a fresh thread")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -10,8 +9,12 @@ use std::time::Duration;
 
 use cutwater_engine::store::{Error, Family, FamilyOptions, Options, Store, WriteBatch, WriteOptions};
 use cutwater_io::sim::disk::Disk;
-use cutwater_io::sim::{Config, Draw, Env, Key, NodeId, Quiet, Survivors};
+use cutwater_io::sim::{Draw, Key, NodeId, Survivors};
 use cutwater_io::time;
+
+#[path = "common/simulated.rs"]
+mod simulated;
+use simulated::simulate;
 
 const DB: &str = "/db";
 const NODE: NodeId = NodeId(1);
@@ -37,27 +40,6 @@ struct Progress {
 struct Image {
     disk: Disk,
     before: Progress,
-}
-
-fn simulate<T: Send + 'static>(seed: u64, future: impl AsyncFnOnce(Arc<Env>) -> T + Send + 'static) -> T {
-    let run = move || {
-        let mut runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
-        runtime.add_simulator::<Env>();
-        runtime.set_time_limit(Duration::from_secs(600));
-        runtime.block_on(async move {
-            let env = Env::install(Config {
-                key: Key::root(seed),
-                record: false,
-                disk: Default::default(),
-                net: Default::default(),
-                objects: Default::default(),
-                classify: |_| "other",
-                injector: Box::new(Quiet),
-            });
-            future(env).await
-        })
-    };
-    std::thread::spawn(run).join().unwrap()
 }
 
 fn family_options(write_buffer_bytes: u64) -> FamilyOptions {

@@ -2,7 +2,6 @@
 //! store has resumed, what was refused is not, and a copy of the disk that loses power on the way holds a prefix with all that was
 //! synced.
 #![cfg(madsim)]
-#![expect(clippy::disallowed_methods, reason = "each run is on a fresh thread")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -12,8 +11,12 @@ use cutwater_engine::store::{
     Error, Family, FamilyOptions, Options, Severity, Store, WriteBatch, WriteOptions,
 };
 use cutwater_io::sim::disk::Disk;
-use cutwater_io::sim::{Config, Draw, Env, Key, NodeId, Quiet, Survivors};
+use cutwater_io::sim::{Draw, Key, NodeId, Survivors};
 use cutwater_io::time;
+
+#[path = "common/simulated.rs"]
+mod simulated;
+use simulated::simulate;
 
 const DB: &str = "/db";
 const NODE: NodeId = NodeId(1);
@@ -31,27 +34,6 @@ struct Progress {
     /// All that were acknowledged up to this one are durable.
     durable: Option<usize>,
     resumed: usize,
-}
-
-fn simulate<T: Send + 'static>(seed: u64, future: impl AsyncFnOnce(Arc<Env>) -> T + Send + 'static) -> T {
-    let run = move || {
-        let mut runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
-        runtime.add_simulator::<Env>();
-        runtime.set_time_limit(Duration::from_secs(600));
-        runtime.block_on(async move {
-            let env = Env::install(Config {
-                key: Key::root(seed),
-                record: false,
-                disk: Default::default(),
-                net: Default::default(),
-                objects: Default::default(),
-                classify: |_| "other",
-                injector: Box::new(Quiet),
-            });
-            future(env).await
-        })
-    };
-    std::thread::spawn(run).join().unwrap()
 }
 
 async fn open() -> Result<Store, Error> {
