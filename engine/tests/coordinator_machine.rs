@@ -142,7 +142,8 @@ impl World {
     fn execute(&mut self, decisions: Vec<Decision>) {
         for decision in decisions {
             match decision {
-                Decision::Trigger(id) => {
+                Decision::Trigger(barrier) => {
+                    let id = barrier.checkpoint;
                     assert!(self.triggered.last().is_none_or(|last| *last < id), "ids grow");
                     assert!(id.0 < self.register.next_id_bound, "an id that nobody reserved");
                     self.triggered.push(id);

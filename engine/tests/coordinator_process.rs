@@ -141,7 +141,8 @@ impl FakeWorker {
                         say(&mut sender, ToCoordinator::Running { attempt, task: *task }).await;
                     }
                 }
-                FromCoordinator::Trigger { attempt: of, checkpoint } if of == attempt => {
+                FromCoordinator::Trigger { attempt: of, barrier } if of == attempt => {
+                    let checkpoint = barrier.checkpoint;
                     // The fake needs no barriers: each worker runs a source, and each task snapshots at once.
                     for (task, (range, parallelism, tables)) in &mut tasks {
                         let state =

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use super::acknowledge;
 use super::assign::VertexPlan;
+use super::barrier::Barrier;
 use super::layout::Layout;
 use super::log::CompletedCheckpoint;
 use super::metadata;
@@ -54,8 +55,8 @@ pub struct CheckpointConfig {
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Tell the sources to emit a barrier.
-    Trigger(CheckpointId),
+    /// Tell the sources to emit this barrier.
+    Trigger(Barrier),
     /// Raise the register's bound of ids; answered by [`Coordinator::ids_reserved`].
     ReserveIds(u64),
     /// Make the metadata durable; answered by [`Coordinator::metadata_written`] or [`Coordinator::metadata_failed`].
@@ -476,7 +477,7 @@ impl Coordinator {
                 _span: tracing::debug_span!("checkpoint", %id),
             },
         );
-        decisions.push(Decision::Trigger(id));
+        decisions.push(Decision::Trigger(Barrier::aligned(id)));
     }
 
     fn register(&mut self, id: CheckpointId, state: &SubtaskState, is_late: bool) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 mod acknowledge;
 pub mod assign;
+pub mod barrier;
 pub mod coordinator;
 mod envelope;
 pub mod layout;

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::checkpoint::barrier::Barrier;
 use crate::checkpoint::snapshot::{CheckpointId, KeyGroupRange, SubtaskState};
 
 /// A deployment of the job: the leader's epoch, and the how many-th deployment of that leader. Fences everything.
@@ -127,7 +128,7 @@ pub enum FromCoordinator {
     /// End every task of this and older attempts.
     Cancel { attempt: Attempt },
     /// Begin a checkpoint: sources emit its barrier.
-    Trigger { attempt: Attempt, checkpoint: CheckpointId },
+    Trigger { attempt: Attempt, barrier: Barrier },
     /// The checkpoint is durable: commit.
     NotifyComplete { attempt: Attempt, checkpoint: CheckpointId },
     /// The checkpoint will never be: forget it.

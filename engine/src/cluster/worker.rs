@@ -299,7 +299,7 @@ impl Worker {
                 Decision::Command(command) => {
                     for commands in self.running.iter().flat_map(|running| &running.commands) {
                         // A task that has ended has said why.
-                        let _ = commands.send(command);
+                        let _ = commands.send(command.clone());
                     }
                 }
                 Decision::Say(event) => {

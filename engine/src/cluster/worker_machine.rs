@@ -7,7 +7,6 @@
 //! - commands and events of another attempt than the running one are dropped;
 //! - without a leader nothing runs: what the tasks would do could not be acknowledged anyway, and the leader deploys anew.
 
-use crate::checkpoint::snapshot::CheckpointId;
 use crate::stream::task::Command;
 
 use super::rpc::{Attempt, FromCoordinator, JobSpec, Placement, TaskDeployment, ToCoordinator};
@@ -112,14 +111,12 @@ impl Machine {
                 }
             }
             FromCoordinator::Finish { attempt } if self.running == Some(attempt) => self.end_tasks(),
-            FromCoordinator::Trigger { attempt, checkpoint } => {
-                self.command(attempt, Command::Trigger, checkpoint)
-            }
+            FromCoordinator::Trigger { attempt, barrier } => self.command(attempt, Command::Trigger(barrier)),
             FromCoordinator::NotifyComplete { attempt, checkpoint } => {
-                self.command(attempt, Command::Complete, checkpoint)
+                self.command(attempt, Command::Complete(checkpoint))
             }
             FromCoordinator::NotifyAborted { attempt, checkpoint } => {
-                self.command(attempt, Command::Aborted, checkpoint)
+                self.command(attempt, Command::Aborted(checkpoint))
             }
             FromCoordinator::NotLeader { .. } => vec![Decision::Disconnect],
             FromCoordinator::Welcome { epoch } => self.step(Fact::Welcomed { epoch }),
@@ -133,13 +130,8 @@ impl Machine {
         }
     }
 
-    fn command(
-        &self,
-        attempt: Attempt,
-        command: fn(CheckpointId) -> Command,
-        id: CheckpointId,
-    ) -> Vec<Decision> {
-        if self.running == Some(attempt) { vec![Decision::Command(command(id))] } else { Vec::new() }
+    fn command(&self, attempt: Attempt, command: Command) -> Vec<Decision> {
+        if self.running == Some(attempt) { vec![Decision::Command(command)] } else { Vec::new() }
     }
 
     fn end_tasks(&mut self) -> Vec<Decision> {
@@ -170,6 +162,8 @@ fn attempt_of(event: &ToCoordinator) -> Option<Attempt> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::barrier::Barrier;
+    use crate::checkpoint::snapshot::CheckpointId;
     use crate::cluster::rpc::TaskId;
     use proptest::prelude::*;
 
@@ -222,11 +216,12 @@ mod tests {
     fn commands_and_events_are_of_the_running_attempt() {
         let mut machine = Machine::default();
         machine.step(deploy(attempt(3, 1)));
-        let trigger =
-            |attempt| Fact::Heard(FromCoordinator::Trigger { attempt, checkpoint: CheckpointId(1) });
+        let trigger = |attempt| {
+            Fact::Heard(FromCoordinator::Trigger { attempt, barrier: Barrier::aligned(CheckpointId(1)) })
+        };
         assert_eq!(
             machine.step(trigger(attempt(3, 1))),
-            [Decision::Command(Command::Trigger(CheckpointId(1)))]
+            [Decision::Command(Command::Trigger(Barrier::aligned(CheckpointId(1))))]
         );
         assert!(machine.step(trigger(attempt(3, 2))).is_empty());
         let running = |attempt| ToCoordinator::Running { attempt, task: TaskId { vertex: 0, subtask: 0 } };

@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::record::{Decoder, Element, MAX_BATCH_BYTES, Malformed, Record};
 use super::{Error, exchange};
-use crate::checkpoint::snapshot::CheckpointId;
+use crate::checkpoint::barrier::Barrier;
 use crate::cluster::rpc::{self, Attempt, TaskId};
 
 /// A batch is sent when it has this many bytes.
@@ -289,9 +289,9 @@ impl Output {
     ///
     /// # Errors
     /// If a channel is broken.
-    pub async fn barrier(&mut self, checkpoint: CheckpointId) -> Result<(), Error> {
+    pub async fn barrier(&mut self, barrier: &Barrier) -> Result<(), Error> {
         for channel in self.edges.iter_mut().flatten() {
-            Element::Barrier(checkpoint).encode(&mut channel.batch);
+            Element::Barrier(barrier.clone()).encode(&mut channel.batch);
         }
         self.flush().await
     }

@@ -233,10 +233,10 @@ impl Leader {
     fn execute(&mut self, decisions: Vec<Decision>, connections: &mut Connections) {
         for decision in decisions {
             match decision {
-                Decision::Trigger(checkpoint) => {
+                Decision::Trigger(barrier) => {
                     self.tell_tasks(connections, true, |attempt| FromCoordinator::Trigger {
                         attempt,
-                        checkpoint,
+                        barrier: barrier.clone(),
                     });
                 }
                 Decision::NotifyComplete(checkpoint) => {

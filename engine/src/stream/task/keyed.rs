@@ -10,6 +10,7 @@ use futures::FutureExt;
 
 use super::background::Background;
 use super::{CLOSE_LIMIT, Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
+use crate::checkpoint::barrier::Barrier;
 use crate::checkpoint::snapshot::{CheckpointId, KeyedSnapshot, SubtaskState};
 use crate::state::upload::{self, Uploaded};
 use crate::state::{self, KeyedState, dirs, restore};
@@ -83,8 +84,8 @@ impl KeyedTask<'_> {
             while let Some((channel, element)) = self.input.buffered(|i| self.aligner.is_blocked(i))? {
                 match element {
                     Element::Record(record) => self.process(record, &mut out).await?,
-                    Element::Barrier(checkpoint) => {
-                        self.barrier(channel, checkpoint).await?;
+                    Element::Barrier(barrier) => {
+                        self.barrier(channel, barrier).await?;
                         break;
                     }
                 }
@@ -125,15 +126,15 @@ impl KeyedTask<'_> {
         Ok(())
     }
 
-    async fn barrier(&mut self, channel: usize, checkpoint: CheckpointId) -> Result<(), Error> {
-        let decision = self.aligner.barrier(channel, checkpoint);
+    async fn barrier(&mut self, channel: usize, barrier: Barrier) -> Result<(), Error> {
+        let decision = self.aligner.barrier(channel, barrier.checkpoint);
         if let Some(older) = decision.declined {
             sometimes!(points::ALIGNMENT_SUPERSEDED, true);
-            self.context.decline(older, format!("superseded by checkpoint {checkpoint}"));
+            self.context.decline(older, format!("superseded by checkpoint {}", barrier.checkpoint));
         }
         let Some(checkpoint) = decision.snapshot else { return Ok(()) };
         sometimes!(points::ALIGNED_BLOCKED, self.input.channels() > 1);
-        self.output.barrier(checkpoint).await?;
+        self.output.barrier(&barrier).await?;
         point!(points::BARRIER_SENT);
         let linked = self.state.link(checkpoint).boxed().await?;
         let uploaded = Uploaded::default();

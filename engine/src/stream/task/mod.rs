@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use super::Error;
 use super::channel::{Expected, Input, Output};
 use super::graph::{JobGraph, VertexKind};
+use crate::checkpoint::barrier::Barrier;
 use crate::checkpoint::layout::Layout;
 use crate::checkpoint::snapshot::{CheckpointId, SubtaskState};
 use crate::cluster::rpc::{Attempt, Placement, TaskDeployment, TaskId, ToCoordinator};
@@ -43,10 +44,10 @@ const RECORDS_PER_CHARGE: u32 = 256;
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the coordinator wants of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Emit the barrier of a checkpoint; for sources.
-    Trigger(CheckpointId),
+    /// Emit this barrier; for sources.
+    Trigger(Barrier),
     /// The checkpoint is durable.
     Complete(CheckpointId),
     /// The checkpoint will never be.

@@ -9,6 +9,7 @@ use futures::FutureExt;
 
 use super::background::Background;
 use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
+use crate::checkpoint::barrier::Barrier;
 use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkTransaction, SubtaskState};
 use crate::cluster::rpc::ToCoordinator;
 use crate::state::blob;
@@ -92,8 +93,8 @@ impl SinkTask {
                         self.transactions.push(&record);
                         self.charge().await;
                     }
-                    Element::Barrier(checkpoint) => {
-                        self.barrier(channel, checkpoint);
+                    Element::Barrier(barrier) => {
+                        self.barrier(channel, barrier);
                         break;
                     }
                 }
@@ -137,11 +138,11 @@ impl SinkTask {
         }
     }
 
-    fn barrier(&mut self, channel: usize, checkpoint: CheckpointId) {
-        let decision = self.aligner.barrier(channel, checkpoint);
+    fn barrier(&mut self, channel: usize, barrier: Barrier) {
+        let decision = self.aligner.barrier(channel, barrier.checkpoint);
         if let Some(older) = decision.declined {
             sometimes!(points::ALIGNMENT_SUPERSEDED, true);
-            self.context.decline(older, format!("superseded by checkpoint {checkpoint}"));
+            self.context.decline(older, format!("superseded by checkpoint {}", barrier.checkpoint));
         }
         let Some(checkpoint) = decision.snapshot else { return };
         sometimes!(points::ALIGNED_BLOCKED, self.input.channels() > 1);

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
+use crate::checkpoint::barrier::Barrier;
 use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SubtaskState};
 use crate::cluster::rpc::ToCoordinator;
 use crate::stream::channel::Output;
@@ -134,7 +135,7 @@ impl SourceTask {
 
     async fn obey(&mut self, command: Command) -> Result<(), Error> {
         match command {
-            Command::Trigger(checkpoint) => self.trigger(checkpoint).await,
+            Command::Trigger(barrier) => self.trigger(barrier).await,
             Command::Aborted(checkpoint) => {
                 if self.last.is_none_or(|last| checkpoint > last) {
                     self.aborted.insert(checkpoint);
@@ -145,7 +146,8 @@ impl SourceTask {
         }
     }
 
-    async fn trigger(&mut self, checkpoint: CheckpointId) -> Result<(), Error> {
+    async fn trigger(&mut self, barrier: Barrier) -> Result<(), Error> {
+        let checkpoint = barrier.checkpoint;
         if self.last.is_some_and(|last| checkpoint <= last) {
             return Ok(());
         }
@@ -155,7 +157,7 @@ impl SourceTask {
         if skipped {
             return Ok(());
         }
-        self.output.barrier(checkpoint).await?;
+        self.output.barrier(&barrier).await?;
         point!(points::SOURCE_BEFORE_ACK);
         self.context.acknowledge(checkpoint, SubtaskState::Source(self.schedule.positions()));
         Ok(())
