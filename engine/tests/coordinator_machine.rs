@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cutwater_engine::checkpoint::assign::{VertexKind, VertexPlan, key_group_range};
-use cutwater_engine::checkpoint::coordinator::{Acknowledged, CheckpointConfig, Coordinator, Decision};
+use cutwater_engine::checkpoint::coordinator::{
+    Acknowledged, CheckpointConfig, Coordinator, Decision, Found,
+};
+use cutwater_engine::checkpoint::history::EntryStatus;
+use cutwater_engine::checkpoint::job_state::{Base, Change, JobState, Retention};
 use cutwater_engine::checkpoint::layout::Layout;
-use cutwater_engine::checkpoint::log::{Change, JobState};
 use cutwater_engine::checkpoint::registry::Registry;
+use cutwater_engine::checkpoint::request::{Request, RequestKind};
 use cutwater_engine::checkpoint::snapshot::*;
 use cutwater_engine::cluster::rpc::{Attempt, TaskId};
 use proptest::prelude::*;
@@ -29,6 +33,7 @@ fn config(retained: usize, max_concurrent: usize, tolerable_failures: u32) -> Ch
         tolerable_failures,
         retained,
         max_concurrent,
+        retention: Retention::Never,
     }
 }
 
@@ -90,13 +95,19 @@ struct World {
     bases: BTreeMap<(CheckpointId, TaskId), Vec<String>>,
     uploads: u64,
     restart: bool,
+    notes: Vec<cutwater_engine::checkpoint::history::Entry>,
+    requests: u64,
+    /// Requests that were taken and have had no end.
+    asked: BTreeSet<String>,
 }
 
 impl World {
     fn new(retain: usize, max_concurrent: usize, tolerable: u32) -> World {
-        let register = JobState::taken_over(None, "127.0.0.1:1".parse().unwrap(), 16, MAX_PARALLELISM, 2);
+        let register =
+            JobState::taken_over(None, "127.0.0.1:1".parse().unwrap(), 16, MAX_PARALLELISM, 2, Base::Newest);
         let config = config(retain, max_concurrent, tolerable);
-        let machine = Coordinator::new(layout(), config, plan(), MAX_PARALLELISM, 1..17, &[]).unwrap();
+        let found = Found { job_version: 1, ids: 1..17, ..Found::default() };
+        let machine = Coordinator::new(layout(), config, plan(), MAX_PARALLELISM, found).unwrap();
         let mut world = World {
             machine,
             register,
@@ -113,6 +124,9 @@ impl World {
             bases: BTreeMap::new(),
             uploads: 0,
             restart: false,
+            notes: Vec::new(),
+            requests: 0,
+            asked: BTreeSet::new(),
         };
         world.machine.start(ATTEMPT, 2, 0, 0);
         world
@@ -149,20 +163,25 @@ impl World {
                     self.triggered.push(id);
                 }
                 Decision::ReserveIds(bound) => self.changes.push(Change::ReserveIds { bound }),
-                Decision::WriteMetadata(metadata) => {
+                Decision::Begin(entry) => self.changes.push(Change::Begin(entry)),
+                Decision::WriteMetadata { metadata, path } => {
+                    assert_eq!(path, layout().metadata(metadata.id));
                     let parts: usize = metadata.vertices.iter().map(|v| v.subtasks.len()).sum();
                     assert_eq!(parts, 6, "a part of every task");
                     self.writes.push(*metadata);
                 }
-                Decision::Complete(checkpoint) => {
-                    self.changes.push(Change::Complete { checkpoint, retain: self.retain });
+                Decision::Complete { entry, stops } => {
+                    if let Some(trigger_id) = &entry.trigger_id {
+                        self.answer(trigger_id.clone());
+                    }
+                    self.changes.push(Change::Complete { entry, retain: self.retain, stops });
                 }
                 Decision::NotifyComplete(id) => {
                     assert_eq!(self.register.latest().map(|c| c.id), Some(id), "I1: durable before a commit");
                     assert!(!self.aborted.contains(&id));
                     self.notified.push(id);
                 }
-                Decision::NotifyAborted(id) => {
+                Decision::Forget(id) => {
                     assert!(self.aborted.insert(id), "{id} aborted twice");
                     assert!(!self.retained_ids().contains(&id));
                 }
@@ -174,8 +193,33 @@ impl World {
                     }
                     self.machine.deleted();
                 }
+                Decision::Note(entry) => {
+                    let is_fate =
+                        matches!(entry.status, EntryStatus::Failed { .. } | EntryStatus::TimedOut { .. });
+                    assert!(is_fate, "{entry:?}");
+                    self.notes.push(*entry.clone());
+                    if let Some(trigger_id) = entry.trigger_id {
+                        self.answer(trigger_id);
+                    }
+                }
+                Decision::GiveBack { trigger_id, .. } => self.answer(trigger_id),
                 Decision::Restart(_) => self.restart = true,
             }
+        }
+    }
+
+    /// The one end of a request.
+    fn answer(&mut self, trigger_id: String) {
+        assert!(self.asked.remove(&trigger_id), "{trigger_id} was never asked for, or answered before");
+    }
+
+    fn ask(&mut self, full: bool) {
+        self.requests += 1;
+        let trigger_id = self.requests.to_string();
+        let kind = RequestKind::Checkpoint { full };
+        let request = Request { trigger_id: trigger_id.clone(), kind, description: "please".into() };
+        if self.machine.request(request, String::new()).is_ok() {
+            self.asked.insert(trigger_id);
         }
     }
 
@@ -220,9 +264,10 @@ impl World {
             (7, _) if !self.writes.is_empty() => self.write(pick),
             (8, _) if !self.changes.is_empty() => self.land(),
             (9, Some(id)) => {
-                let decisions = self.machine.decline(self.attempt, id, "no");
+                let decisions = self.machine.decline(self.attempt, id, "no", 1);
                 self.execute(decisions);
             }
+            (11, _) => self.ask(pick.is_multiple_of(2)),
             (10, _) if self.restart || pick.is_multiple_of(4) => self.restart(),
             _ => {}
         }
@@ -233,7 +278,7 @@ impl World {
         let id = metadata.id;
         self.metadata.insert(id, metadata);
         let decisions = if pick.is_multiple_of(7) {
-            self.machine.metadata_failed(id, "store")
+            self.machine.metadata_failed(id, "store", 1)
         } else {
             self.machine.metadata_written(id, handle(layout().metadata(id)))
         };
@@ -242,14 +287,15 @@ impl World {
 
     fn land(&mut self) {
         let change = self.changes.remove(0);
-        self.register = self.register.changed(&change);
+        self.register = self.register.changed(&change).noted(&std::mem::take(&mut self.notes));
         let decisions = match change {
             Change::ReserveIds { bound } => {
                 self.machine.ids_reserved(bound);
                 Vec::new()
             }
-            Change::Complete { checkpoint, .. } => {
-                self.machine.completed(checkpoint.id, &self.retained_ids(), self.now_us)
+            Change::Begin(entry) => self.machine.begun(entry.id, self.now_us),
+            Change::Complete { entry, .. } => {
+                self.machine.completed(entry.id, &self.retained_ids(), self.now_us, 1)
             }
             other => panic!("{other:?}"),
         };
@@ -266,12 +312,13 @@ impl World {
     }
 
     fn restart(&mut self) {
-        let decisions = self.machine.stop();
+        let decisions = self.machine.stop("lost", 1);
         self.execute(decisions);
         while !self.changes.is_empty() {
             self.land();
         }
         assert_eq!(self.machine.pending().count(), 0, "no pending survives a restore");
+        assert!(self.asked.is_empty(), "requests without an end: {:?}", self.asked);
         self.attempt.number += 1;
         self.restart = false;
         self.bases.clear();
@@ -300,7 +347,7 @@ proptest! {
         retain in 1usize..4,
         max_concurrent in 1usize..3,
         tolerable in 0u32..4,
-        script in proptest::collection::vec((0u8..11, 0usize..1000), 1..300),
+        script in proptest::collection::vec((0u8..12, 0usize..1000), 1..300),
     ) {
         common::block_on(async move {
             let mut world = World::new(retain, max_concurrent, tolerable);
@@ -371,7 +418,10 @@ fn stale_and_foreign_acknowledgements_complete_nothing() {
         let state = part(ATTEMPT, id, keyed, &foreign);
         let (outcome, decisions) = world.machine.acknowledge(ATTEMPT, id, keyed, state, 1);
         assert!(matches!(outcome, Acknowledged::Refused(_)), "{outcome:?}");
-        assert_eq!(decisions, [Decision::NotifyAborted(id)]);
+        assert!(
+            matches!(&decisions[..], [Decision::Forget(of), Decision::Note(_)] if *of == id),
+            "{decisions:?}"
+        );
         // Of a checkpoint that was never triggered.
         let never = CheckpointId(9);
         let state = part(ATTEMPT, never, source, &[]);
@@ -384,7 +434,7 @@ fn stale_and_foreign_acknowledgements_complete_nothing() {
 fn a_late_acknowledgement_leaves_its_tables_to_the_registry() {
     common::block_on(async {
         let (mut world, id) = triggered(9);
-        let decisions = world.machine.decline(ATTEMPT, id, "no");
+        let decisions = world.machine.decline(ATTEMPT, id, "no", 1);
         world.execute(decisions);
         let table = layout().shared(ATTEMPT, "late");
         let state = part(ATTEMPT, id, task(1, 0), std::slice::from_ref(&table));
@@ -458,8 +508,8 @@ fn a_checkpoint_in_the_register_s_hands_neither_expires_nor_aborts() {
         world.step(7, 1);
         world.now_us += 10_000_000;
         assert_eq!(world.machine.tick(world.now_us, 1), []);
-        assert_eq!(world.machine.decline(ATTEMPT, id, "no"), []);
-        assert_eq!(world.machine.stop(), []);
+        assert_eq!(world.machine.decline(ATTEMPT, id, "no", 1), []);
+        assert_eq!(world.machine.stop("lost", 1), []);
         assert!(!world.machine.is_settled());
         world.land();
         assert!(world.machine.is_settled());
@@ -476,7 +526,7 @@ fn exactly_one_failure_too_many_restarts() {
             world.now_us += 50_000;
             world.step(0, 0);
             let id = *world.triggered.last().unwrap();
-            let decisions = world.machine.decline(ATTEMPT, id, "no");
+            let decisions = world.machine.decline(ATTEMPT, id, "no", 1);
             let restarts = decisions.iter().any(|d| matches!(d, Decision::Restart(_)));
             assert_eq!(restarts, n == 3);
         }

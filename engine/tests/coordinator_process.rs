@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use cutwater_engine::checkpoint::assign::{VertexKind, VertexPlan};
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+use cutwater_engine::checkpoint::job_state::Retention;
+use cutwater_engine::checkpoint::job_state::{Base, JobState, Status};
 use cutwater_engine::checkpoint::layout::{Layout, Object};
-use cutwater_engine::checkpoint::log::{JobState, Outcome, Record, Status};
+use cutwater_engine::checkpoint::log::{Outcome, Record};
 use cutwater_engine::checkpoint::read::{load_job_state, load_metadata, newest_record, verify_files};
 use cutwater_engine::checkpoint::snapshot::*;
 use cutwater_engine::checkpoint::write::append;
@@ -43,6 +45,9 @@ fn config(name: &str, bind: SocketAddr, objects_url: &str) -> CoordinatorConfig 
         ],
         max_parallelism: 8,
         parallelism: 2,
+        start_from: None,
+        allow_non_restored: false,
+        restarts_max: None,
         checkpoint: CheckpointConfig {
             interval: 20 * MS,
             min_pause: 5 * MS,
@@ -50,6 +55,7 @@ fn config(name: &str, bind: SocketAddr, objects_url: &str) -> CoordinatorConfig 
             tolerable_failures: 0,
             retained: 2,
             max_concurrent: 1,
+            retention: Retention::RetainOnCancellation,
         },
         lease: 200 * MS,
         ping_limit: 50 * MS,
@@ -423,7 +429,14 @@ async fn a_leader_that_somebody_deposed_completes_nothing_more() {
     let layout = Layout::new("job").unwrap();
     let foreign = loop {
         let previous = newest_record(&*test.store, &layout).await.unwrap().unwrap();
-        let state = JobState::taken_over(Some(&previous.state), "127.0.0.1:1".parse().unwrap(), 16, 8, 2);
+        let state = JobState::taken_over(
+            Some(&previous.state),
+            "127.0.0.1:1".parse().unwrap(),
+            16,
+            8,
+            2,
+            Base::Newest,
+        );
         let record = Record { version: previous.version + 1, writer: "test".into(), state };
         if append(&*test.store, &layout, record.clone()).await == Outcome::Landed {
             break record;

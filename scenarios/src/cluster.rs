@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use cutwater_engine::checkpoint::assign::key_group_range;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+use cutwater_engine::checkpoint::job_state::Retention;
 use cutwater_engine::checkpoint::layout::Layout;
-use cutwater_engine::checkpoint::log::{KEEP_VERSIONS, Status};
+use cutwater_engine::checkpoint::log::KEEP_VERSIONS;
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, KeyedSnapshot, SubtaskState};
 use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
@@ -73,6 +74,10 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo {
         name: "attempts",
         about: "no part of a checkpoint is refused; an attempt ends when too many expire, and the next begins when nothing is open",
+    },
+    OracleInfo {
+        name: "list",
+        about: "the fate of a checkpoint in the list is final, and what is retained is present",
     },
     OracleInfo { name: "no leak", about: "after the end no object is left that nothing needs" },
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
@@ -143,6 +148,7 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("timeout_ms", "until a checkpoint expires, in milliseconds", 3000, 200..=10_000),
         Knob::new("tolerable_failures", "checkpoints that may fail in a row", 3, 0..=10),
         Knob::new("retained", "completed checkpoints that are kept", 2, 1..=5),
+        Knob::new("retention", "checkpoints of a job that is cancelled: 0 and 1 go, 2 stay", 2, 0..=2),
         Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
         Knob::new(
             "lease_ms",
@@ -169,10 +175,10 @@ pub(crate) fn knobs() -> Vec<Knob> {
 /// A running cluster.
 #[derive(Clone)]
 pub(crate) struct Cluster {
-    world: World,
+    pub(crate) world: World,
     oracles: Arc<Mutex<Oracles>>,
     job: JobSpec,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Cluster {
@@ -230,14 +236,17 @@ impl Cluster {
         }
         self.world.until_horizon().await;
         self.world.heal().await;
-        self.world
-            .within(FINISH_LIMIT, "a healed cluster finishes its job", self.until(Cluster::is_finished))
+        let judged = self.judge_retained();
+        let whole = self
+            .world
+            .within(FINISH_LIMIT, "a healed cluster brings its job to an end", self.bring_to_an_end())
             .await?;
+        judged.await?;
         self.oracles().look(self.world.env())?;
         if self.is_undisturbed() {
             attempts::judge_undisturbed(Passed::so_far(self.world.env()))?;
         }
-        self.judge_output()?;
+        self.judge_output(whole)?;
         let swept = self.until(|cluster| cluster.oracles().job.leaks().is_empty());
         if self.world.within(SWEEP_LIMIT, "", swept).await.is_err() {
             let leaks: Vec<String> = self.oracles().job.leaks().into_iter().map(str::to_owned).collect();
@@ -246,24 +255,29 @@ impl Cluster {
                 .expected("no such object")
                 .found(leaks.join(", ")));
         }
+        let judged = self.judge_retained();
+        self.world.within(SWEEP_LIMIT, "retained checkpoints restore", judged).await?
+    }
+
+    /// Begins to restore every checkpoint that is retained now.
+    fn judge_retained(&self) -> impl Future<Output = Result<(), Violation>> + use<> {
         let retained: Vec<CheckpointId> =
             self.oracles().job.state().into_iter().flat_map(|s| &s.retained).map(|c| c.id).collect();
         let cluster = self.clone();
-        let judged = self.world.client("judge", async move {
+        self.world.client("judge", async move {
             for id in retained {
                 cluster.inspect(id, true).await?;
             }
             Ok(())
-        });
-        self.world.within(SWEEP_LIMIT, "retained checkpoints restore", judged).await?
+        })
     }
 
-    fn oracles(&self) -> MutexGuard<'_, Oracles> {
+    pub(crate) fn oracles(&self) -> MutexGuard<'_, Oracles> {
         self.oracles.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn is_finished(&self) -> bool {
-        self.oracles().job.state().is_some_and(|state| state.status == Status::Finished)
+    pub(crate) fn has_ended(&self) -> bool {
+        self.oracles().job.state().is_some_and(|state| state.status.is_terminal())
     }
 
     /// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
@@ -276,7 +290,7 @@ impl Cluster {
             && !plan.ops.iter().any(disturbs)
     }
 
-    async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
+    pub(crate) async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
         while !condition(self) {
             time::sleep(Duration::from_millis(100)).await;
         }
@@ -291,10 +305,6 @@ impl Cluster {
                 let answer = self.client.rescale(u16::try_from(parallelism).expect("a small number")).await;
                 Ok(told(&answer))
             }
-            "checkpoint" => {
-                let answer = self.client.trigger_checkpoint().await;
-                Ok(told(&answer))
-            }
             "inspect" => {
                 let latest = self.oracles().job.state().and_then(|state| Some(state.latest()?.id));
                 let Some(id) = latest else { return Ok("nothing to restore yet".into()) };
@@ -305,7 +315,7 @@ impl Cluster {
                 self.kill_all(op);
                 Ok("every node is killed".into())
             }
-            other => unreachable!("{other} is not in the vocabulary"),
+            _ => self.manage(op).await,
         }
     }
 
@@ -356,8 +366,8 @@ impl Cluster {
         }
     }
 
-    /// The committed output is the known answer.
-    fn judge_output(&self) -> Result<(), Violation> {
+    /// The committed output is the known answer, or (of a job that did not come to the end of its input) a part of it.
+    fn judge_output(&self, is_whole: bool) -> Result<(), Violation> {
         let expected = queries::expected(&self.job).expect("the knobs are within the query's ranges");
         let mut found: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         let prefix = Layout::new(JOB).expect("a plain name").output_prefix();
@@ -374,7 +384,11 @@ impl Cluster {
                 *found.entry(numbers).or_default() += 1;
             }
         }
-        let differs = expected.keys().chain(found.keys()).find(|row| expected.get(*row) != found.get(*row));
+        let differs = |row: &&(u64, u64)| {
+            let (expected, found) = (expected.get(*row), found.get(*row));
+            if is_whole { expected != found } else { expected < found }
+        };
+        let differs = expected.keys().chain(found.keys()).find(differs);
         match differs {
             None => Ok(()),
             Some(row) => Err(Violation::new("exactly once", "the committed output is the known answer")
@@ -417,6 +431,9 @@ fn coordinator_config(
         max_parallelism,
         parallelism: u16::try_from(world.knob("parallelism").min(world.knob("max_parallelism")))
             .expect("at most 4"),
+        start_from: None,
+        allow_non_restored: false,
+        restarts_max: None,
         checkpoint: CheckpointConfig {
             interval: ms("interval_ms"),
             min_pause: ms("min_pause_ms"),
@@ -424,6 +441,11 @@ fn coordinator_config(
             tolerable_failures: u32::try_from(knob("tolerable_failures")).expect("a small number"),
             retained: knob("retained"),
             max_concurrent: knob("max_concurrent"),
+            retention: match world.knob("retention") {
+                0 => Retention::Never,
+                1 => Retention::DeleteOnCancellation,
+                _ => Retention::RetainOnCancellation,
+            },
         },
         lease: ms("lease_ms") + slowest_ping(world) * 4,
         ping_limit: ms("lease_ms") / 4 + slowest_ping(world),
@@ -568,6 +590,6 @@ fn counts_at(job: &JobSpec, metadata: &CheckpointMetadata) -> BTreeMap<Vec<u8>, 
     counts
 }
 
-fn told(answer: &Result<(), impl std::fmt::Display>) -> String {
+pub(crate) fn told(answer: &Result<(), impl std::fmt::Display>) -> String {
     answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into())
 }

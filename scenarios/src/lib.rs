@@ -17,8 +17,10 @@ pub mod checkpoint;
 mod cluster;
 pub mod damage;
 mod frames;
+mod manage;
 pub mod oracle;
 pub mod restore;
+pub mod savepoint;
 pub mod store;
 pub mod targets;
 
@@ -28,6 +30,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &damage::DamageScenario,
     &checkpoint::CheckpointScenario,
     &restore::RestoreScenario,
+    &savepoint::SavepointScenario,
 ];
 
 /// How many times slower the slowest link between two machines is than the usual one, as long as nothing is broken.
@@ -56,7 +59,7 @@ fn class_of_object(path: &Path) -> &'static str {
         Some("log") => "register",
         Some("shared") => "shared",
         Some("sink" | "out") => "sink",
-        Some(part) if part.starts_with("chk-") => "checkpoint",
+        Some(part) if part.starts_with("chk-") || part == "savepoints" => "checkpoint",
         _ => "other",
     }
 }

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::barrier::SavepointFormat;
+
 /// Number of a checkpoint; grows over all leaders and restores of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CheckpointId(pub u64);
@@ -95,6 +97,16 @@ impl SubtaskState {
         files.iter().map(|file| &file.handle)
     }
 
+    /// True if nothing would be lost without it.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            SubtaskState::Source(positions) => positions.is_empty(),
+            SubtaskState::Keyed(keyed) => keyed.shared.is_empty() && keyed.private.is_empty(),
+            SubtaskState::Sink(transactions) => transactions.is_empty(),
+            SubtaskState::Stateless => true,
+        }
+    }
+
     /// The files that belong to this checkpoint alone.
     pub fn private_files(&self) -> Vec<&FileHandle> {
         match self {
@@ -121,6 +133,10 @@ pub struct CheckpointMetadata {
     pub job: String,
     /// The checkpoint.
     pub id: CheckpointId,
+    /// What asked for it, for people.
+    pub description: String,
+    /// What its files look like, if it is a savepoint.
+    pub savepoint: Option<SavepointFormat>,
     /// Number of key groups; cannot change over the life of the state.
     pub max_parallelism: u16,
     /// Wall clock at the trigger, in milliseconds since 1970; for people.

@@ -325,7 +325,7 @@ impl Worker {
 
     async fn start_tasks(&mut self, deployment: Deployment) {
         assert!(self.running.is_none(), "tasks of an older attempt have ended before {}", deployment.attempt);
-        let Deployment { attempt, job, tasks, placements } = deployment;
+        let Deployment { attempt, job, stopping, tasks, placements } = deployment;
         let built = queries::build(&job).map_err(|e| e.to_string());
         let layout = Layout::new(&job.name).map_err(|e| e.to_string());
         let (graph, layout) = match built.and_then(|graph| layout.map(|layout| (graph, layout))) {
@@ -348,6 +348,7 @@ impl Worker {
             let TaskId { vertex, subtask } = deployment.task;
             let context = TaskContext {
                 attempt,
+                stopping,
                 inputs: expected.remove(&deployment.task).unwrap_or_default(),
                 dir: dir.join(format!("{vertex}-{subtask}")),
                 deployment,

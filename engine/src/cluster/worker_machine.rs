@@ -57,6 +57,8 @@ pub struct Deployment {
     pub attempt: Attempt,
     /// The job.
     pub job: JobSpec,
+    /// Sources read nothing.
+    pub stopping: bool,
     /// The tasks of this worker.
     pub tasks: Vec<TaskDeployment>,
     /// All tasks of the job.
@@ -88,7 +90,7 @@ impl Machine {
 
     fn heard(&mut self, message: FromCoordinator) -> Vec<Decision> {
         match message {
-            FromCoordinator::Deploy { attempt, job, tasks, placements } => {
+            FromCoordinator::Deploy { attempt, job, stopping, tasks, placements } => {
                 if attempt <= self.floor || attempt.epoch < self.epoch {
                     return Vec::new();
                 }
@@ -96,7 +98,7 @@ impl Machine {
                 self.epoch = attempt.epoch;
                 self.floor = attempt;
                 self.running = Some(attempt);
-                decisions.push(Decision::Start(Deployment { attempt, job, tasks, placements }));
+                decisions.push(Decision::Start(Deployment { attempt, job, stopping, tasks, placements }));
                 decisions
             }
             FromCoordinator::Cancel { attempt } => {
@@ -125,6 +127,9 @@ impl Machine {
             FromCoordinator::Finish { .. }
             | FromCoordinator::Pong { .. }
             | FromCoordinator::Status(_)
+            | FromCoordinator::TriggerStatus(_)
+            | FromCoordinator::Checkpoints(_)
+            | FromCoordinator::Checkpoint(_)
             | FromCoordinator::Accepted
             | FromCoordinator::Refused { .. } => Vec::new(),
         }
@@ -154,7 +159,13 @@ fn attempt_of(event: &ToCoordinator) -> Option<Attempt> {
         | ToCoordinator::Heartbeat
         | ToCoordinator::GetStatus
         | ToCoordinator::Rescale { .. }
-        | ToCoordinator::TriggerCheckpoint
+        | ToCoordinator::Trigger(_)
+        | ToCoordinator::GetTrigger { .. }
+        | ToCoordinator::GetCheckpoints
+        | ToCoordinator::GetCheckpoint { .. }
+        | ToCoordinator::DeleteCheckpoint { .. }
+        | ToCoordinator::Cancel
+        | ToCoordinator::Start { .. }
         | ToCoordinator::Ping => None,
     }
 }
@@ -173,7 +184,13 @@ mod tests {
 
     fn deploy(attempt: Attempt) -> Fact {
         let job = JobSpec { name: "job".into(), query: "q".into(), parameters: Default::default() };
-        Fact::Heard(FromCoordinator::Deploy { attempt, job, tasks: Vec::new(), placements: Vec::new() })
+        Fact::Heard(FromCoordinator::Deploy {
+            attempt,
+            job,
+            stopping: false,
+            tasks: Vec::new(),
+            placements: Vec::new(),
+        })
     }
 
     fn cancel(attempt: Attempt) -> Fact {

@@ -16,5 +16,6 @@ cutwater_io::points! {
     sometimes RECOMMIT_FOUND = "stream.sink.recommit_found": "a transaction handed over at restore was committed already";
     sometimes RESTAGED = "stream.sink.restaged": "a transaction was staged again because its staging had not ended at the next barrier";
     sometimes DELETE_DEFERRED = "stream.sink.delete_deferred": "committed output stayed staged because an open checkpoint named it";
+    sometimes STOP_UNDONE = "stream.source.stop_undone": "the savepoint with which the job should end failed, and the source read on";
     sometimes SOURCE_RESUMED = "stream.source.resumed": "a source went on from a restored position";
 }

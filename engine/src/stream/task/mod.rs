@@ -58,6 +58,8 @@ pub enum Command {
 pub struct TaskContext {
     /// The deployment it belongs to.
     pub attempt: Attempt,
+    /// The job is about to end with a savepoint: sources read nothing.
+    pub stopping: bool,
     /// What to run, from what.
     pub deployment: TaskDeployment,
     /// The job.

@@ -29,7 +29,9 @@ pub(super) async fn run(context: TaskContext, source: Arc<dyn Source>) -> Result
         let schedule = Schedule::new(&*source, positions);
         let output = context.open_output().await?;
         context.running();
-        SourceTask { context, output, schedule, readers, last: None, aborted: BTreeSet::new() }.work().await
+        let stopped = context.stopping.then_some(Stopped::ForGood);
+        let aborted = BTreeSet::new();
+        SourceTask { context, output, schedule, readers, last: None, aborted, stopped }.work().await
     })
     .await
 }
@@ -65,6 +67,17 @@ struct SourceTask {
     last: Option<CheckpointId>,
     /// Aborted ids above `last`.
     aborted: BTreeSet<CheckpointId>,
+    /// Nothing is read: the job is about to end.
+    stopped: Option<Stopped>,
+}
+
+/// Until when nothing is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    /// The savepoint is complete.
+    ForGood,
+    /// Until this savepoint is aborted.
+    With(CheckpointId),
 }
 
 impl SourceTask {
@@ -80,7 +93,10 @@ impl SourceTask {
                 Err(TryRecvError::Disconnected) => return Ok(()),
                 Err(TryRecvError::Empty) => {}
             }
-            let due = self.schedule.due(start.elapsed(), RECORDS_PER_TURN);
+            let due = match self.stopped {
+                None => self.schedule.due(start.elapsed(), RECORDS_PER_TURN),
+                Some(_) => Vec::new(),
+            };
             if !due.is_empty() {
                 self.read(due).await?;
                 continue;
@@ -91,7 +107,8 @@ impl SourceTask {
                 let (attempt, task) = (self.context.attempt, self.context.task());
                 self.context.say(ToCoordinator::Exhausted { attempt, task });
             }
-            let wake = self.schedule.next_due().map(|after| start + after);
+            let next = self.schedule.next_due().filter(|_| self.stopped.is_none());
+            let wake = next.map(|after| start + after);
             match self.wait(wake).await {
                 Wait::Due => {}
                 Wait::Command(Some(command)) => self.obey(command).await?,
@@ -137,6 +154,8 @@ impl SourceTask {
         match command {
             Command::Trigger(barrier) => self.trigger(barrier).await,
             Command::Aborted(checkpoint) => {
+                sometimes!(points::STOP_UNDONE, self.stopped == Some(Stopped::With(checkpoint)));
+                self.stopped = self.stopped.filter(|stopped| *stopped != Stopped::With(checkpoint));
                 if self.last.is_none_or(|last| checkpoint > last) {
                     self.aborted.insert(checkpoint);
                 }
@@ -156,6 +175,9 @@ impl SourceTask {
         self.aborted = self.aborted.split_off(&checkpoint);
         if skipped {
             return Ok(());
+        }
+        if barrier.options.stop.is_some() {
+            self.stopped = Some(Stopped::With(checkpoint));
         }
         self.output.barrier(&barrier).await?;
         point!(points::SOURCE_BEFORE_ACK);
