@@ -152,6 +152,7 @@ mod real {
                 tolerable_failures: 3,
                 retained: 3,
                 max_concurrent: 1,
+                alignment: Alignment::Aligned,
             },
             lease: Duration::from_millis(500),
             ping_limit: Duration::from_millis(125),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
 use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
@@ -62,6 +63,7 @@ impl Cluster {
                 tolerable_failures: 3,
                 retained: 2,
                 max_concurrent: 1,
+                alignment: Alignment::Aligned,
             },
             lease: 200 * MS,
             ping_limit: 50 * MS,

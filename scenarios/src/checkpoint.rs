@@ -10,7 +10,7 @@
 //! its positions; output is committed only of durable checkpoints, and in the end it is the known answer; nothing is left
 //! over; once nothing breaks, the job ends.
 //!
-//! *Not in it*: savepoints, unaligned barriers, regional restarts.
+//! *Not in it*: savepoints, regional restarts.
 
 use std::path::Path;
 
@@ -98,6 +98,12 @@ impl Scenario for CheckpointScenario {
                 "log.resolved_landed",
                 "log.resolved_lost",
                 "stream.aligned_blocked",
+                "stream.overtaken_input",
+                "stream.overtaken_output",
+                "stream.overtaken_replay",
+                "stream.alignment_timed_out",
+                "stream.in_flight.persisted",
+                "stream.in_flight.replayed",
                 "stream.sink.recommitted",
                 "state.upload.reused",
                 "state.upload.damaged",

@@ -13,7 +13,7 @@
 //! restored before its outcome is known.
 //!
 //! Time comes in as microseconds of the node's monotonic clock and decides only when to try, never what is true.
-//! Not modelled: savepoints, unaligned checkpoints, claim modes.
+//! Not modelled: savepoints, claim modes.
 
 mod files;
 
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::acknowledge;
 use super::assign::VertexPlan;
-use super::barrier::Barrier;
+use super::barrier::{Alignment, Barrier, CheckpointOptions};
 use super::layout::Layout;
 use super::log::CompletedCheckpoint;
 use super::metadata;
@@ -48,8 +48,10 @@ pub struct CheckpointConfig {
     pub tolerable_failures: u32,
     /// How many completed checkpoints are kept; at least one.
     pub retained: usize,
-    /// How many may be under way at once; at least one.
+    /// How many may be under way at once; at least one, and exactly one if a barrier may overtake.
     pub max_concurrent: usize,
+    /// Whether barriers wait for the records before them.
+    pub alignment: Alignment,
 }
 
 /// What is to be done, in this order.
@@ -165,6 +167,8 @@ impl Coordinator {
         retained: &[CheckpointMetadata],
     ) -> Result<Coordinator, RegisterError> {
         assert!(config.retained > 0 && config.max_concurrent > 0, "{config:?}");
+        let alone = config.alignment == Alignment::Aligned || config.max_concurrent == 1;
+        assert!(alone, "checkpoints whose barriers may overtake go one at a time: {config:?}");
         let retained_files = retained.iter().map(|metadata| Retained::of(metadata, &layout)).collect();
         Ok(Coordinator {
             registry: Registry::rebuilt(retained)?,
@@ -477,7 +481,8 @@ impl Coordinator {
                 _span: tracing::debug_span!("checkpoint", %id),
             },
         );
-        decisions.push(Decision::Trigger(Barrier::aligned(id)));
+        let options = CheckpointOptions { alignment: self.config.alignment, ..CheckpointOptions::default() };
+        decisions.push(Decision::Trigger(Barrier { checkpoint: id, options }));
     }
 
     fn register(&mut self, id: CheckpointId, state: &SubtaskState, is_late: bool) -> Result<(), String> {

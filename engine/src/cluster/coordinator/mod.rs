@@ -28,6 +28,7 @@ use super::leadership::{Leadership, Move, Observation};
 use super::points;
 use super::rpc::{FromCoordinator, JobSpec, ToCoordinator};
 use crate::checkpoint::assign::VertexPlan;
+use crate::checkpoint::barrier::Alignment;
 use crate::checkpoint::coordinator::{CheckpointConfig, ID_BLOCK};
 use crate::checkpoint::layout::{InvalidName, Layout};
 use crate::checkpoint::log::{JobState, Outcome, Record};
@@ -180,6 +181,9 @@ fn check(config: &CoordinatorConfig) -> Result<(), Error> {
     }
     if config.keep_versions < 2 {
         return Err(Error::Configuration("keep_versions must be at least 2"));
+    }
+    if config.checkpoint.alignment != Alignment::Aligned && config.checkpoint.max_concurrent != 1 {
+        return Err(Error::Configuration("max_concurrent must be 1 unless alignment is Aligned"));
     }
     let (lease, ping_limit) = (config.lease, config.ping_limit);
     if ping_limit.is_zero() {
@@ -386,6 +390,7 @@ mod tests {
                 tolerable_failures: 0,
                 retained: 1,
                 max_concurrent: 1,
+                alignment: Alignment::Aligned,
             },
             lease,
             ping_limit,
@@ -406,5 +411,16 @@ mod tests {
         let expected = "configuration: lease is 199ms and must be at least four times ping_limit, 200ms";
         assert_eq!(error.to_string(), expected);
         assert!(check(&config(ms(199), ms(0))).is_err());
+    }
+
+    #[test]
+    fn checkpoints_that_overtake_are_refused_side_by_side() {
+        let mut config = config(Duration::from_secs(1), Duration::from_millis(1));
+        config.checkpoint.max_concurrent = 2;
+        assert!(check(&config).is_ok());
+        for alignment in [Alignment::Unaligned, Alignment::AlignedFor { timeout_us: 1 }] {
+            config.checkpoint.alignment = alignment;
+            assert!(check(&config).unwrap_err().to_string().contains("max_concurrent must be 1"));
+        }
     }
 }
