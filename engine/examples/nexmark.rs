@@ -157,6 +157,7 @@ mod real {
                 retained: 3,
                 max_concurrent: 1,
                 retention: Retention::RetainOnCancellation,
+                alignment: Alignment::Aligned,
             },
             lease: Duration::from_millis(500),
             ping_limit: Duration::from_millis(125),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cutwater_engine::checkpoint::assign::{VertexKind, VertexPlan, key_group_range};
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::{
     Acknowledged, CheckpointConfig, Coordinator, Decision, Found,
 };
@@ -34,6 +35,7 @@ fn config(retained: usize, max_concurrent: usize, tolerable_failures: u32) -> Ch
         retained,
         max_concurrent,
         retention: Retention::Never,
+        alignment: Alignment::Aligned,
     }
 }
 
@@ -63,13 +65,14 @@ fn part(attempt: Attempt, id: CheckpointId, task: TaskId, shared: &[String]) -> 
     let layout = layout();
     let file = |path| StoreFile { name: "f".into(), handle: handle(path) };
     match task.vertex {
-        0 => SubtaskState::Source(vec![SourcePosition { partition: task.subtask.into(), next_offset: id.0 }]),
+        0 => SubtaskState::from(vec![SourcePosition { partition: task.subtask.into(), next_offset: id.0 }]),
         1 => SubtaskState::Keyed(KeyedSnapshot {
             range: key_group_range(task.subtask, 2, MAX_PARALLELISM),
             shared: shared.iter().cloned().map(file).collect(),
             private: vec![file(layout.private(id, attempt, task, "u"))],
+            in_flight: None,
         }),
-        _ => SubtaskState::Sink(vec![SinkTransaction {
+        _ => SubtaskState::from(vec![SinkTransaction {
             id: format!("{attempt}-{id}-{}", task.subtask),
             staged: handle(layout.staged(attempt, &format!("{id}-{}", task.subtask))),
         }]),

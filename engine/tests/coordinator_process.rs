@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cutwater_engine::checkpoint::assign::{VertexKind, VertexPlan};
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
 use cutwater_engine::checkpoint::job_state::Retention;
 use cutwater_engine::checkpoint::job_state::{Base, JobState, Status};
@@ -56,6 +57,7 @@ fn config(name: &str, bind: SocketAddr, objects_url: &str) -> CoordinatorConfig 
             retained: 2,
             max_concurrent: 1,
             retention: Retention::RetainOnCancellation,
+            alignment: Alignment::Aligned,
         },
         lease: 200 * MS,
         ping_limit: 50 * MS,
@@ -196,7 +198,7 @@ impl FakeWorker {
                 let own =
                     (0..2).filter(|partition| partition % u32::from(parallelism) == u32::from(task.subtask));
                 let position = |partition| SourcePosition { partition, next_offset: id.0 };
-                SubtaskState::Source(own.map(position).collect())
+                SubtaskState::from(own.map(position).collect::<Vec<_>>())
             }
             1 => {
                 let unique = entropy::uuid("test");
@@ -207,13 +209,13 @@ impl FakeWorker {
                 }
                 let manifest = self.put(layout.private(id, attempt, task, &unique)).await;
                 let private = vec![StoreFile { name: "MANIFEST".into(), handle: manifest }];
-                SubtaskState::Keyed(KeyedSnapshot { range, shared: tables.clone(), private })
+                SubtaskState::Keyed(KeyedSnapshot { range, shared: tables.clone(), private, in_flight: None })
             }
             _ => {
                 let name = format!("{attempt}-{id}-{}", task.subtask);
                 let staged = self.put(layout.staged(attempt, &name)).await;
                 self.put(layout.output(&name)).await;
-                SubtaskState::Sink(vec![SinkTransaction { id: name, staged }])
+                SubtaskState::from(vec![SinkTransaction { id: name, staged }])
             }
         }
     }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
 use cutwater_engine::checkpoint::job_state::Retention;
 use cutwater_engine::cluster::client::Client;
@@ -67,6 +68,7 @@ impl Cluster {
                 retained: 2,
                 max_concurrent: 1,
                 retention: Retention::RetainOnCancellation,
+                alignment: Alignment::Aligned,
             },
             lease: 200 * MS,
             ping_limit: 50 * MS,

@@ -106,6 +106,8 @@ pub(crate) fn devices(plan: &Plan) -> Devices {
     let small = |name, default: u32| u32::try_from(knob(name, default.into())).unwrap_or(u32::MAX);
     devices.net.latency_median_us = small("net_us", devices.net.latency_median_us);
     devices.net.slow_link_factor_max = SLOW_LINK_FACTOR_MAX;
+    devices.net.window_bytes =
+        usize::try_from(knob("window_bytes", devices.net.window_bytes as u64)).unwrap_or(usize::MAX);
     devices.clock_offset_us_max = CLOCK_OFFSET_US_MAX;
     devices.objects.prefix_spacing_us = small("store_spacing_us", devices.objects.prefix_spacing_us);
     devices.objects.page_keys =

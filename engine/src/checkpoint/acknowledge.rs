@@ -7,7 +7,7 @@
 
 use super::assign::{VertexKind, VertexPlan, key_group_range};
 use super::layout::{Layout, Object};
-use super::snapshot::{CheckpointId, SubtaskState};
+use super::snapshot::{CheckpointId, FileHandle, SourceSnapshot, SubtaskState};
 use crate::cluster::rpc::{Attempt, TaskId};
 
 /// The deployment that the task belongs to.
@@ -51,7 +51,7 @@ impl Part<'_> {
                     return Err(format!("covers {:?}, not {range:?}", keyed.range));
                 }
             }
-            (SubtaskState::Source(positions), VertexKind::Source { partitions }) => {
+            (SubtaskState::Source(SourceSnapshot { positions, .. }), VertexKind::Source { partitions }) => {
                 let foreign = |partition| {
                     partition >= partitions || partition % u32::from(parallelism) != u32::from(task.subtask)
                 };
@@ -62,7 +62,7 @@ impl Part<'_> {
             (SubtaskState::Sink(_), VertexKind::Sink) | (SubtaskState::Stateless, VertexKind::Stateless) => {}
             _ => return Err(format!("not the state of {:?}", plan.kind)),
         }
-        Ok(())
+        state.in_flight().map_or(Ok(()), |in_flight| in_flight.check(task))
     }
 
     fn check_files(
@@ -79,13 +79,16 @@ impl Part<'_> {
                 _ => return Err(format!("{} is not a shared file it can know of", handle.path)),
             }
         }
-        for handle in state.private_files() {
-            let staged = matches!(state, SubtaskState::Sink(_));
+        let staged: Vec<&FileHandle> = state.transactions().iter().map(|t| &t.staged).collect();
+        for handle in &staged {
             match self.layout.parse(&handle.path) {
-                Some(object) if !staged && object == own => {}
-                Some(Object::Staged { attempt })
-                    if staged && (attempt == self.attempt || known(&handle.path)) => {}
-                _ => return Err(format!("{} is not a file of its own", handle.path)),
+                Some(Object::Staged { attempt }) if attempt == self.attempt || known(&handle.path) => {}
+                _ => return Err(format!("{} is not output it can have staged", handle.path)),
+            }
+        }
+        for handle in state.private_files().into_iter().filter(|handle| !staged.contains(handle)) {
+            if self.layout.parse(&handle.path).is_none_or(|object| object != own) {
+                return Err(format!("{} is not a file of its own", handle.path));
             }
         }
         Ok(())

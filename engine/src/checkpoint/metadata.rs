@@ -11,7 +11,8 @@ use bytes::Bytes;
 use super::assign::{VertexKind, VertexPlan, covers_all};
 use super::envelope::{self, Malformed};
 use super::layout::Layout;
-use super::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState};
+use super::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState, VertexState};
+use crate::cluster::rpc::TaskId;
 
 const MAGIC: [u8; 4] = *b"CWCM";
 
@@ -131,6 +132,7 @@ fn check_fit(metadata: &CheckpointMetadata, job: &Job<'_>) -> Result<(), String>
         }
         match job.plan.iter().find(|plan| plan.uid == vertex.uid) {
             Some(plan) => check_vertex(&vertex.subtasks, plan, max)
+                .and_then(|()| check_in_flight(metadata, vertex, job))
                 .map_err(|reason| format!("vertex {}: {reason}", plan.uid))?,
             None if job.allow_non_restored || vertex.subtasks.iter().all(SubtaskState::is_empty) => {}
             None => {
@@ -151,8 +153,8 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
     for state in subtasks {
         match (state, plan.kind) {
             (SubtaskState::Keyed(keyed), VertexKind::Keyed) => ranges.push(keyed.range),
-            (SubtaskState::Source(positions), VertexKind::Source { partitions: n }) => {
-                for position in positions {
+            (SubtaskState::Source(source), VertexKind::Source { partitions: n }) => {
+                for position in &source.positions {
                     if position.partition >= n {
                         return Err(format!("partition {} of {n}", position.partition));
                     }
@@ -161,8 +163,8 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
                     }
                 }
             }
-            (SubtaskState::Sink(states), VertexKind::Sink) => {
-                for transaction in states {
+            (SubtaskState::Sink(sink), VertexKind::Sink) => {
+                for transaction in &sink.transactions {
                     if !transactions.insert(&transaction.id) {
                         return Err(format!("transaction {} twice", transaction.id));
                     }
@@ -180,10 +182,38 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
     }
 }
 
+/// What a vertex had in flight lay between tasks of the checkpoint, in its slices of the objects.
+fn check_in_flight(metadata: &CheckpointMetadata, vertex: &VertexState, job: &Job<'_>) -> Result<(), String> {
+    let vertices = &metadata.vertices;
+    let exists = |task: TaskId| {
+        let vertex = vertices.get(usize::from(task.vertex));
+        vertex.is_some_and(|vertex| usize::from(task.subtask) < vertex.subtasks.len())
+    };
+    let index = vertices.iter().position(|other| other.uid == vertex.uid).unwrap_or_default();
+    let index = u16::try_from(index).map_err(|_| "too many vertices")?;
+    for (subtask, state) in (0u16..).zip(&vertex.subtasks) {
+        let Some(in_flight) = state.in_flight() else { continue };
+        // Channels are known by the places of their ends in the graph.
+        let same_graph = vertices.iter().map(|vertex| &vertex.uid).eq(job.plan.iter().map(|plan| &plan.uid));
+        if !same_graph {
+            return Err(
+                "has elements in flight, and the job has another graph: start from a savepoint".into()
+            );
+        }
+        in_flight.check(TaskId { vertex: index, subtask })?;
+        if let Some(channel) = in_flight.channels.iter().find(|c| !exists(c.from) || !exists(c.to)) {
+            return Err(format!("elements in flight from {} to {}: no such task", channel.from, channel.to));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::snapshot::{KeyGroupRange, KeyedSnapshot, SourcePosition, VertexState};
+    use crate::checkpoint::snapshot::{
+        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, SourcePosition,
+    };
     use proptest::prelude::*;
 
     fn example() -> (CheckpointMetadata, Vec<VertexPlan>) {
@@ -192,9 +222,10 @@ mod tests {
                 range: KeyGroupRange { first, last },
                 shared: Vec::new(),
                 private: Vec::new(),
+                in_flight: None,
             })
         };
-        let source = |partition| SubtaskState::Source(vec![SourcePosition { partition, next_offset: 7 }]);
+        let source = |partition| SubtaskState::from(vec![SourcePosition { partition, next_offset: 7 }]);
         let metadata = CheckpointMetadata {
             job: "job".into(),
             id: CheckpointId(3),
@@ -283,5 +314,29 @@ mod tests {
         assert!(!fits(&metadata, &plan, false) && fits(&metadata, &plan, true));
         // The other vertex of the example holds nothing.
         assert!(fits(&metadata, &[source], false));
+    }
+
+    #[test]
+    fn what_is_in_flight_lies_between_tasks_and_in_its_object() {
+        let task = |vertex, subtask| TaskId { vertex, subtask };
+        let between = |from, to, offset_bytes| {
+            let (mut metadata, plan) = example();
+            let SubtaskState::Keyed(keyed) = &mut metadata.vertices[1].subtasks[1] else { unreachable!() };
+            let path = Layout::new("job").unwrap().private(
+                CheckpointId(3),
+                crate::cluster::rpc::Attempt::default(),
+                task(1, 1),
+                "u",
+            );
+            let handle = FileHandle { path, len_bytes: 10, crc32c: 0 };
+            let channel = InFlightChannel { from, to, offset_bytes, len_bytes: 4 };
+            keyed.in_flight = Some(InFlight { handle, channels: vec![channel] });
+            valid(&metadata, &plan)
+        };
+        assert!(between(task(0, 1), task(1, 1), 6));
+        assert!(!between(task(0, 1), task(1, 1), 7), "beyond the end");
+        assert!(!between(task(0, 1), task(1, 1), u64::MAX), "an overflow");
+        assert!(!between(task(0, 1), task(1, 0), 0), "of another task");
+        assert!(!between(task(0, 2), task(1, 1), 0), "there is no such sender");
     }
 }

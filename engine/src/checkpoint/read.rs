@@ -1,5 +1,6 @@
 //! Reading a job's register and its checkpoints: for coordinators, oracles and tools.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::job_state::{CompletedCheckpoint, JobState};
 use super::layout::{InvalidName, Layout, Object};
 use super::log::{Record, decode_record};
 use super::metadata::{self, MetadataError};
-use super::snapshot::{CheckpointMetadata, FileHandle, SubtaskState};
+use super::snapshot::{CheckpointMetadata, FileHandle};
 
 /// How long one call to the store may take before its outcome counts as unknown.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -244,13 +245,11 @@ pub async fn verify_files(
 ) -> Result<(), ReadError> {
     let mut needed = Vec::new();
     for state in checkpoint.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
-        match state {
-            SubtaskState::Sink(transactions) => {
-                needed.extend(transactions.iter().map(|t| (t.staged.clone(), Some(layout.output(&t.id)))));
-            }
-            _ => {
-                needed.extend(state.shared_files().chain(state.private_files()).map(|h| (h.clone(), None)));
-            }
+        let staged: BTreeMap<&str, &str> =
+            state.transactions().iter().map(|t| (t.staged.path.as_str(), t.id.as_str())).collect();
+        for handle in state.shared_files().chain(state.private_files()) {
+            let instead = staged.get(handle.path.as_str()).map(|id| layout.output(id));
+            needed.push((handle.clone(), instead));
         }
     }
     let checks = needed.into_iter().map(|(handle, instead)| verify_file(store, handle, instead));

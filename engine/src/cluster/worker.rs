@@ -25,7 +25,7 @@ use crate::checkpoint::layout::Layout;
 use crate::state::blob::{Blobs, Retry};
 use crate::state::dirs;
 use crate::store;
-use crate::stream::channel::Hub;
+use crate::stream::channel::{Hub, Limits};
 use crate::stream::queries;
 use crate::stream::task::{Command, TaskContext, channels_into};
 
@@ -55,6 +55,8 @@ pub struct WorkerConfig {
     pub connect_timeout: Duration,
     /// How long tasks wait for channels, and channels for tasks.
     pub channel_patience: Duration,
+    /// How much lies at the ends of a channel.
+    pub channel_limits: Limits,
     /// Of the stores of keyed state.
     pub store: store::Options,
     /// How requests to the object store are repeated.
@@ -83,6 +85,7 @@ impl WorkerConfig {
             leader_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             channel_patience: Duration::from_secs(10),
+            channel_limits: Limits::default(),
             store: store::Options::default(),
             retry: Retry::default(),
             parallel_uploads: 4,
@@ -358,6 +361,7 @@ impl Worker {
                 blobs: self.blobs.clone(),
                 store: self.config.store.clone(),
                 parallel_uploads: self.config.parallel_uploads,
+                channel_limits: self.config.channel_limits,
                 channel_patience: self.config.channel_patience,
                 commands: to_obey,
                 events: self.events.clone(),

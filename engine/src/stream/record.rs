@@ -47,6 +47,14 @@ pub struct Malformed {
 }
 
 impl Element {
+    /// About how much memory it holds, in bytes; never 0.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Element::Record(record) => 1 + record.key.len() + record.value.len(),
+            Element::Barrier(_) => 1,
+        }
+    }
+
     /// Appends the element to a batch.
     ///
     /// # Panics

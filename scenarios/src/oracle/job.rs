@@ -245,9 +245,8 @@ impl JobOracle {
         self.one_attempt(&metadata)?;
         self.goes_on(&metadata)?;
         for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
-            if let SubtaskState::Sink(transactions) = state {
-                self.durable.extend(transactions.iter().map(|t| (t.id.clone(), t.staged.clone())));
-            }
+            let transactions = state.transactions().iter();
+            self.durable.extend(transactions.map(|t| (t.id.clone(), t.staged.clone())));
         }
         Ok(())
     }
@@ -280,8 +279,8 @@ impl JobOracle {
     /// Every job is restored from its newest checkpoint, so that the next one has read as much and more.
     fn goes_on(&mut self, metadata: &CheckpointMetadata) -> Result<(), Violation> {
         for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
-            let SubtaskState::Source(positions) = state else { continue };
-            for position in positions {
+            let SubtaskState::Source(source) = state else { continue };
+            for position in &source.positions {
                 let before = self.positions.insert(position.partition, position.next_offset);
                 if before.is_some_and(|before| before > position.next_offset) {
                     return Err(Violation::new(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::barrier::Alignment;
 use crate::checkpoint::job_state::Retention;
 
 /// See the module.
@@ -19,8 +20,10 @@ pub struct CheckpointConfig {
     pub tolerable_failures: u32,
     /// How many completed checkpoints are kept; at least one.
     pub retained: usize,
-    /// How many may be under way at once; at least one.
+    /// How many may be under way at once; at least one, and exactly one if a barrier may overtake.
     pub max_concurrent: usize,
+    /// Whether barriers wait for the records before them. Those of savepoints always do.
+    pub alignment: Alignment,
     /// What becomes of the completed ones when the job ends.
     pub retention: Retention,
 }
@@ -29,13 +32,16 @@ impl CheckpointConfig {
     /// What cannot be, by name.
     ///
     /// # Errors
-    /// If nothing would be retained or nothing could be under way.
+    /// If nothing would be retained, nothing could be under way, or barriers may overtake each other.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.retained == 0 {
             return Err("retained must be at least 1");
         }
         if self.max_concurrent == 0 {
             return Err("max_concurrent must be at least 1");
+        }
+        if self.alignment != Alignment::Aligned && self.max_concurrent != 1 {
+            return Err("max_concurrent must be 1 unless alignment is Aligned");
         }
         Ok(())
     }

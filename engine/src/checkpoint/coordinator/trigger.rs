@@ -2,7 +2,7 @@
 //!
 //! - Not while another is being prepared, while deletions are behind, while no id is reserved, or while the job is about to
 //!   end with a savepoint.
-//! - With as many under way as may be, only a savepoint passes.
+//! - With as many under way as may be, only a savepoint passes, and not if barriers may overtake each other.
 //! - A periodic one keeps the minimum pause after the last completion; users wait for nobody.
 //! - A user's wish is listed before any task hears of it ([`Decision::Begin`]): see [`crate::checkpoint::history`].
 
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::pending::{Pending, Phase};
 use super::{Coordinator, Decision, ID_BLOCK};
-use crate::checkpoint::barrier::{CheckpointOptions, Target};
+use crate::checkpoint::barrier::{Alignment, CheckpointOptions, Target};
 use crate::checkpoint::history::{Entry, EntryStatus, Kind, Source};
 use crate::checkpoint::request::{Request, RequestKind, Waiting};
 use crate::checkpoint::snapshot::CheckpointId;
@@ -123,7 +123,10 @@ impl Coordinator {
         if run.last_stage.is_some_and(|last| last.done.is_some()) {
             return None;
         }
-        if self.queue.head().is_some_and(|head| has_room || head.request.is_savepoint()) {
+        // Barriers that may overtake others are alone under way.
+        let is_forced =
+            |request: &Request| request.is_savepoint() && self.config.alignment == Alignment::Aligned;
+        if self.queue.head().is_some_and(|head| has_room || is_forced(&head.request)) {
             return self.queue.pop().map(|waiting| self.wanted(waiting));
         }
         let target = if self.must_be_full { Target::Full } else { Target::Increment };
@@ -132,7 +135,7 @@ impl Coordinator {
             source,
             description: description.into(),
             trigger_id: None,
-            options: CheckpointOptions { target, ..CheckpointOptions::default() },
+            options: CheckpointOptions { target, alignment: self.config.alignment, stop: None },
         };
         match run.last_stage {
             Some(_) => nothing_open.then(|| own(Source::EndOfInput, "end of input")),
@@ -146,7 +149,7 @@ impl Coordinator {
             RequestKind::Checkpoint { full } => {
                 let full = full || self.must_be_full;
                 let target = if full { Target::Full } else { Target::Increment };
-                let options = CheckpointOptions { target, ..CheckpointOptions::default() };
+                let options = CheckpointOptions { target, alignment: self.config.alignment, stop: None };
                 (Kind::Checkpoint { full }, Source::Manual, options)
             }
             RequestKind::Savepoint { format, stop, .. } => {

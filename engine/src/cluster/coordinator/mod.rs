@@ -439,6 +439,7 @@ fn candidate(context: &Context) -> Role {
 mod tests {
     use super::*;
     use crate::checkpoint::assign::VertexKind;
+    use crate::checkpoint::barrier::Alignment;
 
     fn config(lease: Duration, ping_limit: Duration) -> CoordinatorConfig {
         let second = Duration::from_secs(1);
@@ -462,6 +463,7 @@ mod tests {
                 retained: 1,
                 max_concurrent: 1,
                 retention: Default::default(),
+                alignment: Alignment::Aligned,
             },
             lease,
             ping_limit,
@@ -482,5 +484,16 @@ mod tests {
         let expected = "configuration: lease is 199ms and must be at least four times ping_limit, 200ms";
         assert_eq!(error.to_string(), expected);
         assert!(check(&config(ms(199), ms(0))).is_err());
+    }
+
+    #[test]
+    fn checkpoints_that_overtake_are_refused_side_by_side() {
+        let mut config = config(Duration::from_secs(1), Duration::from_millis(1));
+        config.checkpoint.max_concurrent = 2;
+        assert!(check(&config).is_ok());
+        for alignment in [Alignment::Unaligned, Alignment::AlignedFor { timeout_us: 1 }] {
+            config.checkpoint.alignment = alignment;
+            assert!(check(&config).unwrap_err().to_string().contains("max_concurrent must be 1"));
+        }
     }
 }
