@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::acknowledge;
 use super::assign::VertexPlan;
-use super::barrier::{Alignment, Barrier, CheckpointOptions};
+use super::barrier::{Alignment, Barrier, CheckpointOptions, Target};
 use super::layout::Layout;
 use super::log::CompletedCheckpoint;
 use super::metadata;
@@ -283,6 +283,7 @@ impl Coordinator {
             plan: &self.plan,
             parallelism: &run.parallelism,
             attempt,
+            target: &Target::Increment,
         };
         // The base of a late part may have been given up since the task began; nothing will be restored from that part.
         let is_late = !self.pending.contains_key(&id);

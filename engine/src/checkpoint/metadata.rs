@@ -114,7 +114,10 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
     let mut transactions = BTreeSet::new();
     for state in subtasks {
         match (state, plan.kind) {
-            (SubtaskState::Keyed(keyed), VertexKind::Keyed) => ranges.push(keyed.range),
+            (SubtaskState::Keyed(keyed), VertexKind::Keyed) => {
+                keyed.format.check()?;
+                ranges.push(keyed.range);
+            }
             (SubtaskState::Source(source), VertexKind::Source { partitions: n }) => {
                 for position in &source.positions {
                     if position.partition >= n {
@@ -164,7 +167,7 @@ fn check_in_flight(vertex: u16, vertices: &[VertexState]) -> Result<(), String> 
 mod tests {
     use super::*;
     use crate::checkpoint::snapshot::{
-        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, SourcePosition,
+        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, SourcePosition, StateFormat,
     };
     use proptest::prelude::*;
 
@@ -172,6 +175,7 @@ mod tests {
         let keyed = |first, last| {
             SubtaskState::Keyed(KeyedSnapshot {
                 range: KeyGroupRange { first, last },
+                format: StateFormat::store(),
                 shared: Vec::new(),
                 private: Vec::new(),
                 in_flight: None,
@@ -248,6 +252,17 @@ mod tests {
         broken(|m, _| drop(m.vertices[1].subtasks.pop()));
         broken(|m, _| m.vertices[0].subtasks[1] = m.vertices[0].subtasks[0].clone());
         broken(|_, p| p[0].kind = VertexKind::Source { partitions: 1 });
+    }
+
+    #[test]
+    fn a_format_of_another_backend_is_refused_by_name() {
+        let (mut metadata, plan) = example();
+        let SubtaskState::Keyed(keyed) = &mut metadata.vertices[1].subtasks[0] else { unreachable!() };
+        keyed.format = StateFormat("heap/3".into());
+        let layout = Layout::new("job").unwrap();
+        let error = validate(&metadata, &layout, CheckpointId(3), &plan, 8).unwrap_err();
+        let expected = "vertex count: state is in format \"heap/3\", this backend reads store/1 and canonical/1";
+        assert!(error.to_string().ends_with(expected), "{error}");
     }
 
     #[test]
