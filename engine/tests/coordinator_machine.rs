@@ -68,6 +68,7 @@ fn part(attempt: Attempt, id: CheckpointId, task: TaskId, shared: &[String]) -> 
         0 => SubtaskState::from(vec![SourcePosition { partition: task.subtask.into(), next_offset: id.0 }]),
         1 => SubtaskState::Keyed(KeyedSnapshot {
             range: key_group_range(task.subtask, 2, MAX_PARALLELISM),
+            format: StateFormat::store(),
             shared: shared.iter().cloned().map(file).collect(),
             private: vec![file(layout.private(id, attempt, task, "u"))],
             in_flight: None,

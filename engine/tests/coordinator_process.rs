@@ -209,7 +209,13 @@ impl FakeWorker {
                 }
                 let manifest = self.put(layout.private(id, attempt, task, &unique)).await;
                 let private = vec![StoreFile { name: "MANIFEST".into(), handle: manifest }];
-                SubtaskState::Keyed(KeyedSnapshot { range, shared: tables.clone(), private, in_flight: None })
+                SubtaskState::Keyed(KeyedSnapshot {
+                    range,
+                    format: StateFormat::store(),
+                    shared: tables.clone(),
+                    private,
+                    in_flight: None,
+                })
             }
             _ => {
                 let name = format!("{attempt}-{id}-{}", task.subtask);

@@ -3,9 +3,10 @@
 //! An acknowledgement comes over the network and is believed in nothing that can be checked: that the task exists and keeps
 //! that kind of state, that the key groups are its own, and that every file it names is of a kind and an age that this
 //! attempt may reference. A file of an older attempt must be known (it came from a restored checkpoint): the sweeper may
-//! have deleted any other.
+//! have deleted any other. A savepoint stands alone, so that all its files lie in its directory, and none is shared.
 
 use super::assign::{VertexKind, VertexPlan, key_group_range};
+use super::barrier::Target;
 use super::layout::{Layout, Object};
 use super::snapshot::{CheckpointId, FileHandle, SourceSnapshot, SubtaskState};
 use crate::cluster::rpc::{Attempt, TaskId};
@@ -17,6 +18,8 @@ pub(super) struct Part<'a> {
     /// Of each vertex.
     pub parallelism: &'a [u16],
     pub attempt: Attempt,
+    /// Where the files of the checkpoint are to go.
+    pub target: &'a Target,
 }
 
 impl Part<'_> {
@@ -72,10 +75,22 @@ impl Part<'_> {
         state: &SubtaskState,
         known: impl Fn(&str) -> bool,
     ) -> Result<(), String> {
+        if let Target::Savepoint { directory, .. } = self.target {
+            if let Some(handle) = state.shared_files().next() {
+                return Err(format!("{} is a shared file of the savepoint {directory}", handle.path));
+            }
+            let outside = |handle: &&FileHandle| !self.target.holds(&handle.path);
+            return match state.private_files().into_iter().find(outside) {
+                None => Ok(()),
+                Some(handle) => Err(format!("{} is not in the savepoint {directory}", handle.path)),
+            };
+        }
         let own = Object::Private { checkpoint: id, attempt: self.attempt, task };
         for handle in state.shared_files() {
             match self.layout.parse(&handle.path) {
-                Some(Object::Shared { attempt }) if attempt == self.attempt || known(&handle.path) => {}
+                Some(Object::Shared { attempt }) if attempt == self.attempt => {}
+                // Also of another job, whose checkpoint was claimed.
+                _ if known(&handle.path) => {}
                 _ => return Err(format!("{} is not a shared file it can know of", handle.path)),
             }
         }

@@ -213,7 +213,7 @@ fn deal(transactions: impl Iterator<Item = SinkTransaction>, parallelism: u16) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkSnapshot, SourceSnapshot};
+    use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkSnapshot, SourceSnapshot, StateFormat};
     use proptest::prelude::*;
 
     fn vertex(subtasks: Vec<SubtaskState>) -> VertexState {
@@ -241,7 +241,11 @@ mod tests {
         fn every_new_range_gets_exactly_the_states_it_needs(max in 1u16..200, old in 1u16..20, new in 1u16..20) {
             let (old, new) = (old.min(max), new.min(max));
             let states = (0..old).map(|i| SubtaskState::Keyed(KeyedSnapshot {
-                range: key_group_range(i, old, max), shared: Vec::new(), private: Vec::new(), in_flight: None,
+                range: key_group_range(i, old, max),
+                format: StateFormat::store(),
+                shared: Vec::new(),
+                private: Vec::new(),
+                in_flight: None,
             })).collect();
             let handed = restore(&plan(VertexKind::Keyed), &vertex(states), new, max);
             prop_assert_eq!(handed.len(), usize::from(new));

@@ -1,7 +1,8 @@
 //! What a barrier says: which checkpoint begins here, and how it is to be taken.
 //!
 //! The options travel with the barrier (as Flink's `CheckpointOptions` do) because a task learns of a checkpoint from its
-//! input: whatever it has to know must have come the same way. All barriers of one checkpoint say the same.
+//! input: whatever it has to know must have come the same way. All barriers of one checkpoint say the same, except that one
+//! which has overtaken once goes on as an unaligned one.
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,15 @@ impl Barrier {
     /// Of a checkpoint with the usual options.
     pub fn aligned(checkpoint: CheckpointId) -> Barrier {
         Barrier { checkpoint, options: CheckpointOptions::default() }
+    }
+}
+
+impl Target {
+    /// True if the files of the checkpoint are to lie in a directory of their own, and `path` is directly in there.
+    pub fn holds(&self, path: &str) -> bool {
+        let Target::Savepoint { directory, .. } = self else { return false };
+        let name = path.strip_prefix(directory.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
     }
 }
 

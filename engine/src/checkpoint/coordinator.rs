@@ -26,7 +26,7 @@ mod trigger;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::assign::VertexPlan;
-use super::barrier::Barrier;
+use super::barrier::{Barrier, Target};
 use super::history::{Entry, EntryStatus};
 use super::job_state::ClaimMode;
 use super::layout::Layout;
@@ -134,6 +134,8 @@ struct Run {
     last_stage: Option<LastStage>,
     /// The savepoint with which the job is to end.
     stopping: Option<CheckpointId>,
+    /// Where the files of savepoints go, also of those that are under way no more: parts may come late.
+    savepoints: BTreeMap<CheckpointId, Target>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -228,6 +230,7 @@ impl Coordinator {
             failures: 0,
             last_stage: None,
             stopping: None,
+            savepoints: BTreeMap::new(),
         });
     }
 

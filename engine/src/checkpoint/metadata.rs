@@ -152,7 +152,10 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
     let mut transactions = BTreeSet::new();
     for state in subtasks {
         match (state, plan.kind) {
-            (SubtaskState::Keyed(keyed), VertexKind::Keyed) => ranges.push(keyed.range),
+            (SubtaskState::Keyed(keyed), VertexKind::Keyed) => {
+                keyed.format.check()?;
+                ranges.push(keyed.range);
+            }
             (SubtaskState::Source(source), VertexKind::Source { partitions: n }) => {
                 for position in &source.positions {
                     if position.partition >= n {
@@ -212,7 +215,7 @@ fn check_in_flight(metadata: &CheckpointMetadata, vertex: &VertexState, job: &Jo
 mod tests {
     use super::*;
     use crate::checkpoint::snapshot::{
-        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, SourcePosition,
+        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, SourcePosition, StateFormat,
     };
     use proptest::prelude::*;
 
@@ -220,6 +223,7 @@ mod tests {
         let keyed = |first, last| {
             SubtaskState::Keyed(KeyedSnapshot {
                 range: KeyGroupRange { first, last },
+                format: StateFormat::store(),
                 shared: Vec::new(),
                 private: Vec::new(),
                 in_flight: None,
@@ -314,6 +318,19 @@ mod tests {
         assert!(!fits(&metadata, &plan, false) && fits(&metadata, &plan, true));
         // The other vertex of the example holds nothing.
         assert!(fits(&metadata, &[source], false));
+    }
+
+    #[test]
+    fn a_format_of_another_backend_is_refused_by_name() {
+        let (mut metadata, plan) = example();
+        let SubtaskState::Keyed(keyed) = &mut metadata.vertices[1].subtasks[0] else { unreachable!() };
+        keyed.format = StateFormat("heap/3".into());
+        let layout = Layout::new("job").unwrap();
+        let job = Job { plan: &plan, max_parallelism: 8, allow_non_restored: false };
+        let error = validate(&metadata, "p", Place::Checkpoint(&layout, CheckpointId(3)), &job).unwrap_err();
+        let expected =
+            "vertex count: state is in format \"heap/3\", this backend reads store/1 and canonical/1";
+        assert!(error.to_string().ends_with(expected), "{error}");
     }
 
     #[test]

@@ -48,11 +48,44 @@ pub struct StoreFile {
     pub handle: FileHandle,
 }
 
+/// What the files of a keyed snapshot look like. A name and not an enum: who cannot read it can still say what it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StateFormat(pub String);
+
+impl StateFormat {
+    /// Those that this build reads.
+    pub const READABLE: [&str; 2] = ["store/1", "canonical/1"];
+
+    /// The files of a store ([`crate::store`]), as they are.
+    pub fn store() -> StateFormat {
+        StateFormat(StateFormat::READABLE[0].into())
+    }
+
+    /// Files that owe nothing to a store ([`crate::state::canonical`]).
+    pub fn canonical() -> StateFormat {
+        StateFormat(StateFormat::READABLE[1].into())
+    }
+
+    /// Refuses what this build does not read.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check(&self) -> Result<(), String> {
+        let readable = StateFormat::READABLE;
+        if readable.contains(&self.0.as_str()) {
+            return Ok(());
+        }
+        Err(format!("state is in format {:?}, this backend reads {}", self.0, readable.join(" and ")))
+    }
+}
+
 /// A keyed subtask's store at a barrier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyedSnapshot {
     /// The key groups it covers.
     pub range: KeyGroupRange,
+    /// What its files look like.
+    pub format: StateFormat,
     /// Immutable table files, under `shared/`, possibly referenced by several checkpoints. Owned by the registry of
     /// shared state. The path is unique to its content: a file is uploaded once and referenced afterwards.
     pub shared: Vec<StoreFile>,

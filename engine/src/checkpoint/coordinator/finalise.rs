@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::files::{Retained, all_files, own_paths, shared_paths};
 use super::pending::{Pending, Phase};
 use super::{Coordinator, Decision, Failure, config};
+use crate::checkpoint::barrier::Target;
 use crate::checkpoint::history::{Entry, EntryStatus, Present};
 use crate::checkpoint::layout::Layout;
 use crate::checkpoint::metadata::{self, Place};
@@ -47,6 +48,7 @@ impl Coordinator {
             plan: &self.plan,
             parallelism: &run.parallelism,
             attempt,
+            target: run.savepoints.get(&id).unwrap_or(&Target::Increment),
         };
         // The base of a late part may have been given up since the task began; nothing will be restored from that part.
         let is_late = !self.pending.contains_key(&id);

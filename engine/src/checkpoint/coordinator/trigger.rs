@@ -77,6 +77,9 @@ impl Coordinator {
             if next.options.stop.is_some() {
                 run.stopping = Some(id);
             }
+            if let Kind::Savepoint { .. } = next.kind {
+                run.savepoints.insert(id, next.options.target.clone());
+            }
             let is_listed = next.trigger_id.is_some();
             let entry = Entry {
                 id,

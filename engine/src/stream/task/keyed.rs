@@ -177,7 +177,7 @@ impl KeyedTask<'_> {
             point!(points::OVERTOOK);
         }
         point!(points::BARRIER_SENT);
-        let linked = self.state.link(checkpoint).boxed().await?;
+        let linked = self.state.link(checkpoint, &snapshot.barrier.options.target).boxed().await?;
         let uploaded = Uploaded::default();
         self.uploaded.insert(checkpoint, (uploaded.clone(), linked.dir.clone()));
         let (blobs, names) = (self.context.blobs.clone(), self.context.names());

@@ -256,6 +256,9 @@ impl upload::Names for TaskNames {
     fn private(&self, checkpoint: CheckpointId) -> String {
         self.layout.private(checkpoint, self.attempt, self.task, &entropy::uuid("state.private"))
     }
+    fn savepoint(&self, directory: &str) -> String {
+        format!("{directory}/{}", entropy::uuid("state.savepoint"))
+    }
 }
 
 /// Runs `work` until it ends or the task is cancelled; `Ok` if cancelled.

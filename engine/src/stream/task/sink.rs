@@ -12,13 +12,14 @@ use super::intake::Intake;
 use super::{
     Command, ELEMENTS_PER_LOOK, ELEMENTS_PER_ROUND, RECORDS_PER_CHARGE, TaskContext, persist, until_cancelled,
 };
+use crate::checkpoint::barrier::Target;
 use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkSnapshot, SinkTransaction, SubtaskState};
 use crate::cluster::rpc::ToCoordinator;
 use crate::state::blob;
-use crate::state::upload::Uploaded;
+use crate::state::upload::{Names, Uploaded};
 use crate::stream::alignment::{Decision, Snapshot};
 use crate::stream::record::Element;
-use crate::stream::sink::transactions::Transactions;
+use crate::stream::sink::transactions::{Transaction, Transactions};
 use crate::stream::sink::{commit, recommit, stage, unstage};
 use crate::stream::{Error, points};
 
@@ -178,6 +179,10 @@ impl SinkTask {
         let overtakes = snapshot.overtakes.is_some();
         sometimes!(points::ALIGNED_BLOCKED, !overtakes && self.intake.channels() > 1);
         let in_flight = self.intake.record(self.context.task(), snapshot, Vec::new());
+        if let Target::Savepoint { directory, .. } = &snapshot.barrier.options.target {
+            self.save(checkpoint, directory.clone());
+            return;
+        }
         // What is staged is named, what is not is staged now.
         let mut named = Vec::new();
         let mut to_stage = Vec::new();
@@ -198,6 +203,23 @@ impl SinkTask {
             named.extend(stage(&blobs, &layout, attempt, checkpoint, to_stage).await?);
             let in_flight = persist(in_flight, &blobs, &names, checkpoint, &uploaded).await?;
             Ok(SinkSnapshot { transactions: named, in_flight })
+        });
+    }
+
+    /// The part of a savepoint: a copy of everything that is not known to be committed, wherever else it is staged.
+    fn save(&mut self, checkpoint: CheckpointId, directory: String) {
+        let transactions = self.transactions.barrier(checkpoint);
+        let (blobs, names) = (self.context.blobs.clone(), self.context.names());
+        let uploaded = Uploaded::default();
+        self.uploaded.insert(checkpoint, uploaded.clone());
+        self.staging.start(checkpoint, async move {
+            let mut saved = Vec::with_capacity(transactions.len());
+            for Transaction { id, content, .. } in transactions {
+                let path = names.savepoint(&directory);
+                uploaded.note(&path);
+                saved.push(SinkTransaction { id, staged: blobs.create(&path, content).await? });
+            }
+            Ok(SinkSnapshot { transactions: saved, in_flight: None })
         });
     }
 
@@ -238,7 +260,8 @@ impl SinkTask {
         match result.map_err(|source| Error::Background { checkpoint, source })? {
             Ok(snapshot) => {
                 for SinkTransaction { id, staged } in &snapshot.transactions {
-                    if self.transactions.is_outstanding(id) {
+                    // A copy in a savepoint is not ours to name again.
+                    if self.transactions.is_outstanding(id) && staged.path == self.path(id) {
                         self.staged.insert(id.clone(), staged.clone());
                     }
                 }
