@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cutwater_engine::checkpoint::assign::{VertexKind, VertexPlan, key_group_range};
-use cutwater_engine::checkpoint::barrier::Alignment;
+use cutwater_engine::checkpoint::barrier::{Alignment, SavepointFormat, Stop, Target};
 use cutwater_engine::checkpoint::coordinator::{
     Acknowledged, CheckpointConfig, Coordinator, Decision, Found,
 };
 use cutwater_engine::checkpoint::history::EntryStatus;
-use cutwater_engine::checkpoint::job_state::{Base, Change, JobState, Retention};
+use cutwater_engine::checkpoint::job_state::{Base, Change, ClaimMode, JobState, Origin, Retention, Status};
 use cutwater_engine::checkpoint::layout::Layout;
 use cutwater_engine::checkpoint::registry::Registry;
 use cutwater_engine::checkpoint::request::{Request, RequestKind};
@@ -60,6 +60,22 @@ fn tasks() -> Vec<TaskId> {
     (0..3).flat_map(|vertex| (0..2).map(move |subtask| task(vertex, subtask))).collect()
 }
 
+/// The part of `task` in a savepoint in `directory`.
+fn savepoint_part(id: CheckpointId, task: TaskId, directory: &str) -> SubtaskState {
+    let path = format!("{directory}/u-{}-{}", task.vertex, task.subtask);
+    match task.vertex {
+        0 => part(ATTEMPT, id, task, &[]),
+        1 => SubtaskState::Keyed(KeyedSnapshot {
+            range: key_group_range(task.subtask, 2, MAX_PARALLELISM),
+            format: StateFormat::canonical(),
+            shared: Vec::new(),
+            private: vec![StoreFile { name: "f".into(), handle: handle(path) }],
+            in_flight: None,
+        }),
+        _ => SubtaskState::from(Vec::<SinkTransaction>::new()),
+    }
+}
+
 /// The part of `task` in checkpoint `id`, of a store that holds the tables `shared`.
 fn part(attempt: Attempt, id: CheckpointId, task: TaskId, shared: &[String]) -> SubtaskState {
     let layout = layout();
@@ -99,6 +115,9 @@ struct World {
     bases: BTreeMap<(CheckpointId, TaskId), Vec<String>>,
     uploads: u64,
     restart: bool,
+    first_of_attempt: CheckpointId,
+    targets: BTreeMap<CheckpointId, Target>,
+    paths: BTreeMap<CheckpointId, String>,
     notes: Vec<cutwater_engine::checkpoint::history::Entry>,
     requests: u64,
     /// Requests that were taken and have had no end.
@@ -128,6 +147,9 @@ impl World {
             bases: BTreeMap::new(),
             uploads: 0,
             restart: false,
+            first_of_attempt: CheckpointId(0),
+            targets: BTreeMap::new(),
+            paths: BTreeMap::new(),
             notes: Vec::new(),
             requests: 0,
             asked: BTreeSet::new(),
@@ -147,9 +169,13 @@ impl World {
     /// Every path that a restore from any retained checkpoint needs.
     fn needed(&self) -> BTreeSet<String> {
         let mut needed = BTreeSet::new();
-        for completed in &self.register.retained {
-            needed.insert(completed.metadata.path.clone());
-            for state in self.metadata[&completed.id].vertices.iter().flat_map(|v| &v.subtasks) {
+        let savepoints = self.register.history.iter().filter(|entry| entry.is_savepoint());
+        let listed = savepoints.filter_map(|entry| Some((entry.id, entry.present()?.metadata.path.clone())));
+        let origin = self.register.origin().map(|origin| &origin.checkpoint);
+        let held = self.register.retained.iter().chain(origin).map(|c| (c.id, c.metadata.path.clone()));
+        for (id, path) in listed.chain(held) {
+            needed.insert(path);
+            for state in self.metadata[&id].vertices.iter().flat_map(|v| &v.subtasks) {
                 needed.extend(state.shared_files().map(|h| h.path.clone()));
                 needed.extend(state.private_files().iter().map(|h| h.path.clone()));
             }
@@ -165,11 +191,18 @@ impl World {
                     assert!(self.triggered.last().is_none_or(|last| *last < id), "ids grow");
                     assert!(id.0 < self.register.next_id_bound, "an id that nobody reserved");
                     self.triggered.push(id);
+                    self.targets.insert(id, barrier.options.target);
                 }
                 Decision::ReserveIds(bound) => self.changes.push(Change::ReserveIds { bound }),
                 Decision::Begin(entry) => self.changes.push(Change::Begin(entry)),
                 Decision::WriteMetadata { metadata, path } => {
-                    assert_eq!(path, layout().metadata(metadata.id));
+                    match &self.targets[&metadata.id] {
+                        Target::Savepoint { directory, .. } => {
+                            assert_eq!(path, Layout::metadata_in(directory))
+                        }
+                        Target::Increment | Target::Full => assert_eq!(path, layout().metadata(metadata.id)),
+                    }
+                    self.paths.insert(metadata.id, path);
                     let parts: usize = metadata.vertices.iter().map(|v| v.subtasks.len()).sum();
                     assert_eq!(parts, 6, "a part of every task");
                     self.writes.push(*metadata);
@@ -178,7 +211,10 @@ impl World {
                     if let Some(trigger_id) = &entry.trigger_id {
                         self.answer(trigger_id.clone());
                     }
-                    self.changes.push(Change::Complete { entry, retain: self.retain, stops });
+                    self.changes.push(match entry.is_savepoint() && !stops {
+                        true => Change::Savepoint(entry),
+                        false => Change::Complete { entry, retain: self.retain, stops },
+                    });
                 }
                 Decision::NotifyComplete(id) => {
                     assert_eq!(self.register.latest().map(|c| c.id), Some(id), "I1: durable before a commit");
@@ -217,12 +253,17 @@ impl World {
         assert!(self.asked.remove(&trigger_id), "{trigger_id} was never asked for, or answered before");
     }
 
-    fn ask(&mut self, full: bool) {
+    fn ask(&mut self, pick: usize) {
         self.requests += 1;
         let trigger_id = self.requests.to_string();
-        let kind = RequestKind::Checkpoint { full };
+        let stop = [None, None, Some(Stop::Suspend), Some(Stop::Drain)][pick / 4 % 4];
+        let kind = match pick % 4 {
+            0 | 1 => RequestKind::Checkpoint { full: pick.is_multiple_of(4) },
+            _ => RequestKind::Savepoint { target: None, format: SavepointFormat::Native, stop },
+        };
+        let directory = layout().savepoint(None, &trigger_id);
         let request = Request { trigger_id: trigger_id.clone(), kind, description: "please".into() };
-        if self.machine.request(request, String::new()).is_ok() {
+        if self.machine.request(request, directory).is_ok() {
             self.asked.insert(trigger_id);
         }
     }
@@ -230,6 +271,18 @@ impl World {
     /// The task names the tables of the base it believes complete, without the oldest ones, and a new one. That base may
     /// be any of the last few, as notifications arrive when they like.
     fn acknowledge(&mut self, id: CheckpointId, task: TaskId, base: Option<CheckpointId>) {
+        if let Target::Savepoint { directory, .. } = &self.targets[&id] {
+            // A task knows only what was triggered in its own attempt.
+            if id < self.first_of_attempt {
+                return;
+            }
+            let state = savepoint_part(id, task, directory);
+            let (outcome, decisions) = self.machine.acknowledge(self.attempt, id, task, state, 1);
+            assert!(!matches!(outcome, Acknowledged::Refused(_)), "{outcome:?}");
+            self.execute(decisions);
+            return;
+        }
+        let base = base.filter(|_| self.targets[&id] == Target::Increment);
         let mut shared = base.and_then(|base| self.bases.get(&(base, task))).cloned().unwrap_or_default();
         if shared.len() > 2 {
             shared.remove(0);
@@ -271,7 +324,7 @@ impl World {
                 let decisions = self.machine.decline(self.attempt, id, "no", 1);
                 self.execute(decisions);
             }
-            (11, _) => self.ask(pick.is_multiple_of(2)),
+            (11, _) => self.ask(pick),
             (10, _) if self.restart || pick.is_multiple_of(4) => self.restart(),
             _ => {}
         }
@@ -284,7 +337,7 @@ impl World {
         let decisions = if pick.is_multiple_of(7) {
             self.machine.metadata_failed(id, "store", 1)
         } else {
-            self.machine.metadata_written(id, handle(layout().metadata(id)))
+            self.machine.metadata_written(id, handle(self.paths[&id].clone()))
         };
         self.execute(decisions);
     }
@@ -298,7 +351,7 @@ impl World {
                 Vec::new()
             }
             Change::Begin(entry) => self.machine.begun(entry.id, self.now_us),
-            Change::Complete { entry, .. } => {
+            Change::Complete { entry, .. } | Change::Savepoint(entry) => {
                 self.machine.completed(entry.id, &self.retained_ids(), self.now_us, 1)
             }
             other => panic!("{other:?}"),
@@ -327,7 +380,32 @@ impl World {
         self.restart = false;
         self.bases.clear();
         self.notified.clear();
+        if matches!(self.register.status, Status::Stopping { .. }) {
+            self.bring_back();
+        }
+        let last = self.triggered.last().map_or(0, |last| last.0);
+        self.first_of_attempt = CheckpointId(last + 1);
         self.machine.start(self.attempt, 2, self.now_us, 7);
+    }
+
+    /// The job has stopped with a savepoint; a user brings it back from there, claiming it every other time.
+    fn bring_back(&mut self) {
+        let savepoint = self.register.latest().unwrap().clone();
+        assert!(savepoint.is_savepoint);
+        let end = Change::End { status: Status::Finished, keep: false, at_unix_ms: 1 };
+        self.register = self.register.changed(&end);
+        let decisions = self.machine.let_go(&[], false);
+        self.execute(decisions);
+        assert!(self.machine.registry().entries().is_empty(), "nothing is left of an ended job");
+        let claim = if savepoint.id.0.is_multiple_of(2) { ClaimMode::Claim } else { ClaimMode::NoClaim };
+        let (path, metadata) = (savepoint.metadata.path.clone(), self.metadata[&savepoint.id].clone());
+        let origin = Origin { checkpoint: savepoint, claim: Some(claim), allow_non_restored: false };
+        self.register =
+            self.register.changed(&Change::Start { base: Base::Origin(Box::new(origin)), ids: 16 });
+        let bound = self.register.next_id_bound;
+        let (job_version, origin) = (self.register.job_version, Some((&metadata, path, claim)));
+        let found = Found { job_version, origin, ids: bound - 16..bound, ..Found::default() };
+        self.machine.adopt(found).unwrap();
     }
 
     fn check(&self) {
