@@ -466,6 +466,7 @@ impl Coordinator {
             },
         };
         run.next_periodic_us = now_us + base_us;
+        let is_last = run.last_stage.is_some();
         let attempt = run.attempt;
         let id = CheckpointId(self.next_id);
         self.next_id += 1;
@@ -482,7 +483,9 @@ impl Coordinator {
                 _span: tracing::debug_span!("checkpoint", %id),
             },
         );
-        let options = CheckpointOptions { alignment: self.config.alignment, ..CheckpointOptions::default() };
+        // After the last one nothing is processed: it may leave nothing in flight.
+        let alignment = if is_last { Alignment::Aligned } else { self.config.alignment };
+        let options = CheckpointOptions { alignment, ..CheckpointOptions::default() };
         decisions.push(Decision::Trigger(Barrier { checkpoint: id, options }));
     }
 

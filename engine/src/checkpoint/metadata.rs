@@ -96,6 +96,10 @@ fn check(
         if vertex.uid != plan.uid {
             return Err(format!("has vertex {} where the job has {}", vertex.uid, plan.uid));
         }
+        if vertex.subtasks.len() > usize::from(max_parallelism) {
+            let (subtasks, uid) = (vertex.subtasks.len(), &plan.uid);
+            return Err(format!("vertex {uid}: {subtasks} subtasks for {max_parallelism} key groups"));
+        }
         check_vertex(&vertex.subtasks, plan, max_parallelism)
             .and_then(|()| check_in_flight(index, &metadata.vertices))
             .map_err(|reason| format!("vertex {}: {reason}", plan.uid))?;
