@@ -160,8 +160,10 @@ fn in_flight_to(
 ) -> Vec<SubtaskState> {
     let receivers = u16::try_from(old[usize::from(old_to)].subtasks.len()).expect("it was validated");
     let overlaps = |receiver: TaskId| {
-        let theirs = key_group_range(receiver.subtask, receivers, max_parallelism);
-        receiver.vertex == old_to && theirs.first <= range.last && range.first <= theirs.last
+        receiver.vertex == old_to && {
+            let theirs = key_group_range(receiver.subtask, receivers, max_parallelism);
+            theirs.first <= range.last && range.first <= theirs.last
+        }
     };
     let (received, unsent): (Vec<_>, Vec<_>) = (0u16..).zip(old).partition(|(vertex, _)| *vertex == old_to);
     let states = received.into_iter().chain(unsent).flat_map(|(_, vertex)| &vertex.subtasks);

@@ -130,6 +130,10 @@ fn check_fit(metadata: &CheckpointMetadata, job: &Job<'_>) -> Result<(), String>
         if !seen.insert(&vertex.uid) {
             return Err(format!("has vertex {} twice", vertex.uid));
         }
+        if vertex.subtasks.len() > usize::from(max) {
+            let (subtasks, uid) = (vertex.subtasks.len(), &vertex.uid);
+            return Err(format!("vertex {uid}: {subtasks} subtasks for {max} key groups"));
+        }
         match job.plan.iter().find(|plan| plan.uid == vertex.uid) {
             Some(plan) => check_vertex(&vertex.subtasks, plan, max)
                 .and_then(|()| check_in_flight(metadata, vertex, job))

@@ -7,7 +7,8 @@
 //! snapshot n+1 begins while n is not known to be complete, and uploads a file of n again under another name. When n is
 //! then confirmed late, that file's handle of n may not become part of the base: n+1 does not reference it, so it dies
 //! when n+1 subsumes n, while a snapshot n+2 could still name it. The base is therefore narrowed to the handles that every
-//! snapshot begun since also references.
+//! snapshot begun since also references. In the same way a snapshot that references nothing (a full one) will have the
+//! confirmed base die when it completes: what begins while its fate is open may not build on that base either.
 //!
 //! Pure: facts in, the base out.
 
@@ -44,7 +45,11 @@ impl Increments {
             self.open.keys().next_back().is_none_or(|last| *last < checkpoint),
             "checkpoint {checkpoint} begins out of order"
         );
-        let base: Files = live.filter_map(|name| self.confirmed.get_key_value(&name)).map(cloned).collect();
+        let is_kept = |(name, handle): &(&String, &FileHandle)| {
+            self.open.values().all(|open| open.get(*name) == Some(*handle))
+        };
+        let confirmed = live.filter_map(|name| self.confirmed.get_key_value(&name));
+        let base: Files = confirmed.filter(is_kept).map(cloned).collect();
         self.open.insert(checkpoint, base.clone());
         base
     }

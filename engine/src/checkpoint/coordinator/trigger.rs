@@ -138,12 +138,18 @@ impl Coordinator {
             source,
             description: description.into(),
             trigger_id: None,
-            options: CheckpointOptions { target, alignment: self.config.alignment, stop: None },
+            options: CheckpointOptions { target, alignment: self.alignment(), stop: None },
         };
         match run.last_stage {
             Some(_) => nothing_open.then(|| own(Source::EndOfInput, "end of input")),
             None => (has_room && run.next_periodic_us <= now_us).then(|| own(Source::Periodic, "periodic")),
         }
+    }
+
+    /// After the last one nothing is processed: it may leave nothing in flight.
+    fn alignment(&self) -> Alignment {
+        let is_last = self.run.as_ref().is_some_and(|run| run.last_stage.is_some());
+        if is_last { Alignment::Aligned } else { self.config.alignment }
     }
 
     fn wanted(&self, waiting: Waiting) -> Next {
@@ -152,7 +158,7 @@ impl Coordinator {
             RequestKind::Checkpoint { full } => {
                 let full = full || self.must_be_full;
                 let target = if full { Target::Full } else { Target::Increment };
-                let options = CheckpointOptions { target, alignment: self.config.alignment, stop: None };
+                let options = CheckpointOptions { target, alignment: self.alignment(), stop: None };
                 (Kind::Checkpoint { full }, Source::Manual, options)
             }
             RequestKind::Savepoint { format, stop, .. } => {
