@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::assign::{VertexKind, VertexPlan};
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
 use cutwater_engine::checkpoint::layout::{Layout, Object};
 use cutwater_engine::checkpoint::log::{JobState, Outcome, Record, Status};

@@ -151,8 +151,18 @@ pub(crate) fn knobs() -> Vec<Knob> {
             0..=2,
         ),
         Knob::new("alignment_ms", "see alignment", 20, 0..=500),
-        Knob::new("channel_bytes", "what may wait at each end of a channel, in bytes", 64 << 10, 64..=64 << 10),
-        Knob::new("window_bytes", "what may be under way in a connection, in bytes", 256 << 10, 512..=256 << 10),
+        Knob::new(
+            "channel_bytes",
+            "what may wait at each end of a channel, in bytes",
+            64 << 10,
+            64..=64 << 10,
+        ),
+        Knob::new(
+            "window_bytes",
+            "what may be under way in a connection, in bytes",
+            256 << 10,
+            512..=256 << 10,
+        ),
         Knob::new(
             "lease_ms",
             "silence of a leader before a takeover, in milliseconds, beyond what pings of the slowest link take",

@@ -5,8 +5,8 @@
 //! attempt may reference. A file of an older attempt must be known (it came from a restored checkpoint): the sweeper may
 //! have deleted any other. A savepoint stands alone, so that all its files lie in its directory, and none is shared.
 
-use super::barrier::Target;
 use super::assign::{VertexKind, VertexPlan, key_group_range};
+use super::barrier::Target;
 use super::layout::{Layout, Object};
 use super::snapshot::{CheckpointId, FileHandle, SourceSnapshot, SubtaskState};
 use crate::cluster::rpc::{Attempt, TaskId};

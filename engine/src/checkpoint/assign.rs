@@ -165,8 +165,7 @@ fn in_flight_to(
             theirs.first <= range.last && range.first <= theirs.last
         }
     };
-    let (received, unsent): (Vec<_>, Vec<_>) =
-        (0u16..).zip(old).partition(|(vertex, _)| *vertex == old_to);
+    let (received, unsent): (Vec<_>, Vec<_>) = (0u16..).zip(old).partition(|(vertex, _)| *vertex == old_to);
     let states = received.into_iter().chain(unsent).flat_map(|(_, vertex)| &vertex.subtasks);
     states
         .filter_map(SubtaskState::in_flight)

@@ -87,6 +87,17 @@ impl Barrier {
     }
 }
 
+impl CheckpointOptions {
+    /// What holds for the barrier. A savepoint holds no input in flight, and after a job's last checkpoint nothing is processed
+    /// any more: such barriers overtake nothing, whatever they say.
+    pub fn alignment(&self) -> Alignment {
+        match (&self.target, self.stop) {
+            (Target::Increment | Target::Full, None) => self.alignment,
+            _ => Alignment::Aligned,
+        }
+    }
+}
+
 impl Target {
     /// True if the files of the checkpoint are to lie in a directory of their own, and `path` is directly in there.
     pub fn holds(&self, path: &str) -> bool {

@@ -265,7 +265,8 @@ mod tests {
         keyed.format = StateFormat("heap/3".into());
         let layout = Layout::new("job").unwrap();
         let error = validate(&metadata, &layout, CheckpointId(3), &plan, 8).unwrap_err();
-        let expected = "vertex count: state is in format \"heap/3\", this backend reads store/1 and canonical/1";
+        let expected =
+            "vertex count: state is in format \"heap/3\", this backend reads store/1 and canonical/1";
         assert!(error.to_string().ends_with(expected), "{error}");
     }
 

@@ -242,7 +242,9 @@ pub fn blocks_of(index: &[BlockHandle], range: KeyGroupRange) -> &[BlockHandle] 
 /// # Errors
 /// If `bytes` are not that block.
 pub fn read_block(bytes: &Bytes, handle: &BlockHandle) -> Result<Vec<Entry>, Malformed> {
-    let Some(len) = bytes.len().checked_sub(CHECKSUM_BYTES) else { return content("a block that is too short") };
+    let Some(len) = bytes.len().checked_sub(CHECKSUM_BYTES) else {
+        return content("a block that is too short");
+    };
     if bytes.len() as u64 != u64::from(handle.len_bytes) {
         return content("a block of another length");
     }
@@ -260,7 +262,11 @@ pub fn read_block(bytes: &Bytes, handle: &BlockHandle) -> Result<Vec<Entry>, Mal
         }
         entries.push(entry);
     }
-    if entries.len() as u64 == u64::from(handle.entries) { Ok(entries) } else { content("another number of entries") }
+    if entries.len() as u64 == u64::from(handle.entries) {
+        Ok(entries)
+    } else {
+        content("another number of entries")
+    }
 }
 
 /// All entries of a whole file, with everything checked: for tests and tools.
@@ -314,7 +320,11 @@ fn take_part(left: &mut Bytes) -> Result<Bytes, Malformed> {
         let byte = left.get_u8();
         len |= usize::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
-            return if len <= left.len() { Ok(left.split_to(len)) } else { content("a part that is cut off") };
+            return if len <= left.len() {
+                Ok(left.split_to(len))
+            } else {
+                content("a part that is cut off")
+            };
         }
     }
     content("a length of too many bytes")

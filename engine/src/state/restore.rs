@@ -148,7 +148,9 @@ async fn load(blobs: &Blobs, snapshot: &KeyedSnapshot, into: &KeyedState) -> Res
                 // Who wrote the file may have counted key groups otherwise.
                 let group = key_groups::key_group(&entry.key, into.max_parallelism());
                 if group != entry.key_group {
-                    return Err(malformed(canonical::Malformed::Content { what: "a key of another key group" }));
+                    return Err(malformed(canonical::Malformed::Content {
+                        what: "a key of another key group",
+                    }));
                 }
                 batch.put(&entry.store_key(), &entry.value);
                 count += 1;

@@ -127,10 +127,14 @@ async fn canonical(
         }
         if writer.len_bytes() >= CANONICAL_FILE_BYTES {
             let content = std::mem::take(&mut writer).finish();
-            files.push(put_canonical(blobs, names.savepoint(directory), files.len(), content, uploaded).await?);
+            files.push(
+                put_canonical(blobs, names.savepoint(directory), files.len(), content, uploaded).await?,
+            );
         }
     }
-    files.push(put_canonical(blobs, names.savepoint(directory), files.len(), writer.finish(), uploaded).await?);
+    files.push(
+        put_canonical(blobs, names.savepoint(directory), files.len(), writer.finish(), uploaded).await?,
+    );
     Ok(files)
 }
 

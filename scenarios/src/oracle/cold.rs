@@ -151,7 +151,10 @@ pub fn judge(
             let (id, of) = (metadata.id, if *vertex == 1 { "key" } else { "derived key" });
             return Err(Violation::new("cut", property)
                 .of(of)
-                .expected(format!("checkpoint {id}: {key:02x?} of vertex {vertex} {:?} times", expected.get(key)))
+                .expected(format!(
+                    "checkpoint {id}: {key:02x?} of vertex {vertex} {:?} times",
+                    expected.get(key)
+                ))
                 .found(format!("{:?} counted and {:?} in flight", counted.get(key), in_flight.get(key))));
         }
         expected = emitted(counted, metadata.max_parallelism);

@@ -1,7 +1,7 @@
 //! What the scenarios hold the engine against. Pure checkers over what was done and what was found, and who tells them.
 
 pub mod attempts;
-pub mod cold;
 pub mod batches;
+pub mod cold;
 pub mod job;
 pub mod watch;

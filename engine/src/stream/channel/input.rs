@@ -126,8 +126,7 @@ impl Input {
     }
 
     fn has_room(&self, channel: usize, waits: &impl Fn(usize) -> bool) -> bool {
-        let limit_bytes =
-            if waits(channel) { self.limits.overtaken_bytes } else { self.limits.input_bytes };
+        let limit_bytes = if waits(channel) { self.limits.overtaken_bytes } else { self.limits.input_bytes };
         self.channels[channel].waiting_bytes < limit_bytes
     }
 

@@ -172,9 +172,8 @@ impl Output {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<bool, Error> {
         let (from, mut sent) = (self.from, false);
         for channel in self.edges.iter_mut().flatten() {
-            sent |= channel
-                .poll_send(cx)
-                .map_err(|source| Error::Channel { from, to: channel.to, source })?;
+            sent |=
+                channel.poll_send(cx).map_err(|source| Error::Channel { from, to: channel.to, source })?;
         }
         Ok(sent)
     }

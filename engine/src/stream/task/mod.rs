@@ -39,8 +39,8 @@ use crate::checkpoint::layout::Layout;
 use crate::checkpoint::snapshot::{CheckpointId, InFlight, SubtaskState};
 use crate::cluster::rpc::{Attempt, Placement, TaskDeployment, TaskId, ToCoordinator};
 use crate::state::blob::{self, Blobs};
-use crate::state::upload::{self, Uploaded};
 use crate::state::key_groups;
+use crate::state::upload::{self, Uploaded};
 use crate::store;
 
 /// After how many elements a task looks whether more has arrived and sends what it can.

@@ -106,7 +106,8 @@ impl SourceTask {
                 continue;
             }
             let is_ready = self.output.is_ready();
-            let due = if is_ready { self.schedule.due(start.elapsed(), RECORDS_PER_TURN) } else { Vec::new() };
+            let due =
+                if is_ready { self.schedule.due(start.elapsed(), RECORDS_PER_TURN) } else { Vec::new() };
             if !due.is_empty() {
                 self.read(due).await?;
                 continue;
@@ -194,7 +195,7 @@ impl SourceTask {
         if skipped {
             return Ok(());
         }
-        let unsent = if barrier.options.alignment == Alignment::Unaligned {
+        let unsent = if barrier.options.alignment() == Alignment::Unaligned {
             self.output.overtake(&barrier)
         } else {
             self.output.barrier(&barrier);
