@@ -32,9 +32,10 @@ pub struct CheckpointOptions {
 }
 
 /// Where the files of a checkpoint go, and what they may leave out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// To the job's directories; files that a confirmed checkpoint holds are referenced.
+    #[default]
     Increment,
     /// To the job's directories; no file of an earlier checkpoint is referenced, but later ones may reference these.
     Full,
@@ -104,11 +105,5 @@ impl Target {
         let Target::Savepoint { directory, .. } = self else { return false };
         let name = path.strip_prefix(directory.as_str()).and_then(|rest| rest.strip_prefix('/'));
         name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
-    }
-}
-
-impl Default for Target {
-    fn default() -> Self {
-        Target::Increment
     }
 }
