@@ -29,6 +29,7 @@ struct Cluster {
     dir: tempfile::TempDir,
     job: JobSpec,
     coordinator: SocketAddr,
+    alignment: Alignment,
 }
 
 async fn free_address() -> SocketAddr {
@@ -39,7 +40,8 @@ impl Cluster {
     async fn new(query: &str, parameters: &[(&str, u64)]) -> Cluster {
         let parameters = parameters.iter().map(|(name, value)| (name.to_string(), *value)).collect();
         let job = JobSpec { name: "job".into(), query: query.into(), parameters };
-        Cluster { dir: tempfile::tempdir().unwrap(), job, coordinator: free_address().await }
+        let (coordinator, alignment) = (free_address().await, Alignment::Aligned);
+        Cluster { dir: tempfile::tempdir().unwrap(), job, coordinator, alignment }
     }
 
     fn objects_url(&self) -> String {
@@ -68,7 +70,7 @@ impl Cluster {
                 retained: 2,
                 max_concurrent: 1,
                 retention: Retention::RetainOnCancellation,
-                alignment: Alignment::Aligned,
+                alignment: self.alignment,
             },
             lease: 200 * MS,
             ping_limit: 50 * MS,
@@ -207,4 +209,22 @@ async fn killed_workers_another_parallelism_and_another_leader_change_nothing() 
     let status = cluster.wait("parallelism 1", |s| s.parallelism == 1 || s.phase == JobPhase::Finished).await;
     assert_ne!(status.phase, JobPhase::Finished, "the job was to be restarted in its middle");
     cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn barriers_that_overtake_change_nothing() {
+    let parameters = [("events_per_partition", 3000), ("events_per_second", 600), ("max_parallelism", 32)];
+    for alignment in [Alignment::Unaligned, Alignment::AlignedFor { timeout_us: 500 }] {
+        let cluster = Cluster { alignment, ..Cluster::new(bid_histogram::NAME, &parameters).await };
+        let _coordinator = cluster.coordinator(2);
+        let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
+        cluster.checkpoints(2).await;
+        drop(a);
+        let _a = cluster.worker("a");
+        cluster.wait("a new attempt", |s| s.attempt.number > 1 && s.phase == JobPhase::Running).await;
+        cluster.checkpoints(2).await;
+        Client::new(vec![cluster.coordinator], Duration::from_secs(1)).rescale(3).await.unwrap();
+        cluster.wait("parallelism 3", |s| s.parallelism == 3 || s.phase == JobPhase::Finished).await;
+        cluster.finish().await;
+    }
 }

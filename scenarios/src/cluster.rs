@@ -302,7 +302,8 @@ impl Cluster {
     /// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
     fn is_undisturbed(&self) -> bool {
         let plan = self.world.plan();
-        let disturbs = |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage" | "stop" | "cancel" | "start");
+        let disturbs =
+            |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage" | "stop" | "cancel" | "start");
         plan.faults.is_empty()
             && plan.buggify.is_empty()
             && self.world.knob("store_spacing_us") == 0
