@@ -334,13 +334,13 @@ impl JobOracle {
         if checkpoint.metadata.path == path {
             return true;
         }
-        // A restore needs staged output only to commit it.
-        let committed = |handle: &FileHandle| {
-            let names = |id: &String| self.objects.contains_key(&self.layout.output(id));
-            self.durable.iter().any(|(id, staged)| staged == handle && names(id))
-        };
         let Some(metadata) = self.metadata.get(&checkpoint.metadata.path) else { return false };
-        handles(metadata).any(|handle| handle.path == path && !committed(handle))
+        // A restore needs staged output only to commit it.
+        let states = metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks);
+        let transactions = states.flat_map(SubtaskState::transactions);
+        let committed = |id: &str| self.objects.contains_key(&self.layout.output(id));
+        let is_committed = transactions.into_iter().any(|t| t.staged.path == path && committed(&t.id));
+        !is_committed && handles(metadata).any(|handle| handle.path == path)
     }
 }
 
