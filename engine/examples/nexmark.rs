@@ -27,6 +27,7 @@ mod real {
     use std::time::Duration;
 
     use clap::Parser;
+    use cutwater_engine::checkpoint::barrier::Alignment;
     use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
     use cutwater_engine::checkpoint::job_state::Retention;
     use cutwater_engine::cluster::client::Client;
