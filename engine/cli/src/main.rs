@@ -1,8 +1,11 @@
-//! `cutwater-engine`: the engine's directories from a shell.
+//! `cutwater-engine`: the engine from a shell: its processes, its jobs, and what they leave on disks.
 //!
 //! ```text
 //! RUSTFLAGS="" cargo run --release -p cutwater-engine-cli -- store check DIR
+//! RUSTFLAGS="" cargo run --release -p cutwater-engine-cli -- fsck CHECKPOINT
 //! ```
+//!
+//! `fsck` looks at checkpoints, ours and Flink's.
 //!
 //! `store dump`, `scan`, `properties`, `check`, `manifest` and `wal` only read: they neither take the lock nor write a byte, whatever state a
 //! crash has left. `store compact`, `ingest`, `checkpoint` and `backup create` open the store as any user does;
@@ -22,9 +25,13 @@ mod backup;
 #[cfg(not(madsim))]
 mod dump;
 #[cfg(not(madsim))]
+mod fsck;
+#[cfg(not(madsim))]
 mod manifest;
 #[cfg(not(madsim))]
 mod output;
+#[cfg(not(madsim))]
+mod place;
 #[cfg(not(madsim))]
 mod records;
 #[cfg(not(madsim))]
@@ -39,7 +46,11 @@ fn main() -> std::process::ExitCode {
     use clap::Parser;
 
     #[derive(Parser)]
-    #[command(name = "cutwater-engine", version, about = "The engine's directories from a shell")]
+    #[command(
+        name = "cutwater-engine",
+        version,
+        about = "A stateful stream engine: its processes, its jobs, what they leave on disks"
+    )]
     struct Arguments {
         #[command(subcommand)]
         part: Part,
@@ -50,12 +61,21 @@ fn main() -> std::process::ExitCode {
         /// A store: an LSM tree in RocksDB's format.
         #[command(subcommand)]
         Store(store::Command),
+        /// A checkpoint, a savepoint, or all that a job retains, of this engine or of Flink: whether everything is there that a restore
+        /// needs. Exit status 1 if not.
+        Fsck(fsck::Command),
     }
 
-    let Arguments { part: Part::Store(command) } = Arguments::parse();
+    let Arguments { part } = Arguments::parse();
+    let run = async {
+        match part {
+            Part::Store(command) => store::run(command).await,
+            Part::Fsck(command) => fsck::run(command).await,
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(store::run(command)),
+        Ok(runtime) => runtime.block_on(run),
         Err(error) => Err(error.into()),
     };
     match result {
@@ -63,7 +83,7 @@ fn main() -> std::process::ExitCode {
         Err(failure) if output::is_closed(&failure) => std::process::ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("cutwater-engine: {failure}");
-            std::process::ExitCode::FAILURE
+            std::process::ExitCode::from(if failure.is::<output::Usage>() { 2 } else { 1 })
         }
     }
 }

@@ -4,6 +4,7 @@ mod acknowledge;
 pub mod assign;
 pub mod coordinator;
 mod envelope;
+pub mod fsck;
 pub mod layout;
 pub mod log;
 pub mod metadata;
