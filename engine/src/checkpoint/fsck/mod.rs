@@ -66,7 +66,7 @@ pub enum FsckError {
 pub async fn check(at: &Located, moved: &[Moved]) -> Result<Report, FsckError> {
     let mut files = Files { store: at.store.clone(), seen: BTreeMap::new() };
     let path = at.path.trim_end_matches('/').to_owned();
-    if let Some(bytes) = read::get(&*at.store, &path).await.or_else(unless_directory)? {
+    if let Some(bytes) = read::get(&*at.store, &path).await? {
         let mut report = Report::default();
         metadata(at, moved, &path, bytes, &mut files, &mut report).await?;
         return Ok(report.counted(&files));
@@ -101,14 +101,6 @@ pub async fn check(at: &Located, moved: &[Moved]) -> Result<Report, FsckError> {
     }
     report.orphans_among(top, "");
     Ok(report.counted(&files))
-}
-
-/// A local store calls a directory an error, and not an object that is not there.
-fn unless_directory(error: ReadError) -> Result<Option<Bytes>, ReadError> {
-    match error {
-        ReadError::Store { source: object_store::Error::Generic { .. }, .. } => Ok(None),
-        error => Err(error),
-    }
 }
 
 /// One checkpoint by its metadata.

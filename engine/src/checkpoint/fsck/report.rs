@@ -73,8 +73,8 @@ pub enum Wrong {
     },
     /// A relative name leads to nothing.
     #[error(
-        "missing: the metadata names it as {relative:?}, relative to its own directory, where it is not (Flink up to 1.20.1 reports \
-         such a checkpoint as completed and cannot restore it: FLINK-39964)"
+        "missing: the metadata names it as {relative:?}, relative to its own directory, where it is not (Flink 1.20.1 reports such a checkpoint \
+         as completed and cannot restore it: FLINK-39964)"
     )]
     RelativeMissing {
         /// The name in the metadata.
