@@ -27,6 +27,8 @@ mod dump;
 #[cfg(not(madsim))]
 mod fsck;
 #[cfg(not(madsim))]
+mod job;
+#[cfg(not(madsim))]
 mod manifest;
 #[cfg(not(madsim))]
 mod output;
@@ -64,6 +66,18 @@ fn main() -> std::process::ExitCode {
         /// A checkpoint, a savepoint, or all that a job retains, of this engine or of Flink: whether everything is there that a restore
         /// needs. Exit status 1 if not.
         Fsck(fsck::Command),
+        /// A coordinator of a job: leads it, or waits to.
+        Coordinator(Box<job::process::Coordinator>),
+        /// A worker: runs the tasks that it is told to run.
+        Worker(job::process::Worker),
+        /// A job in this one process, until it is finished: for a quick start.
+        Run(Box<job::process::Run>),
+        /// What a job is doing.
+        Status(job::ask::Status),
+        /// Another parallelism for a job: it restarts from its latest checkpoint.
+        Rescale(job::ask::Rescale),
+        /// A checkpoint of a job, now.
+        Checkpoint(job::ask::Checkpoint),
     }
 
     let Arguments { part } = Arguments::parse();
@@ -71,9 +85,15 @@ fn main() -> std::process::ExitCode {
         match part {
             Part::Store(command) => store::run(command).await,
             Part::Fsck(command) => fsck::run(command).await,
+            Part::Coordinator(command) => job::process::coordinator(*command).await,
+            Part::Worker(command) => job::process::worker(command).await,
+            Part::Run(command) => job::process::run(*command).await,
+            Part::Status(command) => job::ask::status(command).await,
+            Part::Rescale(command) => job::ask::rescale(command).await,
+            Part::Checkpoint(command) => job::ask::checkpoint(command).await,
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run),
         Err(error) => Err(error.into()),

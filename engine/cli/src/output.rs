@@ -39,6 +39,11 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// A line on standard output from a process that goes on, whether or not anybody reads it.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 /// Standard output.
 pub(crate) struct Output {
     style: Style,

@@ -1,0 +1,229 @@
+//! Coordinators, workers and their users as processes: a job runs, is looked at, rescaled, and its coordinator killed.
+#![cfg(not(madsim))]
+#![expect(clippy::disallowed_methods, reason = "runs the program")]
+#![expect(clippy::disallowed_types, reason = "talks to it")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_cutwater-engine"))
+}
+
+/// Status, output and errors of a command.
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = program().args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// A process that is killed at the end.
+struct Process(Child);
+
+impl Process {
+    fn start(arguments: &[&str]) -> Process {
+        Process(program().args(arguments).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn status(coordinators: &str) -> Option<Value> {
+    let (status, output, _) =
+        run(&["status", "--coordinators", coordinators, "--patience", "500ms", "--json"]);
+    (status == Some(0)).then(|| serde_json::from_str(&output).unwrap())
+}
+
+/// The first status that is as wanted.
+fn until(coordinators: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+    let mut last = None;
+    for _ in 0..600 {
+        last = status(coordinators);
+        if let Some(status) = last.as_ref().filter(|status| is_wanted(status)) {
+            return status.clone();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("never; the last was {last:?}");
+}
+
+fn get(address: &str, path: &str) -> Value {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1)
+        .unwrap_or_else(|error| panic!("{error}: {answer}"))
+}
+
+fn path(path: &Path) -> String {
+    path.to_str().unwrap().into()
+}
+
+#[test]
+fn a_cluster_runs_a_job_that_is_rescaled_and_loses_its_leader() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (objects, data) = (path(&scratch.path().join("objects")), path(&scratch.path().join("data")));
+    let (first, second, http) = (free_address(), free_address(), free_address());
+    let coordinator = |bind: &str, more: &[&str]| {
+        let fixed = [
+            "coordinator",
+            "--job",
+            "words",
+            "--param",
+            "partitions=2",
+            "--param",
+            "events_per_partition=10000000",
+            "--param",
+            "events_per_second=500",
+            "--objects",
+            &objects,
+            "--bind",
+            bind,
+            "--interval",
+            "200ms",
+            "--retained",
+            "2",
+            "--tolerable-failures",
+            "9",
+            "--lease",
+            "2s",
+        ];
+        Process::start(&[&fixed[..], more].concat())
+    };
+    let leader = coordinator(&first, &[]);
+    until(&first, |status| status["phase"] == "waiting");
+    let _follower = coordinator(&second, &["--http", &http, "--others", &first]);
+    let both = format!("{first},{second}");
+    let _worker = Process::start(&[
+        "worker",
+        "--coordinators",
+        &both,
+        "--objects",
+        &objects,
+        "--data",
+        &data,
+        "--slots",
+        "2",
+    ]);
+    until(&both, |status| status["phase"] == "running" && status["latest_checkpoint"].as_u64() > Some(2));
+
+    let (code, said, errors) = run(&["rescale", "2", "--coordinators", &both]);
+    assert_eq!(code, Some(0), "{said}{errors}");
+    until(&both, |status| status["phase"] == "running" && status["parallelism"] == 2);
+    let (code, _, errors) = run(&["rescale", "30000", "--coordinators", &both]);
+    assert!(code == Some(1) && errors.contains("refused"), "{errors}");
+    assert_eq!(run(&["checkpoint", "--coordinators", &both]).0, Some(0));
+
+    // The page's server is the follower's, and asks the leader.
+    let checkpoints = get(&http, "/jobs/words/checkpoints");
+    let latest = &checkpoints["latest"]["completed"];
+    let id = latest["id"].as_u64().unwrap();
+    assert_eq!(get(&http, "/jobs/words")["state"], "RUNNING");
+    let place = latest["external_path"].as_str().unwrap();
+    assert!(place.starts_with("file:///") && place.ends_with(&format!("words/chk-{id}")), "{place}");
+
+    leader.kill();
+    let after = until(&both, |status| status["epoch"] == 2 && status["phase"] == "running");
+    assert!(after["latest_checkpoint"].as_u64() >= Some(id), "{after}");
+    until(&both, |status| status["latest_checkpoint"].as_u64() > Some(id + 2));
+    let (code, said, errors) = run(&["fsck", "--quiet", &path(&scratch.path().join("objects/words"))]);
+    // The job goes on meanwhile, and may let go of what is just looked at.
+    assert!(code == Some(0) || said.contains("missing"), "{said}{errors}");
+}
+
+#[test]
+fn one_process_runs_a_job_to_its_end_and_all_it_leaves_is_sound() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = path(scratch.path());
+    let arguments = [
+        "run",
+        "words",
+        "--param",
+        "partitions=2",
+        "--param",
+        "events_per_partition=2000",
+        "--param",
+        "events_per_second=2000",
+        "--dir",
+        &dir,
+        "--interval",
+        "200ms",
+        "--retained",
+        "3",
+        "--http",
+        "127.0.0.1:0",
+    ];
+    let mut process = Process::start(&arguments);
+    let mut said = BufReader::new(process.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let first = said.next().unwrap();
+    assert!(first.starts_with("job words in "), "{first}");
+    let http = said.next().unwrap();
+    let http = http
+        .strip_prefix("http://")
+        .and_then(|rest| rest.strip_suffix("/ shows the job"))
+        .unwrap()
+        .to_owned();
+    assert_eq!(get(&http, "/jobs")["jobs"][0]["id"], "words");
+    let last = said.last().unwrap();
+    assert!(last.starts_with("Finished: "), "{last}");
+    assert_eq!(process.0.wait().unwrap().code(), Some(0));
+    let (code, output, errors) = run(&["fsck", &path(&scratch.path().join("objects/words"))]);
+    assert_eq!(code, Some(0), "{output}{errors}");
+    assert!(output.contains(" 0 orphans: sound\n"), "{output}");
+}
+
+#[test]
+fn what_makes_no_sense_is_bad_usage() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = path(scratch.path());
+    for (arguments, said) in [
+        (vec!["run", "--dir", &dir, "--interval", "10"], "a duration like 500ms"),
+        (vec!["run", "--dir", &dir, "--query", "nothing"], "this build knows bid_counts"),
+        (vec!["run", "--dir", &dir, "--param", "partitions=many"], "no whole number"),
+        (vec!["run", "--dir", &dir, "--param", "partitions=1", "--param", "partitions=2"], "given twice"),
+        (vec!["run", "--dir", &dir, "--retained", "0"], "at least 1"),
+        (vec!["run", "--dir", &dir, "--retention", "never"], "only retain-on-cancel"),
+        (vec!["status"], "--coordinators"),
+        (vec!["status", "--coordinators", "localhost"], "invalid socket address"),
+        (
+            vec![
+                "worker",
+                "--coordinators",
+                "127.0.0.1:1",
+                "--objects",
+                &dir,
+                "--data",
+                &dir,
+                "--slots",
+                "0",
+            ],
+            "--slots",
+        ),
+    ] {
+        let (code, output, errors) = run(&arguments);
+        assert_eq!((code, &output[..]), (Some(2), ""), "{arguments:?}: {errors}");
+        assert!(errors.contains(said), "{arguments:?}: {errors}");
+    }
+    let (code, _, errors) = run(&["status", "--coordinators", "127.0.0.1:1", "--patience", "1s"]);
+    assert!(code == Some(1) && errors.contains("no leader among"), "{errors}");
+}
