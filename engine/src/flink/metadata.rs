@@ -80,3 +80,48 @@ fn master(reader: &mut Reader<'_>) -> Result<MasterState, Malformed> {
     part.end(what)?;
     Ok(MasterState { version, name, content })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header(version: i32) -> Vec<u8> {
+        [&MAGIC[..], &version.to_be_bytes(), &7i64.to_be_bytes(), &0i32.to_be_bytes()].concat()
+    }
+
+    #[test]
+    fn an_empty_checkpoint_is_read_and_others_are_refused_by_name() {
+        let empty = [header(3), vec![0; 4]].concat();
+        let metadata = decode(&empty).unwrap();
+        assert_eq!((metadata.checkpoint, metadata.operators.len(), metadata.trailing_bytes), (7, 0, 0));
+        for (bytes, said) in [
+            (&b"CWCM...."[..], "at byte 0: the magic number: 0x4357434d has no meaning"),
+            (&header(2), "at byte 4: the version: version 2, versions 3 to 6 are read"),
+            (&header(7), "at byte 4: the version: version 7, versions 3 to 6 are read"),
+            (&header(3), "at byte 20: the number of operators: 4 bytes are wanted, 0 are left"),
+        ] {
+            assert_eq!(decode(bytes).unwrap_err().to_string(), said);
+        }
+        let many = [header(3), i32::MAX.to_be_bytes().to_vec(), vec![0; 99]].concat();
+        assert!(matches!(decode(&many).unwrap_err().reason, Reason::Truncated { left: 99, .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_safe(
+            version in 3..=6i32,
+            small in prop::collection::vec(0u8..18, 0..300),
+            any in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let _ = decode(&any);
+            for bytes in [[header(version), small.clone(), any.clone()], [header(version), any, small]] {
+                let bytes = bytes.concat();
+                match decode(&bytes) {
+                    Ok(metadata) => prop_assert!(metadata.handles().len() < bytes.len()),
+                    Err(error) => prop_assert!(error.offset <= bytes.len()),
+                }
+            }
+        }
+    }
+}
