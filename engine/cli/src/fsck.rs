@@ -173,7 +173,8 @@ fn theirs(
         "flags": content.properties.as_ref().map(|of| &of.flags),
     });
     out.say(&text, &json)?;
-    let handles = content.handles();
+    // They come in the order of the operators.
+    let mut handles = content.handles().into_iter().peekable();
     for operator in &content.operators {
         let text = format!(
             "  operator {}{}{}: parallelism {}, max parallelism {}, {}",
@@ -198,8 +199,11 @@ fn theirs(
             "subtasks": operator.subtasks.as_ref().map(Vec::len),
         });
         out.say(&text, &json)?;
-        let mine = handles.iter().filter(|(place, _)| place.operator.id == operator.id);
-        for (place, handle) in mine.filter(|_| !quiet) {
+        while let Some((place, handle)) = handles.next_if(|(place, _)| std::ptr::eq(place.operator, operator))
+        {
+            if quiet {
+                continue;
+            }
             let Place { subtask, role, local_name, .. } = place;
             let subtask_text =
                 subtask.map_or_else(|| "coordinator".to_owned(), |subtask| format!("subtask {subtask}"));
@@ -208,9 +212,9 @@ fn theirs(
             let fields = json.as_object_mut().expect("it is one");
             fields.insert("operator".into(), operator.id.to_string().into());
             fields.insert("checkpoint".into(), id.into());
-            fields.insert("subtask".into(), (*subtask).into());
-            fields.insert("role".into(), (*role).into());
-            fields.insert("name".into(), (*local_name).into());
+            fields.insert("subtask".into(), subtask.into());
+            fields.insert("role".into(), role.into());
+            fields.insert("name".into(), local_name.into());
             out.say(&format!("    {subtask_text}  {role}{local}: {text}"), &json)?;
         }
     }

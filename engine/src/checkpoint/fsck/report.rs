@@ -13,8 +13,8 @@ pub struct Report {
     pub is_job: bool,
     /// Checkpoints whose metadata could be read, in order.
     pub checkpoints: Vec<Checkpoint>,
-    /// What a restore would fail on.
-    pub damage: Vec<Damage>,
+    /// What a restore would fail on, each once, however many subtasks name a file.
+    pub damage: BTreeSet<Damage>,
     /// What nobody names.
     pub orphans: Vec<Orphan>,
     /// Files that were looked at.
@@ -46,7 +46,7 @@ pub enum Content {
 }
 
 /// A file is not what it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Damage {
     /// The metadata that names it, in the store.
     pub metadata: String,
@@ -63,7 +63,7 @@ impl std::fmt::Display for Damage {
 }
 
 /// See [`Damage::wrong`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Wrong {
     /// It is not there.
     #[error("missing")]
@@ -154,11 +154,7 @@ impl Report {
     }
 
     pub(super) fn damage(&mut self, metadata: &str, path: &str, wrong: Wrong) {
-        let damage = Damage { metadata: metadata.into(), path: path.into(), wrong };
-        // Several subtasks may name one file.
-        if !self.damage.contains(&damage) {
-            self.damage.push(damage);
-        }
+        self.damage.insert(Damage { metadata: metadata.into(), path: path.into(), wrong });
     }
 
     /// What was listed and nobody names, but `own`.
