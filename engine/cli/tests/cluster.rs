@@ -110,6 +110,10 @@ fn a_cluster_runs_a_job_that_is_rescaled_and_loses_its_leader() {
         ];
         Process::start(&[&fixed[..], more].concat())
     };
+    // A worker empties its own directory, and nothing beside it.
+    std::fs::create_dir(&data).unwrap();
+    let kept = Path::new(&data).join("a file of somebody else");
+    std::fs::write(&kept, "content").unwrap();
     let leader = coordinator(&first, &[]);
     until(&first, |status| status["phase"] == "waiting");
     let _follower = coordinator(&second, &["--http", &http, "--others", &first]);
@@ -142,6 +146,7 @@ fn a_cluster_runs_a_job_that_is_rescaled_and_loses_its_leader() {
     let place = latest["external_path"].as_str().unwrap();
     assert!(place.starts_with("file:///") && place.ends_with(&format!("words/chk-{id}")), "{place}");
 
+    assert!(kept.exists());
     leader.kill();
     let after = until(&both, |status| status["epoch"] == 2 && status["phase"] == "running");
     assert!(after["latest_checkpoint"].as_u64() >= Some(id), "{after}");

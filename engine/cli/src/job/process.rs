@@ -26,6 +26,9 @@ use super::spec::Query;
 use crate::output::{Failure, Usage, tell};
 use crate::place::objects_url;
 
+/// In the directory that a worker is given: it deletes all that it finds in its own, and a mistyped path must cost nobody anything.
+const WORKER_DIR: &str = "cutwater-worker";
+
 /// How often the register is looked at for the page.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -69,7 +72,7 @@ pub(crate) struct Worker {
     /// The object store, as the coordinators have it.
     #[arg(long)]
     objects: String,
-    /// A local directory of this worker alone; what is in it is deleted at the start.
+    /// A local directory of this worker alone. It works in `cutwater-worker` in there, and empties that at the start.
     #[arg(long)]
     data: PathBuf,
     /// Subtasks of each vertex that it takes.
@@ -206,7 +209,7 @@ pub(crate) async fn worker(command: Worker) -> Result<(), Failure> {
     let url = objects_url(&command.objects)?;
     let config = WorkerConfig {
         slots: command.slots,
-        ..WorkerConfig::new(name, command.bind, command.coordinators, url, command.data)
+        ..WorkerConfig::new(name, command.bind, command.coordinators, url, command.data.join(WORKER_DIR))
     };
     Ok(worker::run(config).await?)
 }
@@ -240,7 +243,7 @@ pub(crate) async fn run(command: Run) -> Result<(), Failure> {
     processes.push(Box::pin(async { Ok(coordinator::run(config).await?) }));
     for number in 1..=command.workers {
         let name = format!("worker-{number}");
-        let data = dir.join(&name);
+        let data = dir.join(format!("{WORKER_DIR}-{number}"));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = WorkerConfig::new(name, any, vec![bind], parts.objects_url.clone(), data);
         processes.push(Box::pin(async { Ok(worker::run(config).await?) }));

@@ -113,7 +113,8 @@ impl Live {
             description: completed.description.clone(),
             status,
             reason: (status == Status::Cleared).then(|| "newer checkpoints took its place".into()),
-            source: Source::Periodic,
+            // The leader describes what it takes by itself with this word.
+            source: if completed.description == "periodic" { Source::Periodic } else { Source::Manual },
             savepoint: None,
             triggered_unix_ms: completed.triggered_unix_ms,
             acknowledged_unix_ms: Some(completed.completed_unix_ms),
