@@ -67,8 +67,17 @@ fn until(coordinators: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
 }
 
 fn get(address: &str, path: &str) -> Value {
+    call(address, "GET", path, "")
+}
+
+fn call(address: &str, method: &str, path: &str, body: &str) -> Value {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let len = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n{body}"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1)
@@ -145,6 +154,18 @@ fn a_cluster_runs_a_job_that_is_rescaled_and_loses_its_leader() {
     assert_eq!(get(&http, "/jobs/words")["state"], "RUNNING");
     let place = latest["external_path"].as_str().unwrap();
     assert!(place.starts_with("file:///") && place.ends_with(&format!("words/chk-{id}")), "{place}");
+
+    // A wish is known again by its trigger, and leads to a checkpoint that says so.
+    let asked = call(&http, "POST", "/jobs/words/checkpoints", r#"{"triggerId":"by-hand"}"#);
+    assert_eq!(asked["request-id"], "by-hand");
+    let progress = |_: usize| {
+        std::thread::sleep(Duration::from_millis(50));
+        get(&http, "/jobs/words/checkpoints/by-hand")["operation"]["checkpointId"].as_u64()
+    };
+    let made = (0..200).find_map(progress).expect("it is taken");
+    assert_eq!(get(&http, &format!("/jobs/words/checkpoints/details/{made}"))["source"], "manual");
+    let refused = call(&http, "POST", "/jobs/words/stop", "{}");
+    assert_eq!(refused["errors"][0], "the leader cannot do that yet");
 
     assert!(kept.exists());
     leader.kill();

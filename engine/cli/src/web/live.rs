@@ -4,8 +4,8 @@
 //! [`REMEMBERED`]. Failed checkpoints are in no register, and are not shown. How long a subtask took is not in the metadata, so parts
 //! have sizes alone.
 //!
-//! A wish for a checkpoint counts as fulfilled by the first one that was triggered after it; other wishes are refused, as the leader
-//! cannot fulfil them.
+//! A wish for a checkpoint counts as fulfilled by the first later one that the leader did not take by itself; other wishes are refused,
+//! as the leader cannot fulfil them. Numbers tell what is later: clocks of two machines do not.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ use super::view::{
 pub const REMEMBERED: usize = 200;
 
 /// How many triggers are remembered.
-const TRIGGERS: usize = 1000;
+const TRIGGERS: u64 = 1000;
 
 /// How long a candidate may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,8 +50,10 @@ pub struct Live {
 struct Seen {
     /// By number.
     checkpoints: BTreeMap<u64, (CompletedCheckpoint, Status)>,
-    /// Of each trigger, when it was. In the order of their ids.
-    triggers: BTreeMap<String, u64>,
+    /// Of each trigger, the how many-th it was, and the latest checkpoint before it.
+    triggers: BTreeMap<String, (u64, u64)>,
+    /// How many triggers there were.
+    triggered: u64,
 }
 
 impl Live {
@@ -113,8 +115,12 @@ impl Live {
             description: completed.description.clone(),
             status,
             reason: (status == Status::Cleared).then(|| "newer checkpoints took its place".into()),
-            // The leader describes what it takes by itself with this word.
-            source: if completed.description == "periodic" { Source::Periodic } else { Source::Manual },
+            // These are the leader's words for what it takes by itself.
+            source: match completed.description.as_str() {
+                "periodic" => Source::Periodic,
+                "end of input" => Source::OnStop,
+                _ => Source::Manual,
+            },
             savepoint: None,
             triggered_unix_ms: completed.triggered_unix_ms,
             acknowledged_unix_ms: Some(completed.completed_unix_ms),
@@ -138,10 +144,6 @@ fn unavailable(error: ClientError) -> ViewError {
             ViewError::Unavailable(error.to_string())
         }
     }
-}
-
-fn now_unix_ms() -> u64 {
-    u64::try_from(time::unix_time().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[async_trait]
@@ -221,21 +223,22 @@ impl JobView for Live {
         if self.seen().triggers.contains_key(trigger) {
             return Ok(());
         }
-        let before = now_unix_ms();
+        self.look().await?;
+        let before = self.seen().checkpoints.last_key_value().map_or(0, |(id, _)| *id);
         self.client.trigger_checkpoint().await.map_err(unavailable)?;
         let mut seen = self.seen();
-        seen.triggers.insert(trigger.into(), before);
-        if seen.triggers.len() > TRIGGERS {
-            let oldest = seen.triggers.iter().min_by_key(|(_, at)| **at).map(|(trigger, _)| trigger.clone());
-            oldest.map(|oldest| seen.triggers.remove(&oldest));
-        }
+        seen.triggered += 1;
+        let nth = seen.triggered;
+        seen.triggers.insert(trigger.into(), (nth, before));
+        seen.triggers.retain(|_, (of, _)| *of + TRIGGERS > nth);
         Ok(())
     }
 
     async fn progress(&self, trigger: &str) -> Result<Option<Progress>, ViewError> {
-        let Some(at) = self.seen().triggers.get(trigger).copied() else { return Ok(None) };
+        let Some((_, before)) = self.seen().triggers.get(trigger).copied() else { return Ok(None) };
         let all = self.checkpoints().await?;
-        let led_to = all.into_iter().find(|checkpoint| checkpoint.triggered_unix_ms >= at);
+        let led_to =
+            all.into_iter().find(|checkpoint| checkpoint.id > before && checkpoint.source == Source::Manual);
         Ok(Some(led_to.map_or(Progress::Working, |checkpoint| Progress::Done {
             id: Some(checkpoint.id),
             location: checkpoint.location,
