@@ -28,6 +28,7 @@ mod real {
 
     use clap::Parser;
     use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+    use cutwater_engine::checkpoint::job_state::Retention;
     use cutwater_engine::cluster::client::Client;
     use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
     use cutwater_engine::cluster::rpc::{JobPhase, JobSpec};
@@ -145,6 +146,9 @@ mod real {
             plan: graph.plan(),
             max_parallelism: graph.max_parallelism,
             parallelism,
+            start_from: None,
+            allow_non_restored: false,
+            restarts_max: None,
             checkpoint: CheckpointConfig {
                 interval: Duration::from_millis(500),
                 min_pause: Duration::from_millis(100),
@@ -152,6 +156,8 @@ mod real {
                 tolerable_failures: 3,
                 retained: 3,
                 max_concurrent: 1,
+                retention: Retention::RetainOnCancellation,
+                alignment: Alignment::Aligned,
             },
             lease: Duration::from_millis(500),
             ping_limit: Duration::from_millis(125),

@@ -3,35 +3,35 @@
 //! Nodes are coordinator candidates and workers; all of them see one bucket. The job is a Nexmark query whose committed
 //! output does not depend on the interleaving of its input, so that it can be computed beforehand.
 //!
-//! Judged at every object written or deleted: [`Oracles`]. Judged on demand and at the end: [`restore_cold`], which opens a
-//! checkpoint from its objects alone, at another parallelism, and compares its state with what its own source positions say.
+//! Judged at every object written or deleted: [`Oracles`]. Judged on demand and at the end: [`cold`], which opens a
+//! checkpoint from its objects alone, at another parallelism, and compares what it holds with what its own source positions
+//! say.
 //! Judged at the end: the output, leaks, and that the end came.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use cutwater_engine::checkpoint::assign::key_group_range;
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+use cutwater_engine::checkpoint::job_state::Retention;
 use cutwater_engine::checkpoint::layout::Layout;
-use cutwater_engine::checkpoint::log::{KEEP_VERSIONS, Status};
-use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, KeyedSnapshot, SubtaskState};
+use cutwater_engine::checkpoint::log::KEEP_VERSIONS;
+use cutwater_engine::checkpoint::snapshot::CheckpointId;
 use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
 use cutwater_engine::cluster::rpc::JobSpec;
 use cutwater_engine::cluster::worker::{self, WorkerConfig};
-use cutwater_engine::state::blob::{Blobs, Retry};
-use cutwater_engine::state::{self, key_groups};
-use cutwater_engine::store::{self, FamilyOptions, Options};
-use cutwater_engine::stream::graph::VertexKind;
+use cutwater_engine::store::{FamilyOptions, Options};
+use cutwater_engine::stream::channel::Limits;
 use cutwater_engine::stream::queries::{self, bid_counts};
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::points::{Kind, Point};
 use cutwater_io::sim::disk::Spared;
 use cutwater_io::sim::{Crash, CrashKind, NodeId, Survivors};
-use cutwater_io::{objects, time};
+use cutwater_io::time;
 use cutwater_sim::faults::FaultClass;
 use cutwater_sim::faults::atlas::{Atlas, Chunk};
 use cutwater_sim::plan::Op;
@@ -40,6 +40,7 @@ use cutwater_sim::vocabulary::{Knob, Role};
 use cutwater_sim::world::World;
 
 use crate::oracle::attempts::{self, Passed};
+use crate::oracle::cold;
 use crate::oracle::watch::Oracles;
 
 const BUCKET: &str = "cluster";
@@ -64,7 +65,7 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     },
     OracleInfo {
         name: "cut",
-        about: "a checkpoint's state is exactly the effect of the input before its source positions",
+        about: "a checkpoint's state, and what was in flight, are exactly the input before its source positions",
     },
     OracleInfo {
         name: "exactly once",
@@ -73,6 +74,10 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo {
         name: "attempts",
         about: "no part of a checkpoint is refused; an attempt ends when too many expire, and the next begins when nothing is open",
+    },
+    OracleInfo {
+        name: "list",
+        about: "the fate of a checkpoint in the list is final, and what is retained is present",
     },
     OracleInfo { name: "no leak", about: "after the end no object is left that nothing needs" },
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
@@ -143,7 +148,27 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("timeout_ms", "until a checkpoint expires, in milliseconds", 3000, 200..=10_000),
         Knob::new("tolerable_failures", "checkpoints that may fail in a row", 3, 0..=10),
         Knob::new("retained", "completed checkpoints that are kept", 2, 1..=5),
-        Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
+        Knob::new("retention", "checkpoints of a job that is cancelled: 0 and 1 go, 2 stay", 2, 0..=2),
+        Knob::new("max_concurrent", "checkpoints under way at once, if they are aligned", 1, 1..=3),
+        Knob::new(
+            "alignment",
+            "0: barriers wait for each other, 1: for alignment_ms, 2: they overtake",
+            0,
+            0..=2,
+        ),
+        Knob::new("alignment_ms", "see alignment", 20, 0..=500),
+        Knob::new(
+            "channel_bytes",
+            "what may wait at each end of a channel, in bytes",
+            64 << 10,
+            64..=64 << 10,
+        ),
+        Knob::new(
+            "window_bytes",
+            "what may be under way in a connection, in bytes",
+            256 << 10,
+            512..=256 << 10,
+        ),
         Knob::new(
             "lease_ms",
             "silence of a leader before a takeover, in milliseconds, beyond what pings of the slowest link take",
@@ -169,10 +194,10 @@ pub(crate) fn knobs() -> Vec<Knob> {
 /// A running cluster.
 #[derive(Clone)]
 pub(crate) struct Cluster {
-    world: World,
+    pub(crate) world: World,
     oracles: Arc<Mutex<Oracles>>,
     job: JobSpec,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Cluster {
@@ -230,14 +255,17 @@ impl Cluster {
         }
         self.world.until_horizon().await;
         self.world.heal().await;
-        self.world
-            .within(FINISH_LIMIT, "a healed cluster finishes its job", self.until(Cluster::is_finished))
+        let judged = self.judge_retained();
+        let whole = self
+            .world
+            .within(FINISH_LIMIT, "a healed cluster brings its job to an end", self.bring_to_an_end())
             .await?;
+        judged.await?;
         self.oracles().look(self.world.env())?;
         if self.is_undisturbed() {
             attempts::judge_undisturbed(Passed::so_far(self.world.env()))?;
         }
-        self.judge_output()?;
+        self.judge_output(whole)?;
         let swept = self.until(|cluster| cluster.oracles().job.leaks().is_empty());
         if self.world.within(SWEEP_LIMIT, "", swept).await.is_err() {
             let leaks: Vec<String> = self.oracles().job.leaks().into_iter().map(str::to_owned).collect();
@@ -246,24 +274,29 @@ impl Cluster {
                 .expected("no such object")
                 .found(leaks.join(", ")));
         }
+        let judged = self.judge_retained();
+        self.world.within(SWEEP_LIMIT, "retained checkpoints restore", judged).await?
+    }
+
+    /// Begins to restore every checkpoint that is retained now.
+    fn judge_retained(&self) -> impl Future<Output = Result<(), Violation>> + use<> {
         let retained: Vec<CheckpointId> =
             self.oracles().job.state().into_iter().flat_map(|s| &s.retained).map(|c| c.id).collect();
         let cluster = self.clone();
-        let judged = self.world.client("judge", async move {
+        self.world.client("judge", async move {
             for id in retained {
                 cluster.inspect(id, true).await?;
             }
             Ok(())
-        });
-        self.world.within(SWEEP_LIMIT, "retained checkpoints restore", judged).await?
+        })
     }
 
-    fn oracles(&self) -> MutexGuard<'_, Oracles> {
+    pub(crate) fn oracles(&self) -> MutexGuard<'_, Oracles> {
         self.oracles.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn is_finished(&self) -> bool {
-        self.oracles().job.state().is_some_and(|state| state.status == Status::Finished)
+    pub(crate) fn has_ended(&self) -> bool {
+        self.oracles().job.state().is_some_and(|state| state.status.is_terminal())
     }
 
     /// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
@@ -276,7 +309,7 @@ impl Cluster {
             && !plan.ops.iter().any(disturbs)
     }
 
-    async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
+    pub(crate) async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
         while !condition(self) {
             time::sleep(Duration::from_millis(100)).await;
         }
@@ -291,10 +324,6 @@ impl Cluster {
                 let answer = self.client.rescale(u16::try_from(parallelism).expect("a small number")).await;
                 Ok(told(&answer))
             }
-            "checkpoint" => {
-                let answer = self.client.trigger_checkpoint().await;
-                Ok(told(&answer))
-            }
             "inspect" => {
                 let latest = self.oracles().job.state().and_then(|state| Some(state.latest()?.id));
                 let Some(id) = latest else { return Ok("nothing to restore yet".into()) };
@@ -305,7 +334,7 @@ impl Cluster {
                 self.kill_all(op);
                 Ok("every node is killed".into())
             }
-            other => unreachable!("{other} is not in the vocabulary"),
+            _ => self.manage(op).await,
         }
     }
 
@@ -325,39 +354,26 @@ impl Cluster {
         let parallelism = self.world.key().draw("inspect", &[id.0, self.world.now_us()]).between(1, 4);
         let parallelism =
             u16::try_from(parallelism.min(self.world.knob("max_parallelism"))).expect("at most 4");
-        let found = restore_cold(&metadata, parallelism).await;
+        let found = cold::restore(&self.job, &metadata, parallelism, URL, &store_options(4096)).await;
         if self.oracles().job.retained(id).is_none() {
             return Ok(());
         }
-        let found = match found {
-            Ok(found) => found,
+        match found {
+            Ok(found) => cold::judge(&self.job, &metadata, &found),
             // The store of objects may be out of order for clients, too, as long as faults strike.
             Err(error) if error.is_transient() && !is_healed => {
                 self.world.note("inspect", &error.to_string());
-                return Ok(());
+                Ok(())
             }
-            Err(error) => {
-                return Err(Violation::new("restorable", "a listed checkpoint restores cold")
-                    .of("checkpoint")
-                    .expected(format!("checkpoint {id} at parallelism {parallelism}"))
-                    .found(error));
-            }
-        };
-        let expected = counts_at(&self.job, &metadata);
-        let key = expected.keys().chain(found.keys()).find(|key| expected.get(*key) != found.get(*key));
-        match key {
-            None => Ok(()),
-            Some(key) => {
-                Err(Violation::new("cut", "state is the effect of the input before the source positions")
-                    .of("key")
-                    .expected(format!("checkpoint {id}: {key:02x?} counted {:?} times", expected.get(key)))
-                    .found(format!("{:?}", found.get(key))))
-            }
+            Err(error) => Err(Violation::new("restorable", "a listed checkpoint restores cold")
+                .of("checkpoint")
+                .expected(format!("checkpoint {id} at parallelism {parallelism}"))
+                .found(error)),
         }
     }
 
-    /// The committed output is the known answer.
-    fn judge_output(&self) -> Result<(), Violation> {
+    /// The committed output is the known answer, or (of a job that did not come to the end of its input) a part of it.
+    fn judge_output(&self, is_whole: bool) -> Result<(), Violation> {
         let expected = queries::expected(&self.job).expect("the knobs are within the query's ranges");
         let mut found: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         let prefix = Layout::new(JOB).expect("a plain name").output_prefix();
@@ -374,7 +390,11 @@ impl Cluster {
                 *found.entry(numbers).or_default() += 1;
             }
         }
-        let differs = expected.keys().chain(found.keys()).find(|row| expected.get(*row) != found.get(*row));
+        let differs = |row: &&(u64, u64)| {
+            let (expected, found) = (expected.get(*row), found.get(*row));
+            if is_whole { expected != found } else { expected < found }
+        };
+        let differs = expected.keys().chain(found.keys()).find(differs);
         match differs {
             None => Ok(()),
             Some(row) => Err(Violation::new("exactly once", "the committed output is the known answer")
@@ -417,13 +437,26 @@ fn coordinator_config(
         max_parallelism,
         parallelism: u16::try_from(world.knob("parallelism").min(world.knob("max_parallelism")))
             .expect("at most 4"),
+        start_from: None,
+        allow_non_restored: false,
+        restarts_max: None,
         checkpoint: CheckpointConfig {
             interval: ms("interval_ms"),
             min_pause: ms("min_pause_ms"),
             timeout: ms("timeout_ms") + longest_backlog(world),
             tolerable_failures: u32::try_from(knob("tolerable_failures")).expect("a small number"),
             retained: knob("retained"),
-            max_concurrent: knob("max_concurrent"),
+            retention: match world.knob("retention") {
+                0 => Retention::Never,
+                1 => Retention::DeleteOnCancellation,
+                _ => Retention::RetainOnCancellation,
+            },
+            max_concurrent: max_concurrent(world),
+            alignment: match world.knob("alignment") {
+                0 => Alignment::Aligned,
+                1 => Alignment::AlignedFor { timeout_us: world.knob("alignment_ms") * 1000 },
+                _ => Alignment::Unaligned,
+            },
         },
         lease: ms("lease_ms") + slowest_ping(world) * 4,
         ping_limit: ms("lease_ms") / 4 + slowest_ping(world),
@@ -433,6 +466,15 @@ fn coordinator_config(
         deploy_timeout: Duration::from_secs(10),
         sweep_interval: ms("sweep_ms"),
         keep_versions: world.knob("keep_versions"),
+    }
+}
+
+/// Only aligned checkpoints may be under way side by side.
+pub(crate) fn max_concurrent(world: &World) -> usize {
+    if world.knob("alignment") == 0 {
+        usize::try_from(world.knob("max_concurrent")).expect("a small number")
+    } else {
+        1
     }
 }
 
@@ -456,6 +498,13 @@ fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> Work
     let mut config = WorkerConfig::new(format!("worker-{index}"), bind, candidates, URL, "/worker");
     config.slots = u16::try_from(world.knob("slots")).expect("at most 4");
     config.heartbeat_interval = Duration::from_millis(world.knob("heartbeat_ms"));
+    let waiting_bytes = usize::try_from(world.knob("channel_bytes")).expect("a small number");
+    config.channel_limits = Limits {
+        batch_bytes: (waiting_bytes / 2).min(16 << 10),
+        output_bytes: waiting_bytes,
+        input_bytes: waiting_bytes,
+        ..Limits::default()
+    };
     config.store = store_options(world.knob("write_buffer_bytes"));
     config.store.family.compression = crate::compression(world.knob("compression"));
     config
@@ -478,96 +527,6 @@ fn store_options(write_buffer_bytes: u64) -> Options {
     }
 }
 
-/// A checkpoint's keyed state, from its objects alone, at this parallelism: counts by auction.
-async fn restore_cold(
-    metadata: &CheckpointMetadata,
-    parallelism: u16,
-) -> Result<BTreeMap<Vec<u8>, u64>, ColdError> {
-    let objects = objects::open(URL).map_err(|error| ColdError::Wrong(error.to_string()))?;
-    let blobs = Blobs::new(objects, Retry::default());
-    let Some(vertex) = metadata.vertices.iter().find(|vertex| vertex.uid == COUNT_UID) else {
-        return Err(ColdError::Wrong(format!("no vertex {COUNT_UID}")));
-    };
-    let snapshots: Vec<&KeyedSnapshot> = vertex
-        .subtasks
-        .iter()
-        .filter_map(|state| if let SubtaskState::Keyed(keyed) = state { Some(keyed) } else { None })
-        .collect();
-    let mut counts = BTreeMap::new();
-    for i in 0..parallelism {
-        let range = key_group_range(i, parallelism, metadata.max_parallelism);
-        let overlapping: Vec<KeyedSnapshot> = snapshots
-            .iter()
-            .filter(|snapshot| key_groups::intersect(snapshot.range, range).is_some())
-            .map(|snapshot| (*snapshot).clone())
-            .collect();
-        let dir = PathBuf::from(format!("/cold/{}-{i}", metadata.id));
-        let state = state::restore::restore(
-            &blobs,
-            &dir,
-            store_options(4096),
-            range,
-            metadata.max_parallelism,
-            &overlapping,
-        )
-        .await?;
-        let mut iter = state.store().iter(.., None);
-        while let Some((key, value)) = iter.next().await.map_err(ColdError::Store)? {
-            let value = value
-                .as_slice()
-                .try_into()
-                .map_err(|_| ColdError::Wrong(format!("a count of {} bytes", value.len())))?;
-            counts.insert(key, u64::from_be_bytes(value));
-        }
-        drop(iter);
-        state.close().await;
-    }
-    Ok(counts)
-}
-
-/// The vertex whose state is compared.
-const COUNT_UID: &str = "count";
-
-/// Why a checkpoint did not restore.
-#[derive(Debug, thiserror::Error)]
-enum ColdError {
-    #[error(transparent)]
-    State(#[from] state::Error),
-    #[error(transparent)]
-    Store(store::Error),
-    #[error("{0}")]
-    Wrong(String),
-}
-
-impl ColdError {
-    /// True if the object store failed, rather than an object.
-    fn is_transient(&self) -> bool {
-        use cutwater_engine::state::blob::Error as Blob;
-        matches!(self, ColdError::State(state::Error::Blob(Blob::Request { .. } | Blob::NoAnswer { .. })))
-    }
-}
-
-/// What the state must be: the effect of the input before the positions in the metadata.
-fn counts_at(job: &JobSpec, metadata: &CheckpointMetadata) -> BTreeMap<Vec<u8>, u64> {
-    let graph = queries::build(job).expect("the knobs are within the query's ranges");
-    let VertexKind::Source(source) = &graph.vertices[0].kind else {
-        unreachable!("the first vertex is the source")
-    };
-    let mut counts = BTreeMap::new();
-    for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
-        let SubtaskState::Source(positions) = state else { continue };
-        for position in positions {
-            let mut reader = source.reader(position.partition, 0);
-            for _ in 0..position.next_offset {
-                let key = reader.next().key;
-                let group = key_groups::key_group(&key, metadata.max_parallelism);
-                *counts.entry(key_groups::store_key(group, 0, &key)).or_default() += 1;
-            }
-        }
-    }
-    counts
-}
-
-fn told(answer: &Result<(), impl std::fmt::Display>) -> String {
+pub(crate) fn told(answer: &Result<(), impl std::fmt::Display>) -> String {
     answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into())
 }

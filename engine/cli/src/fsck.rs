@@ -111,11 +111,14 @@ fn ours(
 ) -> Result<(), Failure> {
     let path = at.name(&checkpoint.path);
     let CheckpointMetadata { job, id, max_parallelism, vertices, .. } = content;
-    let text = format!("checkpoint {id} of job {job}: {max_parallelism} key groups  {path}");
+    let what = if content.savepoint.is_some() { "savepoint" } else { "checkpoint" };
+    let text = format!("{what} {id} of job {job}: {max_parallelism} key groups  {path}");
     let json = json!({
         "checkpoint": id.0,
         "of": "cutwater",
         "job": job,
+        "savepoint": content.savepoint.is_some(),
+        "description": content.description,
         "max_parallelism": max_parallelism,
         "triggered_unix_ms": content.triggered_unix_ms,
         "completed_unix_ms": content.completed_unix_ms,
@@ -128,16 +131,12 @@ fn ours(
         out.say(&text, &json!({ "vertex": uid, "checkpoint": id.0, "parallelism": parallelism }))?;
         for (subtask, state) in vertex.subtasks.iter().enumerate().filter(|_| !quiet) {
             let mut named: Vec<(&str, &str, &_)> = Vec::new();
-            match state {
-                SubtaskState::Keyed(keyed) => {
-                    named.extend(keyed.shared.iter().map(|file| ("shared", &file.name[..], &file.handle)));
-                    named.extend(keyed.private.iter().map(|file| ("private", &file.name[..], &file.handle)));
-                }
-                SubtaskState::Sink(all) => {
-                    named.extend(all.iter().map(|sink| ("staged", &sink.id[..], &sink.staged)));
-                }
-                SubtaskState::Source(_) | SubtaskState::Stateless => {}
+            if let SubtaskState::Keyed(keyed) = state {
+                named.extend(keyed.shared.iter().map(|file| ("shared", &file.name[..], &file.handle)));
+                named.extend(keyed.private.iter().map(|file| ("private", &file.name[..], &file.handle)));
             }
+            named.extend(state.transactions().iter().map(|sink| ("staged", &sink.id[..], &sink.staged)));
+            named.extend(state.in_flight().map(|in_flight| ("in flight", "records", &in_flight.handle)));
             for (role, name, handle) in named {
                 let (path, len_bytes, crc32c) = (&handle.path, handle.len_bytes, handle.crc32c);
                 let text = format!("    subtask {subtask}  {role} {name}: {path}, {len_bytes} bytes");

@@ -77,7 +77,18 @@ fn main() -> std::process::ExitCode {
         /// Another parallelism for a job: it restarts from its latest checkpoint.
         Rescale(job::ask::Rescale),
         /// A checkpoint of a job, now.
-        Checkpoint(job::ask::Checkpoint),
+        Checkpoint(job::snapshot::Checkpoint),
+        /// A savepoint of a job, which goes on.
+        Savepoint(job::snapshot::Savepoint),
+        /// A savepoint, and with it the end of a job; `start --from` goes on from there.
+        Stop(job::snapshot::StopJob),
+        /// The end of a job, at once.
+        Cancel(job::ask::Cancel),
+        /// Brings back a job that has ended, from nothing or from a checkpoint or savepoint.
+        Start(job::ask::Start),
+        /// The checkpoints and savepoints of a job.
+        #[command(subcommand)]
+        Checkpoints(job::snapshot::List),
     }
 
     let Arguments { part } = Arguments::parse();
@@ -90,7 +101,12 @@ fn main() -> std::process::ExitCode {
             Part::Run(command) => job::process::run(*command).await,
             Part::Status(command) => job::ask::status(command).await,
             Part::Rescale(command) => job::ask::rescale(command).await,
-            Part::Checkpoint(command) => job::ask::checkpoint(command).await,
+            Part::Checkpoint(command) => job::snapshot::checkpoint(command).await,
+            Part::Savepoint(command) => job::snapshot::savepoint(command).await,
+            Part::Stop(command) => job::snapshot::stop(command).await,
+            Part::Cancel(command) => job::ask::cancel(command).await,
+            Part::Start(command) => job::ask::start(command).await,
+            Part::Checkpoints(command) => job::snapshot::list(command).await,
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

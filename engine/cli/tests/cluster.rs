@@ -164,8 +164,8 @@ fn a_cluster_runs_a_job_that_is_rescaled_and_loses_its_leader() {
     };
     let made = (0..200).find_map(progress).expect("it is taken");
     assert_eq!(get(&http, &format!("/jobs/words/checkpoints/details/{made}"))["source"], "manual");
-    let refused = call(&http, "POST", "/jobs/words/stop", "{}");
-    assert_eq!(refused["errors"][0], "the leader cannot do that yet");
+    let subtasks = get(&http, &format!("/jobs/words/checkpoints/details/{made}/subtasks/count"));
+    assert_eq!(subtasks["num_acknowledged_subtasks"], 2, "{subtasks}");
 
     assert!(kept.exists());
     leader.kill();
@@ -175,6 +175,41 @@ fn a_cluster_runs_a_job_that_is_rescaled_and_loses_its_leader() {
     let (code, said, errors) = run(&["fsck", "--quiet", &path(&scratch.path().join("objects/words"))]);
     // The job goes on meanwhile, and may let go of what is just looked at.
     assert!(code == Some(0) || said.contains("missing"), "{said}{errors}");
+
+    // A savepoint that the job survives, the list, and one with which it ends.
+    let asked = ["--coordinators", &both, "--description", "before the move"];
+    let (code, said, errors) = run(&[&["savepoint", "--type", "native"], &asked[..]].concat());
+    assert_eq!(code, Some(0), "{said}{errors}");
+    let savepoint = said.trim_end().rsplit(' ').next().unwrap().to_owned();
+    assert!(savepoint.starts_with("words/savepoints/savepoint-words-"), "{said}");
+    let (code, said, errors) = run(&["fsck", &format!("{objects}/{savepoint}")]);
+    assert_eq!(code, Some(0), "{said}{errors}");
+    let (_, list, _) = run(&["checkpoints", "list", "--coordinators", &both]);
+    assert!(list.contains("(Manual, before the move): present"), "{list}");
+    assert!(list.contains("cleared: newer ones took its place"), "{list}");
+    let (code, said, errors) = run(&[&["stop", "--target", "moved"], &asked[..]].concat());
+    assert_eq!(code, Some(0), "{said}{errors}");
+    let last = said.trim_end().rsplit(' ').next().unwrap().to_owned();
+    assert!(last.starts_with("moved/savepoint-words-"), "{said}");
+    until(&both, |status| status["phase"] == "finished");
+    let (code, said, errors) = run(&["fsck", &path(&scratch.path().join("objects/words"))]);
+    assert_eq!(code, Some(0), "{said}{errors}");
+
+    // It goes on from there, is cancelled, and its savepoint deleted.
+    let (code, said, errors) = run(&["start", "--from", &last, "--coordinators", &both]);
+    assert_eq!(code, Some(0), "{said}{errors}");
+    until(&both, |status| status["phase"] == "running");
+    assert_eq!(get(&http, "/jobs/words/checkpoints")["latest"]["restored"]["is_savepoint"], true);
+    assert_eq!(run(&["cancel", "--coordinators", &both]).0, Some(0));
+    until(&both, |status| status["phase"] == "cancelled");
+    let (_, list, _) = run(&["checkpoints", "list", "--coordinators", &both, "--json"]);
+    let entries: Vec<Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let is_it =
+        |entry: &&Value| entry["location"].as_str().is_some_and(|place| place.starts_with(&savepoint));
+    let id = entries.iter().find(is_it).unwrap()["id"].to_string();
+    assert_eq!(run(&["checkpoints", "delete", &id, "--coordinators", &both]).0, Some(0));
+    let (_, shown, _) = run(&["checkpoints", "show", &id, "--coordinators", &both]);
+    assert!(shown.contains("cleared: deleted by a user"), "{shown}");
 }
 
 #[test]
@@ -228,7 +263,8 @@ fn what_makes_no_sense_is_bad_usage() {
         (vec!["run", "--dir", &dir, "--param", "partitions=many"], "no whole number"),
         (vec!["run", "--dir", &dir, "--param", "partitions=1", "--param", "partitions=2"], "given twice"),
         (vec!["run", "--dir", &dir, "--retained", "0"], "at least 1"),
-        (vec!["run", "--dir", &dir, "--retention", "never"], "only retain-on-cancel"),
+        (vec!["run", "--dir", &dir, "--unaligned", "--max-concurrent", "2"], "max_concurrent must be 1"),
+        (vec!["run", "--dir", &dir, "--claim"], "--from"),
         (vec!["status"], "--coordinators"),
         (vec!["status", "--coordinators", "localhost"], "invalid socket address"),
         (

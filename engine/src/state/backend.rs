@@ -12,8 +12,9 @@ use cutwater_io::{point, sometimes};
 
 use super::increment::{Files, Increments};
 use super::{Error, dirs, key_groups, points};
+use crate::checkpoint::barrier::Target;
 use crate::checkpoint::snapshot::{CheckpointId, KeyGroupRange, StoreFile};
-use crate::store::{CheckpointFiles, Options, Store, WriteBatch, WriteOptions};
+use crate::store::{CheckpointFiles, MergeWith, Options, Store, WriteBatch, WriteOptions};
 
 /// Which state of an operator; part of the format of its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +30,7 @@ pub struct KeyedState {
     range: KeyGroupRange,
     max_parallelism: u16,
     increments: Increments,
+    merge_operator: Option<MergeWith>,
 }
 
 /// The synchronous part of a snapshot: hard links to the files of the store at the barrier.
@@ -36,6 +38,8 @@ pub struct KeyedState {
 pub struct LinkedSnapshot {
     /// The checkpoint.
     pub checkpoint: CheckpointId,
+    /// Where its files go.
+    pub target: Target,
     /// The key groups it covers.
     pub range: KeyGroupRange,
     /// Where the links are.
@@ -44,6 +48,8 @@ pub struct LinkedSnapshot {
     pub files: CheckpointFiles,
     /// Those that may be referenced instead of uploaded.
     pub base: Files,
+    /// What merge operands in the store mean.
+    pub merge_operator: Option<MergeWith>,
 }
 
 impl KeyedState {
@@ -61,9 +67,10 @@ impl KeyedState {
     ) -> Result<KeyedState, Error> {
         assert!(range.first <= range.last && range.last < max_parallelism, "{range:?} of {max_parallelism}");
         let db = dir.join("db");
+        let merge_operator = options.family.merge_operator.clone();
         let store = Store::open(&db, options).await.map_err(|source| Error::Store { dir: db, source })?;
         let increments = Increments::new(confirmed);
-        Ok(KeyedState { store, dir: dir.to_path_buf(), range, max_parallelism, increments })
+        Ok(KeyedState { store, dir: dir.to_path_buf(), range, max_parallelism, increments, merge_operator })
     }
 
     /// The key groups of this subtask.
@@ -132,14 +139,23 @@ impl KeyedState {
     ///
     /// # Panics
     /// If the ids of snapshots do not grow.
-    pub async fn link(&mut self, checkpoint: CheckpointId) -> Result<LinkedSnapshot, Error> {
+    pub async fn link(&mut self, checkpoint: CheckpointId, target: &Target) -> Result<LinkedSnapshot, Error> {
         point!(points::SNAPSHOT_BEFORE_LINKS);
         let dir = self.dir.join(format!("chk-{checkpoint}"));
         let files = self.store.checkpoint(&dir).await.map_err(|e| self.failed(e))?;
         let immutable = files.files.iter().filter(|file| file.immutable).map(|file| file.name.clone());
-        let base = self.increments.begin(checkpoint, immutable);
+        let base = match target {
+            Target::Increment => self.increments.begin(checkpoint, immutable),
+            Target::Full => {
+                self.increments.begin_full(checkpoint);
+                Files::new()
+            }
+            // It stands alone: nothing of it is referenced, and it is not a base.
+            Target::Savepoint { .. } => Files::new(),
+        };
         point!(points::SNAPSHOT_AFTER_LINKS);
-        Ok(LinkedSnapshot { checkpoint, range: self.range, dir, files, base })
+        let (range, target, merge_operator) = (self.range, target.clone(), self.merge_operator.clone());
+        Ok(LinkedSnapshot { checkpoint, target, range, dir, files, base, merge_operator })
     }
 
     /// The asynchronous part is done; `shared` are the table files of the snapshot.

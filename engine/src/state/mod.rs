@@ -3,6 +3,7 @@
 //! - [`key_groups`]: which subtask owns a key, at any parallelism, and where the key lies in its store.
 //! - [`backend`]: the state of one subtask, and its snapshots.
 //! - [`increment`]: which files of a snapshot are already in the object store (pure).
+//! - [`canonical`]: files of savepoints that owe nothing to a store (pure).
 //! - [`upload`]: the asynchronous part of a snapshot.
 //! - [`restore`]: from snapshots, of the same or of another parallelism, back to a store.
 //! - [`blob`]: objects that are written once and checked when they are read.
@@ -12,6 +13,7 @@
 
 pub mod backend;
 pub mod blob;
+pub mod canonical;
 pub mod dirs;
 mod error;
 pub mod increment;

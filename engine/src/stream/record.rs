@@ -1,17 +1,19 @@
 //! What flows through a channel: records, and barriers between them.
 //!
 //! A frame is a batch of elements, one after the other, without a count: `0x01 key value` is a record (both as a varint
-//! length and that many bytes), `0x02 id` (varint) a barrier. Decoding copies nothing (keys and values are slices of the
+//! length and that many bytes), `0x02 barrier` a barrier (postcard, after its varint length). Decoding copies nothing (keys and values are slices of the
 //! frame) and allocates no more than the frame's length allows: what a length promises must be there.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::checkpoint::snapshot::CheckpointId;
+use crate::checkpoint::barrier::{Barrier, MAX_DIRECTORY_BYTES};
 
 /// The longest frame of a channel that is accepted, in bytes. Batches are far smaller unless a single record is large.
 pub const MAX_BATCH_BYTES: usize = 1 << 20;
 /// The longest key or value, in bytes.
 pub const MAX_PART_BYTES: usize = MAX_BATCH_BYTES / 4;
+/// The longest encoding of a barrier, in bytes.
+const MAX_BARRIER_BYTES: usize = MAX_DIRECTORY_BYTES + 64;
 
 const RECORD: u8 = 1;
 const BARRIER: u8 = 2;
@@ -31,7 +33,7 @@ pub enum Element {
     /// Data.
     Record(Record),
     /// The records before it belong to the checkpoint, those after it do not.
-    Barrier(CheckpointId),
+    Barrier(Barrier),
 }
 
 /// Bytes that are not elements.
@@ -45,6 +47,14 @@ pub struct Malformed {
 }
 
 impl Element {
+    /// About how much memory it holds, in bytes; never 0.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Element::Record(record) => 1 + record.key.len() + record.value.len(),
+            Element::Barrier(_) => 1,
+        }
+    }
+
     /// Appends the element to a batch.
     ///
     /// # Panics
@@ -55,9 +65,13 @@ impl Element {
                 batch.put_u8(RECORD);
                 record.encode(batch);
             }
-            Element::Barrier(id) => {
+            Element::Barrier(barrier) => {
                 batch.put_u8(BARRIER);
-                put_varint(batch, id.0);
+                let encoded =
+                    postcard::to_stdvec(barrier).expect("a barrier holds nothing that cannot be encoded");
+                assert!(encoded.len() <= MAX_BARRIER_BYTES, "a barrier of {} bytes", encoded.len());
+                put_varint(batch, encoded.len() as u64);
+                batch.put_slice(&encoded);
             }
         }
     }
@@ -111,7 +125,7 @@ impl Decoder {
         let at = self.malformed("neither record nor barrier");
         match self.bytes.get_u8() {
             RECORD => self.parts().map(|record| Some(Element::Record(record))),
-            BARRIER => Ok(Some(Element::Barrier(CheckpointId(self.varint()?)))),
+            BARRIER => self.barrier().map(|barrier| Some(Element::Barrier(barrier))),
             _ => Err(at),
         }
     }
@@ -122,6 +136,17 @@ impl Decoder {
     /// If what follows is not one.
     pub fn record(&mut self) -> Result<Option<Record>, Malformed> {
         if self.bytes.is_empty() { Ok(None) } else { self.parts().map(Some) }
+    }
+
+    fn barrier(&mut self) -> Result<Barrier, Malformed> {
+        let encoded = self.part()?;
+        if encoded.len() > MAX_BARRIER_BYTES {
+            return Err(self.malformed("a barrier that is too long"));
+        }
+        match postcard::take_from_bytes(&encoded) {
+            Ok((barrier, [])) => Ok(barrier),
+            _ => Err(self.malformed("not a barrier")),
+        }
     }
 
     fn parts(&mut self) -> Result<Record, Malformed> {
@@ -170,12 +195,13 @@ fn put_varint(out: &mut BytesMut, mut value: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::snapshot::CheckpointId;
     use proptest::prelude::*;
 
     fn elements() -> impl Strategy<Value = Vec<Element>> {
         let part = || proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
         let record = (part(), part()).prop_map(|(key, value)| Element::Record(Record { key, value }));
-        let barrier = any::<u64>().prop_map(|id| Element::Barrier(CheckpointId(id)));
+        let barrier = any::<u64>().prop_map(|id| Element::Barrier(Barrier::aligned(CheckpointId(id))));
         proptest::collection::vec(prop_oneof![record, barrier], 0..20)
     }
 
@@ -219,7 +245,7 @@ mod tests {
             Malformed { at_byte: 2, what: "a key or value that is cut off" }
         );
         assert_eq!(decode(&[9]).unwrap_err(), Malformed { at_byte: 0, what: "neither record nor barrier" });
-        assert_eq!(decode(&[BARRIER; 12]).unwrap().len(), 6);
+        assert_eq!(decode(&[BARRIER; 12]).unwrap_err().what, "not a barrier");
         assert!(decode(&[&[BARRIER][..], &[0xff; 10]].concat()).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What a user asks of a running job.
+//! What a user asks of a job as a whole.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use cutwater_engine::cluster::rpc::JobStatus;
 use serde_json::json;
 
 use super::duration;
+use super::origin::From;
 use crate::output::{Failure, Output, Style, tell};
 
 /// Whom to ask.
@@ -23,7 +24,7 @@ pub(crate) struct Coordinators {
 }
 
 impl Coordinators {
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         Client::new(self.coordinators.clone(), self.patience)
     }
 }
@@ -46,7 +47,15 @@ pub(crate) struct Rescale {
 }
 
 #[derive(Args)]
-pub(crate) struct Checkpoint {
+pub(crate) struct Cancel {
+    #[command(flatten)]
+    coordinators: Coordinators,
+}
+
+#[derive(Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    from: From,
     #[command(flatten)]
     coordinators: Coordinators,
 }
@@ -83,8 +92,15 @@ pub(crate) async fn rescale(command: Rescale) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) async fn checkpoint(command: Checkpoint) -> Result<(), Failure> {
-    command.coordinators.client().trigger_checkpoint().await?;
-    tell("a checkpoint is asked for; status says when it is complete");
+pub(crate) async fn cancel(command: Cancel) -> Result<(), Failure> {
+    command.coordinators.client().cancel().await?;
+    tell("the job is cancelled");
+    Ok(())
+}
+
+pub(crate) async fn start(command: Start) -> Result<(), Failure> {
+    let Start { from, coordinators } = command;
+    coordinators.client().start(from.path(), from.claim(), from.allow_non_restored).await?;
+    tell("the job starts");
     Ok(())
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
-use cutwater_engine_cli::web::view;
+use cutwater_engine::checkpoint::job_state;
 
 use super::duration;
 use crate::output::{Failure, Usage};
@@ -30,9 +31,15 @@ pub(crate) struct CheckpointOptions {
     /// How many may be under way at once.
     #[arg(long, default_value_t = 1)]
     max_concurrent: usize,
-    /// What becomes of them when the job is cancelled.
+    /// What becomes of them when the job is cancelled. A job that finishes deletes them, whatever is said here.
     #[arg(long, value_enum, default_value_t = Retention::RetainOnCancel)]
     retention: Retention,
+    /// Barriers overtake the records before them, which become part of the checkpoint.
+    #[arg(long)]
+    unaligned: bool,
+    /// Barriers overtake only after they have waited so long.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with = "unaligned")]
+    aligned_timeout: Option<Duration>,
 }
 
 /// What becomes of checkpoints when the job is cancelled.
@@ -49,37 +56,27 @@ impl CheckpointOptions {
         if self.interval.is_zero() || self.timeout.is_zero() {
             return Err(Usage("--interval and --timeout must be more than 0".into()).into());
         }
-        if self.retained == 0 || self.max_concurrent == 0 {
-            return Err(Usage("--retained and --max-concurrent must be at least 1".into()).into());
-        }
-        if self.retention != Retention::RetainOnCancel {
-            return Err(Usage(
-                "--retention: this version keeps checkpoints: only retain-on-cancel is possible".into(),
-            )
-            .into());
-        }
-        Ok(CheckpointConfig {
+        let config = CheckpointConfig {
             interval: self.interval,
             min_pause: self.min_pause,
             timeout: self.timeout,
             tolerable_failures: self.tolerable_failures,
             retained: self.retained,
             max_concurrent: self.max_concurrent,
-        })
-    }
-
-    /// The same for people.
-    pub(crate) fn view(&self, storage: &str) -> view::Config {
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        view::Config {
-            interval_ms: ms(self.interval),
-            timeout_ms: ms(self.timeout),
-            min_pause_ms: ms(self.min_pause),
-            max_concurrent: self.max_concurrent as u64,
-            tolerable_failures: self.tolerable_failures.into(),
-            retained: self.retained as u64,
-            retain_on_cancel: self.retention == Retention::RetainOnCancel,
-            storage: storage.into(),
-        }
+            alignment: match self.aligned_timeout {
+                _ if self.unaligned => Alignment::Unaligned,
+                Some(timeout) => Alignment::AlignedFor {
+                    timeout_us: u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX),
+                },
+                None => Alignment::Aligned,
+            },
+            retention: match self.retention {
+                Retention::RetainOnCancel => job_state::Retention::RetainOnCancellation,
+                Retention::DeleteOnCancel => job_state::Retention::DeleteOnCancellation,
+                Retention::Never => job_state::Retention::Never,
+            },
+        };
+        config.check().map_err(|what| Usage(format!("checkpoints: {what}")))?;
+        Ok(config)
     }
 }

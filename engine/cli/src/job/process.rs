@@ -11,26 +11,24 @@ use std::time::Duration;
 use clap::Args;
 use cutwater_engine::checkpoint::log::KEEP_VERSIONS;
 use cutwater_engine::cluster::client::Client;
-use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
+use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig, StartFrom};
 use cutwater_engine::cluster::rpc::JobPhase;
 use cutwater_engine::cluster::worker::{self, WorkerConfig};
 use cutwater_engine_cli::web::Server;
 use cutwater_engine_cli::web::live::Live;
 use cutwater_io::net::Listener;
-use cutwater_io::{fs, objects, task, time};
+use cutwater_io::{fs, time};
 
 use super::ask;
 use super::duration;
 use super::options::CheckpointOptions;
+use super::origin::From;
 use super::spec::Query;
 use crate::output::{Failure, Usage, tell};
 use crate::place::objects_url;
 
 /// In the directory that a worker is given: it deletes all that it finds in its own, and a mistyped path must cost nobody anything.
 const WORKER_DIR: &str = "cutwater-worker";
-
-/// How often the register is looked at for the page.
-const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(crate) struct Coordinator {
@@ -60,6 +58,11 @@ pub(crate) struct Coordinator {
     /// How long a leader may be silent before another coordinator takes over.
     #[arg(long, default_value = "4s", value_parser = duration::parse)]
     lease: Duration,
+    /// How often the job may be restarted without a checkpoint in between before it has failed; without this, for ever.
+    #[arg(long, value_name = "N")]
+    restarts_max: Option<u32>,
+    #[command(flatten)]
+    from: From,
     #[command(flatten)]
     checkpoints: CheckpointOptions,
 }
@@ -105,6 +108,11 @@ pub(crate) struct Run {
     /// Subtasks of each vertex.
     #[arg(long, default_value_t = 1)]
     parallelism: u16,
+    /// How often the job may be restarted without a checkpoint in between before it has failed; without this, for ever.
+    #[arg(long, value_name = "N")]
+    restarts_max: Option<u32>,
+    #[command(flatten)]
+    from: From,
     #[command(flatten)]
     checkpoints: CheckpointOptions,
 }
@@ -121,6 +129,8 @@ pub(crate) async fn coordinator(command: Coordinator) -> Result<(), Failure> {
         advertise: command.advertise,
         parallelism: command.parallelism,
         lease: command.lease,
+        restarts_max: command.restarts_max,
+        from: command.from,
         checkpoints: command.checkpoints,
     };
     let config = parts.config()?;
@@ -144,6 +154,8 @@ struct Parts {
     advertise: Option<SocketAddr>,
     parallelism: u16,
     lease: Duration,
+    restarts_max: Option<u32>,
+    from: From,
     checkpoints: CheckpointOptions,
 }
 
@@ -164,6 +176,9 @@ impl Parts {
             plan: graph.plan(),
             max_parallelism: graph.max_parallelism,
             parallelism: self.parallelism,
+            start_from: self.from.path().map(|path| StartFrom { path, claim: self.from.claim() }),
+            allow_non_restored: self.from.allow_non_restored,
+            restarts_max: self.restarts_max,
             checkpoint: self.checkpoints.config()?,
             lease,
             ping_limit: lease / 4,
@@ -186,18 +201,8 @@ impl Parts {
         let server = Server::bind(address).await.map_err(|error| format!("--http {address}: {error}"))?;
         tell(&format!("http://{}/ shows the job", server.local_addr()?));
         let vertices = graph.plan().into_iter().map(|vertex| vertex.uid).collect();
-        let view = Arc::new(Live::new(
-            &self.job,
-            coordinators,
-            objects::open(&self.objects_url)?,
-            &self.objects_url,
-            self.checkpoints.view(&self.objects_url),
-            vertices,
-        ));
-        Ok(async move {
-            let _watch = task::spawn(Arc::clone(&view).watch(LOOK)).abort_on_drop();
-            server.run(view).await.map_err(Failure::from)
-        })
+        let view = Arc::new(Live::new(&self.job, coordinators, &self.objects_url, vertices));
+        Ok(async move { server.run(view).await.map_err(Failure::from) })
     }
 }
 
@@ -231,6 +236,8 @@ pub(crate) async fn run(command: Run) -> Result<(), Failure> {
         parallelism: command.parallelism,
         // Nobody else wants to lead: what a leader before this left is soon given up.
         lease: Duration::from_millis(500),
+        restarts_max: command.restarts_max,
+        from: command.from,
         checkpoints: command.checkpoints,
     };
     let config = parts.config()?;
@@ -265,8 +272,10 @@ async fn watch(coordinator: SocketAddr) -> Result<(), Failure> {
                 tell(&line);
                 shown = line;
             }
-            if status.phase == JobPhase::Finished {
-                return Ok(());
+            match status.phase {
+                JobPhase::Finished | JobPhase::Cancelled => return Ok(()),
+                JobPhase::Failed => return Err("the job has failed: it was restarted too often".into()),
+                JobPhase::Waiting | JobPhase::Deploying | JobPhase::Running | JobPhase::Finishing => {}
             }
         }
         time::sleep(Duration::from_millis(250)).await;

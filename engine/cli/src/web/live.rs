@@ -1,137 +1,82 @@
-//! The view of a running job: its leader is asked what it does, the register in the object store what it retains.
+//! The view of a running job: its leader is asked, whichever candidate that is.
 //!
-//! A checkpoint that was seen in the register and is there no more is shown as cleared; the list keeps the newest
-//! [`REMEMBERED`]. Failed checkpoints are in no register, and are not shown. How long a subtask took is not in the metadata, so parts
-//! have sizes alone.
-//!
-//! A wish for a checkpoint counts as fulfilled by the first later one that the leader did not take by itself; other wishes are refused,
-//! as the leader cannot fulfil them. Numbers tell what is later: clocks of two machines do not.
+//! The list of checkpoints is in the job's register, and survives the leader. How long the parts of a subtask took is measured by nobody:
+//! parts have sizes, and the time of their acknowledgement while their leader lives.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cutwater_engine::checkpoint::log::{CompletedCheckpoint, JobState};
-use cutwater_engine::checkpoint::read;
-use cutwater_engine::checkpoint::snapshot::SubtaskState;
+use cutwater_engine::checkpoint::barrier::{Alignment, SavepointFormat, Stop};
+use cutwater_engine::checkpoint::history::{self, Entry, EntryStatus, Kind};
+use cutwater_engine::checkpoint::job_state::Retention;
+use cutwater_engine::checkpoint::request::{Request, RequestKind};
+use cutwater_engine::checkpoint::snapshot::CheckpointId;
 use cutwater_engine::cluster::client::{Client, ClientError};
+use cutwater_engine::cluster::console::{SubtaskDetails, TriggerStatus, VertexDetails};
 use cutwater_engine::cluster::rpc::JobPhase;
-use cutwater_io::time;
-use object_store::ObjectStore;
 
 use super::view::{
     Checkpoint, Config, JobView, Overview, Progress, Source, Status, SubtaskPart, Vertex, VertexPart,
     ViewError, Wish,
 };
 
-/// How many checkpoints are remembered, retained or not.
-pub const REMEMBERED: usize = 200;
-
-/// How many triggers are remembered.
-const TRIGGERS: u64 = 1000;
-
 /// How long a candidate may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The view of a running job.
+#[derive(Debug)]
 pub struct Live {
     name: String,
     client: Client,
-    store: Arc<dyn ObjectStore>,
     objects_url: String,
-    config: Config,
     vertices: Vec<String>,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    /// By number.
-    checkpoints: BTreeMap<u64, (CompletedCheckpoint, Status)>,
-    /// Of each trigger, the how many-th it was, and the latest checkpoint before it.
-    triggers: BTreeMap<String, (u64, u64)>,
-    /// How many triggers there were.
-    triggered: u64,
 }
 
 impl Live {
     /// A view of the job `name`, whose vertices have those ids.
-    pub fn new(
-        name: &str,
-        coordinators: Vec<SocketAddr>,
-        store: Arc<dyn ObjectStore>,
-        objects_url: &str,
-        config: Config,
-        vertices: Vec<String>,
-    ) -> Live {
-        Live {
-            name: name.into(),
-            client: Client::new(coordinators, PATIENCE),
-            store,
-            objects_url: objects_url.into(),
-            config,
-            vertices,
-            seen: Mutex::default(),
-        }
+    pub fn new(name: &str, coordinators: Vec<SocketAddr>, objects_url: &str, vertices: Vec<String>) -> Live {
+        let client = Client::new(coordinators, PATIENCE);
+        Live { name: name.into(), client, objects_url: objects_url.trim_end_matches('/').into(), vertices }
     }
 
-    /// Looks at the register from time to time, so that short-lived checkpoints are seen, too; for ever.
-    pub async fn watch(self: Arc<Live>, pause: Duration) {
-        loop {
-            if let Err(error) = self.look().await {
-                tracing::debug!(%error, "the register cannot be read");
-            }
-            time::sleep(pause).await;
-        }
+    fn location(&self, metadata: &str) -> String {
+        let directory = metadata.strip_suffix("/_metadata").unwrap_or(metadata);
+        format!("{}/{directory}", self.objects_url)
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
-        // What is remembered is whole between any two statements.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn look(&self) -> Result<Option<JobState>, ViewError> {
-        let state = read::load_job_state(&*self.store, &self.name).await;
-        let state = state.map_err(|error| ViewError::Unavailable(error.to_string()))?;
-        let mut seen = self.seen();
-        for (_, status) in seen.checkpoints.values_mut() {
-            *status = Status::Cleared;
-        }
-        for completed in state.iter().flat_map(|state| &state.retained) {
-            seen.checkpoints.insert(completed.id.0, (completed.clone(), Status::Present));
-        }
-        while seen.checkpoints.len() > REMEMBERED {
-            seen.checkpoints.pop_first();
-        }
-        drop(seen);
-        Ok(state)
-    }
-
-    fn shown(&self, completed: &CompletedCheckpoint, status: Status) -> Checkpoint {
+    fn shown(&self, entry: &Entry) -> Checkpoint {
+        let (status, was) = match &entry.status {
+            EntryStatus::Creating => (Status::Creating, None),
+            EntryStatus::Present(was) => (Status::Present, Some(was)),
+            EntryStatus::Cleared { was, .. } => (Status::Cleared, Some(was)),
+            EntryStatus::TimedOut { .. } => (Status::Timeout, None),
+            EntryStatus::Failed { .. } => (Status::Failed, None),
+        };
+        // The status in words is its name, and the reason behind a colon.
+        let reason = entry.status.to_string().split_once(": ").map(|(_, reason)| reason.to_owned());
         Checkpoint {
-            id: completed.id.0,
-            description: completed.description.clone(),
+            id: entry.id.0,
+            description: entry.description.clone(),
             status,
-            reason: (status == Status::Cleared).then(|| "newer checkpoints took its place".into()),
-            // These are the leader's words for what it takes by itself.
-            source: match completed.description.as_str() {
-                "periodic" => Source::Periodic,
-                "end of input" => Source::OnStop,
-                _ => Source::Manual,
+            reason,
+            source: match entry.source {
+                history::Source::Periodic => Source::Periodic,
+                history::Source::Manual => Source::Manual,
+                history::Source::OnStop => Source::OnStop,
+                history::Source::EndOfInput => Source::EndOfInput,
             },
-            savepoint: None,
-            triggered_unix_ms: completed.triggered_unix_ms,
-            acknowledged_unix_ms: Some(completed.completed_unix_ms),
-            new_bytes: None,
-            full_bytes: completed.state_bytes,
-            job_version: None,
-            location: completed
-                .metadata
-                .path
-                .strip_suffix("/_metadata")
-                .map(|path| format!("{}/{path}", self.objects_url.trim_end_matches('/'))),
+            savepoint: match &entry.kind {
+                Kind::Checkpoint { .. } => None,
+                Kind::Savepoint { format: SavepointFormat::Canonical, .. } => Some("CANONICAL"),
+                Kind::Savepoint { format: SavepointFormat::Native, .. } => Some("NATIVE"),
+            },
+            triggered_unix_ms: entry.triggered_unix_ms,
+            acknowledged_unix_ms: was.map(|was| was.completed_unix_ms),
+            new_bytes: was.map(|was| was.new_bytes),
+            full_bytes: was.map_or(0, |was| was.state_bytes),
+            job_version: Some(entry.job_version.into()),
+            location: entry.location().map(|path| self.location(path)),
             acknowledged: (0, 0),
         }
     }
@@ -139,10 +84,35 @@ impl Live {
 
 fn unavailable(error: ClientError) -> ViewError {
     match error {
-        ClientError::Refused { .. } => ViewError::Refused(error.to_string()),
+        ClientError::Refused { reason, .. } => ViewError::Refused(reason),
         ClientError::NoLeader { .. } | ClientError::Unexpected { .. } => {
             ViewError::Unavailable(error.to_string())
         }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn vertex_part(vertex: VertexDetails) -> VertexPart {
+    let part = |subtask: Option<SubtaskDetails>| match subtask {
+        None => SubtaskPart::default(),
+        Some(SubtaskDetails { acknowledged_unix_ms, state_bytes, new_bytes }) => SubtaskPart {
+            is_acknowledged: true,
+            acknowledged_unix_ms,
+            full_bytes: state_bytes,
+            new_bytes: Some(new_bytes),
+            ..SubtaskPart::default()
+        },
+    };
+    VertexPart { uid: vertex.uid, subtasks: vertex.subtasks.into_iter().map(part).collect() }
+}
+
+fn format_of(name: &str) -> SavepointFormat {
+    match name {
+        "NATIVE" => SavepointFormat::Native,
+        _ => SavepointFormat::Canonical,
     }
 }
 
@@ -160,88 +130,110 @@ impl JobView for Live {
             JobPhase::Deploying => "INITIALIZING",
             JobPhase::Running | JobPhase::Finishing => "RUNNING",
             JobPhase::Finished => "FINISHED",
+            JobPhase::Cancelled => "CANCELED",
+            JobPhase::Failed => "FAILED",
         };
-        let register = self.look().await?;
         let vertex = |uid: &String| Vertex { uid: uid.clone(), parallelism: status.parallelism.into() };
         Ok(Overview {
             name: self.name.clone(),
             state: state.into(),
             attempt: (status.epoch, status.attempt.number),
-            max_parallelism: register.map_or(0, |register| register.max_parallelism.into()),
             tasks: (status.running_tasks, status.total_tasks),
             vertices: self.vertices.iter().map(vertex).collect(),
         })
     }
 
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, ViewError> {
-        self.look().await?;
-        let seen = self.seen();
-        Ok(seen.checkpoints.values().map(|(completed, status)| self.shown(completed, *status)).collect())
+        let list = self.client.checkpoints().await.map_err(unavailable)?;
+        Ok(list.entries.iter().map(|entry| self.shown(entry)).collect())
     }
 
     async fn parts(&self, id: u64) -> Result<Option<Vec<VertexPart>>, ViewError> {
-        let found = self.seen().checkpoints.get(&id).cloned();
-        let Some((completed, Status::Present)) = found else { return Ok(None) };
-        let content = read::load_metadata(&*self.store, &completed).await;
-        let content = content.map_err(|error| ViewError::Unavailable(error.to_string()))?;
-        let bytes = |state: &SubtaskState| {
-            let files = state.shared_files().chain(state.private_files());
-            files.map(|handle| handle.len_bytes).sum()
-        };
-        let part = |state: &SubtaskState| SubtaskPart {
-            acknowledged_unix_ms: Some(completed.completed_unix_ms),
-            full_bytes: bytes(state),
-            ..SubtaskPart::default()
-        };
-        let vertices = content.vertices.iter();
-        Ok(Some(
-            vertices
-                .map(|vertex| VertexPart {
-                    uid: vertex.uid.clone(),
-                    subtasks: vertex.subtasks.iter().map(part).collect(),
-                })
-                .collect(),
-        ))
+        match self.client.checkpoint(CheckpointId(id)).await {
+            Ok(details) => Ok(Some(details.vertices.into_iter().map(vertex_part).collect())),
+            Err(ClientError::Refused { .. }) => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
     }
 
     async fn restored(&self) -> Result<Option<Checkpoint>, ViewError> {
-        Ok(None)
+        let list = self.client.checkpoints().await.map_err(unavailable)?;
+        let Some(restored) = list.restored else { return Ok(None) };
+        let known = list.entries.iter().find(|entry| entry.id == restored.id).map(|entry| self.shown(entry));
+        Ok(Some(Checkpoint {
+            id: restored.id.0,
+            savepoint: known.as_ref().and_then(|known| known.savepoint),
+            acknowledged_unix_ms: Some(restored.at_unix_ms),
+            location: Some(self.location(&restored.location)),
+            description: known.map_or_else(String::new, |known| known.description),
+            status: Status::Present,
+            reason: None,
+            source: Source::Periodic,
+            triggered_unix_ms: 0,
+            new_bytes: None,
+            full_bytes: 0,
+            job_version: None,
+            acknowledged: (0, 0),
+        }))
     }
 
     async fn config(&self) -> Result<Config, ViewError> {
-        Ok(self.config.clone())
+        let config = self.client.checkpoints().await.map_err(unavailable)?.config;
+        Ok(Config {
+            interval_ms: ms(config.interval),
+            timeout_ms: ms(config.timeout),
+            min_pause_ms: ms(config.min_pause),
+            max_concurrent: config.max_concurrent as u64,
+            tolerable_failures: config.tolerable_failures.into(),
+            retained: config.retained as u64,
+            retain_on_cancel: config.retention == Retention::RetainOnCancellation,
+            unaligned: config.alignment != Alignment::Aligned,
+            aligned_timeout_ms: match config.alignment {
+                Alignment::AlignedFor { timeout_us } => timeout_us / 1000,
+                Alignment::Aligned | Alignment::Unaligned => 0,
+            },
+            storage: self.objects_url.clone(),
+        })
     }
 
     async fn wish(&self, trigger: &str, wish: Wish, description: &str) -> Result<(), ViewError> {
-        match wish {
-            Wish::Checkpoint { full: false } if description.is_empty() => {}
-            Wish::Checkpoint { full: false } => {
-                return Err(ViewError::Refused("the leader takes no description yet".into()));
+        let savepoint = |target: Option<String>, format: &str, stop| RequestKind::Savepoint {
+            target: target.map(|target| target.trim_matches('/').to_owned()),
+            format: format_of(format),
+            stop,
+        };
+        let kind = match wish {
+            Wish::Checkpoint { full } => RequestKind::Checkpoint { full },
+            Wish::Savepoint { target, format, cancel } => {
+                savepoint(target, &format, cancel.then_some(Stop::Suspend))
             }
-            _ => return Err(ViewError::Refused("the leader cannot do that yet".into())),
-        }
-        if self.seen().triggers.contains_key(trigger) {
-            return Ok(());
-        }
-        self.look().await?;
-        let before = self.seen().checkpoints.last_key_value().map_or(0, |(id, _)| *id);
-        self.client.trigger_checkpoint().await.map_err(unavailable)?;
-        let mut seen = self.seen();
-        seen.triggered += 1;
-        let nth = seen.triggered;
-        seen.triggers.insert(trigger.into(), (nth, before));
-        seen.triggers.retain(|_, (of, _)| *of + TRIGGERS > nth);
-        Ok(())
+            Wish::Stop { target, format, drain } => {
+                savepoint(target, &format, Some(if drain { Stop::Drain } else { Stop::Suspend }))
+            }
+            Wish::Cancel => return self.client.cancel().await.map_err(unavailable),
+            Wish::Delete { id } => {
+                return self.client.delete_checkpoint(CheckpointId(id)).await.map_err(unavailable);
+            }
+        };
+        let request = Request { trigger_id: trigger.into(), kind, description: description.into() };
+        self.client.trigger(request).await.map_err(unavailable)
     }
 
     async fn progress(&self, trigger: &str) -> Result<Option<Progress>, ViewError> {
-        let Some((_, before)) = self.seen().triggers.get(trigger).copied() else { return Ok(None) };
-        let all = self.checkpoints().await?;
-        let led_to =
-            all.into_iter().find(|checkpoint| checkpoint.id > before && checkpoint.source == Source::Manual);
-        Ok(Some(led_to.map_or(Progress::Working, |checkpoint| Progress::Done {
-            id: Some(checkpoint.id),
-            location: checkpoint.location,
-        })))
+        Ok(match self.client.trigger_status(trigger).await.map_err(unavailable)? {
+            TriggerStatus::Unknown => None,
+            TriggerStatus::Waiting => Some(Progress::Working),
+            TriggerStatus::GivenBack { reason } => Some(Progress::Failed { reason }),
+            TriggerStatus::Triggered(entry) => Some(match &entry.status {
+                EntryStatus::Creating => Progress::Working,
+                EntryStatus::Present(_) | EntryStatus::Cleared { .. } => Progress::Done {
+                    id: Some(entry.id.0),
+                    location: entry.location().map(|path| self.location(path)),
+                },
+                EntryStatus::TimedOut { .. } | EntryStatus::Failed { .. } => {
+                    Progress::Failed { reason: entry.status.to_string() }
+                }
+            }),
+        })
     }
 }

@@ -9,7 +9,7 @@ use super::view::{Checkpoint, Config, Overview, Progress, Source, Status, Vertex
 
 /// `GET /jobs/:id`.
 pub(super) fn job(overview: &Overview, now_unix_ms: u64) -> Value {
-    let Overview { name, state, attempt, max_parallelism, tasks, vertices } = overview;
+    let Overview { name, state, attempt, tasks, vertices } = overview;
     let task_state = |running: bool| if running { "RUNNING" } else { "CREATED" };
     let all_run = tasks.0 == tasks.1;
     let vertices: Vec<Value> = vertices
@@ -19,7 +19,6 @@ pub(super) fn job(overview: &Overview, now_unix_ms: u64) -> Value {
                 "id": vertex.uid,
                 "name": vertex.uid,
                 "parallelism": vertex.parallelism,
-                "maxParallelism": max_parallelism,
                 "status": task_state(all_run),
             })
         })
@@ -28,8 +27,7 @@ pub(super) fn job(overview: &Overview, now_unix_ms: u64) -> Value {
         "jid": name,
         "name": name,
         "state": state,
-        "isStoppable": false,
-        "maxParallelism": max_parallelism,
+        "isStoppable": true,
         "now": now_unix_ms,
         "vertices": vertices,
         "status-counts": { "RUNNING": tasks.0, "CREATED": tasks.1.saturating_sub(tasks.0) },
@@ -94,7 +92,11 @@ pub(super) fn item(checkpoint: &Checkpoint, parts: Option<&[VertexPart]>) -> Val
     for part in parts.into_iter().flatten() {
         tasks.insert(part.uid.clone(), vertex(part, checkpoint, false));
     }
-    let (acknowledged, subtasks) = checkpoint.acknowledged;
+    let known = || parts.into_iter().flatten().flat_map(|part| &part.subtasks);
+    let (acknowledged, subtasks) = match parts {
+        Some(_) => (known().filter(|subtask| subtask.is_acknowledged).count(), known().count()),
+        None => (checkpoint.acknowledged.0 as usize, checkpoint.acknowledged.1 as usize),
+    };
     let mut value = json!({
         "className": status.name().to_lowercase(),
         "id": id,
@@ -163,7 +165,7 @@ pub(super) fn vertex(part: &VertexPart, checkpoint: &Checkpoint, with_subtasks: 
         "processed_data": 0,
         "persisted_data": 0,
         "num_subtasks": part.subtasks.len(),
-        "num_acknowledged_subtasks": acknowledged.len(),
+        "num_acknowledged_subtasks": part.subtasks.iter().filter(|subtask| subtask.is_acknowledged).count(),
     });
     if with_subtasks {
         value["summary"] = json!({
@@ -175,14 +177,15 @@ pub(super) fn vertex(part: &VertexPart, checkpoint: &Checkpoint, with_subtasks: 
             "start_delay": statistics(of(&|s| s.start_delay_ms)),
         });
         let subtasks = part.subtasks.iter().enumerate().map(|(index, subtask)| {
-            let Some(ack) = subtask.acknowledged_unix_ms else {
+            if !subtask.is_acknowledged {
                 return json!({ "index": index, "status": "pending_or_failed" });
-            };
+            }
+            let ack = subtask.acknowledged_unix_ms;
             json!({
                 "index": index,
                 "status": "completed",
                 "ack_timestamp": ack,
-                "end_to_end_duration": duration(ack),
+                "end_to_end_duration": ack.map(duration),
                 "checkpointed_size": subtask.new_bytes.unwrap_or(subtask.full_bytes),
                 "state_size": subtask.full_bytes,
                 "checkpoint": { "sync": subtask.sync_ms, "async": subtask.async_ms },
@@ -208,9 +211,9 @@ pub(super) fn config(config: &Config) -> Value {
         "externalization": { "enabled": true, "delete_on_cancellation": !config.retain_on_cancel },
         "state_backend": "cutwater",
         "checkpoint_storage": config.storage,
-        "unaligned_checkpoints": false,
+        "unaligned_checkpoints": config.unaligned,
         "tolerable_failed_checkpoints": config.tolerable_failures,
-        "aligned_checkpoint_timeout": 0,
+        "aligned_checkpoint_timeout": config.aligned_timeout_ms,
         "checkpoints_after_tasks_finish": true,
         "state_changelog_enabled": false,
         "num_retained": config.retained,

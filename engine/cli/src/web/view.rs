@@ -13,8 +13,6 @@ pub struct Overview {
     pub state: String,
     /// Epoch of the leader, and the how many-th deployment of that leader.
     pub attempt: (u64, u32),
-    /// Number of key groups.
-    pub max_parallelism: u32,
     /// Tasks that run, and tasks that should.
     pub tasks: (u32, u32),
     /// In the order of the job graph.
@@ -65,6 +63,8 @@ pub enum Source {
     Manual,
     /// The job was stopped.
     OnStop,
+    /// All input was read.
+    EndOfInput,
 }
 
 impl Source {
@@ -74,6 +74,7 @@ impl Source {
             Source::Periodic => "periodic",
             Source::Manual => "manual",
             Source::OnStop => "on stop",
+            Source::EndOfInput => "end of input",
         }
     }
 }
@@ -133,7 +134,9 @@ pub struct VertexPart {
 /// A subtask's part in a checkpoint. What is not known is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubtaskPart {
-    /// Wall clock at its acknowledgement, in milliseconds since 1970; `None` if it has not acknowledged.
+    /// It has acknowledged.
+    pub is_acknowledged: bool,
+    /// Wall clock at its acknowledgement, in milliseconds since 1970.
     pub acknowledged_unix_ms: Option<u64>,
     /// All that it references, in bytes.
     pub full_bytes: u64,
@@ -166,6 +169,10 @@ pub struct Config {
     pub retained: u64,
     /// They are kept when the job is cancelled.
     pub retain_on_cancel: bool,
+    /// Barriers may overtake records.
+    pub unaligned: bool,
+    /// After they have waited so long, in milliseconds.
+    pub aligned_timeout_ms: u64,
     /// Where they are.
     pub storage: String,
 }

@@ -84,7 +84,6 @@ impl JobView for MadeUp {
             name: "words".into(),
             state: "RUNNING".into(),
             attempt: (4, 3),
-            max_parallelism: 128,
             tasks: (3, 3),
             vertices: vec![vertex("source", 1), vertex("counts", 2)],
         })
@@ -114,6 +113,7 @@ impl JobView for MadeUp {
 
     async fn parts(&self, id: u64) -> Result<Option<Vec<VertexPart>>, ViewError> {
         let subtask = |ms: u64| SubtaskPart {
+            is_acknowledged: true,
             acknowledged_unix_ms: Some(1_700_000_000_000 + id * 1000 + ms),
             full_bytes: 500_000,
             new_bytes: Some(500),

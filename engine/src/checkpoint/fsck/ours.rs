@@ -9,8 +9,8 @@ use super::located::Located;
 use super::report::{Checkpoint, Content, Orphan, Report, Wrong};
 use super::{Files, join};
 use crate::checkpoint::assign::covers_all;
+use crate::checkpoint::job_state::{CompletedCheckpoint, JobState};
 use crate::checkpoint::layout::Layout;
-use crate::checkpoint::log::{JobState, Status};
 use crate::checkpoint::read::{self, ReadError};
 use crate::checkpoint::snapshot::{
     CheckpointId, CheckpointMetadata, FileHandle, KeyGroupRange, SubtaskState,
@@ -33,13 +33,19 @@ pub(super) async fn checkpoint(
             return Ok(());
         }
     };
-    match root(path, &content.job) {
+    match root(path, &content) {
         Some(root) => verify(&root, path, &content, files, report).await?,
         None => {
-            let reason = format!(
-                "names of files begin with {}/, and the metadata is not below a directory of that name",
-                content.job
-            );
+            let reason = match content.savepoint {
+                None => format!(
+                    "names of files begin with {}/, and the metadata is not below a directory of that name",
+                    content.job
+                ),
+                Some(_) => {
+                    "names of files do not lead to the directory of the metadata: the savepoint was moved"
+                        .into()
+                }
+            };
             report.damage(path, path, Wrong::Inconsistent { reason });
         }
     }
@@ -47,11 +53,32 @@ pub(super) async fn checkpoint(
     Ok(())
 }
 
-/// What names in the metadata are relative to: the directory that holds the job's.
-fn root(path: &str, job: &str) -> Option<String> {
+/// What names in the metadata are relative to: the directory that holds the job's, or the path of a savepoint.
+fn root(path: &str, content: &CheckpointMetadata) -> Option<String> {
     let parts: Vec<&str> = path.split('/').collect();
-    let at = parts.iter().rposition(|part| *part == job)?;
+    let own = parts[..parts.len() - 1].join("/");
+    if content.savepoint.is_some() {
+        let states = content.vertices.iter().flat_map(|vertex| &vertex.subtasks);
+        let mut directories =
+            states.flat_map(own_files).filter_map(|handle| Some(handle.path.rsplit_once('/')?.0)).peekable();
+        // One that names no file is whole wherever it is.
+        if directories.peek().is_none() {
+            return Some(String::new());
+        }
+        return directories.find_map(|directory| match own.strip_suffix(directory)? {
+            "" => Some(String::new()),
+            root => Some(root.strip_suffix('/')?.to_owned()),
+        });
+    }
+    let at = parts.iter().rposition(|part| *part == content.job)?;
     Some(parts[..at].join("/"))
+}
+
+/// All files but staged output.
+fn own_files(state: &SubtaskState) -> Vec<&FileHandle> {
+    let staged: Vec<&str> = state.transactions().iter().map(|t| t.staged.path.as_str()).collect();
+    let private = state.private_files().into_iter().filter(|handle| !staged.contains(&handle.path.as_str()));
+    state.shared_files().chain(private).collect()
 }
 
 async fn verify(
@@ -73,15 +100,11 @@ async fn verify(
     }
     let layout = Layout::new(&content.job).ok();
     for state in content.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
-        let mut needed: Vec<(&FileHandle, Option<String>)> = Vec::new();
-        match (state, &layout) {
-            // Committed output has the name of its transaction and the bytes that were staged.
-            (SubtaskState::Sink(transactions), Some(layout)) => {
-                needed.extend(transactions.iter().map(|t| (&t.staged, Some(layout.output(&t.id)))));
-            }
-            _ => {
-                needed.extend(state.shared_files().chain(state.private_files()).map(|handle| (handle, None)))
-            }
+        let mut needed: Vec<(&FileHandle, Option<String>)> =
+            own_files(state).into_iter().map(|handle| (handle, None)).collect();
+        // Committed output has the name of its transaction and the bytes that were staged.
+        for transaction in state.transactions() {
+            needed.push((&transaction.staged, layout.as_ref().map(|layout| layout.output(&transaction.id))));
         }
         for (handle, instead) in needed {
             let name = join(root, &handle.path);
@@ -146,10 +169,12 @@ pub(super) async fn job(
         }
         Err(error) => return Err(error),
     };
-    for completed in &record.state.retained {
-        let name = join(root, &completed.metadata.path);
-        report.named.insert(name.clone());
-        match compare(&name, &completed.metadata, files).await {
+    for handle in restorable(&record.state) {
+        let name = join(root, &handle.path);
+        if !report.named.insert(name.clone()) {
+            continue;
+        }
+        match compare(&name, handle, files).await {
             Some(wrong) => report.damage(&name, &name, wrong),
             None => match read::get(&*at.store, &name).await? {
                 Some(bytes) => checkpoint(at, &name, &bytes, files, &mut report).await?,
@@ -159,6 +184,14 @@ pub(super) async fn job(
     }
     report.orphans = orphans(root, &layout, &record.state, listed, &report);
     Ok(report)
+}
+
+/// Metadata of all that the job could be started from: retained checkpoints, what it was started from, savepoints of its list.
+fn restorable(state: &JobState) -> Vec<&FileHandle> {
+    let retained = state.retained.iter().chain(state.origin().map(|origin| &origin.checkpoint));
+    let retained = retained.map(|CompletedCheckpoint { metadata, .. }| metadata);
+    let present = state.history.iter().filter_map(|entry| Some(&entry.present()?.metadata));
+    retained.chain(present).collect()
 }
 
 /// What the sweeper of the next leader would delete at once. The work of the register's leader is left alone, for it may live; but an id
@@ -174,9 +207,9 @@ fn orphans(
         "" => Some(path.to_owned()),
         root => Some(path.strip_prefix(root)?.strip_prefix('/')?.to_owned()),
     };
-    let (current, next_id) = match state.status {
-        Status::Finished => (Attempt { epoch: u64::MAX, number: u32::MAX }, u64::MAX),
-        Status::Running => {
+    let (current, next_id) = match state.status.is_terminal() {
+        true => (Attempt { epoch: u64::MAX, number: u32::MAX }, u64::MAX),
+        false => {
             let next_id = state.latest().map_or(0, |latest| latest.id.0 + 1);
             (Attempt { epoch: state.epoch, number: 0 }, next_id)
         }
@@ -185,6 +218,7 @@ fn orphans(
         current,
         next_id: CheckpointId(next_id),
         pending: [].into(),
+        abandoned: state.abandoned_directories(),
         referenced: report.named.iter().filter_map(|path| below(path)).collect(),
     };
     let names: Vec<String> = listed.keys().filter_map(|path| below(path)).collect();

@@ -42,7 +42,8 @@ pub fn build(job: &JobSpec) -> Result<JobGraph, UnknownQuery> {
     Ok(JobGraph::chain(bids.max_parallelism(), vertices))
 }
 
-fn bucket(count: u64) -> u64 {
+/// The bucket of the bid that is the `count`-th of its auction, from 1.
+pub fn bucket(count: u64) -> u64 {
     count.ilog2().into()
 }
 

@@ -1,17 +1,26 @@
 //! The task of a source: reads what is due and sends it on; at a trigger, sends the barrier and reports its positions.
+//!
+//! A source has nothing to align. Its barrier overtakes what it has not sent if that is what the checkpoint says from the
+//! start; otherwise it waits behind that, which [`crate::stream::channel::Limits`] bounds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cutwater_io::task::JoinError;
 use cutwater_io::{point, sometimes, task, time};
 use futures::FutureExt;
 use tokio::sync::mpsc::error::TryRecvError;
 
+use super::background::Background;
 use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
-use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SubtaskState};
+use crate::checkpoint::barrier::{Alignment, Barrier};
+use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SourceSnapshot, SubtaskState};
 use crate::cluster::rpc::ToCoordinator;
+use crate::state::blob;
+use crate::state::upload::Uploaded;
 use crate::stream::channel::Output;
+use crate::stream::in_flight::{self, Content};
 use crate::stream::source::{Reader, Schedule, Source, assigned};
 use crate::stream::{Error, points};
 
@@ -28,7 +37,19 @@ pub(super) async fn run(context: TaskContext, source: Arc<dyn Source>) -> Result
         let schedule = Schedule::new(&*source, positions);
         let output = context.open_output().await?;
         context.running();
-        SourceTask { context, output, schedule, readers, last: None, aborted: BTreeSet::new() }.work().await
+        let stopped = context.stopping.then_some(Stopped::ForGood);
+        let task = SourceTask {
+            context,
+            output,
+            schedule,
+            readers,
+            last: None,
+            aborted: BTreeSet::new(),
+            stopped,
+            uploads: Background::new(),
+            uploaded: BTreeMap::new(),
+        };
+        task.work().await
     })
     .await
 }
@@ -42,7 +63,7 @@ fn positions(context: &TaskContext, source: &dyn Source) -> Result<Vec<SourcePos
         return Ok(ours.into_iter().map(|partition| SourcePosition { partition, next_offset: 0 }).collect());
     }
     let restored = deployment.restore.iter().flat_map(|state| match state {
-        SubtaskState::Source(positions) => positions.as_slice(),
+        SubtaskState::Source(source) => source.positions.as_slice(),
         _ => &[],
     });
     let mut restored: Vec<SourcePosition> = restored.copied().collect();
@@ -64,6 +85,20 @@ struct SourceTask {
     last: Option<CheckpointId>,
     /// Aborted ids above `last`.
     aborted: BTreeSet<CheckpointId>,
+    /// Nothing is read: the job is about to end.
+    stopped: Option<Stopped>,
+    uploads: Background<Result<SourceSnapshot, blob::Error>>,
+    /// What the uploads that have not ended may have written.
+    uploaded: BTreeMap<CheckpointId, Uploaded>,
+}
+
+/// Until when nothing is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    /// The savepoint is complete.
+    ForGood,
+    /// Until this savepoint is aborted.
+    With(CheckpointId),
 }
 
 impl SourceTask {
@@ -79,20 +114,32 @@ impl SourceTask {
                 Err(TryRecvError::Disconnected) => return Ok(()),
                 Err(TryRecvError::Empty) => {}
             }
-            let due = self.schedule.due(start.elapsed(), RECORDS_PER_TURN);
+            if let Some((checkpoint, result)) = self.uploads.next().now_or_never() {
+                self.upload_ended(checkpoint, result)?;
+                continue;
+            }
+            let is_ready = self.output.is_ready() && self.stopped.is_none();
+            let due =
+                if is_ready { self.schedule.due(start.elapsed(), RECORDS_PER_TURN) } else { Vec::new() };
             if !due.is_empty() {
                 self.read(due).await?;
                 continue;
             }
-            self.output.flush().await?;
+            self.output.flush()?;
             if self.schedule.is_exhausted() && !said_exhausted {
                 said_exhausted = true;
                 let (attempt, task) = (self.context.attempt, self.context.task());
                 self.context.say(ToCoordinator::Exhausted { attempt, task });
             }
-            let wake = self.schedule.next_due().map(|after| start + after);
+            let wake = self
+                .schedule
+                .next_due()
+                .filter(|_| self.output.is_ready() && self.stopped.is_none())
+                .map(|after| start + after);
             match self.wait(wake).await {
                 Wait::Due => {}
+                Wait::Sent(result) => result?,
+                Wait::Upload(checkpoint, result) => self.upload_ended(checkpoint, result)?,
                 Wait::Command(Some(command)) => self.obey(command).await?,
                 Wait::Command(None) => return Ok(()),
             }
@@ -106,10 +153,11 @@ impl SourceTask {
                 let reader = self.readers.get_mut(&partition).expect("a reader per partition");
                 let record = reader.next();
                 self.schedule.advance(partition);
-                self.output.emit(record).await?;
+                self.output.emit(&record);
                 read += 1;
             }
         }
+        self.output.send()?;
         let share = Duration::from_millis(1) * read / RECORDS_PER_CHARGE;
         time::charge(share.max(Duration::from_millis(1))).await;
         // Everything may have been taken without waiting: others want to run too.
@@ -124,20 +172,30 @@ impl SourceTask {
                 None => futures::future::pending().await,
             }
         };
-        let (command, due) = (self.context.commands.recv().fuse(), due.fuse());
-        futures::pin_mut!(command, due);
+        let SourceTask { context, output, uploads, .. } = self;
+        let (command, due) = (context.commands.recv().fuse(), due.fuse());
+        let (sent, upload) = (output.progress().fuse(), uploads.next().fuse());
+        futures::pin_mut!(command, upload, sent, due);
         futures::select_biased! {
             command = command => Wait::Command(command),
+            (checkpoint, result) = upload => Wait::Upload(checkpoint, result),
+            result = sent => Wait::Sent(result),
             () = due => Wait::Due,
         }
     }
 
     async fn obey(&mut self, command: Command) -> Result<(), Error> {
         match command {
-            Command::Trigger(checkpoint) => self.trigger(checkpoint).await,
+            Command::Trigger(barrier) => self.trigger(barrier).await,
             Command::Aborted(checkpoint) => {
+                sometimes!(points::STOP_UNDONE, self.stopped == Some(Stopped::With(checkpoint)));
+                self.stopped = self.stopped.filter(|stopped| *stopped != Stopped::With(checkpoint));
                 if self.last.is_none_or(|last| checkpoint > last) {
                     self.aborted.insert(checkpoint);
+                }
+                if let Some(uploaded) = self.uploaded.remove(&checkpoint) {
+                    let blobs = self.context.blobs.clone();
+                    self.uploads.cancel_and(checkpoint, async move { uploaded.discard(&blobs).await });
                 }
                 Ok(())
             }
@@ -145,7 +203,8 @@ impl SourceTask {
         }
     }
 
-    async fn trigger(&mut self, checkpoint: CheckpointId) -> Result<(), Error> {
+    async fn trigger(&mut self, barrier: Barrier) -> Result<(), Error> {
+        let checkpoint = barrier.checkpoint;
         if self.last.is_some_and(|last| checkpoint <= last) {
             return Ok(());
         }
@@ -155,14 +214,55 @@ impl SourceTask {
         if skipped {
             return Ok(());
         }
-        self.output.barrier(checkpoint).await?;
-        point!(points::SOURCE_BEFORE_ACK);
-        self.context.acknowledge(checkpoint, SubtaskState::Source(self.schedule.positions()));
+        if barrier.options.stop.is_some() {
+            self.stopped = Some(Stopped::With(checkpoint));
+        }
+        let unsent = if barrier.options.alignment == Alignment::Unaligned {
+            self.output.overtake(&barrier)
+        } else {
+            self.output.barrier(&barrier);
+            Vec::new()
+        };
+        self.output.send()?;
+        let positions = self.schedule.positions();
+        if unsent.iter().all(|(_, elements)| elements.is_empty()) {
+            point!(points::SOURCE_BEFORE_ACK);
+            self.context.acknowledge(checkpoint, positions.into());
+            return Ok(());
+        }
+        sometimes!(points::OVERTAKEN_OUTPUT, true);
+        let (blobs, names, from) = (self.context.blobs.clone(), self.context.names(), self.context.task());
+        let content = Content(unsent.into_iter().map(|(to, elements)| (from, to, elements)).collect());
+        let uploaded = Uploaded::default();
+        self.uploaded.insert(checkpoint, uploaded.clone());
+        self.uploads.start(checkpoint, async move {
+            let in_flight = in_flight::upload(&blobs, &names, checkpoint, content, &uploaded).await?;
+            Ok(SourceSnapshot { positions, in_flight })
+        });
+        Ok(())
+    }
+
+    fn upload_ended(
+        &mut self,
+        checkpoint: CheckpointId,
+        result: Result<Result<SourceSnapshot, blob::Error>, JoinError>,
+    ) -> Result<(), Error> {
+        let uploaded = self.uploaded.remove(&checkpoint).expect("noted when the upload began");
+        match result.map_err(|source| Error::Background { checkpoint, source })? {
+            Ok(snapshot) => self.context.acknowledge(checkpoint, SubtaskState::Source(snapshot)),
+            Err(error) => {
+                self.context.decline(checkpoint, error.to_string());
+                let blobs = self.context.blobs.clone();
+                task::spawn(async move { uploaded.discard(&blobs).await });
+            }
+        }
         Ok(())
     }
 }
 
 enum Wait {
     Due,
+    Sent(Result<(), Error>),
+    Upload(CheckpointId, Result<Result<SourceSnapshot, blob::Error>, JoinError>),
     Command(Option<Command>),
 }
