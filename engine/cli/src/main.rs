@@ -88,7 +88,7 @@ fn main() -> std::process::ExitCode {
         Start(job::ask::Start),
         /// The checkpoints and savepoints of a job.
         #[command(subcommand)]
-        Checkpoints(job::snapshot::List),
+        Checkpoints(job::snapshot::Checkpoints),
     }
 
     let Arguments { part } = Arguments::parse();

@@ -75,7 +75,7 @@ enum Format {
 }
 
 #[derive(Subcommand)]
-pub(crate) enum List {
+pub(crate) enum Checkpoints {
     /// All that are known.
     List {
         #[command(flatten)]
@@ -174,9 +174,9 @@ fn kind_of(entry: &Entry) -> &'static str {
     if entry.is_savepoint() { "savepoint" } else { "checkpoint" }
 }
 
-pub(crate) async fn list(command: List) -> Result<(), Failure> {
+pub(crate) async fn list(command: Checkpoints) -> Result<(), Failure> {
     match command {
-        List::List { coordinators, json } => {
+        Checkpoints::List { coordinators, json } => {
             let list = coordinators.client().checkpoints().await?;
             let mut out = Output::new(Style::plain(json));
             for entry in &list.entries {
@@ -184,7 +184,7 @@ pub(crate) async fn list(command: List) -> Result<(), Failure> {
             }
             out.end()
         }
-        List::Show { id, coordinators, json } => {
+        Checkpoints::Show { id, coordinators, json } => {
             let details = coordinators.client().checkpoint(CheckpointId(id)).await?;
             let mut out = Output::new(Style::plain(json));
             out.say(&line(&details.entry), &fields(&details.entry))?;
@@ -211,7 +211,7 @@ pub(crate) async fn list(command: List) -> Result<(), Failure> {
             }
             out.end()
         }
-        List::Delete { id, coordinators } => {
+        Checkpoints::Delete { id, coordinators } => {
             coordinators.client().delete_checkpoint(CheckpointId(id)).await?;
             tell(&format!("{id} is deleted"));
             Ok(())
