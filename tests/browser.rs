@@ -1,167 +1,25 @@
 //! The pages in a real browser: they open from a disk without a word on the console, fit a laptop's screen, answer to mouse and
 //! keyboard, and show hostile text as text. Skipped where `chromedriver` is absent.
-//!
-//! The browser is driven by WebDriver, which is JSON over HTTP; the little of it that is needed is spoken by hand.
 #![cfg(madsim)]
 #![expect(clippy::disallowed_methods, reason = "these tests start processes and look at real files")]
 #![expect(clippy::disallowed_types, reason = "they talk to a real browser")]
 
+mod webdriver;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 
 use cutwater_io::sim::{Event, Fact};
 use cutwater_sim::verdict::Outcome;
 use cutwater_sim::{Plan, Report, Verdict, Violation, timeline};
 use serde_json::{Value, json};
+use webdriver::{Browser, SCREEN};
 
-/// A laptop's screen.
-const SCREEN: (u64, u64) = (1280, 800);
 const HOSTILE: &str = "</script><img src=x onerror=\"window.pwned=1\"><b>&amp;";
 
-/// A browser, and what is open in it.
-struct Browser {
-    driver: Child,
-    port: u16,
-    session: String,
-    /// It may say more, and must not find its pipe closed.
-    _said: BufReader<ChildStdout>,
-    _profile: tempfile::TempDir,
-}
-
-impl Browser {
-    /// Starts a browser; `None`, with a message, if there is none.
-    fn start() -> Option<Browser> {
-        let driver =
-            Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let Ok(mut driver) = driver else {
-            eprintln!("skipped: there is no chromedriver here");
-            return None;
-        };
-        let mut said = BufReader::new(driver.stdout.take().unwrap());
-        let port = said
-            .by_ref()
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok())
-            .expect("chromedriver says its port");
-        let profile = tempfile::tempdir().unwrap();
-        let mut browser = Browser { driver, port, session: String::new(), _said: said, _profile: profile };
-        let quiet = [
-            "headless=new",
-            "no-sandbox",
-            "disable-gpu",
-            "disable-quic",
-            "disable-dev-shm-usage",
-            "no-first-run",
-            "disable-background-networking",
-            "disable-component-update",
-            "disable-sync",
-            "hide-scrollbars",
-        ];
-        let mut args: Vec<String> = quiet.iter().map(|arg| format!("--{arg}")).collect();
-        args.push(format!("--user-data-dir={}", browser._profile.path().display()));
-        let capabilities = json!({"alwaysMatch": {
-            "goog:chromeOptions": {"args": args},
-            "goog:loggingPrefs": {"browser": "ALL"},
-        }});
-        let session = browser.call("POST", "/session", &json!({"capabilities": capabilities}));
-        browser.session = session["sessionId"].as_str().expect("a session has an id").into();
-        // The viewport, not the window, is what a page sees.
-        let metrics = json!({"width": SCREEN.0, "height": SCREEN.1, "deviceScaleFactor": 1, "mobile": false});
-        let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics});
-        browser.tell("goog/cdp/execute", &command);
-        Some(browser)
-    }
-
-    /// One request; its value.
-    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = body.to_string();
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        let mut reader = BufReader::new(stream);
-        let mut len = 0;
-        for line in reader.by_ref().lines() {
-            let line = line.unwrap().to_ascii_lowercase();
-            if let Some(value) = line.strip_prefix("content-length:") {
-                len = value.trim().parse().unwrap();
-            }
-            if line.is_empty() {
-                break;
-            }
-        }
-        let mut answer = vec![0; len];
-        reader.read_exact(&mut answer).unwrap();
-        let answer: Value = serde_json::from_slice(&answer).unwrap();
-        let value = answer["value"].clone();
-        assert!(value["error"].is_null(), "{method} {path}: {}", value["message"]);
-        value
-    }
-
-    fn tell(&self, what: &str, body: &Value) -> Value {
-        self.call("POST", &format!("/session/{}/{what}", self.session), body)
-    }
-
-    fn open(&self, path: &Path) {
-        self.tell("url", &json!({"url": format!("file://{}", path.display())}));
-    }
-
-    /// The value of a script's `return`.
-    fn run(&self, script: &str) -> Value {
-        self.tell("execute/sync", &json!({"script": script, "args": []}))
-    }
-
-    fn text(&self, selector: &str) -> String {
-        let script = format!("return document.querySelector({}).textContent", json!(selector));
-        self.run(&script).as_str().unwrap_or_default().into()
-    }
-
-    /// Clicks as a person does: where something lies on top, this fails.
-    fn click(&self, selector: &str) {
-        let found = self.tell("element", &json!({"using": "css selector", "value": selector}));
-        let (_, id) = found.as_object().unwrap().iter().next().unwrap();
-        self.tell(&format!("element/{}/click", id.as_str().unwrap()), &json!({}));
-    }
-
-    fn press(&self, key: &str) {
-        let keys = [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})];
-        self.tell("actions", &json!({"actions": [{"type": "key", "id": "keyboard", "actions": keys}]}));
-    }
-
-    /// Left, top, right and bottom of each element, in pixels.
-    fn boxes(&self, selector: &str) -> Vec<[f64; 4]> {
-        let script = format!(
-            "return [...document.querySelectorAll({})].map(e => {{ const r = e.getBoundingClientRect(); \
-             return [r.left, r.top, r.right, r.bottom]; }})",
-            json!(selector)
-        );
-        serde_json::from_value(self.run(&script)).unwrap()
-    }
-
-    /// What the console says; a page that works says nothing.
-    fn assert_quiet_console(&self) {
-        let log = self.tell("se/log", &json!({"type": "browser"}));
-        assert_eq!(log, json!([]), "the console of the browser");
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        if !self.session.is_empty() && !std::thread::panicking() {
-            self.call("DELETE", &format!("/session/{}", self.session), &json!({}));
-        }
-        // It ends its browsers with it.
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
-    }
+fn file(path: &Path) -> String {
+    format!("file://{}", path.display())
 }
 
 fn event(at_us: u64, node: u64, kind: &str, detail: &str, facts: &[(&str, Fact)]) -> Event {
@@ -257,7 +115,7 @@ fn a_timeline_shows_a_run_and_answers() {
     let (plan, outcome) = outcome();
     timeline::write_html(&plan, &outcome, "cargo cutwater replay store:7 --trace", &path).unwrap();
     let Some(browser) = Browser::start() else { return };
-    browser.open(&path);
+    browser.open(&file(&path));
     browser.assert_quiet_console();
 
     // What there is to see, and where.
@@ -344,14 +202,14 @@ fn pages_of_real_runs_open() {
     cutwater(&["sweep", "store", "--seeds", "40", "--out", out.to_str().unwrap()]);
 
     let Some(browser) = Browser::start() else { return };
-    browser.open(&timeline);
+    browser.open(&file(&timeline));
     browser.assert_quiet_console();
     assert_eq!(browser.text("#badge"), "held");
     assert!(!browser.boxes(".phase").is_empty());
     browser.press("m");
     assert!(browser.run("return document.querySelectorAll('.message').length").as_u64() > Some(10));
 
-    browser.open(&out.join("report.html"));
+    browser.open(&file(&out.join("report.html")));
     browser.assert_quiet_console();
     assert!(browser.text("#findings + *").contains("No plan failed"));
     assert!(browser.run("return document.querySelectorAll('.matrix td[title]').length").as_u64() > Some(50));

@@ -4,6 +4,7 @@
 //! - [`state`]: keyed state on the store, split into key groups.
 //! - [`stream`]: the dataflow: sources, keyed operators, barriers, sinks.
 //! - [`checkpoint`]: the coordinator of checkpoints: trigger, registry, completed checkpoints, restore.
+//! - [`flink`]: a reader of what checkpoints of Apache Flink are made of.
 //! - [`cluster`]: the processes: coordinator candidates and workers, and how they talk.
 //!
 //! Everything here touches the world only through `cutwater-io`, and so runs both on real machines and inside the
@@ -11,6 +12,7 @@
 
 pub mod checkpoint;
 pub mod cluster;
+pub mod flink;
 pub mod points;
 pub mod state;
 pub mod store;

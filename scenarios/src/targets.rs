@@ -13,6 +13,7 @@ use arbitrary::Unstructured;
 use bytes::Bytes;
 use cutwater_engine::checkpoint::{log as job_log, metadata};
 use cutwater_engine::cluster::rpc;
+use cutwater_engine::flink;
 use cutwater_engine::state::canonical;
 use cutwater_engine::store::batch::DecodedBatch;
 use cutwater_engine::store::blob::format::{self, HEADER_BYTES, Header, RecordHeader};
@@ -57,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     ("blob", blob),
     ("rpc_frame", rpc_frame),
     ("checkpoint_metadata", checkpoint_metadata),
+    ("flink_metadata", flink_metadata),
     ("sink_output", sink_output),
     ("canonical_state", canonical_state),
 ];
@@ -415,6 +417,19 @@ fn checkpoint_metadata(bytes: &[u8]) {
         if let Ok(record) = job_log::decode_record(&content) {
             let again = job_log::encode_record(&record);
             assert_eq!(job_log::decode_record(&again).as_ref(), Ok(&record), "a record is read back");
+        }
+    }
+}
+
+/// Metadata of Flink's checkpoints: any bytes, and any bytes behind the right first ones of each version.
+fn flink_metadata(bytes: &[u8]) {
+    let behind = |version: u8| [&flink::MAGIC[..], &[0, 0, 0, version], &[0; 8], bytes].concat();
+    for content in [bytes.to_vec(), behind(3), behind(4), behind(5), behind(6)] {
+        match flink::decode(&content) {
+            Ok(metadata) => {
+                assert!(metadata.handles().len() <= content.len(), "a handle takes a byte at least")
+            }
+            Err(error) => assert!(error.offset <= content.len(), "{error}"),
         }
     }
 }

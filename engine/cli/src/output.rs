@@ -20,6 +20,30 @@ pub(crate) struct Style {
     hex: bool,
 }
 
+impl Style {
+    /// Lines, or JSON.
+    pub(crate) fn plain(json: bool) -> Style {
+        Style { json, hex: false }
+    }
+}
+
+/// The command does not make sense as it was given.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// A line on standard output from a process that goes on, whether or not anybody reads it.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 /// Standard output.
 pub(crate) struct Output {
     style: Style,

@@ -14,7 +14,8 @@ use super::layout::Layout;
 use super::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState, VertexState};
 use crate::cluster::rpc::TaskId;
 
-const MAGIC: [u8; 4] = *b"CWCM";
+/// The first four bytes.
+pub(super) const MAGIC: [u8; 4] = *b"CWCM";
 
 /// A checkpoint's metadata cannot be read or does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

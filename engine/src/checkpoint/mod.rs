@@ -5,6 +5,7 @@ pub mod assign;
 pub mod barrier;
 pub mod coordinator;
 mod envelope;
+pub mod fsck;
 pub mod history;
 pub mod job_state;
 pub mod layout;

@@ -271,7 +271,7 @@ async fn verify_file(
     }
 }
 
-async fn size(store: &dyn ObjectStore, path: &str) -> Result<Option<u64>, ReadError> {
+pub(super) async fn size(store: &dyn ObjectStore, path: &str) -> Result<Option<u64>, ReadError> {
     let location = Path::from(path);
     let head = async {
         match store.head(&location).await {
