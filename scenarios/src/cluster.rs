@@ -278,14 +278,16 @@ impl Cluster {
         self.world.within(SWEEP_LIMIT, "retained checkpoints restore", judged).await?
     }
 
-    /// Begins to restore every checkpoint that is retained now.
+    /// Begins to restore every checkpoint and savepoint that is present now, at each parallelism.
     fn judge_retained(&self) -> impl Future<Output = Result<(), Violation>> + use<> {
-        let retained: Vec<CheckpointId> =
-            self.oracles().job.state().into_iter().flat_map(|s| &s.retained).map(|c| c.id).collect();
+        let present = self.oracles().job.present();
         let cluster = self.clone();
         self.world.client("judge", async move {
-            for id in retained {
-                cluster.inspect(id, true).await?;
+            let parallelism_max = cluster.world.knob("max_parallelism").min(4);
+            for (id, parallelism) in
+                present.into_iter().flat_map(|id| (1..=parallelism_max).map(move |p| (id, p)))
+            {
+                cluster.inspect(id, parallelism, true).await?;
             }
             Ok(())
         })
@@ -328,7 +330,10 @@ impl Cluster {
             "inspect" => {
                 let latest = self.oracles().job.state().and_then(|state| Some(state.latest()?.id));
                 let Some(id) = latest else { return Ok("nothing to restore yet".into()) };
-                self.inspect(id, false).await?;
+                let parallelism =
+                    self.world.key().draw("inspect", &[id.0, self.world.now_us()]).between(1, 4);
+                let parallelism = parallelism.min(self.world.knob("max_parallelism"));
+                self.inspect(id, parallelism, false).await?;
                 Ok(format!("checkpoint {id} restores"))
             }
             "outage" => {
@@ -350,13 +355,11 @@ impl Cluster {
     }
 
     /// Opens a checkpoint from its objects alone. One that is let go meanwhile is no loss.
-    async fn inspect(&self, id: CheckpointId, is_healed: bool) -> Result<(), Violation> {
-        let Some(metadata) = self.oracles().job.retained(id).cloned() else { return Ok(()) };
-        let parallelism = self.world.key().draw("inspect", &[id.0, self.world.now_us()]).between(1, 4);
-        let parallelism =
-            u16::try_from(parallelism.min(self.world.knob("max_parallelism"))).expect("at most 4");
+    async fn inspect(&self, id: CheckpointId, parallelism: u64, is_healed: bool) -> Result<(), Violation> {
+        let Some(metadata) = self.oracles().job.restorable(id).cloned() else { return Ok(()) };
+        let parallelism = u16::try_from(parallelism).expect("at most 4");
         let found = cold::restore(&self.job, &metadata, parallelism, URL, &store_options(4096)).await;
-        if self.oracles().job.retained(id).is_none() {
+        if self.oracles().job.restorable(id).is_none() {
             return Ok(());
         }
         match found {

@@ -78,10 +78,16 @@ impl JobOracle {
         self.head.as_ref().map(|record| &record.state)
     }
 
-    /// The metadata of a checkpoint that the register lists.
-    pub fn retained(&self, id: CheckpointId) -> Option<&CheckpointMetadata> {
-        let listed = self.state()?.retained.iter().find(|checkpoint| checkpoint.id == id)?;
-        self.metadata.get(&listed.metadata.path)
+    /// What the register says can be restored: checkpoints and savepoints.
+    pub fn present(&self) -> Vec<CheckpointId> {
+        let history = self.state().into_iter().flat_map(|state| &state.history);
+        history.filter(|entry| entry.present().is_some()).map(|entry| entry.id).collect()
+    }
+
+    /// The metadata of a checkpoint or savepoint that the register says can be restored.
+    pub fn restorable(&self, id: CheckpointId) -> Option<&CheckpointMetadata> {
+        let entry = self.state()?.history.iter().find(|entry| entry.id == id)?;
+        self.metadata.get(&entry.present()?.metadata.path)
     }
 
     /// The newest checkpoint that was ever listed.
