@@ -61,6 +61,7 @@ fn part(attempt: Attempt, id: CheckpointId, task: TaskId, shared: &[String]) -> 
         0 => SubtaskState::Source(vec![SourcePosition { partition: task.subtask.into(), next_offset: id.0 }]),
         1 => SubtaskState::Keyed(KeyedSnapshot {
             range: key_group_range(task.subtask, 2, MAX_PARALLELISM),
+            states: Vec::new(),
             shared: shared.iter().cloned().map(file).collect(),
             private: vec![file(layout.private(id, attempt, task, "u"))],
         }),

@@ -3,10 +3,13 @@
 //! Key groups follow Flink's rule: with `max` key groups and parallelism `p`, subtask `i` owns
 //! `ceil(i * max / p) ..= ((i + 1) * max - 1) / p`. A keyed subtask is handed every state that overlaps its range (it
 //! takes its own key groups out of each); a source subtask the positions of the partitions `n` with `n % p == i`; each
-//! transaction of a sink goes to exactly one subtask. Nothing is lost and nothing is handed out twice, whatever the old
+//! transaction of a sink goes to exactly one subtask; what else a subtask keeps, by the kind of each of its states
+//! ([`redistribute`]). Nothing is lost and nothing is handed out twice, whatever the old
 //! and the new parallelism.
 
 use std::collections::BTreeMap;
+
+use crate::state::operator_state::redistribute;
 
 use super::snapshot::{
     CheckpointMetadata, KeyGroupRange, SinkTransaction, SourcePosition, SubtaskState, VertexState,
@@ -35,8 +38,8 @@ pub enum VertexKind {
     Keyed,
     /// Transactions.
     Sink,
-    /// Nothing.
-    Stateless,
+    /// State of its subtasks, or nothing.
+    Plain,
 }
 
 impl VertexPlan {
@@ -112,7 +115,14 @@ pub fn restore(
             let parts = deal(transactions.flatten().cloned(), parallelism);
             parts.into_iter().map(|part| vec![SubtaskState::Sink(part)]).collect()
         }
-        VertexKind::Stateless => vec![Vec::new(); usize::from(parallelism)],
+        VertexKind::Plain => {
+            let states = from.subtasks.iter().filter_map(|state| match state {
+                SubtaskState::Plain(parts) => Some(parts.as_slice()),
+                _ => None,
+            });
+            let parts = redistribute(states, parallelism);
+            parts.into_iter().map(|parts| vec![SubtaskState::Plain(parts)]).collect()
+        }
     }
 }
 
@@ -196,7 +206,7 @@ mod tests {
         fn every_new_range_gets_exactly_the_states_it_needs(max in 1u16..200, old in 1u16..20, new in 1u16..20) {
             let (old, new) = (old.min(max), new.min(max));
             let states = (0..old).map(|i| SubtaskState::Keyed(KeyedSnapshot {
-                range: key_group_range(i, old, max), shared: Vec::new(), private: Vec::new(),
+                range: key_group_range(i, old, max), states: Vec::new(), shared: Vec::new(), private: Vec::new(),
             })).collect();
             let handed = restore(&plan(VertexKind::Keyed), &vertex(states), new, max);
             prop_assert_eq!(handed.len(), usize::from(new));

@@ -130,7 +130,7 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
                     }
                 }
             }
-            (SubtaskState::Stateless, VertexKind::Stateless) => {}
+            (SubtaskState::Plain(_), VertexKind::Plain) => {}
             _ => return Err("state of another kind".into()),
         }
     }
@@ -152,6 +152,7 @@ mod tests {
         let keyed = |first, last| {
             SubtaskState::Keyed(KeyedSnapshot {
                 range: KeyGroupRange { first, last },
+                states: Vec::new(),
                 shared: Vec::new(),
                 private: Vec::new(),
             })

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::operator_state::OperatorPart;
+
 /// Number of a checkpoint; grows over all leaders and restores of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CheckpointId(pub u64);
@@ -45,11 +47,43 @@ pub struct StoreFile {
     pub handle: FileHandle,
 }
 
+/// What kind of state a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum StateKind {
+    /// One value per key.
+    Value,
+    /// What is left of all values that were added.
+    Reducing,
+    /// Elements in order.
+    List,
+    /// Values by a second key.
+    Map,
+}
+
+/// A state of a keyed operator, as it is known by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StateSchema {
+    /// Where it lies in the store.
+    pub id: u16,
+    /// What the operator calls it.
+    pub name: String,
+    /// What it is.
+    pub kind: StateKind,
+}
+
+impl std::fmt::Display for StateSchema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} ({:?}, id {})", self.name, self.kind, self.id)
+    }
+}
+
 /// A keyed subtask's store at a barrier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyedSnapshot {
     /// The key groups it covers.
     pub range: KeyGroupRange,
+    /// The states that are in it.
+    pub states: Vec<StateSchema>,
     /// Immutable table files, under `shared/`, possibly referenced by several checkpoints. Owned by the registry of
     /// shared state. The path is unique to its content: a file is uploaded once and referenced afterwards.
     pub shared: Vec<StoreFile>,
@@ -84,8 +118,8 @@ pub enum SubtaskState {
     Keyed(KeyedSnapshot),
     /// Its transactions that are not yet known to be committed.
     Sink(Vec<SinkTransaction>),
-    /// It has nothing to keep.
-    Stateless,
+    /// Its lists and tables; nothing, if it has none.
+    Plain(Vec<OperatorPart>),
 }
 
 impl SubtaskState {
@@ -100,7 +134,7 @@ impl SubtaskState {
         match self {
             SubtaskState::Keyed(keyed) => keyed.private.iter().map(|file| &file.handle).collect(),
             SubtaskState::Sink(transactions) => transactions.iter().map(|t| &t.staged).collect(),
-            SubtaskState::Source(_) | SubtaskState::Stateless => Vec::new(),
+            SubtaskState::Source(_) | SubtaskState::Plain(_) => Vec::new(),
         }
     }
 }

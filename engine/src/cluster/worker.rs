@@ -19,14 +19,15 @@ use futures::FutureExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::points;
-use super::rpc::{self, Attempt, FromCoordinator, TaskId, ToCoordinator};
+use super::rpc::{self, Attempt, FromCoordinator, JobSpec, TaskId, ToCoordinator};
 use super::worker_machine::{Decision, Deployment, Fact, Machine};
 use crate::checkpoint::layout::Layout;
 use crate::state::blob::{Blobs, Retry};
-use crate::state::dirs;
+use crate::state::{backend, dirs};
 use crate::store;
 use crate::stream::channel::Hub;
-use crate::stream::queries;
+use crate::stream::graph::JobGraph;
+use crate::stream::queries::{self, UnknownQuery};
 use crate::stream::task::{Command, TaskContext, channels_into};
 
 /// Connections that have not yet said which channel they are.
@@ -57,6 +58,10 @@ pub struct WorkerConfig {
     pub channel_patience: Duration,
     /// Of the stores of keyed state.
     pub store: store::Options,
+    /// How much of a task's keyed state is kept in memory before its store, in bytes.
+    pub state_cache_bytes: usize,
+    /// Makes the graph of a job: [`queries::build`], or that of a program with jobs of its own.
+    pub build: fn(&JobSpec) -> Result<JobGraph, UnknownQuery>,
     /// How requests to the object store are repeated.
     pub retry: Retry,
     /// Files of one snapshot that are uploaded at the same time.
@@ -84,6 +89,8 @@ impl WorkerConfig {
             connect_timeout: Duration::from_secs(2),
             channel_patience: Duration::from_secs(10),
             store: store::Options::default(),
+            state_cache_bytes: backend::CACHE_BYTES,
+            build: queries::build,
             retry: Retry::default(),
             parallel_uploads: 4,
         }
@@ -326,7 +333,7 @@ impl Worker {
     async fn start_tasks(&mut self, deployment: Deployment) {
         assert!(self.running.is_none(), "tasks of an older attempt have ended before {}", deployment.attempt);
         let Deployment { attempt, job, tasks, placements } = deployment;
-        let built = queries::build(&job).map_err(|e| e.to_string());
+        let built = (self.config.build)(&job).map_err(|e| e.to_string());
         let layout = Layout::new(&job.name).map_err(|e| e.to_string());
         let (graph, layout) = match built.and_then(|graph| layout.map(|layout| (graph, layout))) {
             Ok((graph, layout)) => (Arc::new(graph), layout),
@@ -356,6 +363,7 @@ impl Worker {
                 layout: layout.clone(),
                 blobs: self.blobs.clone(),
                 store: self.config.store.clone(),
+                state_cache_bytes: self.config.state_cache_bytes,
                 parallel_uploads: self.config.parallel_uploads,
                 channel_patience: self.config.channel_patience,
                 commands: to_obey,

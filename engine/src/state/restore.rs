@@ -46,7 +46,7 @@ pub async fn restore(
     for snapshot in snapshots {
         check_names(snapshot)?;
     }
-    let state = match snapshots {
+    let mut state = match snapshots {
         [] => KeyedState::open(dir, options, range, max_parallelism, &[]).await?,
         [one] if one.range == range => {
             download(blobs, &dir.join("db"), one).await?;
@@ -63,6 +63,12 @@ pub async fn restore(
             state
         }
     };
+    for snapshot in snapshots {
+        state.adopt_schema(&snapshot.states)?;
+    }
+    if !snapshots.is_empty() {
+        state.load_timers().await?;
+    }
     point!(points::RESTORE_DONE);
     Ok(state)
 }

@@ -75,7 +75,8 @@ pub async fn upload(
     let strip = |files: Vec<(bool, StoreFile)>| files.into_iter().map(|(_, file)| file).collect();
     dirs::remove(&snapshot.dir).await;
     point!(points::UPLOAD_BEFORE_ACK);
-    Ok(KeyedSnapshot { range: snapshot.range, shared: strip(shared), private: strip(private) })
+    let states = snapshot.states.clone();
+    Ok(KeyedSnapshot { range: snapshot.range, states, shared: strip(shared), private: strip(private) })
 }
 
 /// Finds or uploads one file; true if it may be shared.

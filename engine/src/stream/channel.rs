@@ -19,8 +19,8 @@ use futures::future::{pending, select_all};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
+use super::Error;
 use super::record::{Decoder, Element, MAX_BATCH_BYTES, Malformed, Record};
-use super::{Error, exchange};
 use crate::checkpoint::snapshot::CheckpointId;
 use crate::cluster::rpc::{self, Attempt, TaskId};
 
@@ -228,11 +228,10 @@ impl InputChannel {
     }
 }
 
-/// The channels out of a task, for each edge to all subtasks of the next vertex.
+/// The channels out of a task, to all subtasks of each vertex that it sends to.
 #[derive(Debug)]
 pub struct Output {
     from: TaskId,
-    max_parallelism: u16,
     edges: Vec<Vec<OutputChannel>>,
 }
 
@@ -252,11 +251,10 @@ impl Output {
         attempt: Attempt,
         from: TaskId,
         edges: Vec<Vec<(TaskId, SocketAddr)>>,
-        max_parallelism: u16,
         patience: Duration,
     ) -> Result<Output, Error> {
         let deadline = time::now() + patience;
-        let mut output = Output { from, max_parallelism, edges: Vec::new() };
+        let mut output = Output { from, edges: Vec::new() };
         for edge in edges {
             let mut channels = Vec::with_capacity(edge.len());
             for (to, address) in edge {
@@ -268,19 +266,24 @@ impl Output {
         Ok(output)
     }
 
-    /// Sends a record to the subtask that owns its key, on each edge. It may stay in a batch until [`Output::flush`].
+    /// Sends a record to a subtask of the vertex of an edge. It may stay in a batch until [`Output::flush`].
     ///
     /// # Errors
     /// If a channel is broken.
-    pub async fn emit(&mut self, record: Record) -> Result<(), Error> {
-        for edge in &mut self.edges {
-            let parallelism = u16::try_from(edge.len()).expect("one channel per subtask");
-            let to = exchange::route(&record, parallelism, self.max_parallelism);
-            let channel = &mut edge[usize::from(to)];
-            Element::Record(record.clone()).encode(&mut channel.batch);
-            if channel.batch.len() >= BATCH_BYTES {
-                channel.flush(self.from).await?;
-            }
+    pub async fn send(&mut self, edge: usize, to: usize, record: &Record) -> Result<(), Error> {
+        let channel = &mut self.edges[edge][to];
+        record.encode_as_element(&mut channel.batch);
+        channel.flush_if_full(self.from).await
+    }
+
+    /// Sends an element on all channels, after all that was sent before it. It may stay in a batch.
+    ///
+    /// # Errors
+    /// If a channel is broken.
+    pub async fn send_to_all(&mut self, element: &Element) -> Result<(), Error> {
+        for channel in self.edges.iter_mut().flatten() {
+            element.encode(&mut channel.batch);
+            channel.flush_if_full(self.from).await?;
         }
         Ok(())
     }
@@ -309,6 +312,10 @@ impl Output {
 }
 
 impl OutputChannel {
+    async fn flush_if_full(&mut self, from: TaskId) -> Result<(), Error> {
+        if self.batch.len() >= BATCH_BYTES { self.flush(from).await } else { Ok(()) }
+    }
+
     async fn flush(&mut self, from: TaskId) -> Result<(), Error> {
         if self.batch.is_empty() {
             return Ok(());

@@ -1,16 +1,22 @@
 //! The dataflow: what runs between two checkpoints.
 //!
-//! - [`graph`]: the vertices and edges of a job; [`queries`] builds them by name.
-//! - [`record`], [`channel`], [`exchange`]: what flows, over what, and to whom.
+//! - [`job`]: what a job is written in, with [`functions`], [`window`]s and [`join`]s; [`queries`] are jobs by name.
+//! - [`graph`]: what it becomes: vertices and edges.
+//! - [`record`], [`channel`], [`exchange`], [`emit`]: what flows, over what, and to whom.
 //! - [`alignment`]: when the barriers of a checkpoint have arrived on all channels (pure).
-//! - [`source`], [`operator`], [`sink`]: where records come from, what they do, where they go.
+//! - [`watermark`]: how far event time has come (pure).
+//! - [`source`], [`operator`], [`sink`]: where records come from, what is done with them, where they go.
 //! - [`task`]: the loops that run them and take their part in checkpoints.
 
 pub mod alignment;
 pub mod channel;
 mod error;
+pub mod emit;
 pub mod exchange;
+pub mod functions;
 pub mod graph;
+pub mod job;
+pub mod join;
 pub mod operator;
 pub mod points;
 pub mod queries;
@@ -18,5 +24,7 @@ pub mod record;
 pub mod sink;
 pub mod source;
 pub mod task;
+pub mod watermark;
+pub mod window;
 
 pub use error::Error;

@@ -92,6 +92,8 @@ impl SinkTask {
                         self.transactions.push(&record);
                         self.charge().await;
                     }
+                    // Output has no time.
+                    Element::Watermark(_) | Element::Idle => {}
                     Element::Barrier(checkpoint) => {
                         self.barrier(channel, checkpoint);
                         break;

@@ -1,4 +1,7 @@
 //! The task of a source: reads what is due and sends it on; at a trigger, sends the barrier and reports its positions.
+//!
+//! After each turn of reading it says how far event time has come, and at the end of its input that time has ended, once and
+//! before it reports that it is exhausted: the last checkpoint has all that the end of time brings about.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,8 +14,9 @@ use tokio::sync::mpsc::error::TryRecvError;
 use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
 use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SubtaskState};
 use crate::cluster::rpc::ToCoordinator;
-use crate::stream::channel::Output;
+use crate::stream::emit::Emitter;
 use crate::stream::source::{Reader, Schedule, Source, assigned};
+use crate::stream::watermark::{Progress, SourceWatermarks};
 use crate::stream::{Error, points};
 
 /// Records read from one partition before commands are looked at again.
@@ -25,10 +29,26 @@ pub(super) async fn run(context: TaskContext, source: Arc<dyn Source>) -> Result
         sometimes!(points::SOURCE_RESUMED, positions.iter().any(|p| p.next_offset > 0));
         let readers =
             positions.iter().map(|p| (p.partition, source.reader(p.partition, p.next_offset))).collect();
+        let partitions = positions.iter().map(|position| position.partition);
+        let mut watermarks = SourceWatermarks::new(source.out_of_orderness_ms(), partitions);
         let schedule = Schedule::new(&*source, positions);
+        schedule.ended().for_each(|partition| watermarks.ended(partition));
         let output = context.open_output().await?;
         context.running();
-        SourceTask { context, output, schedule, readers, last: None, aborted: BTreeSet::new() }.work().await
+        let mut task = SourceTask {
+            context,
+            output,
+            schedule,
+            watermarks,
+            idle_after: source.idle_after(),
+            is_idle: false,
+            readers,
+            last: None,
+            aborted: BTreeSet::new(),
+        };
+        // What was read before may be all there is.
+        task.advance().await?;
+        task.work().await
     })
     .await
 }
@@ -58,8 +78,11 @@ fn positions(context: &TaskContext, source: &dyn Source) -> Result<Vec<SourcePos
 
 struct SourceTask {
     context: TaskContext,
-    output: Output,
+    output: Emitter,
     schedule: Schedule,
+    watermarks: SourceWatermarks,
+    idle_after: Option<Duration>,
+    is_idle: bool,
     readers: BTreeMap<u32, Box<dyn Reader>>,
     last: Option<CheckpointId>,
     /// Aborted ids above `last`.
@@ -91,7 +114,13 @@ impl SourceTask {
                 self.context.say(ToCoordinator::Exhausted { attempt, task });
             }
             let wake = self.schedule.next_due().map(|after| start + after);
-            match self.wait(wake).await {
+            let idle_at = self.idle_after.filter(|_| !self.is_idle).map(|after| time::now() + after);
+            let becomes_idle = idle_at.filter(|idle| wake.is_some_and(|wake| *idle < wake));
+            match self.wait(becomes_idle.or(wake)).await {
+                Wait::Due if becomes_idle.is_some() => {
+                    self.is_idle = true;
+                    self.output.progress(Progress::Idle).await?;
+                }
                 Wait::Due => {}
                 Wait::Command(Some(command)) => self.obey(command).await?,
                 Wait::Command(None) => return Ok(()),
@@ -101,20 +130,37 @@ impl SourceTask {
 
     async fn read(&mut self, due: Vec<(u32, u64)>) -> Result<(), Error> {
         let mut read = 0;
+        if std::mem::take(&mut self.is_idle) {
+            // Those downstream wait for this source again, from before the first record on.
+            self.output.progress(Progress::Watermark(self.watermarks.said_ms())).await?;
+        }
         for (partition, count) in due {
             for _ in 0..count {
                 let reader = self.readers.get_mut(&partition).expect("a reader per partition");
                 let record = reader.next();
                 self.schedule.advance(partition);
-                self.output.emit(record).await?;
+                self.watermarks.read(partition, record.time_ms);
+                self.output.emit(&record).await?;
                 read += 1;
             }
+            if self.schedule.has_ended(partition) {
+                self.watermarks.ended(partition);
+            }
         }
+        self.advance().await?;
         let share = Duration::from_millis(1) * read / RECORDS_PER_CHARGE;
         time::charge(share.max(Duration::from_millis(1))).await;
         // Everything may have been taken without waiting: others want to run too.
         task::yield_now().await;
         Ok(())
+    }
+
+    /// Says how far event time has come, if it has.
+    async fn advance(&mut self) -> Result<(), Error> {
+        match self.watermarks.advance() {
+            Some(time_ms) => self.output.progress(Progress::Watermark(time_ms)).await,
+            None => Ok(()),
+        }
     }
 
     async fn wait(&mut self, wake: Option<time::Instant>) -> Wait {
