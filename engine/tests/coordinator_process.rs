@@ -200,7 +200,12 @@ impl FakeWorker {
                 }
                 let manifest = self.put(layout.private(id, attempt, task, &unique)).await;
                 let private = vec![StoreFile { name: "MANIFEST".into(), handle: manifest }];
-                SubtaskState::Keyed(KeyedSnapshot { range, states: Vec::new(), shared: tables.clone(), private })
+                SubtaskState::Keyed(KeyedSnapshot {
+                    range,
+                    states: Vec::new(),
+                    shared: tables.clone(),
+                    private,
+                })
             }
             _ => {
                 let name = format!("{attempt}-{id}-{}", task.subtask);

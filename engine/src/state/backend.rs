@@ -199,9 +199,7 @@ impl KeyedState {
     pub fn declare(&mut self, id: StateId, name: &'static str, kind: StateKind) -> Result<(), Error> {
         match self.schema.get(&id) {
             Some(known) if known.name == name && known.kind == kind => Ok(()),
-            Some(known) => {
-                Err(self.conflict(known, &StateSchema { id: id.0, name: name.into(), kind }))
-            }
+            Some(known) => Err(self.conflict(known, &StateSchema { id: id.0, name: name.into(), kind })),
             None => {
                 self.schema.insert(id, StateSchema { id: id.0, name: name.into(), kind });
                 Ok(())

@@ -80,7 +80,9 @@ async fn read<T: Data>(
     name: &'static str,
     place: Place<'_>,
 ) -> Result<Option<T>, Error> {
-    let read = state.read(place, |bytes| bytes.map(|bytes| postcard::take_from_bytes(bytes).map(|(v, rest)| (v, rest.len()))));
+    let read = state.read(place, |bytes| {
+        bytes.map(|bytes| postcard::take_from_bytes(bytes).map(|(v, rest)| (v, rest.len())))
+    });
     match read.await? {
         None => Ok(None),
         Some(Ok((value, 0))) => Ok(Some(value)),

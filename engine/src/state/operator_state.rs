@@ -58,7 +58,10 @@ impl OperatorState {
     ///
     /// # Errors
     /// If a state is handed over with two kinds.
-    pub fn new(operator: &str, parts: impl IntoIterator<Item = OperatorPart>) -> Result<OperatorState, Error> {
+    pub fn new(
+        operator: &str,
+        parts: impl IntoIterator<Item = OperatorPart>,
+    ) -> Result<OperatorState, Error> {
         let mut state = OperatorState { operator: operator.into(), parts: BTreeMap::new() };
         for OperatorPart { name, kind, entries } in parts {
             let part = state.part(&name, kind)?;
@@ -77,14 +80,16 @@ impl OperatorState {
     /// # Errors
     /// If it is too large.
     pub fn snapshot(&self) -> Result<Vec<OperatorPart>, Error> {
-        let lens = self.parts.values().flat_map(|(_, entries)| entries).map(|(key, value)| key.len() + value.len());
+        let lens =
+            self.parts.values().flat_map(|(_, entries)| entries).map(|(key, value)| key.len() + value.len());
         let len_bytes: usize = lens.sum();
         if len_bytes > MAX_STATE_BYTES {
             let what = format!("{len_bytes} bytes of state, more than {MAX_STATE_BYTES}");
             return Err(Error::OperatorState { operator: self.operator.clone(), state: "all".into(), what });
         }
         let part = |(name, (kind, entries)): (&String, &(Redistribution, Entries))| {
-            let key = |key: &Vec<u8>| if *kind == Redistribution::Broadcast { key.clone() } else { Vec::new() };
+            let key =
+                |key: &Vec<u8>| if *kind == Redistribution::Broadcast { key.clone() } else { Vec::new() };
             let entries = entries.iter().map(|(k, value)| (key(k), value.clone())).collect();
             OperatorPart { name: name.clone(), kind: *kind, entries }
         };
@@ -110,9 +115,9 @@ impl OperatorState {
 }
 
 fn push(entries: &mut Entries, value: Vec<u8>) {
-    let next = entries.last_key_value().map_or(0, |(key, _)| {
-        u64::from_be_bytes(key.as_slice().try_into().expect("lists are numbered")) + 1
-    });
+    let next = entries
+        .last_key_value()
+        .map_or(0, |(key, _)| u64::from_be_bytes(key.as_slice().try_into().expect("lists are numbered")) + 1);
     entries.insert(next.to_be_bytes().to_vec(), value);
 }
 

@@ -97,7 +97,9 @@ mod tests {
         #[test]
         fn timers_fire_once_in_order_and_not_early(all in proptest::collection::vec(timers(), 0..40), at: i64) {
             let mut queue = TimerQueue::default();
-            all.iter().for_each(|timer| drop(queue.insert(timer.clone())));
+            for timer in &all {
+                queue.insert(timer.clone());
+            }
             let fired: Vec<Timer> = std::iter::from_fn(|| queue.pop_due(at)).collect();
             let mut expected: Vec<Timer> = all.iter().filter(|timer| timer.time_ms <= at).cloned().collect();
             expected.sort();

@@ -177,7 +177,10 @@ pub(crate) fn encode<T: Serialize>(item: &T) -> Result<Bytes, String> {
 
 /// The item of some bytes.
 pub(crate) fn decode<T: DeserializeOwned>(uid: &str, bytes: &[u8]) -> Result<T, Error> {
-    let wrong = |what: String| Error::Record { operator: uid.into(), what: format!("that is not of its type: {what}") };
+    let wrong = |what: String| Error::Record {
+        operator: uid.into(),
+        what: format!("that is not of its type: {what}"),
+    };
     match postcard::take_from_bytes(bytes) {
         Ok((item, [])) => Ok(item),
         Ok((_, rest)) => Err(wrong(format!("{} bytes follow the item", rest.len()))),

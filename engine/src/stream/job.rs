@@ -179,9 +179,15 @@ impl Job {
 }
 
 impl<T: 'static> Branch<T> {
-    fn then<U: 'static>(self, f: impl Fn(T, i64, &mut dyn FnMut(U, i64)) + Send + Sync + 'static) -> Branch<U> {
+    fn then<U: 'static>(
+        self,
+        f: impl Fn(T, i64, &mut dyn FnMut(U, i64)) + Send + Sync + 'static,
+    ) -> Branch<U> {
         let Branch { from, pipe } = self;
-        Branch { from, pipe: Arc::new(move |record, emit| pipe(record, &mut |item, time_ms| f(item, time_ms, emit))) }
+        Branch {
+            from,
+            pipe: Arc::new(move |record, emit| pipe(record, &mut |item, time_ms| f(item, time_ms, emit))),
+        }
     }
 
     /// An edge over which a record of each item goes.
@@ -283,7 +289,8 @@ impl<T: Data> Stream<T> {
         make: impl Fn() -> F + Send + Sync + 'static,
     ) -> Stream<F::Out> {
         let (job, name) = (self.job.clone(), uid.to_owned());
-        let make = move || Box::new(WithBroadcast { uid: name.clone(), function: make(), of: PhantomData }) as _;
+        let make =
+            move || Box::new(WithBroadcast { uid: name.clone(), function: make(), of: PhantomData }) as _;
         job.plain(uid, make, |to| {
             self.connect(to, 0);
             Stream { partitioning: Partitioning::Broadcast, ..broadcast }.connect(to, 1);

@@ -6,15 +6,17 @@
 //! - [`alignment`]: when the barriers of a checkpoint have arrived on all channels (pure).
 //! - [`watermark`]: how far event time has come (pure).
 //! - [`source`], [`operator`], [`sink`]: where records come from, what is done with them, where they go.
+//! - [`harness`]: one operator without a cluster, for tests.
 //! - [`task`]: the loops that run them and take their part in checkpoints.
 
 pub mod alignment;
 pub mod channel;
-mod error;
 pub mod emit;
+mod error;
 pub mod exchange;
 pub mod functions;
 pub mod graph;
+pub mod harness;
 pub mod job;
 pub mod join;
 pub mod operator;

@@ -39,6 +39,7 @@ pub fn build(job: &JobSpec) -> Result<JobGraph, UnknownQuery> {
 /// If a parameter does not fit.
 pub fn expected(job: &JobSpec) -> Result<Rows, UnknownQuery> {
     let totals = Bids::new(NAME, job)?.totals();
-    let counts = totals.into_iter().flat_map(|(auction, total)| (1..=total).map(move |n| (record(auction, n), 1)));
+    let counts =
+        totals.into_iter().flat_map(|(auction, total)| (1..=total).map(move |n| (record(auction, n), 1)));
     Ok(counts.collect())
 }

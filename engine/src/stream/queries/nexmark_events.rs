@@ -251,7 +251,9 @@ mod tests {
             let bids: Vec<Bid> = all.iter().cloned().filter_map(Event::bid).collect();
             let known = auctions.iter().filter(|auction| people.contains(&auction.seller)).count();
             let in_time = |bid: &Bid| {
-                auctions.iter().any(|a| a.id == bid.auction && (a.date_time..=a.expires).contains(&bid.date_time))
+                auctions
+                    .iter()
+                    .any(|a| a.id == bid.auction && (a.date_time..=a.expires).contains(&bid.date_time))
             };
             assert!(known > auctions.len() / 4, "{known} of {} sellers", auctions.len());
             assert!(bids.iter().filter(|bid| in_time(bid)).count() > bids.len() / 4);
