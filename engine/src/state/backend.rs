@@ -4,7 +4,7 @@
 //! only the snapshot at a barrier has to reach disk. A snapshot has a synchronous part (what is cached is written, then
 //! flush and hard links, during which no record is processed) and an asynchronous one ([`super::upload`]).
 //!
-//! Before the store lies a write-back cache ([`super::cache`]). It is coherent by three rules: every read and write goes
+//! Before the store lies a write-back cache (`state::cache`). It is coherent by three rules: every read and write goes
 //! through it; all that is dirty is written, in one batch, before the store is iterated over or linked; and before anything is
 //! evicted. A batch that fails fails the task, so that nothing is ever half written and gone on with.
 //!

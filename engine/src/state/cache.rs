@@ -70,7 +70,7 @@ impl Cache {
     /// The store holds this.
     pub(super) fn learn(&mut self, key: &[u8], value: Option<Vec<u8>>) {
         let hash = xxh3_64(key);
-        debug_assert!(self.find(hash, key).is_none(), "what is cached is not asked of the store");
+        assert!(self.find(hash, key).is_none(), "what is cached is not asked of the store");
         self.insert(hash, key, value);
     }
 

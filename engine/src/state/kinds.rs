@@ -221,7 +221,8 @@ impl<T: Data> ListState<T> {
         let bytes = encode(state, self.name, value)?;
         let suffix = [namespace, &len.to_be_bytes()].concat();
         state.write(Place::Entry(self.id, &suffix), Some(&bytes)).await?;
-        let bytes = encode(state, self.name, &(len + 1))?;
+        let longer = len.checked_add(1).ok_or_else(|| state.wrong(self.name, format!("a list of {len}")))?;
+        let bytes = encode(state, self.name, &longer)?;
         state.write(Place::Entry(self.id, namespace), Some(&bytes)).await
     }
 
@@ -242,13 +243,12 @@ impl<T: Data> ListState<T> {
     }
 
     pub(crate) async fn clear_in(&self, state: &mut KeyedState, namespace: &[u8]) -> Result<(), Error> {
-        let len = self.len_in(state, namespace).await?;
-        for index in 0..len {
-            let suffix = [namespace, &index.to_be_bytes()].concat();
-            state.write(Place::Entry(self.id, &suffix), None).await?;
+        if self.len_in(state, namespace).await? == 0 {
+            return Ok(());
         }
-        if len > 0 {
-            state.write(Place::Entry(self.id, namespace), None).await?;
+        let mut entries = state.scan(self.id, namespace).await?;
+        while let Some((suffix, _)) = entries.next(state).await? {
+            state.write(Place::Entry(self.id, &suffix), None).await?;
         }
         Ok(())
     }

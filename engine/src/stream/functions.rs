@@ -163,11 +163,16 @@ pub trait BroadcastFunction<T: Data, B: Data>: Send {
         out: &mut Collector<'_, Self::Out>,
     ) -> Result<(), Error>;
 
-    /// Something was broadcast. All subtasks must do the same with it.
+    /// Something was broadcast. All subtasks must remember the same of it.
     ///
     /// # Errors
     /// As [`StreamFunction::process`].
-    fn process_broadcast(&mut self, item: B, state: &mut OperatorState) -> Result<(), Error>;
+    fn process_broadcast(
+        &mut self,
+        item: B,
+        state: &mut OperatorState,
+        out: &mut Collector<'_, Self::Out>,
+    ) -> Result<(), Error>;
 }
 
 /// The bytes of an item.
@@ -298,11 +303,12 @@ impl<F: BroadcastFunction<T, B>, T: Data, B: Data> PlainOperator for WithBroadca
         state: &mut OperatorState,
         out: &mut Vec<Record>,
     ) -> Result<(), Error> {
-        if record.input == 1 {
-            return self.function.process_broadcast(decode(&self.uid, &record.value)?, state);
-        }
         let mut out = Collector::new(out, record.time_ms);
-        self.function.process(decode(&self.uid, &record.value)?, moment, state, &mut out)?;
+        if record.input == 1 {
+            self.function.process_broadcast(decode(&self.uid, &record.value)?, state, &mut out)?;
+        } else {
+            self.function.process(decode(&self.uid, &record.value)?, moment, state, &mut out)?;
+        }
         out.finish(&self.uid)
     }
 }
