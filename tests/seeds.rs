@@ -31,3 +31,8 @@ fn checkpoint() {
 fn restore() {
     check("restore", 100);
 }
+
+#[test]
+fn savepoint() {
+    check("savepoint", 100);
+}

@@ -1,11 +1,12 @@
 //! The register of a job on an object store that fails in all the ways that leave a writer in doubt.
 
+use cutwater_engine::checkpoint::job_state::{Base, CompletedCheckpoint, JobState};
 use cutwater_engine::checkpoint::layout::Layout;
-use cutwater_engine::checkpoint::log::{JobState, KEEP_VERSIONS, Outcome, Record, encode_record};
+use cutwater_engine::checkpoint::log::{KEEP_VERSIONS, Outcome, Record, encode_record};
+use cutwater_engine::checkpoint::metadata;
 use cutwater_engine::checkpoint::read::{ReadError, load_metadata, newest_record};
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata};
 use cutwater_engine::checkpoint::write::{append, trim, trim_all, write_metadata};
-use cutwater_engine::checkpoint::{log::CompletedCheckpoint, metadata};
 use cutwater_io::objects::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use std::time::Duration;
@@ -21,7 +22,14 @@ fn layout() -> Layout {
 
 /// What `writer` proposes after having read `previous`.
 fn proposal(previous: Option<&Record>, writer: &str) -> Record {
-    let state = JobState::taken_over(previous.map(|r| &r.state), "127.0.0.1:1".parse().unwrap(), 16, 8, 2);
+    let state = JobState::taken_over(
+        previous.map(|r| &r.state),
+        "127.0.0.1:1".parse().unwrap(),
+        16,
+        8,
+        2,
+        Base::Newest,
+    );
     Record { version: previous.map_or(0, |r| r.version) + 1, writer: writer.into(), state }
 }
 
@@ -136,6 +144,8 @@ fn metadata_is_written_once() {
         let metadata = |id, at| CheckpointMetadata {
             job: "job".into(),
             id: CheckpointId(id),
+            description: String::new(),
+            savepoint: None,
             max_parallelism: 8,
             triggered_unix_ms: at,
             completed_unix_ms: at,
@@ -144,18 +154,16 @@ fn metadata_is_written_once() {
         let (limit, layout) = (Duration::from_secs(1), layout());
         for (id, fault) in [(1, Fault::After), (2, Fault::Late), (3, Fault::Before), (4, Fault::Conflict)] {
             store.fail(&[fault]);
-            let handle = write_metadata(&store, &layout, &metadata(id, 0), limit).await.unwrap();
+            let handle = write_metadata(&store, layout.metadata(CheckpointId(id)), &metadata(id, 0), limit)
+                .await
+                .unwrap();
             store.land().await;
-            let completed = CompletedCheckpoint {
-                id: CheckpointId(id),
-                metadata: handle.clone(),
-                description: String::new(),
-                triggered_unix_ms: 0,
-                completed_unix_ms: 0,
-                state_bytes: 0,
-            };
+            let completed =
+                CompletedCheckpoint { id: CheckpointId(id), metadata: handle.clone(), is_savepoint: false };
             assert_eq!(load_metadata(&store, &completed).await.unwrap(), metadata(id, 0));
-            let error = write_metadata(&store, &layout, &metadata(id, 9), limit).await.unwrap_err();
+            let error = write_metadata(&store, layout.metadata(CheckpointId(id)), &metadata(id, 9), limit)
+                .await
+                .unwrap_err();
             assert!(matches!(error, ReadError::OtherContent { .. }), "{error}");
             // Somebody put something else there, well formed as it is.
             let path = Path::from(handle.path.as_str());

@@ -7,9 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cutwater_engine::checkpoint::assign::{VertexKind, VertexPlan};
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+use cutwater_engine::checkpoint::job_state::Retention;
+use cutwater_engine::checkpoint::job_state::{Base, JobState, Status};
 use cutwater_engine::checkpoint::layout::{Layout, Object};
-use cutwater_engine::checkpoint::log::{JobState, Outcome, Record, Status};
+use cutwater_engine::checkpoint::log::{Outcome, Record};
 use cutwater_engine::checkpoint::read::{load_job_state, load_metadata, newest_record, verify_files};
 use cutwater_engine::checkpoint::snapshot::*;
 use cutwater_engine::checkpoint::write::append;
@@ -43,6 +46,9 @@ fn config(name: &str, bind: SocketAddr, objects_url: &str) -> CoordinatorConfig 
         ],
         max_parallelism: 8,
         parallelism: 2,
+        start_from: None,
+        allow_non_restored: false,
+        restarts_max: None,
         checkpoint: CheckpointConfig {
             interval: 20 * MS,
             min_pause: 5 * MS,
@@ -50,6 +56,8 @@ fn config(name: &str, bind: SocketAddr, objects_url: &str) -> CoordinatorConfig 
             tolerable_failures: 0,
             retained: 2,
             max_concurrent: 1,
+            retention: Retention::RetainOnCancellation,
+            alignment: Alignment::Aligned,
         },
         lease: 200 * MS,
         ping_limit: 50 * MS,
@@ -141,7 +149,8 @@ impl FakeWorker {
                         say(&mut sender, ToCoordinator::Running { attempt, task: *task }).await;
                     }
                 }
-                FromCoordinator::Trigger { attempt: of, checkpoint } if of == attempt => {
+                FromCoordinator::Trigger { attempt: of, barrier } if of == attempt => {
+                    let checkpoint = barrier.checkpoint;
                     // The fake needs no barriers: each worker runs a source, and each task snapshots at once.
                     for (task, (range, parallelism, tables)) in &mut tasks {
                         let state =
@@ -189,7 +198,7 @@ impl FakeWorker {
                 let own =
                     (0..2).filter(|partition| partition % u32::from(parallelism) == u32::from(task.subtask));
                 let position = |partition| SourcePosition { partition, next_offset: id.0 };
-                SubtaskState::Source(own.map(position).collect())
+                SubtaskState::from(own.map(position).collect::<Vec<_>>())
             }
             1 => {
                 let unique = entropy::uuid("test");
@@ -203,15 +212,17 @@ impl FakeWorker {
                 SubtaskState::Keyed(KeyedSnapshot {
                     range,
                     states: Vec::new(),
+                    format: StateFormat::store(),
                     shared: tables.clone(),
                     private,
+                    in_flight: None,
                 })
             }
             _ => {
                 let name = format!("{attempt}-{id}-{}", task.subtask);
                 let staged = self.put(layout.staged(attempt, &name)).await;
                 self.put(layout.output(&name)).await;
-                SubtaskState::Sink(vec![SinkTransaction { id: name, staged }])
+                SubtaskState::from(vec![SinkTransaction { id: name, staged }])
             }
         }
     }
@@ -427,7 +438,14 @@ async fn a_leader_that_somebody_deposed_completes_nothing_more() {
     let layout = Layout::new("job").unwrap();
     let foreign = loop {
         let previous = newest_record(&*test.store, &layout).await.unwrap().unwrap();
-        let state = JobState::taken_over(Some(&previous.state), "127.0.0.1:1".parse().unwrap(), 16, 8, 2);
+        let state = JobState::taken_over(
+            Some(&previous.state),
+            "127.0.0.1:1".parse().unwrap(),
+            16,
+            8,
+            2,
+            Base::Newest,
+        );
         let record = Record { version: previous.version + 1, writer: "test".into(), state };
         if append(&*test.store, &layout, record.clone()).await == Outcome::Landed {
             break record;

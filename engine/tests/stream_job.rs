@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+use cutwater_engine::checkpoint::job_state::Retention;
 use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
 use cutwater_engine::cluster::rpc::{JobPhase, JobSpec, JobStatus};
@@ -66,6 +68,9 @@ impl Cluster {
             plan: graph.plan(),
             max_parallelism: graph.max_parallelism,
             parallelism,
+            start_from: None,
+            allow_non_restored: false,
+            restarts_max: None,
             checkpoint: CheckpointConfig {
                 interval: 100 * MS,
                 min_pause: 10 * MS,
@@ -73,6 +78,8 @@ impl Cluster {
                 tolerable_failures: 3,
                 retained: 2,
                 max_concurrent: 1,
+                retention: Retention::RetainOnCancellation,
+                alignment: Alignment::Aligned,
             },
             lease: 200 * MS,
             ping_limit: 50 * MS,

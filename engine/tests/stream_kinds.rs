@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use cutwater_engine::checkpoint::barrier::{SavepointFormat, Target};
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, KeyedSnapshot};
 use cutwater_engine::state::blob::{Blobs, Retry};
 use cutwater_engine::state::upload::{self, Names, Uploaded};
@@ -83,6 +84,9 @@ impl Names for Numbered {
     }
     fn private(&self, checkpoint: CheckpointId) -> String {
         format!("chk-{checkpoint}/{}", self.0.fetch_add(1, Ordering::Relaxed))
+    }
+    fn savepoint(&self, directory: &str) -> String {
+        format!("{directory}/{}", self.0.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -215,11 +219,21 @@ impl World {
         assert_eq!(SUM.get(self.at(key)).await.unwrap().as_ref(), self.model.sums.get(&key));
     }
 
+    /// Checkpoints, and savepoints of either format.
+    fn target(&self, parallelism: u16) -> Target {
+        let directory = format!("saved-{}", self.deployments);
+        match parallelism {
+            1 => Target::Savepoint { directory, format: SavepointFormat::Canonical },
+            2 => Target::Savepoint { directory, format: SavepointFormat::Native },
+            _ => Target::Increment,
+        }
+    }
+
     async fn redeploy(&mut self, parallelism: u16) {
         let checkpoint = CheckpointId(self.deployments);
         let mut snapshots = Vec::new();
         for mut state in std::mem::take(&mut self.states) {
-            let linked = state.link(checkpoint).await.unwrap();
+            let linked = state.link(checkpoint, &self.target(parallelism)).await.unwrap();
             let uploaded = Uploaded::default();
             snapshots.push(upload::upload(&self.blobs, &self.names, &linked, 2, &uploaded).await.unwrap());
             state.close().await;

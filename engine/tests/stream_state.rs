@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cutwater_engine::checkpoint::snapshot::{CheckpointId, KeyGroupRange, KeyedSnapshot};
+use cutwater_engine::checkpoint::barrier::{SavepointFormat, Target};
+use cutwater_engine::checkpoint::snapshot::{CheckpointId, KeyGroupRange, KeyedSnapshot, StateFormat};
 use cutwater_engine::state::blob::{self, Blobs, Retry};
 use cutwater_engine::state::upload::{self, Names, Uploaded};
 use cutwater_engine::state::{Error, KeyedState, ValueState, key_groups, restore};
@@ -33,6 +34,9 @@ impl Names for Numbered {
     }
     fn private(&self, checkpoint: CheckpointId) -> String {
         format!("chk-{checkpoint}/{}", self.0.fetch_add(1, Ordering::Relaxed))
+    }
+    fn savepoint(&self, directory: &str) -> String {
+        format!("{directory}/{}", self.0.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -64,8 +68,12 @@ impl World {
     }
 
     async fn snapshot(&self, state: &mut KeyedState, id: u64) -> KeyedSnapshot {
+        self.snapshot_to(state, id, &Target::Increment).await
+    }
+
+    async fn snapshot_to(&self, state: &mut KeyedState, id: u64, target: &Target) -> KeyedSnapshot {
         let id = CheckpointId(id);
-        let linked = state.link(id).await.unwrap();
+        let linked = state.link(id, target).await.unwrap();
         let snapshot =
             upload::upload(&self.blobs, &self.names, &linked, 2, &Uploaded::default()).await.unwrap();
         state.uploaded(id, &snapshot.shared);
@@ -195,6 +203,92 @@ async fn a_confirmed_file_is_uploaded_once() {
 }
 
 #[tokio::test]
+async fn a_savepoint_stands_alone_and_restores_at_any_parallelism() {
+    for format in [SavepointFormat::Canonical, SavepointFormat::Native] {
+        let world = World::new();
+        let mut model = Model::new();
+        let mut states = world.deploy("a", 3, &[]).await;
+        change(&mut states, &mut model, 0, 700).await;
+        // A checkpoint that it must not lean on.
+        for state in &mut states {
+            world.snapshot(state, 1).await;
+            state.complete(CheckpointId(1));
+        }
+        let target = Target::Savepoint { directory: "saved".into(), format };
+        let mut snapshots = Vec::new();
+        for state in &mut states {
+            snapshots.push(world.snapshot_to(state, 2, &target).await);
+        }
+        assert!(snapshots.iter().all(|s| s.shared.is_empty() && !s.private.is_empty()));
+        assert!(snapshots.iter().flat_map(|s| &s.private).all(|file| target.holds(&file.handle.path)));
+        // What comes after the barrier is not in it, and it is there when everything else is gone.
+        change(&mut states, &mut model.clone(), 700, 900).await;
+        for state in states {
+            state.close().await;
+        }
+        for prefix in ["shared", "chk-1"] {
+            let objects = world.objects.list(Some(&ObjectPath::from(prefix))).collect::<Vec<_>>().await;
+            for object in objects {
+                world.objects.delete(&object.unwrap().location).await.unwrap();
+            }
+        }
+        for parallelism in 1..=4 {
+            let mut states = world.deploy(&format!("b-{parallelism}"), parallelism, &snapshots).await;
+            assert_equal(&mut states, &model).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_savepoint_changes_nothing_for_increments_and_a_full_checkpoint_is_a_base() {
+    let world = World::new();
+    let mut model = Model::new();
+    let mut states = world.deploy("a", 1, &[]).await;
+    let handles = |s: &KeyedSnapshot| s.shared.iter().map(|f| f.handle.path.clone()).collect::<Vec<_>>();
+    change(&mut states, &mut model, 0, 300).await;
+    let first = world.snapshot(&mut states[0], 1).await;
+    states[0].complete(CheckpointId(1));
+    let target = Target::Savepoint { directory: "saved".into(), format: SavepointFormat::Native };
+    world.snapshot_to(&mut states[0], 2, &target).await;
+    states[0].complete(CheckpointId(2));
+    let third = world.snapshot(&mut states[0], 3).await;
+    assert_eq!(handles(&third), handles(&first), "FLINK-23949: the confirmed base is still 1");
+    states[0].complete(CheckpointId(3));
+    let full = world.snapshot_to(&mut states[0], 4, &Target::Full).await;
+    assert!(handles(&full).iter().all(|path| !handles(&third).contains(path)), "it references nothing");
+    states[0].complete(CheckpointId(4));
+    let fifth = world.snapshot(&mut states[0], 5).await;
+    assert_eq!(handles(&fifth), handles(&full), "it is a base");
+}
+
+#[tokio::test]
+async fn a_canonical_file_is_checked_and_a_foreign_format_is_named() {
+    let world = World::new();
+    let mut states = world.deploy("a", 1, &[]).await;
+    change(&mut states, &mut Model::new(), 0, 50).await;
+    let target = Target::Savepoint { directory: "saved".into(), format: SavepointFormat::Canonical };
+    let snapshot = world.snapshot_to(&mut states[0], 1, &target).await;
+    let (range, dir) = (snapshot.range, world.dir.path().join("b"));
+    let path = ObjectPath::from(snapshot.private[0].handle.path.as_str());
+    let whole = world.objects.get(&path).await.unwrap().bytes().await.unwrap();
+    // The magic at the front is not read by who knows from the snapshot what the file is.
+    for at in [6, whole.len() / 2, whole.len() - 1] {
+        let mut flipped = whole.to_vec();
+        flipped[at] ^= 1;
+        world.objects.put(&path, flipped.into()).await.unwrap();
+        let refused = restore_into(&world.blobs, &dir, range, std::slice::from_ref(&snapshot)).await;
+        assert!(matches!(refused, Err(Error::Canonical { .. })), "byte {at}");
+    }
+    world.objects.put(&path, whole.slice(..whole.len() - 1).into()).await.unwrap();
+    let refused = restore_into(&world.blobs, &dir, range, std::slice::from_ref(&snapshot)).await;
+    assert!(matches!(refused, Err(Error::Blob(_))));
+
+    let foreign = KeyedSnapshot { format: StateFormat("heap/3".into()), ..snapshot };
+    let refused = restore_into(&world.blobs, &dir, range, &[foreign]).await.err().unwrap();
+    assert!(refused.to_string().contains("\"heap/3\", this backend reads store/1"), "{refused}");
+}
+
+#[tokio::test]
 async fn damage_is_refused() {
     let world = World::new();
     let mut states = world.deploy("a", 1, &[]).await;
@@ -236,7 +330,7 @@ async fn a_damaged_file_is_not_uploaded() {
     let world = World::new();
     let mut states = world.deploy("a", 1, &[]).await;
     change(&mut states, &mut Model::new(), 0, 50).await;
-    let linked = states[0].link(CheckpointId(1)).await.unwrap();
+    let linked = states[0].link(CheckpointId(1), &Target::Increment).await.unwrap();
     for file in &linked.files.files {
         let path = linked.dir.join(&file.name);
         let whole = std::fs::read(&path).unwrap();
@@ -265,7 +359,7 @@ async fn an_aborted_upload_leaves_nothing() {
     let world = World::new();
     let mut states = world.deploy("a", 1, &[]).await;
     change(&mut states, &mut Model::new(), 0, 50).await;
-    let linked = states[0].link(CheckpointId(1)).await.unwrap();
+    let linked = states[0].link(CheckpointId(1), &Target::Increment).await.unwrap();
     let uploaded = Uploaded::default();
     upload::upload(&world.blobs, &world.names, &linked, 2, &uploaded).await.unwrap();
     assert!(world.count(None).await > 0);

@@ -10,7 +10,7 @@
 //! its positions; output is committed only of durable checkpoints, and in the end it is the known answer; nothing is left
 //! over; once nothing breaks, the job ends.
 //!
-//! *Not in it*: savepoints, unaligned barriers, regional restarts.
+//! *Not in it*: savepoints and what else users do to a job ([`crate::savepoint`]), regional restarts.
 
 use std::path::Path;
 
@@ -24,6 +24,7 @@ use cutwater_sim::world::World;
 use futures::future::LocalBoxFuture;
 
 use crate::cluster::{self, Cluster};
+use crate::manage;
 
 /// See the module.
 pub struct CheckpointScenario;
@@ -43,7 +44,7 @@ impl Scenario for CheckpointScenario {
             actors: 1..=2,
             ops: 1..=12,
             verbs: vec![
-                Verb::new("checkpoint", "ask for a checkpoint now").always(),
+                manage::checkpoint_verb().always(),
                 Verb::new(
                     "inspect",
                     "restore the latest checkpoint on a machine of its own, and judge its state",
@@ -98,6 +99,12 @@ impl Scenario for CheckpointScenario {
                 "log.resolved_landed",
                 "log.resolved_lost",
                 "stream.aligned_blocked",
+                "stream.overtaken_input",
+                "stream.overtaken_output",
+                "stream.overtaken_replay",
+                "stream.alignment_timed_out",
+                "stream.in_flight.persisted",
+                "stream.in_flight.replayed",
                 "stream.sink.recommitted",
                 "state.upload.reused",
                 "state.upload.damaged",

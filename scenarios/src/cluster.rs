@@ -3,36 +3,36 @@
 //! Nodes are coordinator candidates and workers; all of them see one bucket. The job is a Nexmark query whose committed
 //! output does not depend on the interleaving of its input, so that it can be computed beforehand.
 //!
-//! Judged at every object written or deleted: [`Oracles`]. Judged on demand and at the end: [`restore_cold`], which opens a
-//! checkpoint from its objects alone, at another parallelism, and, where a query counts, compares its counts with what its own
-//! source positions say. (The state of other queries also depends on how far the watermark was, which positions do not say.)
+//! Judged at every object written or deleted: [`Oracles`]. Judged on demand and at the end: [`cold`], which opens a
+//! checkpoint from its objects alone, at another parallelism, and compares what it holds with what its own source positions
+//! say.
 //! Judged at the end: the output, leaks, and that the end came.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use cutwater_engine::checkpoint::assign::key_group_range;
+use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+use cutwater_engine::checkpoint::job_state::Retention;
 use cutwater_engine::checkpoint::layout::Layout;
-use cutwater_engine::checkpoint::log::{KEEP_VERSIONS, Status};
-use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, KeyedSnapshot, SubtaskState};
+use cutwater_engine::checkpoint::log::KEEP_VERSIONS;
+use cutwater_engine::checkpoint::snapshot::CheckpointId;
 use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
 use cutwater_engine::cluster::rpc::JobSpec;
 use cutwater_engine::cluster::worker::{self, WorkerConfig};
-use cutwater_engine::state::blob::{Blobs, Retry};
-use cutwater_engine::state::{self, StateId, key_groups};
-use cutwater_engine::store::{self, FamilyOptions, Options};
-use cutwater_engine::stream::graph::VertexKind;
-use cutwater_engine::stream::queries::{self, Rows, bid_counts, bid_histogram};
+use cutwater_engine::store::{FamilyOptions, Options};
+use cutwater_engine::stream::channel::Limits;
+use cutwater_engine::stream::queries::{self, Rows};
+use cutwater_engine::stream::record::Record;
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::points::{Kind, Point};
 use cutwater_io::sim::disk::Spared;
 use cutwater_io::sim::{Crash, CrashKind, NodeId, Survivors};
-use cutwater_io::{objects, time};
+use cutwater_io::time;
 use cutwater_sim::faults::FaultClass;
 use cutwater_sim::faults::atlas::{Atlas, Chunk};
 use cutwater_sim::plan::Op;
@@ -41,6 +41,7 @@ use cutwater_sim::vocabulary::{Knob, Role};
 use cutwater_sim::world::World;
 
 use crate::oracle::attempts::{self, Passed};
+use crate::oracle::cold;
 use crate::oracle::watch::Oracles;
 
 const BUCKET: &str = "cluster";
@@ -65,7 +66,7 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     },
     OracleInfo {
         name: "cut",
-        about: "a checkpoint's state is exactly the effect of the input before its source positions",
+        about: "a checkpoint's state, and what was in flight, are exactly the input before its source positions",
     },
     OracleInfo {
         name: "exactly once",
@@ -74,6 +75,10 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     OracleInfo {
         name: "attempts",
         about: "no part of a checkpoint is refused; an attempt ends when too many expire, and the next begins when nothing is open",
+    },
+    OracleInfo {
+        name: "list",
+        about: "the fate of a checkpoint in the list is final, and what is retained is present",
     },
     OracleInfo { name: "no leak", about: "after the end no object is left that nothing needs" },
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
@@ -144,7 +149,27 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("timeout_ms", "until a checkpoint expires, in milliseconds", 3000, 200..=10_000),
         Knob::new("tolerable_failures", "checkpoints that may fail in a row", 3, 0..=10),
         Knob::new("retained", "completed checkpoints that are kept", 2, 1..=5),
-        Knob::new("max_concurrent", "checkpoints under way at once", 1, 1..=3),
+        Knob::new("retention", "checkpoints of a job that is cancelled: 0 and 1 go, 2 stay", 2, 0..=2),
+        Knob::new("max_concurrent", "checkpoints under way at once, if they are aligned", 1, 1..=3),
+        Knob::new(
+            "alignment",
+            "0: barriers wait for each other, 1: for alignment_ms, 2: they overtake",
+            0,
+            0..=2,
+        ),
+        Knob::new("alignment_ms", "see alignment", 20, 0..=500),
+        Knob::new(
+            "channel_bytes",
+            "what may wait at each end of a channel, in bytes",
+            64 << 10,
+            64..=64 << 10,
+        ),
+        Knob::new(
+            "window_bytes",
+            "what may be under way in a connection, in bytes",
+            256 << 10,
+            512..=256 << 10,
+        ),
         Knob::new(
             "lease_ms",
             "silence of a leader before a takeover, in milliseconds, beyond what pings of the slowest link take",
@@ -176,10 +201,10 @@ pub(crate) fn knobs() -> Vec<Knob> {
 /// A running cluster.
 #[derive(Clone)]
 pub(crate) struct Cluster {
-    world: World,
+    pub(crate) world: World,
     oracles: Arc<Mutex<Oracles>>,
     job: JobSpec,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Cluster {
@@ -237,14 +262,17 @@ impl Cluster {
         }
         self.world.until_horizon().await;
         self.world.heal().await;
-        self.world
-            .within(FINISH_LIMIT, "a healed cluster finishes its job", self.until(Cluster::is_finished))
+        let judged = self.judge_retained();
+        let whole = self
+            .world
+            .within(FINISH_LIMIT, "a healed cluster brings its job to an end", self.bring_to_an_end())
             .await?;
+        judged.await?;
         self.oracles().look(self.world.env())?;
         if self.is_undisturbed() {
             attempts::judge_undisturbed(Passed::so_far(self.world.env()))?;
         }
-        self.judge_output()?;
+        self.judge_output(whole)?;
         let swept = self.until(|cluster| cluster.oracles().job.leaks().is_empty());
         if self.world.within(SWEEP_LIMIT, "", swept).await.is_err() {
             let leaks: Vec<String> = self.oracles().job.leaks().into_iter().map(str::to_owned).collect();
@@ -253,24 +281,29 @@ impl Cluster {
                 .expected("no such object")
                 .found(leaks.join(", ")));
         }
+        let judged = self.judge_retained();
+        self.world.within(SWEEP_LIMIT, "retained checkpoints restore", judged).await?
+    }
+
+    /// Begins to restore every checkpoint that is retained now.
+    fn judge_retained(&self) -> impl Future<Output = Result<(), Violation>> + use<> {
         let retained: Vec<CheckpointId> =
             self.oracles().job.state().into_iter().flat_map(|s| &s.retained).map(|c| c.id).collect();
         let cluster = self.clone();
-        let judged = self.world.client("judge", async move {
+        self.world.client("judge", async move {
             for id in retained {
                 cluster.inspect(id, true).await?;
             }
             Ok(())
-        });
-        self.world.within(SWEEP_LIMIT, "retained checkpoints restore", judged).await?
+        })
     }
 
-    fn oracles(&self) -> MutexGuard<'_, Oracles> {
+    pub(crate) fn oracles(&self) -> MutexGuard<'_, Oracles> {
         self.oracles.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn is_finished(&self) -> bool {
-        self.oracles().job.state().is_some_and(|state| state.status == Status::Finished)
+    pub(crate) fn has_ended(&self) -> bool {
+        self.oracles().job.state().is_some_and(|state| state.status.is_terminal())
     }
 
     /// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
@@ -283,7 +316,7 @@ impl Cluster {
             && !plan.ops.iter().any(disturbs)
     }
 
-    async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
+    pub(crate) async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
         while !condition(self) {
             time::sleep(Duration::from_millis(100)).await;
         }
@@ -298,10 +331,6 @@ impl Cluster {
                 let answer = self.client.rescale(u16::try_from(parallelism).expect("a small number")).await;
                 Ok(told(&answer))
             }
-            "checkpoint" => {
-                let answer = self.client.trigger_checkpoint().await;
-                Ok(told(&answer))
-            }
             "inspect" => {
                 let latest = self.oracles().job.state().and_then(|state| Some(state.latest()?.id));
                 let Some(id) = latest else { return Ok("nothing to restore yet".into()) };
@@ -312,7 +341,7 @@ impl Cluster {
                 self.kill_all(op);
                 Ok("every node is killed".into())
             }
-            other => unreachable!("{other} is not in the vocabulary"),
+            _ => self.manage(op).await,
         }
     }
 
@@ -332,39 +361,26 @@ impl Cluster {
         let parallelism = self.world.key().draw("inspect", &[id.0, self.world.now_us()]).between(1, 4);
         let parallelism =
             u16::try_from(parallelism.min(self.world.knob("max_parallelism"))).expect("at most 4");
-        let found = restore_cold(&metadata, parallelism).await;
+        let found = cold::restore(&self.job, &metadata, parallelism, URL, &store_options(4096)).await;
         if self.oracles().job.retained(id).is_none() {
             return Ok(());
         }
-        let found = match found {
-            Ok(found) => found,
+        match found {
+            Ok(found) => cold::judge(&self.job, &metadata, &found),
             // The store of objects may be out of order for clients, too, as long as faults strike.
             Err(error) if error.is_transient() && !is_healed => {
                 self.world.note("inspect", &error.to_string());
-                return Ok(());
+                Ok(())
             }
-            Err(error) => {
-                return Err(Violation::new("restorable", "a listed checkpoint restores cold")
-                    .of("checkpoint")
-                    .expected(format!("checkpoint {id} at parallelism {parallelism}"))
-                    .found(error));
-            }
-        };
-        let Some(expected) = counts_at(&self.job, &metadata) else { return Ok(()) };
-        let key = expected.keys().chain(found.keys()).find(|key| expected.get(*key) != found.get(*key));
-        match key {
-            None => Ok(()),
-            Some(key) => {
-                Err(Violation::new("cut", "state is the effect of the input before the source positions")
-                    .of("key")
-                    .expected(format!("checkpoint {id}: {key:02x?} counted {:?} times", expected.get(key)))
-                    .found(format!("{:?}", found.get(key))))
-            }
+            Err(error) => Err(Violation::new("restorable", "a listed checkpoint restores cold")
+                .of("checkpoint")
+                .expected(format!("checkpoint {id} at parallelism {parallelism}"))
+                .found(error)),
         }
     }
 
-    /// The committed output is the known answer.
-    fn judge_output(&self) -> Result<(), Violation> {
+    /// The committed output is the known answer, or (of a job that did not come to the end of its input) a part of it.
+    fn judge_output(&self, is_whole: bool) -> Result<(), Violation> {
         let expected = queries::expected(&self.job).expect("the knobs are within the query's ranges");
         let mut found = Rows::new();
         let prefix = Layout::new(JOB).expect("a plain name").output_prefix();
@@ -380,7 +396,11 @@ impl Cluster {
                 *found.entry(record).or_default() += 1;
             }
         }
-        let differs = expected.keys().chain(found.keys()).find(|row| expected.get(*row) != found.get(*row));
+        let differs = |row: &&Record| {
+            let (expected, found) = (expected.get(*row), found.get(*row));
+            if is_whole { expected != found } else { expected < found }
+        };
+        let differs = expected.keys().chain(found.keys()).find(differs);
         match differs {
             None => Ok(()),
             Some(row) => Err(Violation::new("exactly once", "the committed output is the known answer")
@@ -423,13 +443,26 @@ fn coordinator_config(
         max_parallelism,
         parallelism: u16::try_from(world.knob("parallelism").min(world.knob("max_parallelism")))
             .expect("at most 4"),
+        start_from: None,
+        allow_non_restored: false,
+        restarts_max: None,
         checkpoint: CheckpointConfig {
             interval: ms("interval_ms"),
             min_pause: ms("min_pause_ms"),
             timeout: ms("timeout_ms") + longest_backlog(world),
             tolerable_failures: u32::try_from(knob("tolerable_failures")).expect("a small number"),
             retained: knob("retained"),
-            max_concurrent: knob("max_concurrent"),
+            retention: match world.knob("retention") {
+                0 => Retention::Never,
+                1 => Retention::DeleteOnCancellation,
+                _ => Retention::RetainOnCancellation,
+            },
+            max_concurrent: max_concurrent(world),
+            alignment: match world.knob("alignment") {
+                0 => Alignment::Aligned,
+                1 => Alignment::AlignedFor { timeout_us: world.knob("alignment_ms") * 1000 },
+                _ => Alignment::Unaligned,
+            },
         },
         lease: ms("lease_ms") + slowest_ping(world) * 4,
         ping_limit: ms("lease_ms") / 4 + slowest_ping(world),
@@ -442,12 +475,29 @@ fn coordinator_config(
     }
 }
 
+/// Only aligned checkpoints may be under way side by side.
+pub(crate) fn max_concurrent(world: &World) -> usize {
+    if world.knob("alignment") == 0 {
+        usize::try_from(world.knob("max_concurrent")).expect("a small number")
+    } else {
+        1
+    }
+}
+
 /// How long a barrier may wait behind records when all of them are due at once and each costs a flush of a tiny memtable.
 /// A timeout below that could never be met, and the job would start over for ever.
 fn longest_backlog(world: &World) -> Duration {
     let flushes = if counts(world) { 1 } else { 4 };
     let records = world.knob("partitions") * world.knob("events_per_partition");
     Duration::from_millis(records * flushes * 3 * 512 / world.knob("write_buffer_bytes").min(512))
+}
+
+/// How long a candidate may take to connect to a leader and to be answered, if their link is one of the slow ones: two round
+/// trips, each twice as long as usual. A candidate gives it a quarter of the lease; a shorter lease could never be kept, and
+/// the candidates would depose each other for ever.
+fn slowest_ping(world: &World) -> Duration {
+    let one_way_us = world.knob("net_us") * u64::from(crate::SLOW_LINK_FACTOR_MAX) * 2;
+    Duration::from_micros(4 * one_way_us)
 }
 
 /// True if the query counts: it changes one entry of its state with each record. Others change many.
@@ -462,19 +512,18 @@ fn state_cache_bytes(world: &World) -> usize {
     usize::try_from(world.knob("state_cache_bytes").max(least)).expect("a small number")
 }
 
-/// How long a candidate may take to connect to a leader and to be answered, if their link is one of the slow ones: two round
-/// trips, each twice as long as usual. A candidate gives it a quarter of the lease; a shorter lease could never be kept, and
-/// the candidates would depose each other for ever.
-fn slowest_ping(world: &World) -> Duration {
-    let one_way_us = world.knob("net_us") * u64::from(crate::SLOW_LINK_FACTOR_MAX) * 2;
-    Duration::from_micros(4 * one_way_us)
-}
-
 fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> WorkerConfig {
     let bind = world.address(world.node_id("worker", index), DATA_PORT);
     let mut config = WorkerConfig::new(format!("worker-{index}"), bind, candidates, URL, "/worker");
     config.slots = u16::try_from(world.knob("slots")).expect("at most 4");
     config.heartbeat_interval = Duration::from_millis(world.knob("heartbeat_ms"));
+    let waiting_bytes = usize::try_from(world.knob("channel_bytes")).expect("a small number");
+    config.channel_limits = Limits {
+        batch_bytes: (waiting_bytes / 2).min(16 << 10),
+        output_bytes: waiting_bytes,
+        input_bytes: waiting_bytes,
+        ..Limits::default()
+    };
     config.state_cache_bytes = state_cache_bytes(world);
     config.store = store_options(world.knob("write_buffer_bytes"));
     config.store.family.compression = crate::compression(world.knob("compression"));
@@ -498,98 +547,6 @@ fn store_options(write_buffer_bytes: u64) -> Options {
     }
 }
 
-/// A checkpoint's keyed state, from its objects alone, at this parallelism: all of it restores; what is returned is the counts
-/// of [`COUNT_UID`], if the query counts.
-async fn restore_cold(
-    metadata: &CheckpointMetadata,
-    parallelism: u16,
-) -> Result<BTreeMap<Vec<u8>, u64>, ColdError> {
-    let objects = objects::open(URL).map_err(|error| ColdError::Wrong(error.to_string()))?;
-    let blobs = Blobs::new(objects, Retry::default());
-    let mut counts = BTreeMap::new();
-    for (v, vertex) in metadata.vertices.iter().enumerate() {
-        let snapshots: Vec<&KeyedSnapshot> = vertex
-            .subtasks
-            .iter()
-            .filter_map(|state| if let SubtaskState::Keyed(keyed) = state { Some(keyed) } else { None })
-            .collect();
-        if snapshots.is_empty() {
-            continue;
-        }
-        for i in 0..parallelism {
-            let range = key_group_range(i, parallelism, metadata.max_parallelism);
-            let overlapping: Vec<KeyedSnapshot> = snapshots
-                .iter()
-                .filter(|snapshot| key_groups::intersect(snapshot.range, range).is_some())
-                .map(|snapshot| (*snapshot).clone())
-                .collect();
-            let dir = PathBuf::from(format!("/cold/{}-{v}-{i}", metadata.id));
-            let options = store_options(4096);
-            let max = metadata.max_parallelism;
-            let state = state::restore::restore(&blobs, &dir, options, range, max, &overlapping).await?;
-            let mut iter = state.store().iter(.., None);
-            while let Some((key, value)) = iter.next().await.map_err(ColdError::Store)? {
-                if vertex.uid == COUNT_UID
-                    && let Ok(count) = postcard::from_bytes(&value)
-                {
-                    counts.insert(key, count);
-                }
-            }
-            drop(iter);
-            state.close().await;
-        }
-    }
-    Ok(counts)
-}
-
-/// The vertex whose state is compared, and the name of that state.
-const COUNT_UID: &str = "count";
-
-/// Why a checkpoint did not restore.
-#[derive(Debug, thiserror::Error)]
-enum ColdError {
-    #[error(transparent)]
-    State(#[from] state::Error),
-    #[error(transparent)]
-    Store(store::Error),
-    #[error("{0}")]
-    Wrong(String),
-}
-
-impl ColdError {
-    /// True if the object store failed, rather than an object.
-    fn is_transient(&self) -> bool {
-        use cutwater_engine::state::blob::Error as Blob;
-        matches!(self, ColdError::State(state::Error::Blob(Blob::Request { .. } | Blob::NoAnswer { .. })))
-    }
-}
-
-/// What the counts must be: the effect of the input before the positions in the metadata. `None` if the query does not count.
-fn counts_at(job: &JobSpec, metadata: &CheckpointMetadata) -> Option<BTreeMap<Vec<u8>, u64>> {
-    if ![bid_counts::NAME, bid_histogram::NAME].contains(&job.query.as_str()) {
-        return None;
-    }
-    let graph = queries::build(job).expect("the knobs are within the query's ranges");
-    let VertexKind::Source(source) = &graph.vertices[0].kind else {
-        unreachable!("the first vertex is the source")
-    };
-    let mut counts = BTreeMap::new();
-    for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
-        let SubtaskState::Source(positions) = state else { continue };
-        for position in positions {
-            let mut reader = source.reader(position.partition, 0);
-            for _ in 0..position.next_offset {
-                let (auction, _bidder): (u64, u64) =
-                    postcard::from_bytes(&reader.next().value).expect("the items of bids");
-                let key = postcard::to_allocvec(&auction).expect("a number");
-                let group = key_groups::key_group(&key, metadata.max_parallelism);
-                *counts.entry(key_groups::store_key(group, StateId::of(COUNT_UID).0, &key)).or_default() += 1;
-            }
-        }
-    }
-    Some(counts)
-}
-
-fn told(answer: &Result<(), impl std::fmt::Display>) -> String {
+pub(crate) fn told(answer: &Result<(), impl std::fmt::Display>) -> String {
     answer.as_ref().map_or_else(ToString::to_string, |()| "accepted".into())
 }

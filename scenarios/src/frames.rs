@@ -35,7 +35,7 @@ fn to_coordinator(message: &ToCoordinator) -> String {
 fn from_coordinator(message: &FromCoordinator) -> String {
     match message {
         FromCoordinator::Deploy { attempt, tasks, .. } => format!("Deploy {attempt}: {} tasks", tasks.len()),
-        FromCoordinator::Trigger { checkpoint, .. } => format!("Trigger {checkpoint}"),
+        FromCoordinator::Trigger { barrier, .. } => format!("Trigger {}", barrier.checkpoint),
         FromCoordinator::NotifyComplete { checkpoint, .. } => format!("NotifyComplete {checkpoint}"),
         FromCoordinator::NotifyAborted { checkpoint, .. } => format!("NotifyAborted {checkpoint}"),
         other => variant(other),
@@ -59,7 +59,7 @@ fn batch(bytes: &[u8]) -> Option<String> {
         match element {
             Element::Record(_) => records += 1,
             Element::Watermark(_) | Element::Idle => {}
-            Element::Barrier(id) => barriers.push_str(&format!("barrier {id}, ")),
+            Element::Barrier(barrier) => barriers.push_str(&format!("barrier {}, ", barrier.checkpoint)),
         }
     }
     let s = if records == 1 { "" } else { "s" };

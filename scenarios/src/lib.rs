@@ -17,8 +17,10 @@ pub mod checkpoint;
 mod cluster;
 pub mod damage;
 mod frames;
+mod manage;
 pub mod oracle;
 pub mod restore;
+pub mod savepoint;
 pub mod store;
 pub mod targets;
 
@@ -28,6 +30,7 @@ pub const ALL: &[&dyn Scenario] = &[
     &damage::DamageScenario,
     &checkpoint::CheckpointScenario,
     &restore::RestoreScenario,
+    &savepoint::SavepointScenario,
 ];
 
 /// How many times slower the slowest link between two machines is than the usual one, as long as nothing is broken.
@@ -56,7 +59,7 @@ fn class_of_object(path: &Path) -> &'static str {
         Some("log") => "register",
         Some("shared") => "shared",
         Some("sink" | "out") => "sink",
-        Some(part) if part.starts_with("chk-") => "checkpoint",
+        Some(part) if part.starts_with("chk-") || part == "savepoints" => "checkpoint",
         _ => "other",
     }
 }
@@ -103,6 +106,8 @@ pub(crate) fn devices(plan: &Plan) -> Devices {
     let small = |name, default: u32| u32::try_from(knob(name, default.into())).unwrap_or(u32::MAX);
     devices.net.latency_median_us = small("net_us", devices.net.latency_median_us);
     devices.net.slow_link_factor_max = SLOW_LINK_FACTOR_MAX;
+    devices.net.window_bytes =
+        usize::try_from(knob("window_bytes", devices.net.window_bytes as u64)).unwrap_or(usize::MAX);
     devices.clock_offset_us_max = CLOCK_OFFSET_US_MAX;
     devices.objects.prefix_spacing_us = small("store_spacing_us", devices.objects.prefix_spacing_us);
     devices.objects.page_keys =

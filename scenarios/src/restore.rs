@@ -93,6 +93,7 @@ impl Scenario for RestoreScenario {
                 "coordinator.scaled_up",
                 "coordinator.scaled_down",
                 "state.rescaled",
+                "stream.in_flight.rescaled",
                 "state.upload.reused",
             ]
             .into_iter()

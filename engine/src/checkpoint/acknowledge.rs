@@ -3,11 +3,12 @@
 //! An acknowledgement comes over the network and is believed in nothing that can be checked: that the task exists and keeps
 //! that kind of state, that the key groups are its own, and that every file it names is of a kind and an age that this
 //! attempt may reference. A file of an older attempt must be known (it came from a restored checkpoint): the sweeper may
-//! have deleted any other.
+//! have deleted any other. A savepoint stands alone, so that all its files lie in its directory, and none is shared.
 
 use super::assign::{VertexKind, VertexPlan, key_group_range};
+use super::barrier::Target;
 use super::layout::{Layout, Object};
-use super::snapshot::{CheckpointId, SubtaskState};
+use super::snapshot::{CheckpointId, FileHandle, SourceSnapshot, SubtaskState};
 use crate::cluster::rpc::{Attempt, TaskId};
 
 /// The deployment that the task belongs to.
@@ -17,6 +18,8 @@ pub(super) struct Part<'a> {
     /// Of each vertex.
     pub parallelism: &'a [u16],
     pub attempt: Attempt,
+    /// Where the files of the checkpoint are to go.
+    pub target: &'a Target,
 }
 
 impl Part<'_> {
@@ -51,7 +54,7 @@ impl Part<'_> {
                     return Err(format!("covers {:?}, not {range:?}", keyed.range));
                 }
             }
-            (SubtaskState::Source(positions), VertexKind::Source { partitions }) => {
+            (SubtaskState::Source(SourceSnapshot { positions, .. }), VertexKind::Source { partitions }) => {
                 let foreign = |partition| {
                     partition >= partitions || partition % u32::from(parallelism) != u32::from(task.subtask)
                 };
@@ -62,7 +65,7 @@ impl Part<'_> {
             (SubtaskState::Sink(_), VertexKind::Sink) | (SubtaskState::Plain(_), VertexKind::Plain) => {}
             _ => return Err(format!("not the state of {:?}", plan.kind)),
         }
-        Ok(())
+        state.in_flight().map_or(Ok(()), |in_flight| in_flight.check(task))
     }
 
     fn check_files(
@@ -72,20 +75,35 @@ impl Part<'_> {
         state: &SubtaskState,
         known: impl Fn(&str) -> bool,
     ) -> Result<(), String> {
+        if let Target::Savepoint { directory, .. } = self.target {
+            if let Some(handle) = state.shared_files().next() {
+                return Err(format!("{} is a shared file of the savepoint {directory}", handle.path));
+            }
+            let outside = |handle: &&FileHandle| !self.target.holds(&handle.path);
+            return match state.private_files().into_iter().find(outside) {
+                None => Ok(()),
+                Some(handle) => Err(format!("{} is not in the savepoint {directory}", handle.path)),
+            };
+        }
         let own = Object::Private { checkpoint: id, attempt: self.attempt, task };
         for handle in state.shared_files() {
             match self.layout.parse(&handle.path) {
-                Some(Object::Shared { attempt }) if attempt == self.attempt || known(&handle.path) => {}
+                Some(Object::Shared { attempt }) if attempt == self.attempt => {}
+                // Also of another job, whose checkpoint was claimed.
+                _ if known(&handle.path) => {}
                 _ => return Err(format!("{} is not a shared file it can know of", handle.path)),
             }
         }
-        for handle in state.private_files() {
-            let staged = matches!(state, SubtaskState::Sink(_));
+        let staged: Vec<&FileHandle> = state.transactions().iter().map(|t| &t.staged).collect();
+        for handle in &staged {
             match self.layout.parse(&handle.path) {
-                Some(object) if !staged && object == own => {}
-                Some(Object::Staged { attempt })
-                    if staged && (attempt == self.attempt || known(&handle.path)) => {}
-                _ => return Err(format!("{} is not a file of its own", handle.path)),
+                Some(Object::Staged { attempt }) if attempt == self.attempt || known(&handle.path) => {}
+                _ => return Err(format!("{} is not output it can have staged", handle.path)),
+            }
+        }
+        for handle in state.private_files().into_iter().filter(|handle| !staged.contains(handle)) {
+            if self.layout.parse(&handle.path).is_none_or(|object| object != own) {
+                return Err(format!("{} is not a file of its own", handle.path));
             }
         }
         Ok(())

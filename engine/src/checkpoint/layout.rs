@@ -7,6 +7,7 @@
 //! <job>/shared/<epoch>-<number>/<u>                        a table file, owned by the registry of shared state
 //! <job>/sink/staged/<epoch>-<number>/<name>                output that is not yet committed
 //! <job>/out/<transaction>                                  committed output
+//! <job>/savepoints/savepoint-<job>-<u>/...                 a savepoint, unless its user named another directory
 //! ```
 //!
 //! A name says who made the object: the checkpoint, the attempt (epoch and number), the task. That is what lets the
@@ -64,6 +65,11 @@ pub enum Object {
         /// Who wrote it.
         attempt: Attempt,
     },
+    /// A file of a savepoint.
+    Savepoint {
+        /// The savepoint's directory.
+        directory: String,
+    },
     /// Committed output.
     Output {
         /// The transaction.
@@ -102,6 +108,20 @@ impl Layout {
     /// The metadata of a checkpoint.
     pub fn metadata(&self, checkpoint: CheckpointId) -> String {
         format!("{}/chk-{checkpoint}/{METADATA}", self.job)
+    }
+
+    /// The metadata of a savepoint in `directory`.
+    pub fn metadata_in(directory: &str) -> String {
+        format!("{directory}/{METADATA}")
+    }
+
+    /// The directory of a new savepoint: under `target`, or where the job has its own. `unique` is 12 hexadecimal digits.
+    pub fn savepoint(&self, target: Option<&str>, unique: &str) -> String {
+        let job: String = self.job.chars().take(6).collect();
+        match target.map(|target| target.trim_matches('/')).filter(|target| !target.is_empty()) {
+            Some(target) => format!("{target}/savepoint-{job}-{unique}"),
+            None => format!("{}/savepoints/savepoint-{job}-{unique}", self.job),
+        }
     }
 
     /// A file of one checkpoint alone. `unique` is a UUID.
@@ -146,6 +166,9 @@ impl Layout {
             Some(Object::Shared { attempt: parse_attempt(attempt)? })
         } else if let Some(attempt) = directory.strip_prefix("sink/staged/") {
             Some(Object::Staged { attempt: parse_attempt(attempt)? })
+        } else if let Some(savepoint) = directory.strip_prefix("savepoints/savepoint-") {
+            let is_ours = !savepoint.is_empty() && !savepoint.contains('/');
+            is_ours.then(|| Object::Savepoint { directory: format!("{}/{directory}", self.job) })
         } else {
             let checkpoint = CheckpointId(number(directory.strip_prefix("chk-")?, false)?);
             if name == METADATA {
@@ -198,6 +221,10 @@ mod tests {
                 (layout.private(checkpoint, attempt, task, unique), Object::Private { checkpoint, attempt, task }),
                 (layout.shared(attempt, unique), Object::Shared { attempt }),
                 (layout.staged(attempt, unique), Object::Staged { attempt }),
+                (
+                    Layout::metadata_in(&layout.savepoint(None, "0a1b")),
+                    Object::Savepoint { directory: "job-1/savepoints/savepoint-job-1-0a1b".into() },
+                ),
                 (layout.output("t-1"), Object::Output { transaction: "t-1".into() }),
             ];
             for (path, object) in pairs {

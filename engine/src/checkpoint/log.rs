@@ -20,64 +20,17 @@
 //! Not relied on: clocks, leases, overwrites, compare-and-swap by tag. Relied on: create-if-absent is atomic, and reading and
 //! listing see every put that was acknowledged before (S3, GCS, Azure and local directories all say so).
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::envelope::{self, Malformed};
-use super::snapshot::{CheckpointId, FileHandle};
+use super::job_state::JobState;
 
 const MAGIC: [u8; 4] = *b"CWJL";
 
 /// How many of the newest versions are kept unless configured otherwise. More than one, so that a reader who listed just
 /// before a change still finds what it listed.
 pub const KEEP_VERSIONS: u64 = 8;
-
-/// Whether there is anything left to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Status {
-    /// The job runs, or should.
-    Running,
-    /// All output is committed. Terminal.
-    Finished,
-}
-
-/// A checkpoint that can be restored from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CompletedCheckpoint {
-    /// Which.
-    pub id: CheckpointId,
-    /// Its metadata object.
-    pub metadata: FileHandle,
-    /// What asked for it, for people.
-    pub description: String,
-    /// Wall clock at the trigger, in milliseconds since 1970; for people.
-    pub triggered_unix_ms: u64,
-    /// Wall clock at the last acknowledgement, in milliseconds since 1970; for people.
-    pub completed_unix_ms: u64,
-    /// Sum of the lengths of all files it references, in bytes.
-    pub state_bytes: u64,
-}
-
-/// Everything that outlives a leader.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobState {
-    /// Of the leader; grows with each takeover, from 1.
-    pub epoch: u64,
-    /// Where the leader accepts connections.
-    pub leader: SocketAddr,
-    /// Ids from here on were never given out. Ids below it may have been.
-    pub next_id_bound: u64,
-    /// Whether there is anything left to do.
-    pub status: Status,
-    /// Checkpoints that can be restored from, oldest first.
-    pub retained: Vec<CompletedCheckpoint>,
-    /// Number of key groups; never changes.
-    pub max_parallelism: u16,
-    /// Parallelism asked for.
-    pub parallelism: u16,
-}
 
 /// A version of the register, as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,114 +41,6 @@ pub struct Record {
     pub writer: String,
     /// The value.
     pub state: JobState,
-}
-
-/// A change of the register by its leader.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Ids below the bound may be given out.
-    ReserveIds {
-        /// The new bound.
-        bound: u64,
-    },
-    /// A checkpoint is complete. In the same record, all but the newest `retain` are let go.
-    Complete {
-        /// The new checkpoint.
-        checkpoint: CompletedCheckpoint,
-        /// How many to keep, at least one.
-        retain: usize,
-    },
-    /// Another parallelism is wanted.
-    Rescale {
-        /// Which.
-        parallelism: u16,
-    },
-    /// Everything is committed.
-    Finish,
-}
-
-impl JobState {
-    /// The state after a takeover by `leader`, which may give out `ids` ids at once. `previous` is what was read; without it
-    /// the job is new and gets `max_parallelism` and `parallelism`.
-    pub fn taken_over(
-        previous: Option<&JobState>,
-        leader: SocketAddr,
-        ids: u64,
-        max_parallelism: u16,
-        parallelism: u16,
-    ) -> JobState {
-        match previous {
-            None => JobState {
-                epoch: 1,
-                leader,
-                next_id_bound: 1 + ids,
-                status: Status::Running,
-                retained: Vec::new(),
-                max_parallelism,
-                parallelism,
-            },
-            Some(previous) => JobState {
-                epoch: previous.epoch + 1,
-                leader,
-                next_id_bound: previous.next_id_bound + ids,
-                ..previous.clone()
-            },
-        }
-    }
-
-    /// The state after `change`.
-    ///
-    /// # Panics
-    /// If the change breaks what the register promises: ids grow and come from the reserved ones, finished is the end.
-    pub fn changed(&self, change: &Change) -> JobState {
-        let mut next = self.clone();
-        assert!(self.status == Status::Running, "{change:?} of a finished job");
-        match change {
-            Change::ReserveIds { bound } => {
-                assert!(*bound >= self.next_id_bound, "ids {bound} were reserved before");
-                next.next_id_bound = *bound;
-            }
-            Change::Complete { checkpoint, retain } => {
-                assert!(*retain > 0, "the newest checkpoint is always kept");
-                assert!(
-                    checkpoint.id.0 < self.next_id_bound,
-                    "checkpoint {} has no reserved id",
-                    checkpoint.id
-                );
-                assert!(
-                    self.latest().is_none_or(|latest| latest.id < checkpoint.id),
-                    "ids complete in order"
-                );
-                next.retained.push(checkpoint.clone());
-                let surplus = next.retained.len().saturating_sub(*retain);
-                next.retained.drain(..surplus);
-            }
-            Change::Rescale { parallelism } => next.parallelism = *parallelism,
-            Change::Finish => next.status = Status::Finished,
-        }
-        next
-    }
-
-    /// The newest checkpoint.
-    pub fn latest(&self) -> Option<&CompletedCheckpoint> {
-        self.retained.last()
-    }
-
-    fn check(&self) -> Result<(), String> {
-        // A takeover adds to both; whoever stores numbers near the end of their range did not count up to them.
-        if self.epoch == 0 || self.epoch > u64::MAX / 2 || self.next_id_bound > u64::MAX / 2 {
-            return Err(format!("epoch {} or id bound {} out of range", self.epoch, self.next_id_bound));
-        }
-        if self.parallelism == 0 || self.parallelism > self.max_parallelism {
-            return Err(format!("parallelism {} of {} key groups", self.parallelism, self.max_parallelism));
-        }
-        let ids: Vec<_> = self.retained.iter().map(|c| c.id.0).chain([self.next_id_bound]).collect();
-        if ids.is_sorted_by(|a, b| a < b) {
-            Ok(())
-        } else {
-            Err(format!("checkpoint ids do not grow: {ids:?}"))
-        }
-    }
 }
 
 /// The bytes of a record.
@@ -313,22 +158,36 @@ impl Append {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::history::{Entry, EntryStatus, Kind, Present, Source};
+    use crate::checkpoint::job_state::{Base, Change, CompletedCheckpoint, Status};
+    use crate::checkpoint::snapshot::{CheckpointId, FileHandle};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     fn state(leader: u16, previous: Option<&JobState>) -> JobState {
-        JobState::taken_over(previous, ([10, 0, 0, 1], leader).into(), 4, 8, 2)
+        JobState::taken_over(previous, ([10, 0, 0, 1], leader).into(), 4, 8, 2, Base::Newest)
     }
 
     fn completed(id: u64) -> CompletedCheckpoint {
-        CompletedCheckpoint {
-            id: CheckpointId(id),
-            metadata: FileHandle { path: format!("job/chk-{id}/_metadata"), len_bytes: 1, crc32c: 2 },
+        let metadata = FileHandle { path: format!("job/chk-{id}/_metadata"), len_bytes: 1, crc32c: 2 };
+        CompletedCheckpoint { id: CheckpointId(id), metadata, is_savepoint: false }
+    }
+
+    fn complete(id: u64) -> Change {
+        let CompletedCheckpoint { id, metadata, .. } = completed(id);
+        let present = Present { metadata, completed_unix_ms: 7, state_bytes: 1, new_bytes: 1 };
+        let entry = Entry {
+            id,
+            kind: Kind::Checkpoint { full: false },
+            source: Source::Periodic,
             description: String::new(),
-            triggered_unix_ms: 0,
-            completed_unix_ms: 0,
-            state_bytes: 0,
-        }
+            trigger_id: None,
+            job_version: 1,
+            epoch: 1,
+            triggered_unix_ms: 5,
+            status: EntryStatus::Present(present),
+        };
+        Change::Complete { entry: Box::new(entry), retain: 2, stops: false }
     }
 
     #[test]
@@ -336,16 +195,25 @@ mod tests {
         let first = state(1, None);
         assert_eq!((first.epoch, first.next_id_bound), (1, 5));
         let first = first.changed(&Change::Rescale { parallelism: 4 });
-        let first = first.changed(&Change::Complete { checkpoint: completed(3), retain: 2 });
+        let first = first.changed(&complete(3));
         let second = state(2, Some(&first));
         assert_eq!((second.epoch, second.next_id_bound, second.parallelism), (2, 9, 4));
         assert_eq!(second.latest(), Some(&completed(3)));
         let mut last = second;
         for id in [5, 7, 8] {
-            last = last.changed(&Change::Complete { checkpoint: completed(id), retain: 2 });
+            last = last.changed(&complete(id));
         }
         assert_eq!(last.retained, [completed(7), completed(8)]);
-        assert_eq!(last.changed(&Change::Finish).status, Status::Finished);
+        let words: Vec<String> = last.history.iter().map(|entry| entry.status.to_string()).collect();
+        let cleared = "cleared: newer ones took its place";
+        assert_eq!(words, [cleared, cleared, "present", "present"]);
+        let end = Change::End { status: Status::Finished, keep: false, at_unix_ms: 9 };
+        let ended = last.changed(&end);
+        assert_eq!((ended.status.is_terminal(), ended.retained.len()), (true, 0));
+        assert_eq!(ended.history[3].status.to_string(), "cleared: the job ended");
+        let back = ended.changed(&Change::Start { base: Base::Nothing, ids: 4 });
+        assert_eq!((back.job_version, back.next_id_bound), (2, ended.next_id_bound + 4));
+        assert_eq!(back.restore_point(), None);
     }
 
     #[test]

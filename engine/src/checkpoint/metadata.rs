@@ -11,7 +11,8 @@ use bytes::Bytes;
 use super::assign::{VertexKind, VertexPlan, covers_all};
 use super::envelope::{self, Malformed};
 use super::layout::Layout;
-use super::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState};
+use super::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState, VertexState};
+use crate::cluster::rpc::TaskId;
 
 const MAGIC: [u8; 4] = *b"CWCM";
 
@@ -54,53 +55,96 @@ pub fn files(metadata: &CheckpointMetadata) -> Result<BTreeMap<&str, &FileHandle
     Ok(files)
 }
 
-/// Whether the job that `plan` describes can start from the metadata.
-///
-/// # Errors
-/// If it belongs to another job or checkpoint, to another number of key groups, to other vertices; if a keyed vertex' key
-/// groups are not covered exactly once; if a partition or a transaction appears twice; if a file's name is not one of the job's.
-pub fn validate(
-    metadata: &CheckpointMetadata,
-    layout: &Layout,
-    checkpoint: CheckpointId,
-    plan: &[VertexPlan],
-    max_parallelism: u16,
-) -> Result<(), MetadataError> {
-    check(metadata, layout, checkpoint, plan, max_parallelism).map_err(|reason| MetadataError {
-        path: layout.metadata(checkpoint),
-        reason: Malformed::Inconsistent(reason),
-    })
+/// The job that wants to start from a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// Its vertices.
+    pub plan: &'a [VertexPlan],
+    /// Its number of key groups.
+    pub max_parallelism: u16,
+    /// State of vertices that it does not have may be left behind.
+    pub allow_non_restored: bool,
 }
 
-fn check(
+/// Where a checkpoint is, which says what its files may be called.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// Among those of the job itself, under this id.
+    Checkpoint(&'a Layout, CheckpointId),
+    /// In a directory of its own, which holds all of it.
+    Savepoint(&'a str),
+    /// With another job, or where a user put it.
+    Elsewhere,
+}
+
+/// Whether the job can start from the metadata, which came from `path`.
+///
+/// # Errors
+/// If it belongs to another job or checkpoint than its place says; if it has another number of key groups; if it holds state
+/// of a vertex that the job does not have and that may not be left behind; if a keyed vertex' key groups are not covered
+/// exactly once; if a partition or a transaction appears twice; if a file is called what it may not be called.
+pub fn validate(
     metadata: &CheckpointMetadata,
-    layout: &Layout,
-    checkpoint: CheckpointId,
-    plan: &[VertexPlan],
-    max_parallelism: u16,
-) -> Result<(), String> {
-    if metadata.job != layout.job() {
-        return Err(format!("belongs to the job {}", metadata.job));
-    }
-    if metadata.id != checkpoint {
-        return Err(format!("is of checkpoint {}", metadata.id));
-    }
-    if metadata.max_parallelism != max_parallelism {
-        return Err(format!("has {} key groups, the job {max_parallelism}", metadata.max_parallelism));
-    }
-    if metadata.vertices.len() != plan.len() {
-        return Err(format!("has {} vertices, the job {}", metadata.vertices.len(), plan.len()));
-    }
-    for (vertex, plan) in metadata.vertices.iter().zip(plan) {
-        if vertex.uid != plan.uid {
-            return Err(format!("has vertex {} where the job has {}", vertex.uid, plan.uid));
+    path: &str,
+    place: Place<'_>,
+    job: &Job<'_>,
+) -> Result<(), MetadataError> {
+    let checked = check_place(metadata, place).and_then(|()| check_fit(metadata, job));
+    checked.map_err(|reason| MetadataError { path: path.into(), reason: Malformed::Inconsistent(reason) })
+}
+
+fn check_place(metadata: &CheckpointMetadata, place: Place<'_>) -> Result<(), String> {
+    if let Place::Checkpoint(layout, id) = place {
+        if metadata.job != layout.job() {
+            return Err(format!("belongs to the job {}", metadata.job));
         }
-        check_vertex(&vertex.subtasks, plan, max_parallelism)
-            .map_err(|reason| format!("vertex {}: {reason}", plan.uid))?;
+        if metadata.id != id {
+            return Err(format!("is of checkpoint {}", metadata.id));
+        }
     }
-    for path in files(metadata).map_err(|e| e.to_string())?.into_keys() {
-        if layout.parse(path).is_none() {
-            return Err(format!("names {path}, which is not a file of the job"));
+    let is_there = |path: &str| match place {
+        // What a job was started from may be referenced by its own checkpoints.
+        Place::Checkpoint(..) | Place::Elsewhere => is_plain(path),
+        Place::Savepoint(directory) => {
+            path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/')) && is_plain(path)
+        }
+    };
+    match files(metadata).map_err(|e| e.to_string())?.into_keys().find(|path| !is_there(path)) {
+        None => Ok(()),
+        Some(path) => Err(format!("names {path}, which is not a file that it can have")),
+    }
+}
+
+/// True if the store takes the name as it is.
+fn is_plain(path: &str) -> bool {
+    object_store::path::Path::parse(path).is_ok_and(|parsed| parsed.as_ref() == path && !path.is_empty())
+}
+
+fn check_fit(metadata: &CheckpointMetadata, job: &Job<'_>) -> Result<(), String> {
+    let max = job.max_parallelism;
+    if metadata.max_parallelism != max {
+        return Err(format!("has {} key groups, the job {max}", metadata.max_parallelism));
+    }
+    let mut seen = BTreeSet::new();
+    for vertex in &metadata.vertices {
+        if !seen.insert(&vertex.uid) {
+            return Err(format!("has vertex {} twice", vertex.uid));
+        }
+        if vertex.subtasks.len() > usize::from(max) {
+            let (subtasks, uid) = (vertex.subtasks.len(), &vertex.uid);
+            return Err(format!("vertex {uid}: {subtasks} subtasks for {max} key groups"));
+        }
+        match job.plan.iter().find(|plan| plan.uid == vertex.uid) {
+            Some(plan) => check_vertex(&vertex.subtasks, plan, max)
+                .and_then(|()| check_in_flight(metadata, vertex, job))
+                .map_err(|reason| format!("vertex {}: {reason}", plan.uid))?,
+            None if job.allow_non_restored || vertex.subtasks.iter().all(SubtaskState::is_empty) => {}
+            None => {
+                return Err(format!(
+                    "holds state of vertex {}, which the job does not have; it may be left behind if that is allowed",
+                    vertex.uid
+                ));
+            }
         }
     }
     Ok(())
@@ -112,9 +156,12 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
     let mut transactions = BTreeSet::new();
     for state in subtasks {
         match (state, plan.kind) {
-            (SubtaskState::Keyed(keyed), VertexKind::Keyed) => ranges.push(keyed.range),
-            (SubtaskState::Source(positions), VertexKind::Source { partitions: n }) => {
-                for position in positions {
+            (SubtaskState::Keyed(keyed), VertexKind::Keyed) => {
+                keyed.format.check()?;
+                ranges.push(keyed.range);
+            }
+            (SubtaskState::Source(source), VertexKind::Source { partitions: n }) => {
+                for position in &source.positions {
                     if position.partition >= n {
                         return Err(format!("partition {} of {n}", position.partition));
                     }
@@ -123,8 +170,8 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
                     }
                 }
             }
-            (SubtaskState::Sink(states), VertexKind::Sink) => {
-                for transaction in states {
+            (SubtaskState::Sink(sink), VertexKind::Sink) => {
+                for transaction in &sink.transactions {
                     if !transactions.insert(&transaction.id) {
                         return Err(format!("transaction {} twice", transaction.id));
                     }
@@ -142,10 +189,38 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
     }
 }
 
+/// What a vertex had in flight lay between tasks of the checkpoint, in its slices of the objects.
+fn check_in_flight(metadata: &CheckpointMetadata, vertex: &VertexState, job: &Job<'_>) -> Result<(), String> {
+    let vertices = &metadata.vertices;
+    let exists = |task: TaskId| {
+        let vertex = vertices.get(usize::from(task.vertex));
+        vertex.is_some_and(|vertex| usize::from(task.subtask) < vertex.subtasks.len())
+    };
+    let index = vertices.iter().position(|other| other.uid == vertex.uid).unwrap_or_default();
+    let index = u16::try_from(index).map_err(|_| "too many vertices")?;
+    for (subtask, state) in (0u16..).zip(&vertex.subtasks) {
+        let Some(in_flight) = state.in_flight() else { continue };
+        // Channels are known by the places of their ends in the graph.
+        let same_graph = vertices.iter().map(|vertex| &vertex.uid).eq(job.plan.iter().map(|plan| &plan.uid));
+        if !same_graph {
+            return Err(
+                "has elements in flight, and the job has another graph: start from a savepoint".into()
+            );
+        }
+        in_flight.check(TaskId { vertex: index, subtask })?;
+        if let Some(channel) = in_flight.channels.iter().find(|c| !exists(c.from) || !exists(c.to)) {
+            return Err(format!("elements in flight from {} to {}: no such task", channel.from, channel.to));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::snapshot::{KeyGroupRange, KeyedSnapshot, SourcePosition, VertexState};
+    use crate::checkpoint::snapshot::{
+        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, SourcePosition, StateFormat,
+    };
     use proptest::prelude::*;
 
     fn example() -> (CheckpointMetadata, Vec<VertexPlan>) {
@@ -153,14 +228,18 @@ mod tests {
             SubtaskState::Keyed(KeyedSnapshot {
                 range: KeyGroupRange { first, last },
                 states: Vec::new(),
+                format: StateFormat::store(),
                 shared: Vec::new(),
                 private: Vec::new(),
+                in_flight: None,
             })
         };
-        let source = |partition| SubtaskState::Source(vec![SourcePosition { partition, next_offset: 7 }]);
+        let source = |partition| SubtaskState::from(vec![SourcePosition { partition, next_offset: 7 }]);
         let metadata = CheckpointMetadata {
             job: "job".into(),
             id: CheckpointId(3),
+            description: "why".into(),
+            savepoint: None,
             max_parallelism: 8,
             triggered_unix_ms: 1,
             completed_unix_ms: 2,
@@ -177,7 +256,13 @@ mod tests {
     }
 
     fn valid(metadata: &CheckpointMetadata, plan: &[VertexPlan]) -> bool {
-        validate(metadata, &Layout::new("job").unwrap(), CheckpointId(3), plan, 8).is_ok()
+        fits(metadata, plan, false)
+    }
+
+    fn fits(metadata: &CheckpointMetadata, plan: &[VertexPlan], allow_non_restored: bool) -> bool {
+        let layout = Layout::new("job").unwrap();
+        let job = Job { plan, max_parallelism: 8, allow_non_restored };
+        validate(metadata, "p", Place::Checkpoint(&layout, CheckpointId(3)), &job).is_ok()
     }
 
     #[test]
@@ -224,9 +309,56 @@ mod tests {
         broken(|m, _| m.max_parallelism = 16);
         broken(|m, _| m.vertices[0].uid = "x".into());
         broken(|_, p| p[1].kind = VertexKind::Sink);
-        broken(|_, p| drop(p.pop()));
+        broken(|_, p| drop(p.remove(0)));
         broken(|m, _| drop(m.vertices[1].subtasks.pop()));
         broken(|m, _| m.vertices[0].subtasks[1] = m.vertices[0].subtasks[0].clone());
         broken(|_, p| p[0].kind = VertexKind::Source { partitions: 1 });
+        broken(|m, _| m.vertices[1] = m.vertices[0].clone());
+    }
+
+    #[test]
+    fn state_that_the_job_has_no_place_for_may_be_left_behind() {
+        let (metadata, mut plan) = example();
+        let source = plan.remove(0);
+        assert!(!fits(&metadata, &plan, false) && fits(&metadata, &plan, true));
+        // The other vertex of the example holds nothing.
+        assert!(fits(&metadata, &[source], false));
+    }
+
+    #[test]
+    fn a_format_of_another_backend_is_refused_by_name() {
+        let (mut metadata, plan) = example();
+        let SubtaskState::Keyed(keyed) = &mut metadata.vertices[1].subtasks[0] else { unreachable!() };
+        keyed.format = StateFormat("heap/3".into());
+        let layout = Layout::new("job").unwrap();
+        let job = Job { plan: &plan, max_parallelism: 8, allow_non_restored: false };
+        let error = validate(&metadata, "p", Place::Checkpoint(&layout, CheckpointId(3)), &job).unwrap_err();
+        let expected =
+            "vertex count: state is in format \"heap/3\", this backend reads store/1 and canonical/1";
+        assert!(error.to_string().ends_with(expected), "{error}");
+    }
+
+    #[test]
+    fn what_is_in_flight_lies_between_tasks_and_in_its_object() {
+        let task = |vertex, subtask| TaskId { vertex, subtask };
+        let between = |from, to, offset_bytes| {
+            let (mut metadata, plan) = example();
+            let SubtaskState::Keyed(keyed) = &mut metadata.vertices[1].subtasks[1] else { unreachable!() };
+            let path = Layout::new("job").unwrap().private(
+                CheckpointId(3),
+                crate::cluster::rpc::Attempt::default(),
+                task(1, 1),
+                "u",
+            );
+            let handle = FileHandle { path, len_bytes: 10, crc32c: 0 };
+            let channel = InFlightChannel { from, to, offset_bytes, len_bytes: 4 };
+            keyed.in_flight = Some(InFlight { handle, channels: vec![channel] });
+            valid(&metadata, &plan)
+        };
+        assert!(between(task(0, 1), task(1, 1), 6));
+        assert!(!between(task(0, 1), task(1, 1), 7), "beyond the end");
+        assert!(!between(task(0, 1), task(1, 1), u64::MAX), "an overflow");
+        assert!(!between(task(0, 1), task(1, 0), 0), "of another task");
+        assert!(!between(task(0, 2), task(1, 1), 0), "there is no such sender");
     }
 }

@@ -2,14 +2,18 @@
 
 mod acknowledge;
 pub mod assign;
+pub mod barrier;
 pub mod coordinator;
 mod envelope;
+pub mod history;
+pub mod job_state;
 pub mod layout;
 pub mod log;
 pub mod metadata;
 pub mod points;
 pub mod read;
 pub mod registry;
+pub mod request;
 pub mod snapshot;
 pub mod sweep;
 pub mod write;

@@ -11,6 +11,10 @@ cutwater_io::points! {
     sometimes APPEND_RESOLVED_LOST = "log.resolved_lost": "a change of unknown outcome turned out to have lost against another";
     sometimes APPEND_SUPERSEDED = "log.superseded": "a change was created and not the newest any more";
     sometimes EXPIRED = "checkpoint.expired": "a checkpoint was not acknowledged in time";
+    sometimes SAVEPOINT_EXPIRED = "checkpoint.savepoint_expired": "a savepoint was not acknowledged in time";
+    sometimes SAVEPOINT_COMPLETED = "checkpoint.savepoint_completed": "a savepoint is listed, and the job runs on";
+    sometimes STOPPED = "checkpoint.stopped": "the savepoint with which a job ends is in the register";
+    sometimes CLAIMED_DELETED = "checkpoint.claimed_deleted": "what a job was started from was its own, and went";
     sometimes ABORTED = "checkpoint.aborted": "a checkpoint was aborted";
     sometimes LATE_ACK = "checkpoint.late_ack": "shared files of a checkpoint that was already aborted were registered";
     never CONDEMNED_REFERENCE = "checkpoint.condemned_reference": "a task referenced a file that was already given up";

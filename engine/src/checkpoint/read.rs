@@ -1,5 +1,7 @@
 //! Reading a job's register and its checkpoints: for coordinators, oracles and tools.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -10,10 +12,11 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::envelope::Malformed;
+use super::job_state::{CompletedCheckpoint, JobState};
 use super::layout::{InvalidName, Layout, Object};
-use super::log::{CompletedCheckpoint, JobState, Record, decode_record};
+use super::log::{Record, decode_record};
 use super::metadata::{self, MetadataError};
-use super::snapshot::{CheckpointMetadata, FileHandle, SubtaskState};
+use super::snapshot::{CheckpointMetadata, FileHandle};
 
 /// How long one call to the store may take before its outcome counts as unknown.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,6 +56,12 @@ pub enum ReadError {
         /// The object.
         path: String,
     },
+    /// There is no checkpoint or savepoint where one was looked for.
+    #[error("{path}: there is no checkpoint or savepoint: neither this object nor {path}/_metadata exists")]
+    NoCheckpoint {
+        /// Where.
+        path: String,
+    },
     /// A version of the register is damaged.
     #[error("{path}: {reason}")]
     Record {
@@ -76,6 +85,13 @@ pub enum ReadError {
         /// CRC-32C of what was written.
         expected_crc32c: u32,
     },
+}
+
+impl ReadError {
+    /// True if the store failed, rather than what was read from it.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, ReadError::Store { .. } | ReadError::TimedOut { .. } | ReadError::Vanished { .. })
+    }
 }
 
 /// Runs one call to the store with its time limit.
@@ -196,6 +212,27 @@ pub async fn load_metadata(
     Ok(metadata::decode(&bytes, &handle.path)?)
 }
 
+/// The checkpoint or savepoint at `path`, which is its directory or its metadata object, under whatever name.
+///
+/// # Errors
+/// If there is neither, the store fails, or the object is not metadata.
+pub async fn resolve(
+    store: &dyn ObjectStore,
+    path: &str,
+) -> Result<(FileHandle, CheckpointMetadata), ReadError> {
+    let in_directory = Layout::metadata_in(path);
+    let (path, bytes) = match get(store, &in_directory).await? {
+        Some(bytes) => (in_directory, bytes),
+        None => match get(store, path).await? {
+            Some(bytes) => (path.to_owned(), bytes),
+            None => return Err(ReadError::NoCheckpoint { path: path.into() }),
+        },
+    };
+    let found = metadata::decode(&bytes, &path)?;
+    let handle = FileHandle { len_bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes), path };
+    Ok((handle, found))
+}
+
 /// Checks that every file a checkpoint needs is there with its length. A staged transaction may instead be committed
 /// already. (Checksums are for the tasks to check as they read.)
 ///
@@ -208,13 +245,11 @@ pub async fn verify_files(
 ) -> Result<(), ReadError> {
     let mut needed = Vec::new();
     for state in checkpoint.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
-        match state {
-            SubtaskState::Sink(transactions) => {
-                needed.extend(transactions.iter().map(|t| (t.staged.clone(), Some(layout.output(&t.id)))));
-            }
-            _ => {
-                needed.extend(state.shared_files().chain(state.private_files()).map(|h| (h.clone(), None)));
-            }
+        let staged: BTreeMap<&str, &str> =
+            state.transactions().iter().map(|t| (t.staged.path.as_str(), t.id.as_str())).collect();
+        for handle in state.shared_files().chain(state.private_files()) {
+            let instead = staged.get(handle.path.as_str()).map(|id| layout.output(id));
+            needed.push((handle.clone(), instead));
         }
     }
     let checks = needed.into_iter().map(|(handle, instead)| verify_file(store, handle, instead));
@@ -253,10 +288,12 @@ fn other_content(handle: &FileHandle, found: String) -> ReadError {
     ReadError::OtherContent { path, found, expected_bytes: len_bytes, expected_crc32c: crc32c }
 }
 
-/// Every object of a job that a sweep may have to judge: of checkpoints, of shared state, staged output.
+/// Every object of a job that a sweep may have to judge: of checkpoints, of shared state, staged output; and what lies in
+/// the `abandoned` directories.
 pub(crate) async fn list_sweepable(
     store: &dyn ObjectStore,
     layout: &Layout,
+    abandoned: &BTreeSet<String>,
 ) -> Result<Vec<String>, ReadError> {
     let job = layout.job();
     let root = Path::from(job);
@@ -270,6 +307,10 @@ pub(crate) async fn list_sweepable(
     let mut listed = Vec::new();
     for prefix in top.common_prefixes.iter().filter(swept) {
         listed.extend(list(prefix.as_ref(), store.list(Some(prefix))).await?);
+    }
+    for directory in abandoned {
+        let prefix = Path::from(directory.as_str());
+        listed.extend(list(directory, store.list(Some(&prefix))).await?);
     }
     listed.sort();
     Ok(listed)

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::barrier::SavepointFormat;
+use crate::cluster::rpc::TaskId;
 use crate::state::operator_state::OperatorPart;
 
 /// Number of a checkpoint; grows over all leaders and restores of a job.
@@ -77,6 +79,37 @@ impl std::fmt::Display for StateSchema {
     }
 }
 
+/// What the files of a keyed snapshot look like. A name and not an enum: who cannot read it can still say what it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StateFormat(pub String);
+
+impl StateFormat {
+    /// Those that this build reads.
+    pub const READABLE: [&str; 2] = ["store/1", "canonical/1"];
+
+    /// The files of a store ([`crate::store`]), as they are.
+    pub fn store() -> StateFormat {
+        StateFormat(StateFormat::READABLE[0].into())
+    }
+
+    /// Files that owe nothing to a store ([`crate::state::canonical`]).
+    pub fn canonical() -> StateFormat {
+        StateFormat(StateFormat::READABLE[1].into())
+    }
+
+    /// Refuses what this build does not read.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check(&self) -> Result<(), String> {
+        let readable = StateFormat::READABLE;
+        if readable.contains(&self.0.as_str()) {
+            return Ok(());
+        }
+        Err(format!("state is in format {:?}, this backend reads {}", self.0, readable.join(" and ")))
+    }
+}
+
 /// A keyed subtask's store at a barrier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyedSnapshot {
@@ -84,11 +117,81 @@ pub struct KeyedSnapshot {
     pub range: KeyGroupRange,
     /// The states that are in it.
     pub states: Vec<StateSchema>,
+    /// What its files look like.
+    pub format: StateFormat,
     /// Immutable table files, under `shared/`, possibly referenced by several checkpoints. Owned by the registry of
     /// shared state. The path is unique to its content: a file is uploaded once and referenced afterwards.
     pub shared: Vec<StoreFile>,
     /// Files of this checkpoint alone (MANIFEST, CURRENT, ...), under `chk-<id>/`.
     pub private: Vec<StoreFile>,
+    /// What the barrier overtook.
+    pub in_flight: Option<InFlight>,
+}
+
+/// Where a source was at a barrier.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceSnapshot {
+    /// Of the partitions it reads.
+    pub positions: Vec<SourcePosition>,
+    /// What the barrier overtook.
+    pub in_flight: Option<InFlight>,
+}
+
+/// What a sink had in its hands at a barrier.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkSnapshot {
+    /// Those that are not known to be committed.
+    pub transactions: Vec<SinkTransaction>,
+    /// What the barrier overtook.
+    pub in_flight: Option<InFlight>,
+}
+
+/// Elements that lay before an unaligned barrier and had not been processed when it overtook them: those that had reached
+/// a task (they are in the snapshot of the channel's receiver), and those that had not left it (of its sender). They are
+/// processed after a restore before anything new; per channel, what the receiver had comes before what the sender had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// One object for all channels of a task.
+    pub handle: FileHandle,
+    /// Where in it the elements of each channel are.
+    pub channels: Vec<InFlightChannel>,
+}
+
+/// A slice of an object: the elements of one channel, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlightChannel {
+    /// The sending task.
+    pub from: TaskId,
+    /// The receiving task.
+    pub to: TaskId,
+    /// Where they begin.
+    pub offset_bytes: u64,
+    /// How long they are.
+    pub len_bytes: u64,
+}
+
+impl InFlight {
+    /// Why this cannot be what `task` had in flight: a channel that is not its own or comes twice, or one whose elements lie
+    /// outside of the object.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check(&self, task: TaskId) -> Result<(), String> {
+        let mut seen = std::collections::BTreeSet::new();
+        for channel in &self.channels {
+            let InFlightChannel { from, to, offset_bytes, len_bytes } = *channel;
+            if from != task && to != task {
+                return Err(format!("elements in flight from {from} to {to} are not its own"));
+            }
+            if !seen.insert((from, to)) {
+                return Err(format!("elements in flight from {from} to {to} twice"));
+            }
+            if offset_bytes.checked_add(len_bytes).is_none_or(|end| end > self.handle.len_bytes) {
+                return Err(format!("elements in flight from {from} to {to} lie outside of their object"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How far a source partition was read.
@@ -113,13 +216,27 @@ pub struct SinkTransaction {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SubtaskState {
     /// Positions of the partitions it reads.
-    Source(Vec<SourcePosition>),
+    Source(SourceSnapshot),
     /// Its store.
     Keyed(KeyedSnapshot),
     /// Its transactions that are not yet known to be committed.
-    Sink(Vec<SinkTransaction>),
-    /// Its lists and tables; nothing, if it has none.
+    Sink(SinkSnapshot),
+    /// Its lists and tables.
     Plain(Vec<OperatorPart>),
+    /// Not what a task acknowledges, but what it is handed: input that was in flight when the checkpoint was taken.
+    InFlight(InFlight),
+}
+
+impl From<Vec<SourcePosition>> for SubtaskState {
+    fn from(positions: Vec<SourcePosition>) -> Self {
+        SubtaskState::Source(SourceSnapshot { positions, in_flight: None })
+    }
+}
+
+impl From<Vec<SinkTransaction>> for SubtaskState {
+    fn from(transactions: Vec<SinkTransaction>) -> Self {
+        SubtaskState::Sink(SinkSnapshot { transactions, in_flight: None })
+    }
 }
 
 impl SubtaskState {
@@ -129,13 +246,39 @@ impl SubtaskState {
         files.iter().map(|file| &file.handle)
     }
 
+    /// True if nothing would be lost without it.
+    pub fn is_empty(&self) -> bool {
+        let has_positions = matches!(self, SubtaskState::Source(source) if !source.positions.is_empty());
+        let has_entries =
+            matches!(self, SubtaskState::Plain(parts) if parts.iter().any(|part| !part.entries.is_empty()));
+        !has_positions
+            && !has_entries
+            && self.shared_files().next().is_none()
+            && self.private_files().is_empty()
+    }
+
+    /// Staged output.
+    pub fn transactions(&self) -> &[SinkTransaction] {
+        if let SubtaskState::Sink(sink) = self { &sink.transactions } else { &[] }
+    }
+
+    /// What was in flight.
+    pub fn in_flight(&self) -> Option<&InFlight> {
+        match self {
+            SubtaskState::Source(source) => source.in_flight.as_ref(),
+            SubtaskState::Keyed(keyed) => keyed.in_flight.as_ref(),
+            SubtaskState::Sink(sink) => sink.in_flight.as_ref(),
+            SubtaskState::Plain(_) => None,
+            SubtaskState::InFlight(in_flight) => Some(in_flight),
+        }
+    }
+
     /// The files that belong to this checkpoint alone.
     pub fn private_files(&self) -> Vec<&FileHandle> {
-        match self {
-            SubtaskState::Keyed(keyed) => keyed.private.iter().map(|file| &file.handle).collect(),
-            SubtaskState::Sink(transactions) => transactions.iter().map(|t| &t.staged).collect(),
-            SubtaskState::Source(_) | SubtaskState::Plain(_) => Vec::new(),
-        }
+        let files = if let SubtaskState::Keyed(keyed) = self { keyed.private.as_slice() } else { &[] };
+        let staged = self.transactions().iter().map(|transaction| &transaction.staged);
+        let in_flight = self.in_flight().map(|in_flight| &in_flight.handle);
+        files.iter().map(|file| &file.handle).chain(staged).chain(in_flight).collect()
     }
 }
 
@@ -155,6 +298,10 @@ pub struct CheckpointMetadata {
     pub job: String,
     /// The checkpoint.
     pub id: CheckpointId,
+    /// What asked for it, for people.
+    pub description: String,
+    /// What its files look like, if it is a savepoint.
+    pub savepoint: Option<SavepointFormat>,
     /// Number of key groups; cannot change over the life of the state.
     pub max_parallelism: u16,
     /// Wall clock at the trigger, in milliseconds since 1970; for people.

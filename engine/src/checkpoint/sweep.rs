@@ -33,6 +33,8 @@ pub struct View {
     pub pending: BTreeSet<CheckpointId>,
     /// Every object that a retained checkpoint or the registry of shared state names, metadata included.
     pub referenced: BTreeSet<String>,
+    /// Directories of savepoints that will never be complete, or were deleted. Nobody else writes there.
+    pub abandoned: BTreeSet<String>,
 }
 
 /// Those of `listed` that nobody owns.
@@ -51,8 +53,14 @@ fn is_orphan(layout: &Layout, view: &View, path: &str) -> bool {
             attempt < view.current || attempt == view.current && dead(checkpoint)
         }
         Some(Object::Shared { attempt } | Object::Staged { attempt }) => attempt < view.current,
-        Some(Object::Log { .. } | Object::Output { .. }) | None => false,
+        Some(Object::Savepoint { directory }) => view.abandoned.contains(&directory),
+        Some(Object::Log { .. } | Object::Output { .. }) => false,
+        None => view.abandoned.iter().any(|directory| is_within(path, directory)),
     }
+}
+
+fn is_within(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -71,6 +79,7 @@ mod tests {
             next_id: CheckpointId(10),
             pending: [CheckpointId(9)].into(),
             referenced: [layout.metadata(CheckpointId(7)), layout.shared(attempt(1, 1), "kept")].into(),
+            abandoned: [layout.savepoint(None, "dead"), "elsewhere/savepoint-job-dead".to_owned()].into(),
         };
         let swept = [
             layout.metadata(CheckpointId(8)),
@@ -79,6 +88,8 @@ mod tests {
             private(12, attempt(1, 9)),
             layout.shared(attempt(2, 2), "u"),
             layout.staged(attempt(1, 9), "u"),
+            layout.savepoint(None, "dead") + "/u",
+            "elsewhere/savepoint-job-dead/u".into(),
         ];
         let kept = [
             layout.metadata(CheckpointId(7)),
@@ -93,6 +104,8 @@ mod tests {
             layout.output("t"),
             layout.log(1),
             "job/something else".into(),
+            layout.savepoint(None, "alive") + "/u",
+            "elsewhere/savepoint-job-dead-not/u".into(),
         ];
         let listed: Vec<_> = swept.iter().chain(&kept).cloned().collect();
         assert_eq!(orphans(&layout, &view, &listed), swept);

@@ -104,13 +104,12 @@ pub async fn trim_all(store: &dyn ObjectStore, layout: &Layout, newest: u64, kee
 /// If the store fails for the whole of `limit`: then the object may exist, or come to exist later.
 pub async fn write_metadata(
     store: &dyn ObjectStore,
-    layout: &Layout,
+    path: String,
     checkpoint: &CheckpointMetadata,
     limit: Duration,
 ) -> Result<FileHandle, ReadError> {
     point!(points::BEFORE_METADATA);
     let bytes = metadata::encode(checkpoint);
-    let path = layout.metadata(checkpoint.id);
     let handle = FileHandle { len_bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes), path };
     let started = time::now();
     let mut retry = FIRST_RETRY;

@@ -6,6 +6,11 @@ use std::time::Duration;
 use cutwater_io::net::Connection;
 use cutwater_io::time;
 
+use crate::checkpoint::job_state::ClaimMode;
+use crate::checkpoint::request::Request;
+use crate::checkpoint::snapshot::CheckpointId;
+
+use super::console::{CheckpointDetails, CheckpointList, TriggerStatus};
 use super::rpc::{DecodeError, FromCoordinator, JobStatus, ToCoordinator, decode, encode};
 
 /// A user of a job.
@@ -95,12 +100,77 @@ impl Client {
         self.accepted(ToCoordinator::Rescale { parallelism }).await
     }
 
-    /// Asks for a checkpoint. It returns when the request is taken, not when the checkpoint is complete.
+    /// Asks for a checkpoint or a savepoint. It returns when the request is taken, not when anything is complete: see
+    /// [`Client::trigger_status`]. Asking again under the same trigger id asks for nothing new.
     ///
     /// # Errors
-    /// If it is refused, or no candidate answers as the leader.
-    pub async fn trigger_checkpoint(&self) -> Result<(), ClientError> {
-        self.accepted(ToCoordinator::TriggerCheckpoint).await
+    /// If it is refused, or no candidate answers as the leader: then it may or may not have been taken.
+    pub async fn trigger(&self, request: Request) -> Result<(), ClientError> {
+        self.accepted(ToCoordinator::Trigger(request)).await
+    }
+
+    /// What became of a request.
+    ///
+    /// # Errors
+    /// If no candidate answers as the leader.
+    pub async fn trigger_status(&self, trigger_id: &str) -> Result<TriggerStatus, ClientError> {
+        match self.ask_leader(ToCoordinator::GetTrigger { trigger_id: trigger_id.into() }).await? {
+            (_, FromCoordinator::TriggerStatus(status)) => Ok(status),
+            (leader, answer) => Err(unexpected(leader, answer)),
+        }
+    }
+
+    /// The list of checkpoints.
+    ///
+    /// # Errors
+    /// If no candidate answers as the leader.
+    pub async fn checkpoints(&self) -> Result<CheckpointList, ClientError> {
+        match self.ask_leader(ToCoordinator::GetCheckpoints).await? {
+            (_, FromCoordinator::Checkpoints(list)) => Ok(*list),
+            (leader, answer) => Err(unexpected(leader, answer)),
+        }
+    }
+
+    /// One checkpoint, with the parts of its tasks.
+    ///
+    /// # Errors
+    /// If there is none of that id, or no candidate answers as the leader.
+    pub async fn checkpoint(&self, checkpoint: CheckpointId) -> Result<CheckpointDetails, ClientError> {
+        match self.ask_leader(ToCoordinator::GetCheckpoint { checkpoint }).await? {
+            (_, FromCoordinator::Checkpoint(details)) => Ok(*details),
+            (leader, FromCoordinator::Refused { reason }) => Err(ClientError::Refused { leader, reason }),
+            (leader, answer) => Err(unexpected(leader, answer)),
+        }
+    }
+
+    /// Deletes a checkpoint, or the files of a savepoint. Once it returns, it cannot be started from any more.
+    ///
+    /// # Errors
+    /// If it is refused, or no candidate answers as the leader: then it may or may not be deleted.
+    pub async fn delete_checkpoint(&self, checkpoint: CheckpointId) -> Result<(), ClientError> {
+        self.accepted(ToCoordinator::DeleteCheckpoint { checkpoint }).await
+    }
+
+    /// Ends the job at once. Once it returns, that is durable.
+    ///
+    /// # Errors
+    /// If it has ended, or no candidate answers as the leader: then it may or may not end.
+    pub async fn cancel(&self) -> Result<(), ClientError> {
+        self.accepted(ToCoordinator::Cancel).await
+    }
+
+    /// Brings a job back that has ended: from nothing, or from a checkpoint or savepoint, which is `from`'s directory or its
+    /// metadata object. Once it returns, that is durable.
+    ///
+    /// # Errors
+    /// If the job has not ended, or cannot start from it; or no candidate answers as the leader: then it may or may not start.
+    pub async fn start(
+        &self,
+        from: Option<String>,
+        claim: ClaimMode,
+        allow_non_restored: bool,
+    ) -> Result<(), ClientError> {
+        self.accepted(ToCoordinator::Start { from, claim, allow_non_restored }).await
     }
 
     async fn accepted(&self, question: ToCoordinator) -> Result<(), ClientError> {

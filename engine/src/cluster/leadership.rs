@@ -91,10 +91,10 @@ impl Leadership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::log::JobState;
+    use crate::checkpoint::job_state::{Base, JobState};
 
     fn record(version: u64, port: u16) -> Record {
-        let state = JobState::taken_over(None, ([127, 0, 0, 1], port).into(), 1, 8, 1);
+        let state = JobState::taken_over(None, ([127, 0, 0, 1], port).into(), 1, 8, 1, Base::Newest);
         Record { version, writer: "w".into(), state }
     }
 

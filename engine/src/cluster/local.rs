@@ -19,7 +19,9 @@ use super::client::Client;
 use super::coordinator::{self, CoordinatorConfig};
 use super::rpc::{JobPhase, JobSpec, JobStatus};
 use super::worker::{self, WorkerConfig};
+use crate::checkpoint::barrier::Alignment;
 use crate::checkpoint::coordinator::CheckpointConfig;
+use crate::checkpoint::job_state::Retention;
 use crate::checkpoint::layout::{InvalidName, Layout};
 use crate::checkpoint::log::KEEP_VERSIONS;
 use crate::stream::graph::JobGraph;
@@ -116,6 +118,9 @@ impl LocalConfig {
             plan: graph.plan(),
             max_parallelism: graph.max_parallelism,
             parallelism: self.parallelism,
+            start_from: None,
+            allow_non_restored: false,
+            restarts_max: None,
             checkpoint: CheckpointConfig {
                 interval: self.checkpoint_interval,
                 min_pause: Duration::from_millis(100),
@@ -123,6 +128,8 @@ impl LocalConfig {
                 tolerable_failures: 3,
                 retained: 3,
                 max_concurrent: 1,
+                retention: Retention::RetainOnCancellation,
+                alignment: Alignment::Aligned,
             },
             lease: Duration::from_millis(500),
             ping_limit: Duration::from_millis(125),

@@ -1,6 +1,7 @@
 //! The processes of a cluster, and how they talk.
 
 pub mod client;
+pub mod console;
 pub mod coordinator;
 pub mod leadership;
 pub mod local;

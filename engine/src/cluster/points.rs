@@ -9,6 +9,8 @@ cutwater_io::points! {
     point BEFORE_DEPLOY = "coordinator.before_deploy": "the checkpoint to restore is verified; no task was told yet";
     sometimes TOOK_OVER = "coordinator.took_over": "a candidate took over from another leader";
     sometimes DEPOSED = "coordinator.deposed": "a leader stepped down";
+    sometimes STOPPING_RESTORED = "coordinator.stopping_restored": "an attempt started only to commit what a savepoint had staged";
+    sometimes STARTED_AGAIN = "coordinator.started_again": "a user brought an ended job back";
     sometimes RESTORED = "coordinator.restored": "an attempt started from a checkpoint";
     sometimes RESTORED_AFTER_ABORT = "coordinator.restored_after_abort": "an attempt was lost while a checkpoint was under way";
     sometimes WORKER_OVERDUE = "coordinator.worker_overdue": "a worker was given up because its tasks did not start in time";

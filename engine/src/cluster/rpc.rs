@@ -9,6 +9,10 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::console::{CheckpointDetails, CheckpointList, TriggerStatus};
+use crate::checkpoint::barrier::Barrier;
+use crate::checkpoint::job_state::ClaimMode;
+use crate::checkpoint::request::Request;
 use crate::checkpoint::snapshot::{CheckpointId, KeyGroupRange, SubtaskState};
 
 /// A deployment of the job: the leader's epoch, and the how many-th deployment of that leader. Fences everything.
@@ -109,8 +113,20 @@ pub enum ToCoordinator {
     GetStatus,
     /// A user asks for another parallelism; takes effect by a restart from the latest checkpoint.
     Rescale { parallelism: u16 },
-    /// A user asks for a checkpoint now.
-    TriggerCheckpoint,
+    /// A user asks for a checkpoint or a savepoint; answered when the request is taken.
+    Trigger(Request),
+    /// A user asks what became of a request.
+    GetTrigger { trigger_id: String },
+    /// A user asks for the list.
+    GetCheckpoints,
+    /// A user asks about one checkpoint.
+    GetCheckpoint { checkpoint: CheckpointId },
+    /// A user deletes a checkpoint, or the files of a savepoint.
+    DeleteCheckpoint { checkpoint: CheckpointId },
+    /// A user ends the job at once.
+    Cancel,
+    /// A user brings an ended job back, from nothing or from a directory or metadata file of a checkpoint or savepoint.
+    Start { from: Option<String>, claim: ClaimMode, allow_non_restored: bool },
     /// A coordinator candidate asks whether the leader is alive.
     Ping,
 }
@@ -122,20 +138,33 @@ pub enum FromCoordinator {
     Welcome { epoch: u64 },
     /// This candidate does not lead; perhaps that one does.
     NotLeader { leader: Option<SocketAddr> },
-    /// Start these tasks; everything of an older attempt ends first.
-    Deploy { attempt: Attempt, job: JobSpec, tasks: Vec<TaskDeployment>, placements: Vec<Placement> },
+    /// Start these tasks; everything of an older attempt ends first. Of a job that is about to end with its savepoint the
+    /// sources read nothing (`stopping`): there is only left to commit.
+    Deploy {
+        attempt: Attempt,
+        job: JobSpec,
+        stopping: bool,
+        tasks: Vec<TaskDeployment>,
+        placements: Vec<Placement>,
+    },
     /// End every task of this and older attempts.
     Cancel { attempt: Attempt },
     /// Begin a checkpoint: sources emit its barrier.
-    Trigger { attempt: Attempt, checkpoint: CheckpointId },
+    Trigger { attempt: Attempt, barrier: Barrier },
     /// The checkpoint is durable: commit.
     NotifyComplete { attempt: Attempt, checkpoint: CheckpointId },
-    /// The checkpoint will never be: forget it.
+    /// The checkpoint will never be, or is a savepoint and complete: forget it.
     NotifyAborted { attempt: Attempt, checkpoint: CheckpointId },
     /// The job is done; tasks end.
     Finish { attempt: Attempt },
     /// Answer to `GetStatus`.
     Status(JobStatus),
+    /// Answer to `GetTrigger`.
+    TriggerStatus(TriggerStatus),
+    /// Answer to `GetCheckpoints`.
+    Checkpoints(Box<CheckpointList>),
+    /// Answer to `GetCheckpoint`.
+    Checkpoint(Box<CheckpointDetails>),
     /// The request was taken.
     Accepted,
     /// The request was refused, and why.
@@ -172,10 +201,14 @@ pub enum JobPhase {
     Deploying,
     /// All tasks run.
     Running,
-    /// All input is read; the last checkpoint is on its way.
+    /// All input is read, or the job is being stopped; what is last is on its way.
     Finishing,
     /// Everything is committed.
     Finished,
+    /// A user ended it.
+    Cancelled,
+    /// It was restarted too often.
+    Failed,
 }
 
 /// A message could not be read.

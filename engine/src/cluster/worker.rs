@@ -25,7 +25,7 @@ use crate::checkpoint::layout::Layout;
 use crate::state::blob::{Blobs, Retry};
 use crate::state::{backend, dirs};
 use crate::store;
-use crate::stream::channel::Hub;
+use crate::stream::channel::{Hub, Limits};
 use crate::stream::graph::JobGraph;
 use crate::stream::queries::{self, UnknownQuery};
 use crate::stream::task::{Command, TaskContext, channels_into};
@@ -56,6 +56,8 @@ pub struct WorkerConfig {
     pub connect_timeout: Duration,
     /// How long tasks wait for channels, and channels for tasks.
     pub channel_patience: Duration,
+    /// How much lies at the ends of a channel.
+    pub channel_limits: Limits,
     /// Of the stores of keyed state.
     pub store: store::Options,
     /// How much of a task's keyed state is kept in memory before its store, in bytes.
@@ -88,6 +90,7 @@ impl WorkerConfig {
             leader_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             channel_patience: Duration::from_secs(10),
+            channel_limits: Limits::default(),
             store: store::Options::default(),
             state_cache_bytes: backend::CACHE_BYTES,
             build: queries::build,
@@ -306,7 +309,7 @@ impl Worker {
                 Decision::Command(command) => {
                     for commands in self.running.iter().flat_map(|running| &running.commands) {
                         // A task that has ended has said why.
-                        let _ = commands.send(command);
+                        let _ = commands.send(command.clone());
                     }
                 }
                 Decision::Say(event) => {
@@ -332,7 +335,7 @@ impl Worker {
 
     async fn start_tasks(&mut self, deployment: Deployment) {
         assert!(self.running.is_none(), "tasks of an older attempt have ended before {}", deployment.attempt);
-        let Deployment { attempt, job, tasks, placements } = deployment;
+        let Deployment { attempt, job, stopping, tasks, placements } = deployment;
         let built = (self.config.build)(&job).map_err(|e| e.to_string());
         let layout = Layout::new(&job.name).map_err(|e| e.to_string());
         let (graph, layout) = match built.and_then(|graph| layout.map(|layout| (graph, layout))) {
@@ -355,6 +358,7 @@ impl Worker {
             let TaskId { vertex, subtask } = deployment.task;
             let context = TaskContext {
                 attempt,
+                stopping,
                 inputs: expected.remove(&deployment.task).unwrap_or_default(),
                 dir: dir.join(format!("{vertex}-{subtask}")),
                 deployment,
@@ -365,6 +369,7 @@ impl Worker {
                 store: self.config.store.clone(),
                 state_cache_bytes: self.config.state_cache_bytes,
                 parallel_uploads: self.config.parallel_uploads,
+                channel_limits: self.config.channel_limits,
                 channel_patience: self.config.channel_patience,
                 commands: to_obey,
                 events: self.events.clone(),

@@ -7,7 +7,6 @@
 //! - commands and events of another attempt than the running one are dropped;
 //! - without a leader nothing runs: what the tasks would do could not be acknowledged anyway, and the leader deploys anew.
 
-use crate::checkpoint::snapshot::CheckpointId;
 use crate::stream::task::Command;
 
 use super::rpc::{Attempt, FromCoordinator, JobSpec, Placement, TaskDeployment, ToCoordinator};
@@ -58,6 +57,8 @@ pub struct Deployment {
     pub attempt: Attempt,
     /// The job.
     pub job: JobSpec,
+    /// Sources read nothing.
+    pub stopping: bool,
     /// The tasks of this worker.
     pub tasks: Vec<TaskDeployment>,
     /// All tasks of the job.
@@ -89,7 +90,7 @@ impl Machine {
 
     fn heard(&mut self, message: FromCoordinator) -> Vec<Decision> {
         match message {
-            FromCoordinator::Deploy { attempt, job, tasks, placements } => {
+            FromCoordinator::Deploy { attempt, job, stopping, tasks, placements } => {
                 if attempt <= self.floor || attempt.epoch < self.epoch {
                     return Vec::new();
                 }
@@ -97,7 +98,7 @@ impl Machine {
                 self.epoch = attempt.epoch;
                 self.floor = attempt;
                 self.running = Some(attempt);
-                decisions.push(Decision::Start(Deployment { attempt, job, tasks, placements }));
+                decisions.push(Decision::Start(Deployment { attempt, job, stopping, tasks, placements }));
                 decisions
             }
             FromCoordinator::Cancel { attempt } => {
@@ -112,14 +113,12 @@ impl Machine {
                 }
             }
             FromCoordinator::Finish { attempt } if self.running == Some(attempt) => self.end_tasks(),
-            FromCoordinator::Trigger { attempt, checkpoint } => {
-                self.command(attempt, Command::Trigger, checkpoint)
-            }
+            FromCoordinator::Trigger { attempt, barrier } => self.command(attempt, Command::Trigger(barrier)),
             FromCoordinator::NotifyComplete { attempt, checkpoint } => {
-                self.command(attempt, Command::Complete, checkpoint)
+                self.command(attempt, Command::Complete(checkpoint))
             }
             FromCoordinator::NotifyAborted { attempt, checkpoint } => {
-                self.command(attempt, Command::Aborted, checkpoint)
+                self.command(attempt, Command::Aborted(checkpoint))
             }
             FromCoordinator::NotLeader { .. } => vec![Decision::Disconnect],
             FromCoordinator::Welcome { epoch } => self.step(Fact::Welcomed { epoch }),
@@ -128,18 +127,16 @@ impl Machine {
             FromCoordinator::Finish { .. }
             | FromCoordinator::Pong { .. }
             | FromCoordinator::Status(_)
+            | FromCoordinator::TriggerStatus(_)
+            | FromCoordinator::Checkpoints(_)
+            | FromCoordinator::Checkpoint(_)
             | FromCoordinator::Accepted
             | FromCoordinator::Refused { .. } => Vec::new(),
         }
     }
 
-    fn command(
-        &self,
-        attempt: Attempt,
-        command: fn(CheckpointId) -> Command,
-        id: CheckpointId,
-    ) -> Vec<Decision> {
-        if self.running == Some(attempt) { vec![Decision::Command(command(id))] } else { Vec::new() }
+    fn command(&self, attempt: Attempt, command: Command) -> Vec<Decision> {
+        if self.running == Some(attempt) { vec![Decision::Command(command)] } else { Vec::new() }
     }
 
     fn end_tasks(&mut self) -> Vec<Decision> {
@@ -162,7 +159,13 @@ fn attempt_of(event: &ToCoordinator) -> Option<Attempt> {
         | ToCoordinator::Heartbeat
         | ToCoordinator::GetStatus
         | ToCoordinator::Rescale { .. }
-        | ToCoordinator::TriggerCheckpoint
+        | ToCoordinator::Trigger(_)
+        | ToCoordinator::GetTrigger { .. }
+        | ToCoordinator::GetCheckpoints
+        | ToCoordinator::GetCheckpoint { .. }
+        | ToCoordinator::DeleteCheckpoint { .. }
+        | ToCoordinator::Cancel
+        | ToCoordinator::Start { .. }
         | ToCoordinator::Ping => None,
     }
 }
@@ -170,6 +173,8 @@ fn attempt_of(event: &ToCoordinator) -> Option<Attempt> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::barrier::Barrier;
+    use crate::checkpoint::snapshot::CheckpointId;
     use crate::cluster::rpc::TaskId;
     use proptest::prelude::*;
 
@@ -179,7 +184,13 @@ mod tests {
 
     fn deploy(attempt: Attempt) -> Fact {
         let job = JobSpec { name: "job".into(), query: "q".into(), parameters: Default::default() };
-        Fact::Heard(FromCoordinator::Deploy { attempt, job, tasks: Vec::new(), placements: Vec::new() })
+        Fact::Heard(FromCoordinator::Deploy {
+            attempt,
+            job,
+            stopping: false,
+            tasks: Vec::new(),
+            placements: Vec::new(),
+        })
     }
 
     fn cancel(attempt: Attempt) -> Fact {
@@ -222,11 +233,12 @@ mod tests {
     fn commands_and_events_are_of_the_running_attempt() {
         let mut machine = Machine::default();
         machine.step(deploy(attempt(3, 1)));
-        let trigger =
-            |attempt| Fact::Heard(FromCoordinator::Trigger { attempt, checkpoint: CheckpointId(1) });
+        let trigger = |attempt| {
+            Fact::Heard(FromCoordinator::Trigger { attempt, barrier: Barrier::aligned(CheckpointId(1)) })
+        };
         assert_eq!(
             machine.step(trigger(attempt(3, 1))),
-            [Decision::Command(Command::Trigger(CheckpointId(1)))]
+            [Decision::Command(Command::Trigger(Barrier::aligned(CheckpointId(1))))]
         );
         assert!(machine.step(trigger(attempt(3, 2))).is_empty());
         let running = |attempt| ToCoordinator::Running { attempt, task: TaskId { vertex: 0, subtask: 0 } };

@@ -23,8 +23,9 @@ use super::cache::Cache;
 use super::increment::{Files, Increments};
 use super::timers::{self, TIMERS, Timer, TimerQueue};
 use super::{Error, dirs, key_groups, points};
+use crate::checkpoint::barrier::Target;
 use crate::checkpoint::snapshot::{CheckpointId, KeyGroupRange, StateKind, StateSchema, StoreFile};
-use crate::store::{CheckpointFiles, Iter, Options, Store, WriteBatch, WriteOptions};
+use crate::store::{CheckpointFiles, Iter, MergeWith, Options, Store, WriteBatch, WriteOptions};
 
 /// Which state of an operator: the hash of its name, part of the format of its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +67,7 @@ pub struct KeyedState {
     range: KeyGroupRange,
     max_parallelism: u16,
     increments: Increments,
+    merge_operator: Option<MergeWith>,
     cache: Cache,
     schema: BTreeMap<StateId, StateSchema>,
     timers: TimerQueue,
@@ -95,6 +97,8 @@ impl Scan {
 pub struct LinkedSnapshot {
     /// The checkpoint.
     pub checkpoint: CheckpointId,
+    /// Where its files go.
+    pub target: Target,
     /// The key groups it covers.
     pub range: KeyGroupRange,
     /// The states that are in it.
@@ -105,6 +109,8 @@ pub struct LinkedSnapshot {
     pub files: CheckpointFiles,
     /// Those that may be referenced instead of uploaded.
     pub base: Files,
+    /// What merge operands in the store mean.
+    pub merge_operator: Option<MergeWith>,
 }
 
 impl KeyedState {
@@ -122,6 +128,7 @@ impl KeyedState {
     ) -> Result<KeyedState, Error> {
         assert!(range.first <= range.last && range.last < max_parallelism, "{range:?} of {max_parallelism}");
         let db = dir.join("db");
+        let merge_operator = options.family.merge_operator.clone();
         let store = Store::open(&db, options).await.map_err(|source| Error::Store { dir: db, source })?;
         Ok(KeyedState {
             store,
@@ -130,6 +137,7 @@ impl KeyedState {
             range,
             max_parallelism,
             increments: Increments::new(confirmed),
+            merge_operator,
             cache: Cache::new(CACHE_BYTES),
             schema: BTreeMap::new(),
             timers: TimerQueue::default(),
@@ -377,16 +385,25 @@ impl KeyedState {
     ///
     /// # Panics
     /// If the ids of snapshots do not grow.
-    pub async fn link(&mut self, checkpoint: CheckpointId) -> Result<LinkedSnapshot, Error> {
+    pub async fn link(&mut self, checkpoint: CheckpointId, target: &Target) -> Result<LinkedSnapshot, Error> {
         self.write_back().await?;
         point!(points::SNAPSHOT_BEFORE_LINKS);
         let dir = self.dir.join(format!("chk-{checkpoint}"));
         let files = self.store.checkpoint(&dir).await.map_err(|e| self.failed(e))?;
         let immutable = files.files.iter().filter(|file| file.immutable).map(|file| file.name.clone());
-        let base = self.increments.begin(checkpoint, immutable);
+        let base = match target {
+            Target::Increment => self.increments.begin(checkpoint, immutable),
+            Target::Full => {
+                self.increments.begin_full(checkpoint);
+                Files::new()
+            }
+            // It stands alone: nothing of it is referenced, and it is not a base.
+            Target::Savepoint { .. } => Files::new(),
+        };
         point!(points::SNAPSHOT_AFTER_LINKS);
         let states = self.schema.values().cloned().collect();
-        Ok(LinkedSnapshot { checkpoint, range: self.range, states, dir, files, base })
+        let (range, target, merge_operator) = (self.range, target.clone(), self.merge_operator.clone());
+        Ok(LinkedSnapshot { checkpoint, target, range, states, dir, files, base, merge_operator })
     }
 
     /// The asynchronous part is done; `shared` are the table files of the snapshot.

@@ -8,13 +8,14 @@
 //!
 //! Not modelled: multipart uploads; a file of state is held in memory while it travels.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cutwater_io::{buggify, sometimes, time};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::points;
 use crate::checkpoint::snapshot::FileHandle;
@@ -172,6 +173,46 @@ impl Blobs {
                 Err(e) => failures.pause(definite::<Bytes>(&handle.path, "get", Err(e))?).await?,
             }
         }
+    }
+
+    /// Reads a part of an object. Its length is checked; what is read is for the caller to check.
+    ///
+    /// # Errors
+    /// As [`Blobs::read`].
+    ///
+    /// # Panics
+    /// If the part is not within what the handle says.
+    pub async fn read_part(&self, handle: &FileHandle, part: Range<u64>) -> Result<Bytes, Error> {
+        assert!(part.start <= part.end && part.end <= handle.len_bytes, "{part:?} of {handle:?}");
+        let name = parse(&handle.path)?;
+        let mut failures = Failures::new(self.retry);
+        loop {
+            let request = time::timeout(self.retry.request_timeout, self.fetch_part(&name, &part));
+            let answer = match request.await {
+                Ok(Ok((size, content))) => {
+                    let asked_bytes = part.end - part.start;
+                    if size == handle.len_bytes && content.len() as u64 == asked_bytes {
+                        return Ok(content);
+                    }
+                    return Err(Error::Foreign {
+                        path: handle.path.clone(),
+                        expected: (handle.len_bytes, handle.crc32c),
+                        found_len_bytes: size,
+                        found_crc32c: None,
+                    });
+                }
+                Ok(Err(e)) => Ok(Err(e)),
+                Err(e) => Err(e),
+            };
+            failures.pause(definite::<Bytes>(&handle.path, "get", answer)?).await?;
+        }
+    }
+
+    async fn fetch_part(&self, name: &Path, part: &Range<u64>) -> object_store::Result<(u64, Bytes)> {
+        let options = GetOptions { range: Some(GetRange::Bounded(part.clone())), ..GetOptions::default() };
+        let answer = self.store.get_opts(name, options).await?;
+        let size = answer.meta.size;
+        Ok((size, answer.bytes().await?))
     }
 
     async fn fetch(&self, name: &Path, handle: &FileHandle) -> object_store::Result<Result<Bytes, Error>> {

@@ -71,6 +71,22 @@ pub enum Error {
         /// Length of the entry's key.
         len_bytes: usize,
     },
+    /// A snapshot that this backend cannot read.
+    #[error("snapshot of key groups {}..={}: {reason}", range.first, range.last)]
+    Format {
+        /// The snapshot's key groups.
+        range: KeyGroupRange,
+        /// Its format, and what can be read.
+        reason: String,
+    },
+    /// A file of a canonical savepoint.
+    #[error("object {path}: {source}")]
+    Canonical {
+        /// Which.
+        path: String,
+        /// What is wrong with it.
+        source: super::canonical::Malformed,
+    },
     /// The store.
     #[error("store {dir}: {source}")]
     Store {

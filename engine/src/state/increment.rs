@@ -7,7 +7,8 @@
 //! snapshot n+1 begins while n is not known to be complete, and uploads a file of n again under another name. When n is
 //! then confirmed late, that file's handle of n may not become part of the base: n+1 does not reference it, so it dies
 //! when n+1 subsumes n, while a snapshot n+2 could still name it. The base is therefore narrowed to the handles that every
-//! snapshot begun since also references.
+//! snapshot begun since also references. In the same way a snapshot that references nothing (a full one) will have the
+//! confirmed base die when it completes: what begins while its fate is open may not build on that base either.
 //!
 //! Pure: facts in, the base out.
 
@@ -33,13 +34,22 @@ impl Increments {
         Increments { confirmed, open: BTreeMap::new() }
     }
 
+    /// A snapshot begins that references nothing and may be a base itself.
+    pub fn begin_full(&mut self, checkpoint: CheckpointId) {
+        self.begin(checkpoint, std::iter::empty());
+    }
+
     /// A snapshot begins; returns the base: the files it may reference.
     pub fn begin(&mut self, checkpoint: CheckpointId, live: impl Iterator<Item = String>) -> Files {
         assert!(
             self.open.keys().next_back().is_none_or(|last| *last < checkpoint),
             "checkpoint {checkpoint} begins out of order"
         );
-        let base: Files = live.filter_map(|name| self.confirmed.get_key_value(&name)).map(cloned).collect();
+        let is_kept = |(name, handle): &(&String, &FileHandle)| {
+            self.open.values().all(|open| open.get(*name) == Some(*handle))
+        };
+        let confirmed = live.filter_map(|name| self.confirmed.get_key_value(&name));
+        let base: Files = confirmed.filter(is_kept).map(cloned).collect();
         self.open.insert(checkpoint, base.clone());
         base
     }
@@ -51,8 +61,12 @@ impl Increments {
         }
     }
 
-    /// The checkpoint is complete. Returns true if the base had to be narrowed because a newer snapshot had begun.
+    /// The checkpoint is complete. If it is not one of ours (a savepoint, which references nothing and is never a base) that
+    /// changes nothing: neither what is confirmed (FLINK-23949) nor what is open. Returns true if the base had to be narrowed because a newer snapshot had begun.
     pub fn complete(&mut self, checkpoint: CheckpointId) -> bool {
+        if !self.open.contains_key(&checkpoint) {
+            return false;
+        }
         let newer = self.open.split_off(&CheckpointId(checkpoint.0.saturating_add(1)));
         let this = self.open.remove(&checkpoint);
         self.open = newer;
@@ -123,6 +137,8 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Begin,
+        Full,
+        Savepoint,
         Upload,
         Complete,
         Notify,
@@ -133,7 +149,7 @@ mod tests {
         /// Against a coordinator that keeps only the newest completed checkpoint and deletes what it does not reference.
         #[test]
         fn a_base_never_names_a_deleted_object(steps in proptest::collection::vec(
-            prop_oneof![Just(Step::Begin), Just(Step::Upload), Just(Step::Complete), Just(Step::Notify), Just(Step::Abort)],
+            prop_oneof![2 => Just(Step::Begin), 1 => Just(Step::Full), 1 => Just(Step::Savepoint), 2 => Just(Step::Upload), 2 => Just(Step::Complete), 2 => Just(Step::Notify), 1 => Just(Step::Abort)],
             0..60,
         )) {
             let mut increments = Increments::new(&[]);
@@ -151,6 +167,16 @@ mod tests {
                         let live = (next.saturating_sub(2)..=next).map(|n| format!("{n}"));
                         let base = increments.begin(CheckpointId(next), live);
                         begun.insert(next, base);
+                    }
+                    Step::Full => {
+                        next += 1;
+                        increments.begin_full(CheckpointId(next));
+                        begun.insert(next, Files::new());
+                    }
+                    // It subsumes nothing.
+                    Step::Savepoint => {
+                        next += 1;
+                        notices.push_back(next);
                     }
                     Step::Upload => {
                         let Some((id, base)) = begun.pop_first() else { continue };

@@ -51,6 +51,12 @@ pub fn put_entry_key(out: &mut Vec<u8>, key_group: u16, state: u16, user_key: &[
     out.extend_from_slice(suffix);
 }
 
+/// The user key in what follows the state id in the key of one of several entries.
+pub fn key_of_entry(rest: &[u8]) -> Option<&[u8]> {
+    let (len, rest) = rest.split_first_chunk::<4>()?;
+    rest.get(..usize::try_from(u32::from_be_bytes(*len)).ok()?)
+}
+
 /// The first key behind all that begin with `prefix`; `None` if there is none.
 pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;

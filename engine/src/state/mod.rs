@@ -5,6 +5,7 @@
 //! - [`kinds`]: values, lists, maps, by name and type; [`timers`].
 //! - [`operator_state`]: what subtasks that are not keyed remember.
 //! - [`increment`]: which files of a snapshot are already in the object store (pure).
+//! - [`canonical`]: files of savepoints that owe nothing to a store (pure).
 //! - [`upload`]: the asynchronous part of a snapshot.
 //! - [`restore`]: from snapshots, of the same or of another parallelism, back to a store.
 //! - [`blob`]: objects that are written once and checked when they are read.
@@ -15,6 +16,7 @@
 pub mod backend;
 pub mod blob;
 mod cache;
+pub mod canonical;
 pub mod dirs;
 mod error;
 pub mod increment;

@@ -3,7 +3,8 @@
 //! A snapshot of exactly the subtask's key groups is opened as it is, and its table files are the base of the next
 //! increment: they are in the object store already, and confirmed. Otherwise (the parallelism changed) each snapshot that
 //! overlaps is opened in turn and the entries within the new range are copied into a new store, so that no key outside of
-//! the range is there to be seen, now or after a compaction.
+//! the range is there to be seen, now or after a compaction. A canonical snapshot is always copied: of its files only the
+//! blocks with key groups of the range are read.
 //!
 //! Every file is checked by length and CRC-32C, and the names in a snapshot are not trusted: they may not leave the
 //! directory. A restore works in a directory of its own and begins by wiping it, so that it can be interrupted and begun
@@ -17,8 +18,11 @@ use cutwater_io::{fs, point, sometimes, time};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::blob::Blobs;
-use super::{Error, KeyedState, dirs, key_groups, points};
-use crate::checkpoint::snapshot::{KeyGroupRange, KeyedSnapshot, StoreFile};
+use super::timers::{self, TIMERS};
+use super::{Error, KeyedState, canonical, dirs, key_groups, points};
+use crate::checkpoint::snapshot::{
+    KeyGroupRange, KeyedSnapshot, StateFormat, StateKind, StateSchema, StoreFile,
+};
 use crate::store::{Options, Store, WriteBatch};
 
 /// Files downloaded at the same time.
@@ -44,21 +48,27 @@ pub async fn restore(
     create_dir(dir).await?;
     covered(range, snapshots)?;
     for snapshot in snapshots {
+        let format = |reason| Error::Format { range: snapshot.range, reason };
+        snapshot.format.check().map_err(format)?;
         check_names(snapshot)?;
     }
     let mut state = match snapshots {
         [] => KeyedState::open(dir, options, range, max_parallelism, &[]).await?,
-        [one] if one.range == range => {
+        [one] if one.range == range && one.format == StateFormat::store() => {
             download(blobs, &dir.join("db"), one).await?;
             point!(points::RESTORE_AFTER_DOWNLOAD);
             KeyedState::open(dir, options, range, max_parallelism, &one.shared).await?
         }
         several => {
-            sometimes!(points::RESCALED, true);
+            sometimes!(points::RESCALED, several.iter().any(|snapshot| snapshot.range != range));
             let state = KeyedState::open(dir, options.clone(), range, max_parallelism, &[]).await?;
             for (i, snapshot) in several.iter().enumerate() {
-                let source = dir.join(format!("source-{i}"));
-                clip(blobs, &source, options.clone(), snapshot, &state).await?;
+                if snapshot.format == StateFormat::canonical() {
+                    load(blobs, snapshot, &state).await?;
+                } else {
+                    let source = dir.join(format!("source-{i}"));
+                    clip(blobs, &source, options.clone(), snapshot, &state).await?;
+                }
             }
             state
         }
@@ -125,6 +135,58 @@ async fn write(path: &PathBuf, content: Bytes) -> std::io::Result<()> {
     // A name twice in one snapshot would be two contents for one file: `create_new` refuses the second.
     let file = fs::File::create_new(path).await?;
     file.write_all_at(&content, 0).await
+}
+
+/// Copies what the files of a canonical snapshot hold of the state's range.
+async fn load(blobs: &Blobs, snapshot: &KeyedSnapshot, into: &KeyedState) -> Result<(), Error> {
+    let Some(both) = key_groups::intersect(snapshot.range, into.range()) else { return Ok(()) };
+    for StoreFile { handle, .. } in files(snapshot) {
+        let malformed = |source| Error::Canonical { path: handle.path.clone(), source };
+        let foreign = || malformed(canonical::Malformed::Foreign);
+        let footer_at = handle.len_bytes.checked_sub(canonical::FOOTER_BYTES).ok_or_else(foreign)?;
+        let footer = blobs.read_part(handle, footer_at..handle.len_bytes).await?;
+        let index_at = canonical::read_footer(&footer, handle.len_bytes).map_err(malformed)?;
+        let index = blobs.read_part(handle, index_at.offset_bytes..footer_at).await?;
+        let index = canonical::read_index(&index, index_at).map_err(malformed)?;
+        let mut batch = WriteBatch::new();
+        let mut count = 0;
+        for block in canonical::blocks_of(&index, both) {
+            let part = block.offset_bytes..block.offset_bytes + u64::from(block.len_bytes);
+            let bytes = blobs.read_part(handle, part).await?;
+            for entry in canonical::read_block(&bytes, block).map_err(malformed)? {
+                // Who wrote the file may have counted key groups otherwise.
+                let group = key_of(&snapshot.states, entry.state, &entry.key)
+                    .map(|key| key_groups::key_group(&key, into.max_parallelism()));
+                if group != Some(entry.key_group) {
+                    return Err(malformed(canonical::Malformed::Content {
+                        what: "a key of another key group",
+                    }));
+                }
+                batch.put(&entry.store_key(), &entry.value);
+                count += 1;
+                if count % CLIP_BATCH_ENTRIES == 0 {
+                    into.adopt(std::mem::take(&mut batch)).await?;
+                    time::charge(Duration::from_millis(1)).await;
+                    point!(points::RESTORE_CLIPPING);
+                }
+            }
+        }
+        if count % CLIP_BATCH_ENTRIES != 0 {
+            into.adopt(batch).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The user key in what follows the state id in a store's key; `None` if the state is none of these, or it is malformed.
+fn key_of(states: &[StateSchema], state: u16, rest: &Bytes) -> Option<Bytes> {
+    if state == TIMERS.0 {
+        return Some(timers::decode(rest)?.key);
+    }
+    match states.iter().find(|schema| schema.id == state)?.kind {
+        StateKind::Value | StateKind::Reducing => Some(rest.clone()),
+        StateKind::List | StateKind::Map => key_groups::key_of_entry(rest).map(Bytes::copy_from_slice),
+    }
 }
 
 /// Copies what the snapshot holds of the state's range.

@@ -41,8 +41,8 @@ impl Emitter {
     /// Sends a record over each edge. It may stay in a batch until [`Output::flush`].
     ///
     /// # Errors
-    /// If a step refuses it or a channel is broken.
-    pub async fn emit(&mut self, record: &Record) -> Result<(), Error> {
+    /// If a step refuses it.
+    pub fn emit(&mut self, record: &Record) -> Result<(), Error> {
         let Emitter { output, routes, made } = self;
         for route in routes {
             match &route.step {
@@ -52,7 +52,7 @@ impl Emitter {
             for mut record in made.drain(..) {
                 record.input = route.input;
                 for to in route.exchange.route(&record) {
-                    output.send(route.vertex, to, &record).await?;
+                    output.put(route.vertex, to, &record);
                 }
             }
         }
@@ -60,15 +60,12 @@ impl Emitter {
     }
 
     /// Tells all tasks downstream what is new of event time. It may stay in a batch.
-    ///
-    /// # Errors
-    /// If a channel is broken.
-    pub async fn progress(&mut self, progress: Progress) -> Result<(), Error> {
+    pub fn time(&mut self, progress: Progress) {
         let element = match progress {
             Progress::Watermark(time_ms) => Element::Watermark(time_ms),
             Progress::Idle => Element::Idle,
         };
-        self.output.send_to_all(&element).await
+        self.output.put_to_all(&element);
     }
 }
 

@@ -63,6 +63,14 @@ pub enum Error {
         /// What the store said.
         source: blob::Error,
     },
+    /// What was in flight at the checkpoint that a task is restored from.
+    #[error("input in flight to {task}: {source}")]
+    InFlight {
+        /// The task.
+        task: TaskId,
+        /// What the store said.
+        source: blob::Error,
+    },
     /// The asynchronous part of a checkpoint ended without a result.
     #[error("asynchronous part of checkpoint {checkpoint}: {source}")]
     Background {

@@ -157,6 +157,12 @@ impl JobGraph {
         }
     }
 
+    /// True if barriers may overtake records. What was overtaken is handed out by key group at a restore, which is right only where
+    /// it was exchanged by key group. (Flink, too, never overtakes on pointwise and broadcast edges.)
+    pub fn may_overtake(&self) -> bool {
+        self.edges.iter().all(|edge| edge.partitioning == Partitioning::Hash)
+    }
+
     /// The vertices that send to a vertex, each once.
     pub fn inputs(&self, vertex: u16) -> BTreeSet<u16> {
         self.edges.iter().filter(|edge| edge.to == vertex).map(|edge| edge.from).collect()

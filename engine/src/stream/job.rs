@@ -297,12 +297,13 @@ impl<T: Data> Stream<T> {
         })
     }
 
-    /// Writes a record of each item, exactly once.
+    /// Writes a record of each item, exactly once. Records of the same key (the record's own) go to the same subtask and keep
+    /// their order.
     pub fn sink(self, uid: &str, record: impl Fn(T) -> Record + Clone + Send + Sync + 'static) {
         let to = self.job.vertex(uid, VertexKind::Sink);
         for branch in self.branches {
             let record = record.clone();
-            self.job.edge(branch.edge(to, 0, self.partitioning, move |item| Ok(record(item))));
+            self.job.edge(branch.edge(to, 0, Partitioning::Hash, move |item| Ok(record(item))));
         }
     }
 
@@ -346,16 +347,6 @@ impl<K: Data, T: Data> KeyedStream<K, T> {
     /// To meet another stream, by key.
     pub fn join<R: Data>(self, right: KeyedStream<K, R>) -> Joined<K, T, R> {
         Joined { left: self, right }
-    }
-
-    /// Writes a record of each item, exactly once; records of the same key (the record's own) keep their order.
-    pub fn sink(self, uid: &str, record: impl Fn(K, T) -> Record + Clone + Send + Sync + 'static) {
-        let to = self.job.vertex(uid, VertexKind::Sink);
-        for branch in self.branches {
-            let record = record.clone();
-            let record = move |(key, item)| Ok(record(key, item));
-            self.job.edge(branch.edge(to, 0, Partitioning::Hash, record));
-        }
     }
 
     fn connect(self, to: u16, input: u8) {

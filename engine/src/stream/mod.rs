@@ -3,7 +3,8 @@
 //! - [`job`]: what a job is written in, with [`functions`], [`window`]s and [`join`]s; [`queries`] are jobs by name.
 //! - [`graph`]: what it becomes: vertices and edges.
 //! - [`record`], [`channel`], [`exchange`], [`emit`]: what flows, over what, and to whom.
-//! - [`alignment`]: when the barriers of a checkpoint have arrived on all channels (pure).
+//! - [`alignment`]: when a task may snapshot, and what of its input belongs to the snapshot (pure).
+//! - [`in_flight`]: what a barrier overtook, into the object store and back.
 //! - [`watermark`]: how far event time has come (pure).
 //! - [`source`], [`operator`], [`sink`]: where records come from, what is done with them, where they go.
 //! - [`harness`]: one operator without a cluster, for tests.
@@ -17,6 +18,7 @@ pub mod exchange;
 pub mod functions;
 pub mod graph;
 pub mod harness;
+pub mod in_flight;
 pub mod job;
 pub mod join;
 pub mod operator;

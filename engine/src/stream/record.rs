@@ -6,7 +6,7 @@
 //! | | |
 //! |---|---|
 //! | 1 `key value` | a record without a time (both parts as a varint length and that many bytes) |
-//! | 2 `id` | a barrier (varint) |
+//! | 2 `barrier` | a barrier (postcard, after its varint length) |
 //! | 3 `time` | a watermark (zigzag varint, milliseconds) |
 //! | 4 | the channel is idle |
 //! | 5 `time key value` | a record with its time |
@@ -17,12 +17,14 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::checkpoint::snapshot::CheckpointId;
+use crate::checkpoint::barrier::{Barrier, MAX_DIRECTORY_BYTES};
 
 /// The longest frame of a channel that is accepted, in bytes. Batches are far smaller unless a single record is large.
 pub const MAX_BATCH_BYTES: usize = 1 << 20;
 /// The longest key or value, in bytes.
 pub const MAX_PART_BYTES: usize = MAX_BATCH_BYTES / 4;
+/// The longest encoding of a barrier, in bytes.
+const MAX_BARRIER_BYTES: usize = MAX_DIRECTORY_BYTES + 64;
 
 /// The time of a record that has none, in milliseconds: before all others.
 pub const NO_TIME_MS: i64 = i64::MIN;
@@ -54,7 +56,7 @@ pub enum Element {
     /// Data.
     Record(Record),
     /// The records before it belong to the checkpoint, those after it do not.
-    Barrier(CheckpointId),
+    Barrier(Barrier),
     /// No record with a time up to and including this one (in milliseconds) follows. The channel is not idle.
     Watermark(i64),
     /// Nobody shall wait for watermarks of this channel until the next one comes.
@@ -72,6 +74,14 @@ pub struct Malformed {
 }
 
 impl Element {
+    /// About how much memory it holds, in bytes; never 0.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Element::Record(record) => 1 + record.key.len() + record.value.len(),
+            Element::Barrier(_) | Element::Watermark(_) | Element::Idle => 1,
+        }
+    }
+
     /// Appends the element to a batch.
     ///
     /// # Panics
@@ -79,9 +89,13 @@ impl Element {
     pub fn encode(&self, batch: &mut BytesMut) {
         match self {
             Element::Record(record) => record.encode_as_element(batch),
-            Element::Barrier(id) => {
+            Element::Barrier(barrier) => {
                 batch.put_u8(BARRIER);
-                put_varint(batch, id.0);
+                let encoded =
+                    postcard::to_stdvec(barrier).expect("a barrier holds nothing that cannot be encoded");
+                assert!(encoded.len() <= MAX_BARRIER_BYTES, "a barrier of {} bytes", encoded.len());
+                put_varint(batch, encoded.len() as u64);
+                batch.put_slice(&encoded);
             }
             Element::Watermark(time_ms) => {
                 batch.put_u8(WATERMARK);
@@ -172,7 +186,7 @@ impl Decoder {
                 Element::Record(Record { time_ms, input, ..self.parts()? })
             }
             _ if input > 0 => return Err(at),
-            BARRIER => Element::Barrier(CheckpointId(self.varint()?)),
+            BARRIER => Element::Barrier(self.barrier()?),
             WATERMARK => Element::Watermark(self.time()?),
             IDLE => Element::Idle,
             _ => return Err(at),
@@ -191,6 +205,17 @@ impl Decoder {
     /// If what follows is not one.
     pub fn record(&mut self) -> Result<Option<Record>, Malformed> {
         if self.bytes.is_empty() { Ok(None) } else { self.parts().map(Some) }
+    }
+
+    fn barrier(&mut self) -> Result<Barrier, Malformed> {
+        let encoded = self.part()?;
+        if encoded.len() > MAX_BARRIER_BYTES {
+            return Err(self.malformed("a barrier that is too long"));
+        }
+        match postcard::take_from_bytes(&encoded) {
+            Ok((barrier, [])) => Ok(barrier),
+            _ => Err(self.malformed("not a barrier")),
+        }
     }
 
     fn parts(&mut self) -> Result<Record, Malformed> {
@@ -244,6 +269,7 @@ fn put_varint(out: &mut BytesMut, mut value: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::snapshot::CheckpointId;
     use proptest::prelude::*;
 
     fn elements() -> impl Strategy<Value = Vec<Element>> {
@@ -251,7 +277,7 @@ mod tests {
         let time = || prop_oneof![Just(NO_TIME_MS), Just(i64::MAX), any::<i64>(), -200..200i64];
         let record = (part(), part(), time(), 0..=MAX_INPUT)
             .prop_map(|(key, value, time_ms, input)| Element::Record(Record { key, value, time_ms, input }));
-        let barrier = any::<u64>().prop_map(|id| Element::Barrier(CheckpointId(id)));
+        let barrier = any::<u64>().prop_map(|id| Element::Barrier(Barrier::aligned(CheckpointId(id))));
         let watermark = time().prop_map(Element::Watermark);
         proptest::collection::vec(prop_oneof![record, barrier, watermark, Just(Element::Idle)], 0..20)
     }
@@ -296,7 +322,7 @@ mod tests {
             Malformed { at_byte: 2, what: "a key or value that is cut off" }
         );
         assert_eq!(decode(&[9]).unwrap_err(), Malformed { at_byte: 0, what: "no element" });
-        assert_eq!(decode(&[BARRIER; 12]).unwrap().len(), 6);
+        assert_eq!(decode(&[BARRIER; 12]).unwrap_err().what, "not a barrier");
         assert!(decode(&[&[BARRIER][..], &[0xff; 10]].concat()).is_err());
     }
 }

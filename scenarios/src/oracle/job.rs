@@ -6,6 +6,7 @@
 //!   once there was one there is always one.
 //! - `cut`: no checkpoint has read less of the input than one before it.
 //! - `exactly once`: output is committed only of checkpoints that are durable, with the bytes that were staged, and stays.
+//! - `list`: what the list of checkpoints says of one changes only forward, and agrees with what is retained.
 //! - `no leak`: see [`JobOracle::leaks`].
 //!
 //! One thing the protocol allows has to be excused: a writer that was paused for long may create an old version of the
@@ -13,8 +14,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cutwater_engine::checkpoint::history::EntryStatus;
+use cutwater_engine::checkpoint::job_state::{CompletedCheckpoint, JobState};
 use cutwater_engine::checkpoint::layout::{Layout, Object};
-use cutwater_engine::checkpoint::log::{self, CompletedCheckpoint, JobState, Record};
+use cutwater_engine::checkpoint::log::{self, Record};
 use cutwater_engine::checkpoint::metadata;
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState};
 use cutwater_sim::scenario::Violation;
@@ -36,12 +39,14 @@ pub struct JobOracle {
     objects: BTreeMap<String, Content>,
     /// What there ever was: a name is never used twice for different bytes.
     ever: BTreeMap<String, Content>,
-    /// Metadata that there is, by checkpoint.
-    metadata: BTreeMap<CheckpointId, CheckpointMetadata>,
+    /// Metadata that there is, by its path.
+    metadata: BTreeMap<String, CheckpointMetadata>,
     head: Option<Record>,
     /// Transactions of checkpoints that were durable at some time, with what they staged.
     durable: BTreeMap<String, FileHandle>,
     newest: Option<CheckpointId>,
+    /// Savepoints that were ever listed as present.
+    savepoints: BTreeSet<CheckpointId>,
     /// Of each partition, the next record to read after the newest checkpoint.
     positions: BTreeMap<u32, u64>,
 }
@@ -58,6 +63,7 @@ impl JobOracle {
             head: None,
             durable: BTreeMap::new(),
             newest: None,
+            savepoints: BTreeSet::new(),
             positions: BTreeMap::new(),
         }
     }
@@ -74,8 +80,13 @@ impl JobOracle {
 
     /// The metadata of a checkpoint that the register lists.
     pub fn retained(&self, id: CheckpointId) -> Option<&CheckpointMetadata> {
-        let listed = self.state()?.retained.iter().any(|checkpoint| checkpoint.id == id);
-        listed.then(|| self.metadata.get(&id)).flatten()
+        let listed = self.state()?.retained.iter().find(|checkpoint| checkpoint.id == id)?;
+        self.metadata.get(&listed.metadata.path)
+    }
+
+    /// The newest checkpoint that was ever listed.
+    pub fn newest(&self) -> Option<CheckpointId> {
+        self.newest
     }
 
     /// An object was written.
@@ -100,11 +111,11 @@ impl JobOracle {
         }
         self.objects.insert(path.into(), content);
         match object {
-            Object::Metadata { checkpoint } => {
+            Object::Metadata { .. } | Object::Savepoint { .. } if path.ends_with("/_metadata") => {
                 let decoded = metadata::decode(bytes, path).map_err(|error| {
                     Violation::new("restorable", "metadata is written whole").of("metadata").found(error)
                 })?;
-                self.metadata.insert(checkpoint, decoded);
+                self.metadata.insert(path.into(), decoded);
                 Ok(())
             }
             Object::Output { transaction } => self.committed(&transaction, content),
@@ -135,8 +146,7 @@ impl JobOracle {
             }
             _ => {}
         }
-        let retained = self.state().map(|state| state.retained.as_slice()).unwrap_or_default();
-        match retained.iter().find(|checkpoint| self.references(checkpoint, path)) {
+        match self.needed().into_iter().find(|checkpoint| self.references(checkpoint, path)) {
             None => Ok(()),
             Some(checkpoint) => {
                 Err(Violation::new("restorable", "nothing that a listed checkpoint needs is deleted")
@@ -147,21 +157,32 @@ impl JobOracle {
         }
     }
 
+    /// What can be restored from: what is retained, savepoints that nobody deleted, and what the job was started from.
+    fn needed(&self) -> Vec<CompletedCheckpoint> {
+        let Some(state) = self.state() else { return Vec::new() };
+        let savepoints = state.history.iter().filter(|entry| entry.is_savepoint()).filter_map(|entry| {
+            let metadata = entry.present()?.metadata.clone();
+            Some(CompletedCheckpoint { id: entry.id, metadata, is_savepoint: true })
+        });
+        let origin = state.origin().map(|origin| origin.checkpoint.clone());
+        state.retained.iter().cloned().chain(savepoints).chain(origin).collect()
+    }
+
     /// Objects that nothing needs any more. Empty once everything is quiet, or there is a leak.
     pub fn leaks(&self) -> Vec<&str> {
         let Some(head) = &self.head else { return self.objects.keys().map(String::as_str).collect() };
-        let mut needed: BTreeSet<&str> = BTreeSet::new();
-        for checkpoint in &head.state.retained {
-            needed.insert(&checkpoint.metadata.path);
-            if let Some(metadata) = self.metadata.get(&checkpoint.id) {
-                needed.extend(handles(metadata).map(|handle| handle.path.as_str()));
+        let mut needed: BTreeSet<String> = BTreeSet::new();
+        for checkpoint in self.needed() {
+            if let Some(metadata) = self.metadata.get(&checkpoint.metadata.path) {
+                needed.extend(handles(metadata).map(|handle| handle.path.clone()));
             }
+            needed.insert(checkpoint.metadata.path);
         }
         let oldest = head.version.saturating_sub(self.keep_versions);
         let leaked = |path: &&str| match self.layout.parse(path) {
             Some(Object::Log { version }) => version < oldest,
             Some(Object::Output { .. }) => false,
-            _ => !needed.contains(path),
+            _ => !needed.contains(*path),
         };
         self.objects.keys().map(String::as_str).filter(leaked).collect()
     }
@@ -198,7 +219,19 @@ impl JobOracle {
             .filter(|c| self.newest.is_none_or(|newest| c.id > newest))
             .cloned()
             .collect();
+        let known: BTreeSet<CheckpointId> = self.savepoints.clone();
+        let savepoints: Vec<(CheckpointId, FileHandle)> = record
+            .state
+            .history
+            .iter()
+            .filter(|entry| entry.is_savepoint() && !known.contains(&entry.id))
+            .filter_map(|entry| Some((entry.id, entry.present()?.metadata.clone())))
+            .collect();
         self.head = Some(record);
+        for (id, metadata) in savepoints {
+            self.savepoints.insert(id);
+            self.all_there(id, &metadata)?;
+        }
         for checkpoint in new {
             self.listed(&checkpoint)?;
         }
@@ -208,23 +241,28 @@ impl JobOracle {
     /// A checkpoint is listed for the first time: everything it needs is there, whole.
     fn listed(&mut self, checkpoint: &CompletedCheckpoint) -> Result<(), Violation> {
         self.newest = Some(checkpoint.id);
-        self.whole(checkpoint.id, &checkpoint.metadata)?;
-        let Some(metadata) = self.metadata.get(&checkpoint.id).cloned() else {
-            return Err(Violation::new("restorable", "a listed checkpoint has metadata")
-                .of("metadata")
-                .found(checkpoint.id));
-        };
-        for handle in handles(&metadata) {
-            self.whole(checkpoint.id, handle)?;
-        }
+        let metadata = self.all_there(checkpoint.id, &checkpoint.metadata)?;
         self.one_attempt(&metadata)?;
         self.goes_on(&metadata)?;
         for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
-            if let SubtaskState::Sink(transactions) = state {
-                self.durable.extend(transactions.iter().map(|t| (t.id.clone(), t.staged.clone())));
-            }
+            let transactions = state.transactions().iter();
+            self.durable.extend(transactions.map(|t| (t.id.clone(), t.staged.clone())));
         }
         Ok(())
+    }
+
+    /// The metadata and every file that it names.
+    fn all_there(&self, id: CheckpointId, handle: &FileHandle) -> Result<CheckpointMetadata, Violation> {
+        self.whole(id, handle)?;
+        let Some(metadata) = self.metadata.get(&handle.path).cloned() else {
+            return Err(Violation::new("restorable", "a listed checkpoint has metadata")
+                .of("metadata")
+                .found(id));
+        };
+        for handle in handles(&metadata) {
+            self.whole(id, handle)?;
+        }
+        Ok(metadata)
     }
 
     fn whole(&self, id: CheckpointId, handle: &FileHandle) -> Result<(), Violation> {
@@ -241,8 +279,8 @@ impl JobOracle {
     /// Every job is restored from its newest checkpoint, so that the next one has read as much and more.
     fn goes_on(&mut self, metadata: &CheckpointMetadata) -> Result<(), Violation> {
         for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
-            let SubtaskState::Source(positions) = state else { continue };
-            for position in positions {
+            let SubtaskState::Source(source) = state else { continue };
+            for position in &source.positions {
                 let before = self.positions.insert(position.partition, position.next_offset);
                 if before.is_some_and(|before| before > position.next_offset) {
                     return Err(Violation::new(
@@ -301,7 +339,7 @@ impl JobOracle {
             let names = |id: &String| self.objects.contains_key(&self.layout.output(id));
             self.durable.iter().any(|(id, staged)| staged == handle && names(id))
         };
-        let Some(metadata) = self.metadata.get(&checkpoint.id) else { return false };
+        let Some(metadata) = self.metadata.get(&checkpoint.metadata.path) else { return false };
         handles(metadata).any(|handle| handle.path == path && !committed(handle))
     }
 }
@@ -326,10 +364,10 @@ fn grows(before: &JobState, after: &JobState) -> Result<(), Violation> {
     }
     let ids = |state: &JobState| state.retained.iter().map(|c| c.id).collect::<Vec<_>>();
     let (old, new) = (ids(before), ids(after));
-    if !new.is_sorted_by(|a, b| a < b) || new.last() < old.last() {
+    if !new.is_sorted_by(|a, b| a < b) || !new.is_empty() && new.last() < old.last() {
         return broken("checkpoint ids grow", format!("ids above {old:?}"), format!("{new:?}"));
     }
-    if !old.is_empty() && new.is_empty() {
+    if !old.is_empty() && new.is_empty() && !after.status.is_terminal() {
         return broken("once there is a checkpoint there is always one", format!("{old:?}"), "none".into());
     }
     if new.last().is_some_and(|id| id.0 >= after.next_id_bound) {
@@ -339,11 +377,48 @@ fn grows(before: &JobState, after: &JobState) -> Result<(), Violation> {
             format!("{new:?}"),
         );
     }
+    if after.job_version < before.job_version
+        || after.job_version == before.job_version
+            && before.status.is_terminal()
+            && after.status != before.status
+    {
+        return broken("an end is the end", format!("{:?}", before.status), format!("{:?}", after.status));
+    }
+    fates(before, after)?;
     // Ids below the bound of the record before an epoch belong to earlier leaders.
     let late = new.iter().find(|id| after.epoch > before.epoch && !old.contains(id));
     match late {
         Some(id) => broken("a takeover lists no new checkpoint", format!("{old:?}"), id.to_string()),
         None => Ok(()),
+    }
+}
+
+/// What the list says of a checkpoint changes only forward.
+fn fates(before: &JobState, after: &JobState) -> Result<(), Violation> {
+    for old in &before.history {
+        let Some(new) = after.history.iter().find(|entry| entry.id == old.id) else { continue };
+        let is_forward = match (&old.status, &new.status) {
+            (EntryStatus::Creating, _) => true,
+            (EntryStatus::Present(was), EntryStatus::Cleared { was: still, .. }) => was == still,
+            (old, new) => old == new,
+        };
+        if !is_forward {
+            return Err(Violation::new("list", "a fate is final")
+                .of("entry")
+                .expected(format!("checkpoint {} to stay {}", old.id, old.status))
+                .found(&new.status));
+        }
+    }
+    let lost = after.retained.iter().find(|checkpoint| {
+        let entry = after.history.iter().find(|entry| entry.id == checkpoint.id);
+        entry.is_none_or(|entry| entry.present().is_none())
+    });
+    match lost {
+        None => Ok(()),
+        Some(checkpoint) => Err(Violation::new("list", "what is retained is listed as present")
+            .of("entry")
+            .expected(format!("checkpoint {} present", checkpoint.id))
+            .found("it is not")),
     }
 }
 
@@ -360,6 +435,7 @@ fn kind(layout: &Layout, path: &str) -> &'static str {
         Some(Object::Private { .. }) => "private file",
         Some(Object::Shared { .. }) => "shared file",
         Some(Object::Staged { .. }) => "staged output",
+        Some(Object::Savepoint { .. }) => "savepoint",
         Some(Object::Output { .. }) => "output",
         None => "object",
     }

@@ -2,5 +2,6 @@
 
 pub mod attempts;
 pub mod batches;
+pub mod cold;
 pub mod job;
 pub mod watch;

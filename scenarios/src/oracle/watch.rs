@@ -27,7 +27,7 @@ impl Oracles {
             attempts: AttemptOracle::new(
                 world.count("coordinator"),
                 world.knob("tolerable_failures"),
-                world.knob("max_concurrent"),
+                crate::cluster::max_concurrent(world) as u64,
             ),
         }));
         let (told, world_of_watch) = (oracles.clone(), world.clone());

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::layout::{Layout, Object};
+use super::super::layout::Object;
 use super::super::snapshot::{CheckpointId, CheckpointMetadata, SubtaskState};
 use super::{Coordinator, Decision};
 
@@ -21,12 +21,28 @@ pub(super) struct Retained {
 }
 
 impl Retained {
-    pub(super) fn of(metadata: &CheckpointMetadata, layout: &Layout) -> Retained {
-        Retained { id: metadata.id, files: own_files(layout, metadata), shared: shared_files(metadata) }
+    /// What the checkpoint has, whose metadata is at `path`.
+    pub(super) fn of(metadata: &CheckpointMetadata, path: String) -> Retained {
+        let states = || metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks);
+        let files = states().flat_map(own_paths).chain([path]).collect();
+        Retained { id: metadata.id, files, shared: states().flat_map(shared_paths).collect() }
+    }
+
+    /// A savepoint: what it has is not ours to delete.
+    pub(super) fn nothing(id: CheckpointId) -> Retained {
+        Retained { id, files: BTreeSet::new(), shared: BTreeSet::new() }
     }
 }
 
 impl Coordinator {
+    /// The register names `named` and, if `has_origin`, still what the job was started from: a user deleted a checkpoint, or
+    /// the job has ended and its checkpoints with it.
+    pub fn let_go(&mut self, named: &[CheckpointId], has_origin: bool) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        self.subsume(named, has_origin, &mut decisions);
+        decisions
+    }
+
     /// Deletes the files that one dead checkpoint alone could have had. Staged output is not among them: its transaction goes
     /// on and will be part of the next checkpoint.
     pub(super) fn delete_private(&mut self, state: &SubtaskState, decisions: &mut Vec<Decision>) {
@@ -37,23 +53,29 @@ impl Coordinator {
     }
 
     /// Lets go of what the register does not name any more.
-    pub(super) fn subsume(&mut self, named: &[CheckpointId], decisions: &mut Vec<Decision>) {
-        let (kept, subsumed): (Vec<_>, Vec<_>) =
+    pub(super) fn subsume(
+        &mut self,
+        named: &[CheckpointId],
+        has_origin: bool,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let (kept, mut gone): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.retained).into_iter().partition(|retained| named.contains(&retained.id));
         assert!(kept.iter().map(|retained| &retained.id).eq(named), "the register names {named:?}");
         self.retained = kept;
+        if !has_origin {
+            gone.extend(self.origin.take());
+        }
+        let held = || self.retained.iter().chain(&self.origin);
         let pending: BTreeSet<_> =
             self.pending.values().flat_map(|p| p.states.values()).flat_map(own_paths).collect();
-        let referenced = |path: &String| {
-            pending.contains(path) || self.retained.iter().any(|retained| retained.files.contains(path))
-        };
-        let mut paths: Vec<_> = subsumed
-            .into_iter()
-            .flat_map(|retained| retained.files)
-            .filter(|path| !referenced(path))
-            .collect();
-        let lowest = self.retained.first().expect("the newest is always kept").id;
-        paths.extend(self.registry.unregister_unused(lowest));
+        let referenced =
+            |path: &String| pending.contains(path) || held().any(|retained| retained.files.contains(path));
+        let mut paths: Vec<_> =
+            gone.into_iter().flat_map(|retained| retained.files).filter(|path| !referenced(path)).collect();
+        let lowest = held().map(|retained| retained.id).min();
+        assert!(lowest.is_some() || self.pending.is_empty(), "while a job runs, the newest is always kept");
+        paths.extend(self.registry.unregister_unused(lowest.unwrap_or(CheckpointId(u64::MAX))));
         self.delete(paths, decisions);
     }
 
@@ -65,21 +87,12 @@ impl Coordinator {
     }
 }
 
-fn shared_files(metadata: &CheckpointMetadata) -> BTreeSet<String> {
-    metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks).flat_map(shared_paths).collect()
-}
-
 pub(super) fn shared_paths(state: &SubtaskState) -> impl Iterator<Item = String> {
     state.shared_files().map(|handle| handle.path.clone())
 }
 
 pub(super) fn own_paths(state: &SubtaskState) -> impl Iterator<Item = String> {
     state.private_files().into_iter().map(|handle| handle.path.clone())
-}
-
-fn own_files(layout: &Layout, metadata: &CheckpointMetadata) -> BTreeSet<String> {
-    let states = metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks);
-    states.flat_map(own_paths).chain([layout.metadata(metadata.id)]).collect()
 }
 
 pub(super) fn all_files(state: &SubtaskState) -> impl Iterator<Item = (&str, u64)> {

@@ -27,6 +27,8 @@ pub(super) struct Worker {
 pub(super) struct Attempted {
     pub attempt: Attempt,
     pub parallelism: u16,
+    /// The job is about to end with a savepoint: sources read nothing.
+    pub stopping: bool,
     /// All tasks are to run by then.
     pub due_us: u64,
     /// Where each task runs.
@@ -113,6 +115,7 @@ impl Cluster {
     ///
     /// # Panics
     /// If there are fewer slots than `parallelism`, or more than the key groups are asked for.
+    #[expect(clippy::too_many_arguments, reason = "what a deployment is made of")]
     pub fn deploy(
         &mut self,
         attempt: Attempt,
@@ -121,6 +124,7 @@ impl Cluster {
         parallelism: u16,
         max_parallelism: u16,
         due_us: u64,
+        stopping: bool,
     ) -> Vec<Assignment> {
         let slots = self.spread(parallelism);
         let states = restore_all(plan, from, parallelism, max_parallelism);
@@ -144,6 +148,7 @@ impl Cluster {
         self.current = Some(Attempted {
             attempt,
             parallelism,
+            stopping,
             due_us,
             workers,
             running: BTreeSet::new(),
@@ -192,11 +197,16 @@ impl Cluster {
 }
 
 impl Attempted {
+    /// True if every task has restored its state.
+    pub fn all_run(&self) -> bool {
+        self.running.len() == self.workers.len()
+    }
+
     /// How far it is.
     pub fn phase(&self, plan: &[VertexPlan]) -> JobPhase {
-        if self.running.len() < self.workers.len() {
+        if !self.all_run() {
             JobPhase::Deploying
-        } else if self.is_exhausted(plan) {
+        } else if self.stopping || self.is_exhausted(plan) {
             JobPhase::Finishing
         } else {
             JobPhase::Running
@@ -265,7 +275,7 @@ mod tests {
         cluster.hello("b".into(), worker(2, 3));
         assert_eq!(cluster.slots(), 4);
         let attempt = Attempt { epoch: 1, number: 1 };
-        let assignments = cluster.deploy(attempt, &plan(), None, 4, 8, 1000);
+        let assignments = cluster.deploy(attempt, &plan(), None, 4, 8, 1000, false);
         let tasks = |c: u64| {
             let of = assignments.iter().find(|a| a.connection == ConnectionId(c)).unwrap();
             of.tasks.iter().map(|t| t.task.to_string()).collect::<Vec<_>>()
@@ -280,7 +290,7 @@ mod tests {
     fn a_worker_that_comes_back_has_lost_its_tasks() {
         let mut cluster = Cluster::default();
         cluster.hello("a".into(), worker(1, 2));
-        cluster.deploy(Attempt { epoch: 1, number: 1 }, &plan(), None, 2, 8, 1000);
+        cluster.deploy(Attempt { epoch: 1, number: 1 }, &plan(), None, 2, 8, 1000, false);
         assert!(cluster.hello("a".into(), worker(2, 2)));
         assert!(!cluster.hello("b".into(), worker(3, 2)));
         cluster.heard(ConnectionId(3), 50);

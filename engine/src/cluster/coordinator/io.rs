@@ -1,6 +1,6 @@
 //! The coordinator's calls to the world: each runs beside the owner and reports one fact.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,9 @@ use cutwater_io::task::{self, JoinHandle};
 use cutwater_io::{buggify, point, reachable, time};
 
 use super::{Context, Event, points};
-use crate::checkpoint::log::{JobState, Outcome, Record};
+use crate::checkpoint::job_state::{ClaimMode, CompletedCheckpoint, JobState, Origin};
+use crate::checkpoint::log::{Outcome, Record};
+use crate::checkpoint::metadata::Place;
 use crate::checkpoint::read::ReadError;
 use crate::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, FileHandle};
 use crate::checkpoint::{metadata, points as checkpoint_points, read, write};
@@ -23,8 +25,10 @@ pub(super) enum Fact {
     Observed(Observation),
     /// A change of the register has an outcome.
     Appended(Outcome),
-    /// The metadata of all retained checkpoints.
-    Loaded(Vec<CheckpointMetadata>),
+    /// What the register says can be restored from.
+    Loaded(Box<Loaded>),
+    /// What a user wants to start from is whole and fits the job, or not.
+    Resolved(Resolved),
     /// The checkpoint to restore from is readable and its files are there, or not.
     Verified(Result<(), ReadError>),
     /// The metadata of a checkpoint is durable, or not.
@@ -38,6 +42,17 @@ pub(super) enum Fact {
     /// The highest version of the register, if it could be listed.
     Newest(Option<u64>),
 }
+
+/// See [`Fact::Loaded`].
+pub(super) struct Loaded {
+    /// The metadata of all retained checkpoints.
+    pub retained: Vec<CheckpointMetadata>,
+    /// Of what the job was started from, if that is not retained.
+    pub origin: Option<CheckpointMetadata>,
+}
+
+/// See [`Fact::Resolved`].
+pub(super) type Resolved = Result<Origin, ReadError>;
 
 /// Runs a call and reports its fact to the owner, marked with the term.
 pub(super) fn spawn(
@@ -101,7 +116,7 @@ pub(super) async fn append(context: Arc<Context>, record: Record) -> Fact {
 pub(super) async fn load(context: Arc<Context>, state: JobState) -> Fact {
     loop {
         match load_all(&context, &state).await {
-            Ok(loaded) => return Fact::Loaded(loaded),
+            Ok(loaded) => return Fact::Loaded(Box::new(loaded)),
             Err(error) => {
                 reachable!(points::RESTORE_RETRIED);
                 tracing::warn!(%error, "a retained checkpoint cannot be read; trying again");
@@ -111,20 +126,46 @@ pub(super) async fn load(context: Arc<Context>, state: JobState) -> Fact {
     }
 }
 
-async fn load_all(context: &Context, state: &JobState) -> Result<Vec<CheckpointMetadata>, ReadError> {
-    let mut loaded = Vec::new();
+async fn load_all(context: &Context, state: &JobState) -> Result<Loaded, ReadError> {
+    let mut loaded = Loaded { retained: Vec::new(), origin: None };
+    let allow = state.origin().is_some_and(|origin| origin.allow_non_restored);
     for checkpoint in &state.retained {
-        let found = read::load_metadata(&*context.store, checkpoint).await?;
-        metadata::validate(
-            &found,
-            &context.layout,
-            checkpoint.id,
-            &context.config.plan,
-            state.max_parallelism,
-        )?;
-        loaded.push(found);
+        let place = match checkpoint.is_savepoint {
+            true => Place::Elsewhere,
+            false => Place::Checkpoint(&context.layout, checkpoint.id),
+        };
+        loaded.retained.push(load_one(context, checkpoint, place, allow).await?);
+    }
+    if let Some(origin) = state.origin().filter(|origin| origin.claim.is_some()) {
+        loaded.origin = Some(load_one(context, &origin.checkpoint, Place::Elsewhere, allow).await?);
     }
     Ok(loaded)
+}
+
+async fn load_one(
+    context: &Context,
+    checkpoint: &CompletedCheckpoint,
+    place: Place<'_>,
+    allow_non_restored: bool,
+) -> Result<CheckpointMetadata, ReadError> {
+    let found = read::load_metadata(&*context.store, checkpoint).await?;
+    metadata::validate(&found, &checkpoint.metadata.path, place, &context.fit(allow_non_restored))?;
+    Ok(found)
+}
+
+/// Finds out whether the job can start from what is at `path`: the directory of a checkpoint or savepoint, or its metadata
+/// object under whatever name. Nothing is changed.
+pub(super) async fn resolve(
+    context: &Context,
+    path: &str,
+    claim: ClaimMode,
+    allow_non_restored: bool,
+) -> Resolved {
+    let (metadata, found) = read::resolve(&*context.store, path).await?;
+    metadata::validate(&found, &metadata.path, Place::Elsewhere, &context.fit(allow_non_restored))?;
+    read::verify_files(&*context.store, &context.layout, &found).await?;
+    let checkpoint = CompletedCheckpoint { id: found.id, metadata, is_savepoint: found.savepoint.is_some() };
+    Ok(Origin { checkpoint, claim: Some(claim), allow_non_restored })
 }
 
 pub(super) async fn verify(context: Arc<Context>, checkpoint: Option<CheckpointMetadata>) -> Fact {
@@ -139,9 +180,13 @@ pub(super) async fn verify(context: Arc<Context>, checkpoint: Option<CheckpointM
     Fact::Verified(verified)
 }
 
-pub(super) async fn write_metadata(context: Arc<Context>, metadata: CheckpointMetadata) -> Fact {
+pub(super) async fn write_metadata(
+    context: Arc<Context>,
+    path: String,
+    metadata: CheckpointMetadata,
+) -> Fact {
     let limit = context.config.checkpoint.timeout;
-    let written = write::write_metadata(&*context.store, &context.layout, &metadata, limit).await;
+    let written = write::write_metadata(&*context.store, path, &metadata, limit).await;
     Fact::MetadataWritten(metadata.id, written)
 }
 
@@ -151,8 +196,8 @@ pub(super) async fn delete(context: Arc<Context>, paths: Vec<String>) -> Fact {
     Fact::Deleted
 }
 
-pub(super) async fn list(context: Arc<Context>) -> Fact {
-    let listed = read::list_sweepable(&*context.store, &context.layout).await;
+pub(super) async fn list(context: Arc<Context>, abandoned: BTreeSet<String>) -> Fact {
+    let listed = read::list_sweepable(&*context.store, &context.layout, &abandoned).await;
     Fact::Listed(listed.inspect_err(|error| tracing::info!(%error, "no sweep")).ok())
 }
 

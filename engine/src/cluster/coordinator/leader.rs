@@ -1,25 +1,29 @@
 //! A leader: the state of one term, and the execution of what the machines decide.
 
+mod details;
 mod messages;
+mod requests;
+mod restore;
+mod sweeping;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cutwater_io::task::AbortOnDrop;
-use cutwater_io::{buggify, entropy, reachable, sometimes, time};
+use cutwater_io::{entropy, reachable, sometimes, time};
 
 use super::connections::{ConnectionId, Connections};
 use super::deployment::Cluster;
 use super::io::{self, Fact};
 use super::{Context, now_us, points};
-use crate::checkpoint::coordinator::{Coordinator, Decision, ID_BLOCK};
-use crate::checkpoint::log::{Change, JobState, Outcome, Record, Status};
+use crate::checkpoint::coordinator::{Coordinator, Decision};
+use crate::checkpoint::history::{self, Entry};
+use crate::checkpoint::job_state::{Change, JobState, Status};
+use crate::checkpoint::log::{Outcome, Record};
 use crate::checkpoint::snapshot::{CheckpointId, CheckpointMetadata};
-use crate::checkpoint::{points as checkpoint_points, sweep};
+use crate::cluster::console::Restored;
 use crate::cluster::rpc::{Attempt, FromCoordinator};
-
-/// Until the next try, when a change of the register was under way.
-const RETRY_SWEEP_US: u64 = 500_000;
+use details::Details;
 
 pub(super) struct Leader {
     context: Arc<Context>,
@@ -28,20 +32,36 @@ pub(super) struct Leader {
     state: JobState,
     changes: VecDeque<(Change, Option<ConnectionId>)>,
     in_flight: Option<Flight>,
-    /// Absent until the retained checkpoints are read.
+    /// The retained checkpoints are being read.
+    loading: bool,
+    /// Absent until they were read for the first time.
     machine: Option<Coordinator>,
     /// Metadata of the retained checkpoints, and of those being written.
     metadata: BTreeMap<CheckpointId, CheckpointMetadata>,
+    /// Metadata of what the job was started from, if that is not retained.
+    origin: Option<CheckpointMetadata>,
+    /// What became of checkpoints that did not complete; goes into the list with the next change.
+    notes: Vec<Entry>,
+    /// Why requests of users came to nothing, the oldest first.
+    given_back: VecDeque<(String, String)>,
+    details: Details,
+    /// Who waits for a job to be brought back, while it is looked at what from.
+    starting: Option<ConnectionId>,
     cluster: Cluster,
     attempts: u32,
     last_parallelism: u16,
     stage: Stage,
     restart: Option<String>,
+    /// Attempts that were lost since a checkpoint completed.
+    restarts: u32,
+    restores: u64,
+    restored: Option<Restored>,
     sweeping: bool,
     /// When the next sweep is due.
     sweep_at_us: u64,
     check_at_us: u64,
-    finishing: bool,
+    /// The end is on its way to the register.
+    ending: bool,
     deposed: bool,
 }
 
@@ -61,8 +81,8 @@ enum Stage {
     Verifying,
     /// Tasks are deployed.
     Deployed,
-    /// There is nothing left to do.
-    Finished,
+    /// There is nothing left to do, unless a user brings the job back.
+    Ended,
 }
 
 impl Leader {
@@ -72,12 +92,13 @@ impl Leader {
         let Record { version, state, .. } = record;
         let sweep_at_us = now + micros(context.config.sweep_interval);
         io::spawn(&context, term, io::load(context.clone(), state.clone()));
-        let stage = match state.status {
-            Status::Running => {
-                Stage::Waiting { not_before_us: now, settled_us: now + micros(context.config.slots_wait) }
-            }
-            Status::Finished => Stage::Finished,
+        let settled_us = now + micros(context.config.slots_wait);
+        let stage = match state.status.is_terminal() {
+            false => Stage::Waiting { not_before_us: now, settled_us },
+            true => Stage::Ended,
         };
+        let abandoned = state.abandoned().into_iter().cloned();
+        let notes = abandoned.map(|entry| entry.failed("its leader was lost", unix_ms())).collect();
         Leader {
             check_at_us: now + micros(context.config.lease),
             context,
@@ -87,15 +108,24 @@ impl Leader {
             state,
             changes: VecDeque::new(),
             in_flight: None,
+            loading: true,
             machine: None,
             metadata: BTreeMap::new(),
+            origin: None,
+            notes,
+            given_back: VecDeque::new(),
+            details: Details::default(),
+            starting: None,
             cluster: Cluster::default(),
             attempts: 0,
             stage,
             restart: None,
+            restarts: 0,
+            restores: 0,
+            restored: None,
             sweeping: false,
             sweep_at_us,
-            finishing: false,
+            ending: false,
             deposed: false,
         }
     }
@@ -141,7 +171,7 @@ impl Leader {
         if let Some(reason) = self.restart.take() {
             self.end_attempt(&reason, connections);
         }
-        self.finish_if_committed();
+        self.end_if_committed(connections);
         self.flush_changes();
         self.sweep_if_due(now);
         self.deploy_if_possible();
@@ -161,7 +191,8 @@ impl Leader {
     pub fn fact(&mut self, fact: Fact, connections: &mut Connections) -> bool {
         match fact {
             Fact::Appended(outcome) => return self.appended(outcome, connections),
-            Fact::Loaded(loaded) => self.loaded(loaded),
+            Fact::Loaded(loaded) => self.loaded(*loaded),
+            Fact::Resolved(resolved) => self.resolved(resolved, connections),
             Fact::Verified(Ok(())) => self.deploy(connections),
             Fact::Verified(Err(error)) => {
                 reachable!(points::RESTORE_RETRIED);
@@ -173,7 +204,7 @@ impl Leader {
                 self.execute(decisions, connections);
             }
             Fact::MetadataWritten(id, Err(error)) => {
-                let decisions = self.machine().metadata_failed(id, &error.to_string());
+                let decisions = self.machine().metadata_failed(id, &error.to_string(), unix_ms());
                 self.execute(decisions, connections);
             }
             Fact::Deleted => self.machine().deleted(),
@@ -199,31 +230,6 @@ impl Leader {
         io::spawn(&self.context, self.term, call);
     }
 
-    /// Retained checkpoints are read: the registry is complete before anything can be subsumed.
-    fn loaded(&mut self, loaded: Vec<CheckpointMetadata>) {
-        let bound = self.state.next_id_bound;
-        let machine = Coordinator::new(
-            self.context.layout.clone(),
-            self.context.config.checkpoint,
-            self.context.config.plan.clone(),
-            self.state.max_parallelism,
-            bound - ID_BLOCK..bound,
-            &loaded,
-        );
-        match machine {
-            Ok(machine) => self.machine = Some(machine),
-            Err(error) => {
-                tracing::error!(%error, "the retained checkpoints contradict each other; reading them again");
-                self.spawn(io::load(self.context.clone(), self.state.clone()));
-                return;
-            }
-        }
-        self.metadata = io::by_id(loaded);
-        if self.stage == Stage::Finished {
-            self.request_sweep();
-        }
-    }
-
     fn worker_lost(&mut self, connection: ConnectionId, how: &str) {
         if self.cluster.lost(connection) {
             self.restart.get_or_insert(format!("a worker {how}"));
@@ -233,10 +239,12 @@ impl Leader {
     fn execute(&mut self, decisions: Vec<Decision>, connections: &mut Connections) {
         for decision in decisions {
             match decision {
-                Decision::Trigger(checkpoint) => {
+                Decision::ReserveIds(bound) => self.changes.push_back((Change::ReserveIds { bound }, None)),
+                Decision::Begin(entry) => self.changes.push_back((Change::Begin(entry), None)),
+                Decision::Trigger(barrier) => {
                     self.tell_tasks(connections, true, |attempt| FromCoordinator::Trigger {
                         attempt,
-                        checkpoint,
+                        barrier: barrier.clone(),
                     });
                 }
                 Decision::NotifyComplete(checkpoint) => {
@@ -245,27 +253,40 @@ impl Leader {
                         checkpoint,
                     });
                 }
-                Decision::NotifyAborted(checkpoint) => {
+                Decision::Forget(checkpoint) => {
                     self.tell_tasks(connections, false, |attempt| FromCoordinator::NotifyAborted {
                         attempt,
                         checkpoint,
                     });
                 }
-                Decision::ReserveIds(bound) => self.changes.push_back((Change::ReserveIds { bound }, None)),
-                Decision::WriteMetadata(metadata) => {
+                Decision::WriteMetadata { path, metadata } => {
                     self.metadata.insert(metadata.id, (*metadata).clone());
-                    self.spawn(io::write_metadata(self.context.clone(), *metadata));
+                    self.spawn(io::write_metadata(self.context.clone(), path, *metadata));
                 }
-                Decision::Complete(checkpoint) => {
+                Decision::Complete { entry, stops } => {
                     let retain = self.context.config.checkpoint.retained;
-                    self.changes.push_back((Change::Complete { checkpoint, retain }, None));
+                    let change = match entry.is_savepoint() && !stops {
+                        true => Change::Savepoint(entry),
+                        false => Change::Complete { entry, retain, stops },
+                    };
+                    self.changes.push_back((change, None));
                 }
+                Decision::Note(entry) => self.note(*entry),
+                Decision::GiveBack { trigger_id, reason } => self.give_back(trigger_id, reason),
                 Decision::Delete(paths) => self.spawn(io::delete(self.context.clone(), paths)),
                 Decision::Restart(reason) => {
                     self.restart.get_or_insert(reason);
                 }
             }
         }
+    }
+
+    /// Beyond the bound of the list a note would be forgotten there at once.
+    fn note(&mut self, entry: Entry) {
+        if self.notes.len() == history::ENTRIES {
+            self.notes.remove(0);
+        }
+        self.notes.push(entry);
     }
 
     fn tell_tasks(
@@ -285,21 +306,21 @@ impl Leader {
         }
     }
 
-    /// Begins the next change of the register. One at a time: each builds on the one before.
+    /// Begins the next change of the register. One at a time: each builds on the one before. Notes travel with it; alone they
+    /// go only when nothing waits for the register.
     fn flush_changes(&mut self) {
-        while self.in_flight.is_none()
-            && let Some((change, reply)) = self.changes.pop_front()
-        {
-            let next = self.state.changed(&change);
-            let record = Record {
-                version: self.version + 1,
-                writer: entropy::uuid("log.writer"),
-                state: next.clone(),
-            };
-            let append = io::append(self.context.clone(), record);
-            let append = io::spawn(&self.context, self.term, append).abort_on_drop();
-            self.in_flight = Some(Flight { change, next, reply, since_us: now_us(), _append: append });
+        if self.in_flight.is_some() {
+            return;
         }
+        let quiet = matches!(self.stage, Stage::Deployed | Stage::Ended) && self.restart.is_none();
+        let alone = || (quiet && !self.notes.is_empty()).then_some((Change::Note, None));
+        let Some((change, reply)) = self.changes.pop_front().or_else(alone) else { return };
+        let next = self.state.changed(&change).noted(&std::mem::take(&mut self.notes));
+        let record =
+            Record { version: self.version + 1, writer: entropy::uuid("log.writer"), state: next.clone() };
+        let append = io::append(self.context.clone(), record);
+        let append = io::spawn(&self.context, self.term, append).abort_on_drop();
+        self.in_flight = Some(Flight { change, next, reply, since_us: now_us(), _append: append });
     }
 
     fn appended(&mut self, outcome: Outcome, connections: &mut Connections) -> bool {
@@ -312,14 +333,23 @@ impl Leader {
         self.state = flight.next;
         match flight.change {
             Change::ReserveIds { bound } => self.machine().ids_reserved(bound),
-            Change::Complete { checkpoint, .. } => self.completed(checkpoint.id, connections),
+            Change::Begin(entry) => {
+                let decisions = self.machine().begun(entry.id, now_us());
+                self.execute(decisions, connections);
+            }
+            Change::Complete { entry, .. } | Change::Savepoint(entry) => {
+                self.completed(entry.id, connections)
+            }
+            Change::Note => {}
+            Change::Clear { id, .. } => self.cleared(id, connections),
             Change::Rescale { parallelism } => {
                 let running = self.cluster.current().map(|current| current.parallelism);
                 if running.is_some_and(|running| running != parallelism.min(self.cluster.slots())) {
                     self.restart.get_or_insert(format!("another parallelism is wanted: {parallelism}"));
                 }
             }
-            Change::Finish => self.finished(connections),
+            Change::End { .. } => self.ended(connections),
+            Change::Start { .. } => self.started(),
         }
         if let Some(user) = flight.reply {
             connections.send(user, &FromCoordinator::Accepted);
@@ -327,27 +357,60 @@ impl Leader {
         true
     }
 
+    fn retained_ids(&self) -> Vec<CheckpointId> {
+        self.state.retained.iter().map(|checkpoint| checkpoint.id).collect()
+    }
+
     fn completed(&mut self, id: CheckpointId, connections: &mut Connections) {
-        let retained: Vec<_> = self.state.retained.iter().map(|checkpoint| checkpoint.id).collect();
-        let decisions = self.machine().completed(id, &retained, now_us());
-        // Those being written are newer than the latest; those that failed meanwhile are older.
-        self.metadata.retain(|other, _| *other > id || retained.contains(other));
+        let retained = self.retained_ids();
+        let decisions = self.machine().completed(id, &retained, now_us(), unix_ms());
+        // Those being written may be newer or older than this one.
+        let pending: Vec<_> = self.machine().pending().map(|entry| entry.id).collect();
+        self.metadata.retain(|other, _| pending.contains(other) || retained.contains(other));
+        if self.state.origin().is_none() {
+            self.origin = None;
+        }
+        self.restarts = 0;
         self.execute(decisions, connections);
     }
 
-    /// Everything is committed: says so in the register.
-    fn finish_if_committed(&mut self) {
+    /// What is last is committed, or there is nothing left to commit: says so in the register.
+    fn end_if_committed(&mut self, connections: &mut Connections) {
         let plan = &self.context.config.plan;
         let (Some(machine), Some(current)) = (&self.machine, self.cluster.current()) else { return };
-        let committed = machine.last_checkpoint().is_some_and(|last| current.has_committed(plan, last));
-        if committed && !self.finishing {
-            self.finishing = true;
-            self.changes.push_back((Change::Finish, None));
+        let is_committed = match self.state.status {
+            Status::Running => {
+                machine.last_checkpoint().is_some_and(|last| current.has_committed(plan, last))
+            }
+            // A sink that runs has committed what it was restored with.
+            Status::Stopping { savepoint } => {
+                current.all_run() && current.stopping || current.has_committed(plan, savepoint)
+            }
+            Status::Finished | Status::Cancelled | Status::Failed { .. } => false,
+        };
+        if is_committed {
+            self.end(Status::Finished, None, connections);
         }
     }
 
-    fn finished(&mut self, connections: &mut Connections) {
-        self.stage = Stage::Finished;
+    /// Puts the end on its way to the register. What can still be given up is given up now, so that nothing completes after.
+    fn end(&mut self, status: Status, reply: Option<ConnectionId>, connections: &mut Connections) {
+        if self.ending || self.state.status.is_terminal() {
+            return;
+        }
+        self.ending = true;
+        let keep = self.context.config.checkpoint.retention.keeps(&status);
+        if let Some(machine) = &mut self.machine {
+            let decisions = machine.stop("the job ended", unix_ms());
+            self.execute(decisions, connections);
+        }
+        self.changes.push_back((Change::End { status, keep, at_unix_ms: unix_ms() }, reply));
+    }
+
+    fn ended(&mut self, connections: &mut Connections) {
+        tracing::info!(status = ?self.state.status, "the job has ended");
+        self.ending = false;
+        self.stage = Stage::Ended;
         self.restart = None;
         let attempt = Attempt { epoch: self.state.epoch, number: self.attempts };
         self.cluster.end_attempt();
@@ -356,12 +419,23 @@ impl Leader {
         }
         for (_, user) in std::mem::take(&mut self.changes) {
             if let Some(user) = user {
-                connections.send(user, &FromCoordinator::Refused { reason: "the job is finished".into() });
+                connections.send(user, &FromCoordinator::Refused { reason: "the job has ended".into() });
             }
         }
-        let decisions = self.machine().stop();
-        self.execute(decisions, connections);
+        self.let_go(connections);
         self.request_sweep();
+    }
+
+    /// Deletes the files of what the register does not name any more.
+    fn let_go(&mut self, connections: &mut Connections) {
+        let (retained, has_origin) = (self.retained_ids(), self.state.origin().is_some());
+        let Some(machine) = &mut self.machine else { return };
+        let decisions = machine.let_go(&retained, has_origin);
+        self.metadata.retain(|id, _| retained.contains(id));
+        if !has_origin {
+            self.origin = None;
+        }
+        self.execute(decisions, connections);
     }
 
     /// The attempt is lost: what it was about to complete is aborted, then comes the next.
@@ -370,17 +444,21 @@ impl Leader {
         tracing::info!(attempt = %ended.attempt, reason, "attempt lost");
         let machine = self.machine();
         sometimes!(points::RESTORED_AFTER_ABORT, machine.pending().next().is_some());
-        let decisions = machine.stop();
+        let decisions = machine.stop(&format!("the attempt was lost: {reason}"), unix_ms());
         self.execute(decisions, connections);
         for worker in self.cluster.connections() {
             connections.send(worker, &FromCoordinator::Cancel { attempt: ended.attempt });
         }
         self.restart = None;
+        self.restarts += 1;
+        if self.context.config.restarts_max.is_some_and(|max| self.restarts > max) {
+            self.end(Status::Failed { reason: reason.into() }, None, connections);
+        }
         self.wait();
     }
 
     fn wait(&mut self) {
-        if self.stage == Stage::Finished {
+        if self.stage == Stage::Ended {
             return;
         }
         let not_before_us = now_us() + micros(self.context.config.restart_delay);
@@ -389,106 +467,13 @@ impl Leader {
             settled_us: not_before_us + micros(self.context.config.slots_wait),
         };
     }
-
-    /// Starts to restore as soon as the fate of everything before is known and there is where to run.
-    fn deploy_if_possible(&mut self) {
-        let Stage::Waiting { not_before_us, settled_us } = self.stage else { return };
-        let now = now_us();
-        let settled = self.machine.as_ref().is_some_and(Coordinator::is_settled)
-            && self.in_flight.is_none()
-            && self.changes.is_empty();
-        let slots = self.cluster.slots();
-        let enough = slots >= self.state.parallelism || slots > 0 && now >= settled_us;
-        if !settled || !enough || now < not_before_us {
-            return;
-        }
-        self.stage = Stage::Verifying;
-        let latest = self.latest_metadata().cloned();
-        self.spawn(io::verify(self.context.clone(), latest));
-    }
-
-    fn latest_metadata(&self) -> Option<&CheckpointMetadata> {
-        let latest = self.state.latest()?;
-        Some(self.metadata.get(&latest.id).expect("the metadata of every retained checkpoint is kept"))
-    }
-
-    fn deploy(&mut self, connections: &mut Connections) {
-        let parallelism = self.state.parallelism.min(self.cluster.slots());
-        if self.stage != Stage::Verifying || parallelism == 0 {
-            self.wait();
-            return;
-        }
-        self.attempts += 1;
-        let attempt = Attempt { epoch: self.state.epoch, number: self.attempts };
-        let from = self.latest_metadata().cloned();
-        sometimes!(points::RESTORED, from.is_some());
-        sometimes!(points::SCALED_UP, self.last_parallelism != 0 && parallelism > self.last_parallelism);
-        sometimes!(points::SCALED_DOWN, parallelism < self.last_parallelism);
-        tracing::info!(%attempt, parallelism, from = ?from.as_ref().map(|from| from.id), "deploys");
-        self.last_parallelism = parallelism;
-        self.stage = Stage::Deployed;
-        let due_us = now_us() + micros(self.context.config.deploy_timeout);
-        let plan = &self.context.config.plan;
-        let assignments = self.cluster.deploy(
-            attempt,
-            plan,
-            from.as_ref(),
-            parallelism,
-            self.state.max_parallelism,
-            due_us,
-        );
-        for assignment in assignments {
-            let message = FromCoordinator::Deploy {
-                attempt,
-                job: self.context.config.job.clone(),
-                tasks: assignment.tasks,
-                placements: assignment.placements,
-            };
-            if !connections.send(assignment.connection, &message) {
-                self.worker_lost(assignment.connection, "does not read");
-            }
-        }
-    }
-
-    /// A sweep is worth while now; one that is under way may have looked too early.
-    pub(super) fn request_sweep(&mut self) {
-        self.sweep_at_us = now_us();
-    }
-
-    fn sweep_if_due(&mut self, now: u64) {
-        if !self.sweeping && (now >= self.sweep_at_us || buggify!(points::SWEEP_NOW)) {
-            self.sweeping = true;
-            self.sweep_at_us = now + micros(self.context.config.sweep_interval);
-            self.spawn(io::list(self.context.clone()));
-        }
-    }
-
-    /// The view is of now, and only taken while nothing is uncertain.
-    fn sweep(&mut self, listed: Option<Vec<String>>) {
-        let current = match (self.stage, self.cluster.current()) {
-            (Stage::Finished, _) => Some(Attempt { epoch: self.state.epoch, number: u32::MAX }),
-            (_, current) => current.map(|current| current.attempt),
-        };
-        let (Some(listed), Some(current), Some(machine)) = (listed, current, &self.machine) else {
-            self.sweeping = false;
-            return;
-        };
-        if machine.is_completing() {
-            self.sweeping = false;
-            self.sweep_at_us = now_us() + RETRY_SWEEP_US;
-            return;
-        }
-        let orphans = sweep::orphans(&self.context.layout, &machine.sweep_view(current), &listed);
-        sometimes!(checkpoint_points::SWEPT, !orphans.is_empty());
-        self.spawn(io::sweep(self.context.clone(), orphans, self.version));
-    }
 }
 
-fn micros(duration: std::time::Duration) -> u64 {
+pub(super) fn micros(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
 }
 
 /// For people: the wall clock may be wrong.
-fn unix_ms() -> u64 {
+pub(super) fn unix_ms() -> u64 {
     u64::try_from(time::unix_time().as_millis()).unwrap_or(u64::MAX)
 }

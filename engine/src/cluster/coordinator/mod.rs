@@ -29,8 +29,11 @@ use super::points;
 use super::rpc::{FromCoordinator, JobSpec, ToCoordinator};
 use crate::checkpoint::assign::VertexPlan;
 use crate::checkpoint::coordinator::{CheckpointConfig, ID_BLOCK};
+use crate::checkpoint::job_state::{Base, ClaimMode, JobState};
 use crate::checkpoint::layout::{InvalidName, Layout};
-use crate::checkpoint::log::{JobState, Outcome, Record};
+use crate::checkpoint::log::{Outcome, Record};
+use crate::checkpoint::metadata;
+use crate::checkpoint::read::ReadError;
 use connections::{ConnectionId, Connections};
 use io::Fact;
 use leader::Leader;
@@ -57,6 +60,12 @@ pub struct CoordinatorConfig {
     pub max_parallelism: u16,
     /// Parallelism of a new job; later the register's counts.
     pub parallelism: u16,
+    /// What a new job starts from; one that exists goes on from where it was.
+    pub start_from: Option<StartFrom>,
+    /// State of vertices that the job does not have any more may be left behind.
+    pub allow_non_restored: bool,
+    /// How often the job may be restarted without a checkpoint in between, before it has failed; `None` is for ever.
+    pub restarts_max: Option<u32>,
     /// When checkpoints are taken.
     pub checkpoint: CheckpointConfig,
     /// How long a leader may be silent before a candidate takes over; a drawn half of it comes on top. At least four times
@@ -78,6 +87,15 @@ pub struct CoordinatorConfig {
     /// How many of the newest versions of the register are kept, at least 2;
     /// [`KEEP_VERSIONS`](crate::checkpoint::log::KEEP_VERSIONS) is a good number.
     pub keep_versions: u64,
+}
+
+/// A checkpoint or savepoint that a job is started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartFrom {
+    /// Its directory or its metadata object, in the object store.
+    pub path: String,
+    /// Whose it is from then on.
+    pub claim: ClaimMode,
 }
 
 /// Why a coordinator cannot run.
@@ -106,6 +124,14 @@ pub enum Error {
         found: u16,
         /// In the configuration.
         configured: u16,
+    },
+    /// The new job cannot start from what it was told to.
+    #[error("job {job} cannot start: {source}")]
+    Start {
+        /// The job.
+        job: String,
+        /// Why.
+        source: Box<ReadError>,
     },
     /// The lease is over before a slow leader was heard.
     #[error("configuration: lease is {lease:?} and must be at least four times ping_limit, {:?}", *ping_limit * 4)]
@@ -138,12 +164,25 @@ struct Context {
     events: mpsc::Sender<Event>,
 }
 
+impl Context {
+    /// The job, as what wants to start from a checkpoint.
+    fn fit(&self, allow_non_restored: bool) -> metadata::Job<'_> {
+        metadata::Job {
+            plan: &self.config.plan,
+            max_parallelism: self.config.max_parallelism,
+            allow_non_restored: allow_non_restored || self.config.allow_non_restored,
+        }
+    }
+}
+
 enum Role {
     /// Waits for the moment given, then looks at the register; or is looking.
     Candidate {
         leadership: Leadership,
         look_at_us: Option<u64>,
     },
+    /// Looks at what the new job is to start from.
+    Resolving,
     /// Has proposed itself.
     TakingOver {
         record: Record,
@@ -171,13 +210,10 @@ pub async fn run(config: CoordinatorConfig) -> Result<(), Error> {
 }
 
 fn check(config: &CoordinatorConfig) -> Result<(), Error> {
-    let CheckpointConfig { retained, max_concurrent, .. } = config.checkpoint;
     if config.parallelism == 0 || config.parallelism > config.max_parallelism {
         return Err(Error::Configuration("parallelism must be from 1 to max_parallelism"));
     }
-    if retained == 0 || max_concurrent == 0 {
-        return Err(Error::Configuration("retained and max_concurrent checkpoints must be at least 1"));
-    }
+    config.checkpoint.check().map_err(Error::Configuration)?;
     if config.keep_versions < 2 {
         return Err(Error::Configuration("keep_versions must be at least 2"));
     }
@@ -227,7 +263,7 @@ impl Process {
     fn next_deadline_us(&self) -> u64 {
         match &self.role {
             Role::Candidate { look_at_us, .. } => look_at_us.unwrap_or(u64::MAX / 2),
-            Role::TakingOver { .. } => u64::MAX / 2,
+            Role::Resolving | Role::TakingOver { .. } => u64::MAX / 2,
             Role::Leader(leader) => leader.next_deadline_us(),
         }
     }
@@ -244,7 +280,7 @@ impl Process {
                     self.step_down();
                 }
             }
-            Role::Candidate { .. } | Role::TakingOver { .. } => {}
+            Role::Candidate { .. } | Role::Resolving | Role::TakingOver { .. } => {}
         }
     }
 
@@ -280,6 +316,7 @@ impl Process {
     fn fact(&mut self, fact: Fact) -> Result<(), Error> {
         match (&mut self.role, fact) {
             (Role::Candidate { .. }, Fact::Observed(observation)) => return self.observed(observation),
+            (Role::Resolving, Fact::Resolved(resolved)) => return self.start_from(resolved),
             (Role::TakingOver { .. }, Fact::Appended(outcome)) => self.taken_over(outcome),
             (Role::Leader(leader), fact) => {
                 let leads = leader.fact(fact, &mut self.connections);
@@ -308,12 +345,48 @@ impl Process {
             let (job, configured) = (config.job.name.clone(), config.max_parallelism);
             return Err(Error::MaxParallelism { job, found, configured });
         }
+        if let (None, Some(StartFrom { path, claim })) = (&previous, &config.start_from) {
+            let (context, path, claim) = (self.context.clone(), path.trim_matches('/').to_owned(), *claim);
+            let allow = config.allow_non_restored;
+            let resolve = async move { Fact::Resolved(io::resolve(&context, &path, claim, allow).await) };
+            io::spawn(&self.context, self.term, resolve);
+            self.role = Role::Resolving;
+            return Ok(());
+        }
+        self.take_over(previous, Base::Newest);
+        Ok(())
+    }
+
+    /// What a new job is to start from was looked at, before anything was changed.
+    fn start_from(&mut self, resolved: io::Resolved) -> Result<(), Error> {
+        match resolved {
+            Ok(origin) => self.take_over(None, Base::Origin(Box::new(origin))),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "what the job starts from cannot be read; trying again");
+                self.step_down();
+                if let Role::Candidate { look_at_us, .. } = &mut self.role {
+                    *look_at_us =
+                        Some(now_us() + leader::micros(self.context.config.restart_delay).max(1_000));
+                }
+            }
+            Err(error) => {
+                let job = self.context.config.job.name.clone();
+                return Err(Error::Start { job, source: Box::new(error) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Proposes itself as the leader.
+    fn take_over(&mut self, previous: Option<Record>, base: Base) {
+        let config = &self.context.config;
         let state = JobState::taken_over(
             previous.as_ref().map(|record| &record.state),
             self.context.address,
             ID_BLOCK,
             config.max_parallelism,
             config.parallelism,
+            base,
         );
         let record = Record {
             version: previous.map_or(0, |record| record.version) + 1,
@@ -324,7 +397,6 @@ impl Process {
         let append = io::take_over(self.context.clone(), record.clone());
         let append = io::spawn(&self.context, self.term, append).abort_on_drop();
         self.role = Role::TakingOver { record, _append: append };
-        Ok(())
     }
 
     fn taken_over(&mut self, outcome: Outcome) {
@@ -367,6 +439,7 @@ fn candidate(context: &Context) -> Role {
 mod tests {
     use super::*;
     use crate::checkpoint::assign::VertexKind;
+    use crate::checkpoint::barrier::Alignment;
 
     fn config(lease: Duration, ping_limit: Duration) -> CoordinatorConfig {
         let second = Duration::from_secs(1);
@@ -379,6 +452,9 @@ mod tests {
             plan: vec![VertexPlan { uid: "sink".into(), kind: VertexKind::Sink, max: None }],
             max_parallelism: 8,
             parallelism: 1,
+            start_from: None,
+            allow_non_restored: false,
+            restarts_max: None,
             checkpoint: CheckpointConfig {
                 interval: second,
                 min_pause: second,
@@ -386,6 +462,8 @@ mod tests {
                 tolerable_failures: 0,
                 retained: 1,
                 max_concurrent: 1,
+                retention: Default::default(),
+                alignment: Alignment::Aligned,
             },
             lease,
             ping_limit,
@@ -406,5 +484,16 @@ mod tests {
         let expected = "configuration: lease is 199ms and must be at least four times ping_limit, 200ms";
         assert_eq!(error.to_string(), expected);
         assert!(check(&config(ms(199), ms(0))).is_err());
+    }
+
+    #[test]
+    fn checkpoints_that_overtake_are_refused_side_by_side() {
+        let mut config = config(Duration::from_secs(1), Duration::from_millis(1));
+        config.checkpoint.max_concurrent = 2;
+        assert!(check(&config).is_ok());
+        for alignment in [Alignment::Unaligned, Alignment::AlignedFor { timeout_us: 1 }] {
+            config.checkpoint.alignment = alignment;
+            assert!(check(&config).unwrap_err().to_string().contains("max_concurrent must be 1"));
+        }
     }
 }

@@ -28,8 +28,7 @@ pub fn build(job: &JobSpec) -> Result<JobGraph, UnknownQuery> {
     job.source("bids", bids)
         .key_by(|(auction, _bidder): &(u64, u64)| *auction)
         .process("count", || Count)
-        .key_by(|(auction, _)| *auction)
-        .sink("sink", |_, (auction, count)| record(auction, count));
+        .sink("sink", |(auction, count)| record(auction, count));
     Ok(job.build())
 }
 

@@ -33,12 +33,12 @@ pub fn build(job: &JobSpec) -> Result<JobGraph, UnknownQuery> {
         .process("count", || Count)
         .key_by(|(_, count)| bucket(*count))
         .process("histogram", || Count)
-        .key_by(|(bucket, _)| *bucket)
-        .sink("sink", |_, (bucket, count)| record(bucket, count));
+        .sink("sink", |(bucket, count)| record(bucket, count));
     Ok(job.build())
 }
 
-fn bucket(count: u64) -> u64 {
+/// The bucket of the bid that is the `count`-th of its auction, from 1.
+pub fn bucket(count: u64) -> u64 {
     count.ilog2().into()
 }
 

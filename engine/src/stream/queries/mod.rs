@@ -110,8 +110,6 @@ pub fn expected(job: &JobSpec) -> Result<Rows, UnknownQuery> {
 pub fn describe(record: &Record) -> String {
     match count::numbers(record) {
         Some((key, value)) => format!("({key}, {value})"),
-        None => {
-            format!("{} {}", String::from_utf8_lossy(&record.key), String::from_utf8_lossy(&record.value))
-        }
+        None => String::from_utf8_lossy(&record.value).into_owned(),
     }
 }

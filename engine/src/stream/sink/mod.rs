@@ -11,6 +11,9 @@
 //! - **Restore**: every transaction that the checkpoint holds is committed before any input is read; the notification may
 //!   have been lost with the attempt that staged it.
 //!
+//! - **Savepoint**: it gets copies of all that is not known to be committed, in its own directory, and nothing else changes: the
+//!   transactions go on, into the next checkpoint.
+//!
 //! Committed objects are thus a function of the completed checkpoints alone. Empty epochs leave nothing.
 //!
 //! Who deletes staged objects: the task, those of a committed transaction (a checkpoint that names one finds the committed
@@ -25,7 +28,7 @@ use bytes::Bytes;
 use cutwater_io::{point, sometimes};
 
 use super::{Error, points};
-use crate::checkpoint::layout::Layout;
+use crate::checkpoint::layout::{Layout, Object};
 use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkTransaction};
 use crate::cluster::rpc::Attempt;
 use crate::state::blob::{self, Blobs};
@@ -96,6 +99,9 @@ pub async fn recommit(blobs: &Blobs, layout: &Layout, transaction: &SinkTransact
         }
         Err(source) => return Err(failed(source)),
     }
-    unstage(&blobs, std::slice::from_ref(&transaction.staged.path)).await;
+    // What lies in a savepoint belongs to it.
+    if matches!(layout.parse(&transaction.staged.path), Some(Object::Staged { .. })) {
+        unstage(&blobs, std::slice::from_ref(&transaction.staged.path)).await;
+    }
     Ok(())
 }

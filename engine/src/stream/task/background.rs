@@ -50,11 +50,6 @@ impl<T: Send + 'static> Background<T> {
         .await
     }
 
-    /// Aborts a part, if there is one that has not ended.
-    pub(super) fn cancel(&mut self, checkpoint: CheckpointId) {
-        self.cancel_and(checkpoint, std::future::ready(()));
-    }
-
     /// Aborts a part if it has not ended, waits in a task of its own for its end, then does `then`.
     pub(super) fn cancel_and(
         &mut self,

@@ -1,18 +1,21 @@
 //! Tasks: the loops that run the subtasks of a deployment and take their part in checkpoints.
 //!
 //! - [`source`]: reads partitions, and emits a barrier when the coordinator says so.
-//! - [`operator`]: aligns barriers, snapshots its state; [`process`]: records, watermarks, timers.
-//! - [`sink`]: aligns barriers, stages and commits output.
+//! - [`intake`]: the input of the other two, and what its barriers ask for.
+//! - [`operator`]: snapshots its state; [`process`]: records, watermarks, timers.
+//! - [`sink`]: stages and commits output.
 //!
-//! Each is one loop over what may happen next: a command, the end of an asynchronous part, an element of the input. An
-//! element is processed to its end before the next thing is looked at, so that barrier and snapshot are atomic with respect
-//! to records. The barrier goes downstream *before* the local snapshot (Flink: `SubtaskCheckpointCoordinatorImpl`), so that
+//! Each is one loop over what may happen next: a command, the end of an asynchronous part, room in the output, an element of
+//! the input. An element is processed to its end before the next thing is looked at, so that barrier and snapshot are atomic
+//! with respect to records. A task never waits for room in its output in any other place: a barrier must reach it when
+//! nothing moves. The barrier goes downstream *before* the local snapshot (Flink: `SubtaskCheckpointCoordinatorImpl`), so that
 //! alignment does not wait for disks.
 //!
 //! A task that meets an error ends, and the attempt with it. A task that is cancelled closes its store before [`run`]
 //! returns.
 
 mod background;
+mod intake;
 mod operator;
 mod process;
 mod sink;
@@ -26,30 +29,37 @@ use std::time::Duration;
 
 use cutwater_io::entropy;
 use futures::FutureExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Error;
-use super::channel::{Expected, Input, Output};
+use super::channel::{Expected, Input, Limits, Output};
 use super::emit::{Emitter, Route};
 use super::exchange::Exchange;
 use super::graph::{JobGraph, VertexKind};
+use super::in_flight::{self, Content};
+use crate::checkpoint::barrier::Barrier;
 use crate::checkpoint::layout::Layout;
-use crate::checkpoint::snapshot::{CheckpointId, SubtaskState};
+use crate::checkpoint::snapshot::{CheckpointId, InFlight, SubtaskState};
 use crate::cluster::rpc::{Attempt, Placement, TaskDeployment, TaskId, ToCoordinator};
-use crate::state::blob::Blobs;
-use crate::state::{key_groups, upload};
+use crate::state::blob::{self, Blobs};
+use crate::state::key_groups;
+use crate::state::upload::{self, Uploaded};
 use crate::store;
 
+/// After how many elements a task looks whether more has arrived and sends what it can.
+const ELEMENTS_PER_LOOK: u32 = 8;
+/// After how many elements commands and the ends of uploads have their turn.
+const ELEMENTS_PER_ROUND: u32 = 64;
 /// After how many records a millisecond of CPU is charged in the simulation.
 const RECORDS_PER_CHARGE: u32 = 256;
 /// Closing a store after a cancellation may not hold up the next deployment for longer.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the coordinator wants of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Emit the barrier of a checkpoint; for sources.
-    Trigger(CheckpointId),
+    /// Emit this barrier; for sources.
+    Trigger(Barrier),
     /// The checkpoint is durable.
     Complete(CheckpointId),
     /// The checkpoint will never be.
@@ -60,6 +70,8 @@ pub enum Command {
 pub struct TaskContext {
     /// The deployment it belongs to.
     pub attempt: Attempt,
+    /// The job is about to end with a savepoint: sources read nothing.
+    pub stopping: bool,
     /// What to run, from what.
     pub deployment: TaskDeployment,
     /// The job.
@@ -78,6 +90,8 @@ pub struct TaskContext {
     pub state_cache_bytes: usize,
     /// Files of one snapshot that are uploaded at the same time.
     pub parallel_uploads: usize,
+    /// How much lies at the ends of its channels.
+    pub channel_limits: Limits,
     /// How long to wait for channels.
     pub channel_patience: Duration,
     /// The channels into it.
@@ -117,8 +131,8 @@ fn validate(context: &TaskContext) -> Result<(), Error> {
     if !(1..=max).contains(parallelism) || task.subtask >= *parallelism {
         return wrong(format!("subtask {} of {parallelism}, max parallelism {max}", task.subtask));
     }
-    let is_keyed = matches!(vertex.kind, VertexKind::Keyed(_));
-    if is_keyed && *range != key_groups::range(task.subtask, *parallelism, max) {
+    let is_source = matches!(vertex.kind, VertexKind::Source(_));
+    if !is_source && *range != key_groups::range(task.subtask, *parallelism, max) {
         return wrong(format!("range {range:?} is not that of {} of {parallelism}, max {max}", task.subtask));
     }
     let fits = |state: &SubtaskState| {
@@ -128,8 +142,13 @@ fn validate(context: &TaskContext) -> Result<(), Error> {
                 | (VertexKind::Keyed(_), SubtaskState::Keyed(_))
                 | (VertexKind::Plain(_), SubtaskState::Plain(_))
                 | (VertexKind::Sink, SubtaskState::Sink(_))
+                | (VertexKind::Keyed(_) | VertexKind::Plain(_) | VertexKind::Sink, SubtaskState::InFlight(_))
         )
     };
+    let in_flight = restore.iter().filter_map(SubtaskState::in_flight);
+    if let Some(channel) = in_flight.flat_map(|f| &f.channels).find(|c| c.to.vertex != task.vertex) {
+        return wrong(format!("it is handed what was in flight to {}", channel.to));
+    }
     match restore.iter().find(|state| !fits(state)) {
         Some(_) => {
             wrong(format!("{} is a {:?} and is handed a state of another kind", vertex.uid, vertex.kind))
@@ -153,7 +172,7 @@ impl TaskContext {
 
     async fn open_input(&mut self) -> Result<Input, Error> {
         let inputs = std::mem::take(&mut self.inputs);
-        let input = Input::open(self.task(), inputs, self.channel_patience).await?;
+        let input = Input::open(self.task(), inputs, self.channel_limits, self.channel_patience).await?;
         if input.channels() == 0 {
             return Err(Error::Deployment { task: self.task(), what: "no task sends to it".into() });
         }
@@ -178,7 +197,8 @@ impl TaskContext {
             }
             channels.push(to);
         }
-        let output = Output::open(self.attempt, task, channels, self.channel_patience).await?;
+        let output =
+            Output::open(self.attempt, task, channels, self.channel_limits, self.channel_patience).await?;
         Ok(Emitter::new(output, routes))
     }
 
@@ -226,6 +246,20 @@ pub fn channels_into(
     tasks.flat_map(senders).collect()
 }
 
+/// Waits until what is in flight is complete, and makes it durable. For ever if the checkpoint is given up: whoever does that
+/// ends this too.
+async fn persist(
+    content: Option<oneshot::Receiver<Content>>,
+    blobs: &Blobs,
+    names: &TaskNames,
+    checkpoint: CheckpointId,
+    uploaded: &Uploaded,
+) -> Result<Option<InFlight>, blob::Error> {
+    let Some(content) = content else { return Ok(None) };
+    let Ok(content) = content.await else { return std::future::pending().await };
+    in_flight::upload(blobs, names, checkpoint, content, uploaded).await
+}
+
 /// Names for the objects of one task.
 struct TaskNames {
     layout: Layout,
@@ -239,6 +273,9 @@ impl upload::Names for TaskNames {
     }
     fn private(&self, checkpoint: CheckpointId) -> String {
         self.layout.private(checkpoint, self.attempt, self.task, &entropy::uuid("state.private"))
+    }
+    fn savepoint(&self, directory: &str) -> String {
+        format!("{directory}/{}", entropy::uuid("state.savepoint"))
     }
 }
 

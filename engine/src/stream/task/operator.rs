@@ -10,14 +10,16 @@ use cutwater_io::{point, sometimes, time};
 use futures::FutureExt;
 
 use super::background::Background;
+use super::intake::Intake;
 use super::process::{Body, Processing};
-use super::{CLOSE_LIMIT, Command, TaskContext, until_cancelled};
+use super::{
+    CLOSE_LIMIT, Command, ELEMENTS_PER_LOOK, ELEMENTS_PER_ROUND, TaskContext, persist, until_cancelled,
+};
 use crate::checkpoint::snapshot::{CheckpointId, KeyedSnapshot, SubtaskState};
 use crate::state::operator_state::OperatorState;
 use crate::state::upload::{self, Uploaded};
 use crate::state::{self, KeyedState, dirs, restore};
-use crate::stream::alignment::Aligner;
-use crate::stream::channel::Input;
+use crate::stream::alignment::{Decision, Snapshot};
 use crate::stream::emit::Emitter;
 use crate::stream::operator::{KeyedOperator, PlainOperator};
 use crate::stream::record::Element;
@@ -72,9 +74,8 @@ struct OperatorTask<'a> {
     context: TaskContext,
     body: Body<'a>,
     processing: Processing,
-    input: Input,
+    intake: Intake,
     output: Emitter,
-    aligner: Aligner,
     uploads: Background<Result<KeyedSnapshot, state::Error>>,
     /// What the uploads that have not ended may have written, and their links.
     uploaded: BTreeMap<CheckpointId, (Uploaded, PathBuf)>,
@@ -83,42 +84,49 @@ struct OperatorTask<'a> {
 enum Happening {
     Command(Option<Command>),
     Upload(CheckpointId, Result<Result<KeyedSnapshot, state::Error>, JoinError>),
-    Input(Result<(), Error>),
+    /// Something has come, or was sent, or can be processed.
+    Flow(Result<(), Error>),
 }
 
 impl<'a> OperatorTask<'a> {
     async fn open(mut context: TaskContext, body: Body<'a>) -> Result<OperatorTask<'a>, Error> {
         let output = context.open_output().await?;
-        let input = context.open_input().await?;
+        let intake = Intake::open(&mut context).await?;
         context.running();
         Ok(OperatorTask {
             body,
-            processing: Processing::new(input.channels()),
-            aligner: Aligner::new(input.channels()),
+            processing: Processing::new(intake.channels()),
             uploads: Background::new(),
             uploaded: BTreeMap::new(),
             context,
-            input,
+            intake,
             output,
         })
     }
 
     async fn work(mut self) -> Result<(), Error> {
         loop {
-            // Commands and uploads have their turn between batches, and whenever a barrier may have changed something.
-            while let Some((channel, element)) = self.input.buffered(|i| self.aligner.is_blocked(i))? {
+            self.arrive().await?;
+            let mut taken = 0;
+            while taken < ELEMENTS_PER_ROUND && self.output.is_ready() {
+                let Some((channel, element)) = self.intake.take() else { break };
                 let (body, output) = (&mut self.body, &mut self.output);
                 match element {
                     Element::Record(record) => self.processing.record(record, body, output).await?,
                     Element::Watermark(ms) => self.processing.watermark(channel, ms, body, output).await?,
                     Element::Idle => self.processing.idle(channel, body, output).await?,
-                    Element::Barrier(checkpoint) => {
-                        self.barrier(channel, checkpoint).await?;
-                        break;
+                    Element::Barrier(barrier) => {
+                        let decision = self.intake.reached(channel, &barrier);
+                        self.decided(decision).await?;
                     }
                 }
+                taken += 1;
+                if taken % ELEMENTS_PER_LOOK == 0 {
+                    self.output.send()?;
+                    self.arrive().await?;
+                }
             }
-            self.output.flush().await?;
+            self.output.flush()?;
             match self.next().await {
                 Happening::Command(None) => {
                     let (task, late) = (self.context.task(), self.processing.late());
@@ -127,49 +135,84 @@ impl<'a> OperatorTask<'a> {
                 }
                 Happening::Command(Some(command)) => self.obey(command),
                 Happening::Upload(checkpoint, result) => self.upload_ended(checkpoint, result)?,
-                Happening::Input(result) => result?,
+                Happening::Flow(result) => result?,
             }
         }
     }
 
     async fn next(&mut self) -> Happening {
-        let OperatorTask { context, uploads, input, aligner, .. } = self;
-        let buffered = input.has_buffered(|i| aligner.is_blocked(i));
-        let input = async { if buffered { Ok(()) } else { input.wait(|i| aligner.is_blocked(i)).await } };
-        let (command, upload, input) = (context.commands.recv().fuse(), uploads.next().fuse(), input.fuse());
-        futures::pin_mut!(command, upload, input);
+        let OperatorTask { context, uploads, intake, output, .. } = self;
+        let may_process = output.is_ready() && intake.has_waiting();
+        let input = async { if may_process { Ok(()) } else { intake.wait().await } };
+        let (command, upload) = (context.commands.recv().fuse(), uploads.next().fuse());
+        let (sent, input) = (output.progress().fuse(), input.fuse());
+        futures::pin_mut!(command, upload, sent, input);
         futures::select_biased! {
             command = command => Happening::Command(command),
             (checkpoint, result) = upload => Happening::Upload(checkpoint, result),
-            result = input => Happening::Input(result),
+            result = sent => Happening::Flow(result),
+            result = input => Happening::Flow(result),
         }
     }
 
-    async fn barrier(&mut self, channel: usize, checkpoint: CheckpointId) -> Result<(), Error> {
-        let decision = self.aligner.barrier(channel, checkpoint);
+    async fn arrive(&mut self) -> Result<(), Error> {
+        while let Some(decision) = self.intake.arrive()? {
+            self.decided(decision).await?;
+        }
+        if let Some(checkpoint) = self.intake.too_much() {
+            self.give_up(checkpoint);
+            self.context.decline(checkpoint, "too much is in flight".into());
+        }
+        Ok(())
+    }
+
+    async fn decided(&mut self, decision: Decision) -> Result<(), Error> {
         if let Some(older) = decision.declined {
             sometimes!(points::ALIGNMENT_SUPERSEDED, true);
-            self.context.decline(older, format!("superseded by checkpoint {checkpoint}"));
+            self.give_up(older);
+            self.context.decline(older, "superseded by a newer one".into());
         }
-        let Some(checkpoint) = decision.snapshot else { return Ok(()) };
-        sometimes!(points::ALIGNED_BLOCKED, self.input.channels() > 1);
-        self.output.barrier(checkpoint).await?;
+        if let Some(snapshot) = decision.snapshot {
+            self.snapshot(snapshot).await?;
+        }
+        if let Some(checkpoint) = decision.recorded {
+            self.intake.recorded(self.context.task(), checkpoint);
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, snapshot: Snapshot) -> Result<(), Error> {
+        let checkpoint = snapshot.barrier.checkpoint;
+        let unsent = if snapshot.overtakes.is_some() {
+            self.output.overtake(&snapshot.barrier)
+        } else {
+            sometimes!(points::ALIGNED_BLOCKED, self.intake.channels() > 1);
+            self.output.barrier(&snapshot.barrier);
+            Vec::new()
+        };
+        self.output.send()?;
+        let in_flight = self.intake.record(self.context.task(), &snapshot, unsent);
+        if in_flight.is_some() {
+            point!(points::OVERTOOK);
+        }
         point!(points::BARRIER_SENT);
         let state = match &mut self.body {
             Body::Keyed(_, state) => state,
             Body::Plain(_, state) => {
-                let parts = state.snapshot()?;
-                self.context.acknowledge(checkpoint, SubtaskState::Plain(parts));
+                assert!(in_flight.is_none(), "records without keys are not overtaken: see JobGraph");
+                self.context.acknowledge(checkpoint, SubtaskState::Plain(state.snapshot()?));
                 return Ok(());
             }
         };
-        let linked = state.link(checkpoint).boxed().await?;
+        let linked = state.link(checkpoint, &snapshot.barrier.options.target).boxed().await?;
         let uploaded = Uploaded::default();
         self.uploaded.insert(checkpoint, (uploaded.clone(), linked.dir.clone()));
         let (blobs, names) = (self.context.blobs.clone(), self.context.names());
         let parallel = self.context.parallel_uploads;
         self.uploads.start(checkpoint, async move {
-            upload::upload(&blobs, &names, &linked, parallel, &uploaded).await
+            let keyed = upload::upload(&blobs, &names, &linked, parallel, &uploaded).await?;
+            let in_flight = persist(in_flight, &blobs, &names, checkpoint, &uploaded).await?;
+            Ok(KeyedSnapshot { in_flight, ..keyed })
         });
         Ok(())
     }
@@ -183,16 +226,18 @@ impl<'a> OperatorTask<'a> {
                     state.complete(checkpoint);
                 }
             }
-            Command::Aborted(checkpoint) => {
-                self.aligner.abort(checkpoint);
-                if let Body::Keyed(_, state) = &mut self.body {
-                    state.abort(checkpoint);
-                }
-                if let Some((uploaded, links)) = self.uploaded.remove(&checkpoint) {
-                    let blobs = self.context.blobs.clone();
-                    self.uploads.cancel_and(checkpoint, discard(blobs, uploaded, links));
-                }
-            }
+            Command::Aborted(checkpoint) => self.give_up(checkpoint),
+        }
+    }
+
+    fn give_up(&mut self, checkpoint: CheckpointId) {
+        self.intake.abort(checkpoint);
+        if let Body::Keyed(_, state) = &mut self.body {
+            state.abort(checkpoint);
+        }
+        if let Some((uploaded, links)) = self.uploaded.remove(&checkpoint) {
+            let blobs = self.context.blobs.clone();
+            self.uploads.cancel_and(checkpoint, discard(blobs, uploaded, links));
         }
     }
 
@@ -210,6 +255,7 @@ impl<'a> OperatorTask<'a> {
                 self.context.acknowledge(checkpoint, SubtaskState::Keyed(snapshot));
             }
             Err(error) => {
+                self.intake.abort(checkpoint);
                 state.abort(checkpoint);
                 self.context.decline(checkpoint, error.to_string());
                 let blobs = self.context.blobs.clone();

@@ -100,12 +100,13 @@ impl Processing {
                 self.emit(output).await?;
             }
         }
-        output.progress(progress).await
+        output.time(progress);
+        Ok(())
     }
 
     async fn emit(&mut self, output: &mut Emitter) -> Result<(), Error> {
         for record in self.out.drain(..) {
-            output.emit(&record).await?;
+            output.emit(&record)?;
         }
         self.processed += 1;
         if self.processed >= RECORDS_PER_CHARGE {

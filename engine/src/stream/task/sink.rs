@@ -8,29 +8,33 @@ use cutwater_io::{buggify, sometimes, time};
 use futures::FutureExt;
 
 use super::background::Background;
-use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
-use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkTransaction, SubtaskState};
+use super::intake::Intake;
+use super::{
+    Command, ELEMENTS_PER_LOOK, ELEMENTS_PER_ROUND, RECORDS_PER_CHARGE, TaskContext, persist, until_cancelled,
+};
+use crate::checkpoint::barrier::Target;
+use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkSnapshot, SinkTransaction, SubtaskState};
 use crate::cluster::rpc::ToCoordinator;
 use crate::state::blob;
-use crate::stream::alignment::Aligner;
-use crate::stream::channel::Input;
+use crate::state::upload::{Names, Uploaded};
+use crate::stream::alignment::{Decision, Snapshot};
 use crate::stream::record::Element;
-use crate::stream::sink::transactions::Transactions;
+use crate::stream::sink::transactions::{Transaction, Transactions};
 use crate::stream::sink::{commit, recommit, stage, unstage};
 use crate::stream::{Error, points};
 
-type Staged = Result<Vec<SinkTransaction>, blob::Error>;
+type Staged = Result<SinkSnapshot, blob::Error>;
 
 pub(super) async fn run(mut context: TaskContext) -> Result<(), Error> {
     let cancelled = context.cancelled.clone();
     until_cancelled(cancelled, async move {
         recommit_all(&context).await?;
-        let input = context.open_input().await?;
+        let intake = Intake::open(&mut context).await?;
         context.running();
         let task = SinkTask {
             transactions: Transactions::new(context.attempt, context.task()),
-            aligner: Aligner::new(input.channels()),
             staging: Background::new(),
+            uploaded: BTreeMap::new(),
             committing: Background::new(),
             staged: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -38,7 +42,7 @@ pub(super) async fn run(mut context: TaskContext) -> Result<(), Error> {
             deleting: Background::new(),
             processed: 0,
             context,
-            input,
+            intake,
         };
         task.work().await
     })
@@ -47,8 +51,7 @@ pub(super) async fn run(mut context: TaskContext) -> Result<(), Error> {
 
 async fn recommit_all(context: &TaskContext) -> Result<(), Error> {
     for state in &context.deployment.restore {
-        let SubtaskState::Sink(transactions) = state else { continue };
-        for transaction in transactions {
+        for transaction in state.transactions() {
             recommit(&context.blobs, &context.layout, transaction).await?;
         }
     }
@@ -57,10 +60,11 @@ async fn recommit_all(context: &TaskContext) -> Result<(), Error> {
 
 struct SinkTask {
     context: TaskContext,
-    input: Input,
-    aligner: Aligner,
+    intake: Intake,
     transactions: Transactions,
     staging: Background<Staged>,
+    /// What was in flight, as far as the stagings that have not ended may have written it.
+    uploaded: BTreeMap<CheckpointId, Uploaded>,
     committing: Background<Result<(), Error>>,
     /// Where transactions that are not known to be committed are staged, by the transaction's id.
     staged: BTreeMap<String, FileHandle>,
@@ -86,7 +90,10 @@ enum Happening {
 impl SinkTask {
     async fn work(mut self) -> Result<(), Error> {
         loop {
-            while let Some((channel, element)) = self.input.buffered(|i| self.aligner.is_blocked(i))? {
+            self.arrive()?;
+            let mut taken = 0;
+            while taken < ELEMENTS_PER_ROUND {
+                let Some((channel, element)) = self.intake.take() else { break };
                 match element {
                     Element::Record(record) => {
                         self.transactions.push(&record);
@@ -94,10 +101,14 @@ impl SinkTask {
                     }
                     // Output has no time.
                     Element::Watermark(_) | Element::Idle => {}
-                    Element::Barrier(checkpoint) => {
-                        self.barrier(channel, checkpoint);
-                        break;
+                    Element::Barrier(barrier) => {
+                        let decision = self.intake.reached(channel, &barrier);
+                        self.decided(decision);
                     }
+                }
+                taken += 1;
+                if taken % ELEMENTS_PER_LOOK == 0 {
+                    self.arrive()?;
                 }
             }
             match self.next().await {
@@ -115,9 +126,9 @@ impl SinkTask {
     }
 
     async fn next(&mut self) -> Happening {
-        let SinkTask { context, staging, committing, deleting, input, aligner, .. } = self;
-        let buffered = input.has_buffered(|i| aligner.is_blocked(i));
-        let input = async { if buffered { Ok(()) } else { input.wait(|i| aligner.is_blocked(i)).await } };
+        let SinkTask { context, staging, committing, deleting, intake, .. } = self;
+        let has_waiting = intake.has_waiting();
+        let input = async { if has_waiting { Ok(()) } else { intake.wait().await } };
         let command = context.commands.recv().fuse();
         let (staged, committed, input) = (staging.next().fuse(), committing.next().fuse(), input.fuse());
         let deleted = deleting.next().fuse();
@@ -131,6 +142,17 @@ impl SinkTask {
         }
     }
 
+    fn arrive(&mut self) -> Result<(), Error> {
+        while let Some(decision) = self.intake.arrive()? {
+            self.decided(decision);
+        }
+        if let Some(checkpoint) = self.intake.too_much() {
+            self.give_up(checkpoint);
+            self.context.decline(checkpoint, "too much is in flight".into());
+        }
+        Ok(())
+    }
+
     async fn charge(&mut self) {
         self.processed += 1;
         if self.processed >= RECORDS_PER_CHARGE {
@@ -139,14 +161,30 @@ impl SinkTask {
         }
     }
 
-    fn barrier(&mut self, channel: usize, checkpoint: CheckpointId) {
-        let decision = self.aligner.barrier(channel, checkpoint);
+    fn decided(&mut self, decision: Decision) {
         if let Some(older) = decision.declined {
             sometimes!(points::ALIGNMENT_SUPERSEDED, true);
-            self.context.decline(older, format!("superseded by checkpoint {checkpoint}"));
+            self.give_up(older);
+            self.context.decline(older, "superseded by a newer one".into());
         }
-        let Some(checkpoint) = decision.snapshot else { return };
-        sometimes!(points::ALIGNED_BLOCKED, self.input.channels() > 1);
+        if let Some(snapshot) = decision.snapshot {
+            self.snapshot(&snapshot);
+        }
+        if let Some(checkpoint) = decision.recorded {
+            self.intake.recorded(self.context.task(), checkpoint);
+        }
+    }
+
+    /// Ends the epoch. What the barrier has overtaken is processed later and belongs to the next one.
+    fn snapshot(&mut self, snapshot: &Snapshot) {
+        let checkpoint = snapshot.barrier.checkpoint;
+        let overtakes = snapshot.overtakes.is_some();
+        sometimes!(points::ALIGNED_BLOCKED, !overtakes && self.intake.channels() > 1);
+        let in_flight = self.intake.record(self.context.task(), snapshot, Vec::new());
+        if let Target::Savepoint { directory, .. } = &snapshot.barrier.options.target {
+            self.save(checkpoint, directory.clone());
+            return;
+        }
         // What is staged is named, what is not is staged now.
         let mut named = Vec::new();
         let mut to_stage = Vec::new();
@@ -160,10 +198,30 @@ impl SinkTask {
         }
         self.open.insert(checkpoint, paths);
         let (blobs, layout) = (self.context.blobs.clone(), self.context.layout.clone());
-        let attempt = self.context.attempt;
+        let (attempt, names) = (self.context.attempt, self.context.names());
+        let uploaded = Uploaded::default();
+        self.uploaded.insert(checkpoint, uploaded.clone());
         self.staging.start(checkpoint, async move {
             named.extend(stage(&blobs, &layout, attempt, checkpoint, to_stage).await?);
-            Ok(named)
+            let in_flight = persist(in_flight, &blobs, &names, checkpoint, &uploaded).await?;
+            Ok(SinkSnapshot { transactions: named, in_flight })
+        });
+    }
+
+    /// The part of a savepoint: a copy of everything that is not known to be committed, wherever else it is staged.
+    fn save(&mut self, checkpoint: CheckpointId, directory: String) {
+        let transactions = self.transactions.barrier(checkpoint);
+        let (blobs, names) = (self.context.blobs.clone(), self.context.names());
+        let uploaded = Uploaded::default();
+        self.uploaded.insert(checkpoint, uploaded.clone());
+        self.staging.start(checkpoint, async move {
+            let mut saved = Vec::with_capacity(transactions.len());
+            for Transaction { id, content, .. } in transactions {
+                let path = names.savepoint(&directory);
+                uploaded.note(&path);
+                saved.push(SinkTransaction { id, staged: blobs.create(&path, content).await? });
+            }
+            Ok(SinkSnapshot { transactions: saved, in_flight: None })
         });
     }
 
@@ -185,26 +243,36 @@ impl SinkTask {
                 }
                 self.report();
             }
-            Command::Aborted(checkpoint) => {
-                self.aligner.abort(checkpoint);
-                self.staging.cancel(checkpoint);
-                self.open.remove(&checkpoint);
-                self.sweep();
-            }
+            Command::Aborted(checkpoint) => self.give_up(checkpoint),
         }
     }
 
+    fn give_up(&mut self, checkpoint: CheckpointId) {
+        self.intake.abort(checkpoint);
+        if let Some(uploaded) = self.uploaded.remove(&checkpoint) {
+            let blobs = self.context.blobs.clone();
+            self.staging.cancel_and(checkpoint, async move { uploaded.discard(&blobs).await });
+        }
+        self.open.remove(&checkpoint);
+        self.sweep();
+    }
+
     fn staged(&mut self, checkpoint: CheckpointId, result: Result<Staged, JoinError>) -> Result<(), Error> {
+        let uploaded = self.uploaded.remove(&checkpoint).expect("noted when the staging began");
         match result.map_err(|source| Error::Background { checkpoint, source })? {
-            Ok(transactions) => {
-                for SinkTransaction { id, staged } in &transactions {
-                    if self.transactions.is_outstanding(id) {
+            Ok(snapshot) => {
+                for SinkTransaction { id, staged } in &snapshot.transactions {
+                    // A copy in a savepoint is not ours to name again.
+                    if self.transactions.is_outstanding(id) && staged.path == self.path(id) {
                         self.staged.insert(id.clone(), staged.clone());
                     }
                 }
-                self.context.acknowledge(checkpoint, SubtaskState::Sink(transactions));
+                self.context.acknowledge(checkpoint, SubtaskState::Sink(snapshot));
             }
             Err(error) => {
+                let blobs = self.context.blobs.clone();
+                cutwater_io::task::spawn(async move { uploaded.discard(&blobs).await });
+                self.intake.abort(checkpoint);
                 self.open.remove(&checkpoint);
                 self.sweep();
                 self.context.decline(checkpoint, error.to_string());

@@ -2,19 +2,28 @@
 //!
 //! After each turn of reading it says how far event time has come, and at the end of its input that time has ended, once and
 //! before it reports that it is exhausted: the last checkpoint has all that the end of time brings about.
+//!
+//! A source has nothing to align. Its barrier overtakes what it has not sent if that is what the checkpoint says from the
+//! start; otherwise it waits behind that, which [`crate::stream::channel::Limits`] bounds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cutwater_io::task::JoinError;
 use cutwater_io::{point, sometimes, task, time};
 use futures::FutureExt;
 use tokio::sync::mpsc::error::TryRecvError;
 
+use super::background::Background;
 use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
-use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SubtaskState};
+use crate::checkpoint::barrier::{Alignment, Barrier};
+use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SourceSnapshot, SubtaskState};
 use crate::cluster::rpc::ToCoordinator;
+use crate::state::blob;
+use crate::state::upload::Uploaded;
 use crate::stream::emit::Emitter;
+use crate::stream::in_flight::{self, Content};
 use crate::stream::source::{Reader, Schedule, Source, assigned};
 use crate::stream::watermark::{Progress, SourceWatermarks};
 use crate::stream::{Error, points};
@@ -35,6 +44,7 @@ pub(super) async fn run(context: TaskContext, source: Arc<dyn Source>) -> Result
         schedule.ended().for_each(|partition| watermarks.ended(partition));
         let output = context.open_output().await?;
         context.running();
+        let stopped = context.stopping.then_some(Stopped::ForGood);
         let mut task = SourceTask {
             context,
             output,
@@ -42,12 +52,18 @@ pub(super) async fn run(context: TaskContext, source: Arc<dyn Source>) -> Result
             watermarks,
             idle_after: source.idle_after(),
             is_idle: false,
+            read_at: time::now(),
             readers,
             last: None,
             aborted: BTreeSet::new(),
+            stopped,
+            uploads: Background::new(),
+            uploaded: BTreeMap::new(),
         };
-        // What was read before may be all there is.
-        task.advance().await?;
+        if task.stopped.is_none() {
+            // What was read before may be all there is.
+            task.advance();
+        }
         task.work().await
     })
     .await
@@ -62,7 +78,7 @@ fn positions(context: &TaskContext, source: &dyn Source) -> Result<Vec<SourcePos
         return Ok(ours.into_iter().map(|partition| SourcePosition { partition, next_offset: 0 }).collect());
     }
     let restored = deployment.restore.iter().flat_map(|state| match state {
-        SubtaskState::Source(positions) => positions.as_slice(),
+        SubtaskState::Source(source) => source.positions.as_slice(),
         _ => &[],
     });
     let mut restored: Vec<SourcePosition> = restored.copied().collect();
@@ -83,10 +99,26 @@ struct SourceTask {
     watermarks: SourceWatermarks,
     idle_after: Option<Duration>,
     is_idle: bool,
+    /// When something was read last.
+    read_at: time::Instant,
     readers: BTreeMap<u32, Box<dyn Reader>>,
     last: Option<CheckpointId>,
     /// Aborted ids above `last`.
     aborted: BTreeSet<CheckpointId>,
+    /// Nothing is read: the job is about to end.
+    stopped: Option<Stopped>,
+    uploads: Background<Result<SourceSnapshot, blob::Error>>,
+    /// What the uploads that have not ended may have written.
+    uploaded: BTreeMap<CheckpointId, Uploaded>,
+}
+
+/// Until when nothing is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    /// The savepoint is complete.
+    ForGood,
+    /// Until this savepoint is aborted.
+    With(CheckpointId),
 }
 
 impl SourceTask {
@@ -102,26 +134,38 @@ impl SourceTask {
                 Err(TryRecvError::Disconnected) => return Ok(()),
                 Err(TryRecvError::Empty) => {}
             }
-            let due = self.schedule.due(start.elapsed(), RECORDS_PER_TURN);
+            if let Some((checkpoint, result)) = self.uploads.next().now_or_never() {
+                self.upload_ended(checkpoint, result)?;
+                continue;
+            }
+            let is_ready = self.output.is_ready() && self.stopped.is_none();
+            let due =
+                if is_ready { self.schedule.due(start.elapsed(), RECORDS_PER_TURN) } else { Vec::new() };
             if !due.is_empty() {
                 self.read(due).await?;
                 continue;
             }
-            self.output.flush().await?;
+            self.output.flush()?;
             if self.schedule.is_exhausted() && !said_exhausted {
                 said_exhausted = true;
                 let (attempt, task) = (self.context.attempt, self.context.task());
                 self.context.say(ToCoordinator::Exhausted { attempt, task });
             }
-            let wake = self.schedule.next_due().map(|after| start + after);
-            let idle_at = self.idle_after.filter(|_| !self.is_idle).map(|after| time::now() + after);
+            let wake = self
+                .schedule
+                .next_due()
+                .filter(|_| self.output.is_ready() && self.stopped.is_none())
+                .map(|after| start + after);
+            let idle_at = self.idle_after.filter(|_| !self.is_idle).map(|after| self.read_at + after);
             let becomes_idle = idle_at.filter(|idle| wake.is_some_and(|wake| *idle < wake));
             match self.wait(becomes_idle.or(wake)).await {
                 Wait::Due if becomes_idle.is_some() => {
                     self.is_idle = true;
-                    self.output.progress(Progress::Idle).await?;
+                    self.output.time(Progress::Idle);
                 }
                 Wait::Due => {}
+                Wait::Sent(result) => result?,
+                Wait::Upload(checkpoint, result) => self.upload_ended(checkpoint, result)?,
                 Wait::Command(Some(command)) => self.obey(command).await?,
                 Wait::Command(None) => return Ok(()),
             }
@@ -130,9 +174,10 @@ impl SourceTask {
 
     async fn read(&mut self, due: Vec<(u32, u64)>) -> Result<(), Error> {
         let mut read = 0;
+        self.read_at = time::now();
         if std::mem::take(&mut self.is_idle) {
             // Those downstream wait for this source again, from before the first record on.
-            self.output.progress(Progress::Watermark(self.watermarks.said_ms())).await?;
+            self.output.time(Progress::Watermark(self.watermarks.said_ms()));
         }
         for (partition, count) in due {
             for _ in 0..count {
@@ -140,14 +185,15 @@ impl SourceTask {
                 let record = reader.next();
                 self.schedule.advance(partition);
                 self.watermarks.read(partition, record.time_ms);
-                self.output.emit(&record).await?;
+                self.output.emit(&record)?;
                 read += 1;
             }
             if self.schedule.has_ended(partition) {
                 self.watermarks.ended(partition);
             }
         }
-        self.advance().await?;
+        self.advance();
+        self.output.send()?;
         let share = Duration::from_millis(1) * read / RECORDS_PER_CHARGE;
         time::charge(share.max(Duration::from_millis(1))).await;
         // Everything may have been taken without waiting: others want to run too.
@@ -156,10 +202,9 @@ impl SourceTask {
     }
 
     /// Says how far event time has come, if it has.
-    async fn advance(&mut self) -> Result<(), Error> {
-        match self.watermarks.advance() {
-            Some(time_ms) => self.output.progress(Progress::Watermark(time_ms)).await,
-            None => Ok(()),
+    fn advance(&mut self) {
+        if let Some(time_ms) = self.watermarks.advance() {
+            self.output.time(Progress::Watermark(time_ms));
         }
     }
 
@@ -170,20 +215,30 @@ impl SourceTask {
                 None => futures::future::pending().await,
             }
         };
-        let (command, due) = (self.context.commands.recv().fuse(), due.fuse());
-        futures::pin_mut!(command, due);
+        let SourceTask { context, output, uploads, .. } = self;
+        let (command, due) = (context.commands.recv().fuse(), due.fuse());
+        let (sent, upload) = (output.progress().fuse(), uploads.next().fuse());
+        futures::pin_mut!(command, upload, sent, due);
         futures::select_biased! {
             command = command => Wait::Command(command),
+            (checkpoint, result) = upload => Wait::Upload(checkpoint, result),
+            result = sent => Wait::Sent(result),
             () = due => Wait::Due,
         }
     }
 
     async fn obey(&mut self, command: Command) -> Result<(), Error> {
         match command {
-            Command::Trigger(checkpoint) => self.trigger(checkpoint).await,
+            Command::Trigger(barrier) => self.trigger(barrier).await,
             Command::Aborted(checkpoint) => {
+                sometimes!(points::STOP_UNDONE, self.stopped == Some(Stopped::With(checkpoint)));
+                self.stopped = self.stopped.filter(|stopped| *stopped != Stopped::With(checkpoint));
                 if self.last.is_none_or(|last| checkpoint > last) {
                     self.aborted.insert(checkpoint);
+                }
+                if let Some(uploaded) = self.uploaded.remove(&checkpoint) {
+                    let blobs = self.context.blobs.clone();
+                    self.uploads.cancel_and(checkpoint, async move { uploaded.discard(&blobs).await });
                 }
                 Ok(())
             }
@@ -191,7 +246,12 @@ impl SourceTask {
         }
     }
 
-    async fn trigger(&mut self, checkpoint: CheckpointId) -> Result<(), Error> {
+    async fn trigger(&mut self, mut barrier: Barrier) -> Result<(), Error> {
+        if !self.context.graph.may_overtake() {
+            // All sources do the same, so that no task sees both kinds.
+            barrier.options.alignment = Alignment::Aligned;
+        }
+        let checkpoint = barrier.checkpoint;
         if self.last.is_some_and(|last| checkpoint <= last) {
             return Ok(());
         }
@@ -201,14 +261,55 @@ impl SourceTask {
         if skipped {
             return Ok(());
         }
-        self.output.barrier(checkpoint).await?;
-        point!(points::SOURCE_BEFORE_ACK);
-        self.context.acknowledge(checkpoint, SubtaskState::Source(self.schedule.positions()));
+        if barrier.options.stop.is_some() {
+            self.stopped = Some(Stopped::With(checkpoint));
+        }
+        let unsent = if barrier.options.alignment == Alignment::Unaligned {
+            self.output.overtake(&barrier)
+        } else {
+            self.output.barrier(&barrier);
+            Vec::new()
+        };
+        self.output.send()?;
+        let positions = self.schedule.positions();
+        if unsent.iter().all(|(_, elements)| elements.is_empty()) {
+            point!(points::SOURCE_BEFORE_ACK);
+            self.context.acknowledge(checkpoint, positions.into());
+            return Ok(());
+        }
+        sometimes!(points::OVERTAKEN_OUTPUT, true);
+        let (blobs, names, from) = (self.context.blobs.clone(), self.context.names(), self.context.task());
+        let content = Content(unsent.into_iter().map(|(to, elements)| (from, to, elements)).collect());
+        let uploaded = Uploaded::default();
+        self.uploaded.insert(checkpoint, uploaded.clone());
+        self.uploads.start(checkpoint, async move {
+            let in_flight = in_flight::upload(&blobs, &names, checkpoint, content, &uploaded).await?;
+            Ok(SourceSnapshot { positions, in_flight })
+        });
+        Ok(())
+    }
+
+    fn upload_ended(
+        &mut self,
+        checkpoint: CheckpointId,
+        result: Result<Result<SourceSnapshot, blob::Error>, JoinError>,
+    ) -> Result<(), Error> {
+        let uploaded = self.uploaded.remove(&checkpoint).expect("noted when the upload began");
+        match result.map_err(|source| Error::Background { checkpoint, source })? {
+            Ok(snapshot) => self.context.acknowledge(checkpoint, SubtaskState::Source(snapshot)),
+            Err(error) => {
+                self.context.decline(checkpoint, error.to_string());
+                let blobs = self.context.blobs.clone();
+                task::spawn(async move { uploaded.discard(&blobs).await });
+            }
+        }
         Ok(())
     }
 }
 
 enum Wait {
     Due,
+    Sent(Result<(), Error>),
+    Upload(CheckpointId, Result<Result<SourceSnapshot, blob::Error>, JoinError>),
     Command(Option<Command>),
 }

@@ -4,9 +4,12 @@
 
 use cutwater_io::entropy;
 
+use super::details::weigh_new;
+use super::requests::refused;
 use super::{Flight, Leader, Stage, micros, unix_ms};
 use crate::checkpoint::coordinator::Acknowledged;
-use crate::checkpoint::log::Change;
+use crate::checkpoint::job_state::{Change, Status};
+use crate::checkpoint::snapshot::{CheckpointId, SubtaskState};
 use crate::cluster::coordinator::connections::{ConnectionId, Connections};
 use crate::cluster::coordinator::deployment::Worker;
 use crate::cluster::coordinator::now_us;
@@ -44,15 +47,42 @@ impl Leader {
                 connections.send(from, &FromCoordinator::Status(self.status()));
             }
             ToCoordinator::Rescale { parallelism } => self.rescale(from, parallelism, connections),
-            ToCoordinator::TriggerCheckpoint => {
-                let taken = self.machine.as_mut().is_some_and(|machine| machine.request("requested".into()));
-                let refused = || FromCoordinator::Refused { reason: "not all tasks run".into() };
-                let answer = if taken { FromCoordinator::Accepted } else { refused() };
+            ToCoordinator::Trigger(request) => {
+                let answer = self.trigger(request).map_or_else(refused, |()| FromCoordinator::Accepted);
                 connections.send(from, &answer);
+            }
+            ToCoordinator::GetTrigger { trigger_id } => {
+                connections.send(from, &FromCoordinator::TriggerStatus(self.trigger_status(&trigger_id)));
+            }
+            ToCoordinator::GetCheckpoints => {
+                connections.send(from, &FromCoordinator::Checkpoints(Box::new(self.list())));
+            }
+            ToCoordinator::GetCheckpoint { checkpoint } => {
+                let answer = match self.checkpoint(checkpoint) {
+                    Some(details) => FromCoordinator::Checkpoint(Box::new(details)),
+                    None => refused(format!("there is no checkpoint {checkpoint}")),
+                };
+                connections.send(from, &answer);
+            }
+            ToCoordinator::DeleteCheckpoint { checkpoint } => {
+                if let Err(reason) = self.delete(checkpoint, from) {
+                    connections.send(from, &refused(format!("checkpoint {checkpoint}: {reason}")));
+                }
+            }
+            ToCoordinator::Cancel => {
+                if let Err(reason) = self.cancel(from, connections) {
+                    connections.send(from, &refused(reason));
+                }
+            }
+            ToCoordinator::Start { from: path, claim, allow_non_restored } => {
+                if let Err(reason) = self.start(path, claim, allow_non_restored, from) {
+                    connections.send(from, &refused(reason));
+                }
             }
             ToCoordinator::Running { attempt, task } => self.running(from, attempt, task),
             ToCoordinator::Acknowledge { attempt, checkpoint, task, state } => {
                 if self.runs(from, attempt, task) {
+                    self.weigh(attempt, checkpoint, task, &state);
                     let (outcome, decisions) =
                         self.machine().acknowledge(attempt, checkpoint, task, state, unix_ms());
                     if let Acknowledged::Refused(reason) = outcome {
@@ -63,8 +93,12 @@ impl Leader {
             }
             ToCoordinator::Decline { attempt, checkpoint, task, reason } => {
                 if self.runs(from, attempt, task) {
-                    let decisions =
-                        self.machine().decline(attempt, checkpoint, &format!("{task} declined: {reason}"));
+                    let decisions = self.machine().decline(
+                        attempt,
+                        checkpoint,
+                        &format!("{task} declined: {reason}"),
+                        unix_ms(),
+                    );
                     self.execute(decisions, connections);
                 }
             }
@@ -85,13 +119,20 @@ impl Leader {
         }
     }
 
+    fn weigh(&mut self, attempt: Attempt, checkpoint: CheckpointId, task: TaskId, state: &SubtaskState) {
+        let registry = self.machine.as_ref().map(|machine| machine.registry());
+        let is_known = |path: &str| registry.is_some_and(|registry| registry.contains(path));
+        let part = weigh_new(&self.context.layout, attempt, state, is_known, unix_ms());
+        self.details.add(checkpoint, task, part);
+    }
+
     fn hello(&mut self, from: ConnectionId, name: String, worker: Worker, connections: &mut Connections) {
         connections.send(from, &FromCoordinator::Welcome { epoch: self.state.epoch });
         if self.cluster.hello(name.clone(), worker) {
             self.restart.get_or_insert(format!("worker {name} came back"));
         }
         match &mut self.stage {
-            Stage::Finished => {
+            Stage::Ended => {
                 let attempt = Attempt { epoch: self.state.epoch, number: self.attempts };
                 connections.send(from, &FromCoordinator::Finish { attempt });
             }
@@ -145,8 +186,8 @@ impl Leader {
         if parallelism == 0 || parallelism > max {
             let reason = format!("parallelism {parallelism} is not from 1 to {max}");
             connections.send(from, &FromCoordinator::Refused { reason });
-        } else if self.stage == Stage::Finished {
-            connections.send(from, &FromCoordinator::Refused { reason: "the job is finished".into() });
+        } else if self.stage == Stage::Ended {
+            connections.send(from, &FromCoordinator::Refused { reason: "the job has ended".into() });
         } else {
             self.changes.push_back((Change::Rescale { parallelism }, Some(from)));
         }
@@ -154,8 +195,11 @@ impl Leader {
 
     fn status(&self) -> JobStatus {
         let current = self.cluster.current();
-        let phase = match (self.stage, current) {
-            (Stage::Finished, _) => JobPhase::Finished,
+        let phase = match (&self.state.status, current) {
+            (Status::Finished, _) => JobPhase::Finished,
+            (Status::Cancelled, _) => JobPhase::Cancelled,
+            (Status::Failed { .. }, _) => JobPhase::Failed,
+            (Status::Stopping { .. }, Some(current)) if current.all_run() => JobPhase::Finishing,
             (_, Some(current)) => current.phase(&self.context.config.plan),
             (_, None) => JobPhase::Waiting,
         };

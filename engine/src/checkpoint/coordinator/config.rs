@@ -1,0 +1,56 @@
+//! When checkpoints are taken, and what may go wrong with them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::barrier::Alignment;
+use crate::checkpoint::job_state::Retention;
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointConfig {
+    /// From one periodic trigger to the next.
+    pub interval: Duration,
+    /// From a completion to the next periodic trigger, at least.
+    pub min_pause: Duration,
+    /// From a trigger to its abort, unless it has completed.
+    pub timeout: Duration,
+    /// How many checkpoints in a row may fail without a restart of the job.
+    pub tolerable_failures: u32,
+    /// How many completed checkpoints are kept; at least one.
+    pub retained: usize,
+    /// How many may be under way at once; at least one, and exactly one if a barrier may overtake.
+    pub max_concurrent: usize,
+    /// Whether barriers wait for the records before them. Those of savepoints always do.
+    pub alignment: Alignment,
+    /// What becomes of the completed ones when the job ends.
+    pub retention: Retention,
+}
+
+impl CheckpointConfig {
+    /// What cannot be, by name.
+    ///
+    /// # Errors
+    /// If nothing would be retained, nothing could be under way, or barriers may overtake each other.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.retained == 0 {
+            return Err("retained must be at least 1");
+        }
+        if self.max_concurrent == 0 {
+            return Err("max_concurrent must be at least 1");
+        }
+        if self.alignment != Alignment::Aligned && self.max_concurrent != 1 {
+            return Err("max_concurrent must be 1 unless alignment is Aligned");
+        }
+        Ok(())
+    }
+
+    pub(super) fn base_interval_us(&self) -> u64 {
+        us(self.interval).max(us(self.min_pause))
+    }
+}
+
+pub(super) fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+}

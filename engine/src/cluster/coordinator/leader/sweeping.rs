@@ -1,0 +1,49 @@
+//! When it is looked for objects that nobody owns; [`crate::checkpoint::sweep`] says which those are.
+
+use cutwater_io::{buggify, sometimes};
+
+use super::{Leader, Stage, micros, points};
+use crate::checkpoint::{points as checkpoint_points, sweep};
+use crate::cluster::coordinator::io;
+use crate::cluster::coordinator::now_us;
+use crate::cluster::rpc::Attempt;
+
+/// Until the next try, when a change of the register was under way.
+const RETRY_US: u64 = 500_000;
+
+impl Leader {
+    /// A sweep is worth while now; one that is under way may have looked too early.
+    pub(super) fn request_sweep(&mut self) {
+        self.sweep_at_us = now_us();
+    }
+
+    pub(super) fn sweep_if_due(&mut self, now: u64) {
+        if !self.sweeping && (now >= self.sweep_at_us || buggify!(points::SWEEP_NOW)) {
+            self.sweeping = true;
+            self.sweep_at_us = now + micros(self.context.config.sweep_interval);
+            let abandoned = self.state.abandoned_directories();
+            self.spawn(io::list(self.context.clone(), abandoned));
+        }
+    }
+
+    /// The view is of now, and only taken while nothing is uncertain.
+    pub(super) fn sweep(&mut self, listed: Option<Vec<String>>) {
+        let current = match (self.stage, self.cluster.current()) {
+            (Stage::Ended, _) => Some(Attempt { epoch: self.state.epoch, number: u32::MAX }),
+            (_, current) => current.map(|current| current.attempt),
+        };
+        let (Some(listed), Some(current), Some(machine)) = (listed, current, &self.machine) else {
+            self.sweeping = false;
+            return;
+        };
+        if machine.is_completing() {
+            self.sweeping = false;
+            self.sweep_at_us = now_us() + RETRY_US;
+            return;
+        }
+        let view = machine.sweep_view(current, self.state.abandoned_directories());
+        let orphans = sweep::orphans(&self.context.layout, &view, &listed);
+        sometimes!(checkpoint_points::SWEPT, !orphans.is_empty());
+        self.spawn(io::sweep(self.context.clone(), orphans, self.version));
+    }
+}
