@@ -39,6 +39,7 @@ struct Cluster {
     job: JobSpec,
     build: Build,
     coordinator: SocketAddr,
+    alignment: Alignment,
 }
 
 async fn free_address() -> SocketAddr {
@@ -49,8 +50,9 @@ impl Cluster {
     async fn new(query: &str, parameters: &[(&str, u64)]) -> Cluster {
         let parameters = parameters.iter().map(|(name, value)| (name.to_string(), *value)).collect();
         let job = JobSpec { name: "job".into(), query: query.into(), parameters };
+        let (coordinator, alignment) = (free_address().await, Alignment::Aligned);
         let build = queries::build;
-        Cluster { dir: tempfile::tempdir().unwrap(), job, build, coordinator: free_address().await }
+        Cluster { dir: tempfile::tempdir().unwrap(), job, build, coordinator, alignment }
     }
 
     fn objects_url(&self) -> String {
@@ -79,7 +81,7 @@ impl Cluster {
                 retained: 2,
                 max_concurrent: 1,
                 retention: Retention::RetainOnCancellation,
-                alignment: Alignment::Aligned,
+                alignment: self.alignment,
             },
             lease: 200 * MS,
             ping_limit: 50 * MS,
@@ -237,6 +239,8 @@ async fn nexmark(query: &str) {
         seed += 1;
         cluster = Cluster::new(query, &parameters(seed)).await;
     }
+    // What is overtaken is processed after a restore, and nothing of it is late.
+    cluster.alignment = Alignment::Unaligned;
     let _coordinator = cluster.coordinator(3);
     let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
     cluster.checkpoints(2).await;
@@ -354,4 +358,22 @@ async fn state_without_keys_is_handed_out_anew() {
     let client = Client::new(vec![cluster.coordinator], Duration::from_secs(1));
     client.rescale(2).await.unwrap();
     cluster.finish_with((0..ITEMS).map(|n| (record(n, n * FACTOR), 1)).collect()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn barriers_that_overtake_change_nothing() {
+    let parameters = [("events_per_partition", 3000), ("events_per_second", 600), ("max_parallelism", 32)];
+    for alignment in [Alignment::Unaligned, Alignment::AlignedFor { timeout_us: 500 }] {
+        let cluster = Cluster { alignment, ..Cluster::new(bid_histogram::NAME, &parameters).await };
+        let _coordinator = cluster.coordinator(2);
+        let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
+        cluster.checkpoints(2).await;
+        drop(a);
+        let _a = cluster.worker("a");
+        cluster.wait("a new attempt", |s| s.attempt.number > 1 && s.phase == JobPhase::Running).await;
+        cluster.checkpoints(2).await;
+        Client::new(vec![cluster.coordinator], Duration::from_secs(1)).rescale(3).await.unwrap();
+        cluster.wait("parallelism 3", |s| s.parallelism == 3 || s.phase == JobPhase::Finished).await;
+        cluster.finish().await;
+    }
 }

@@ -101,7 +101,6 @@ impl Scenario for CheckpointScenario {
                 "stream.aligned_blocked",
                 "stream.overtaken_input",
                 "stream.overtaken_output",
-                "stream.overtaken_replay",
                 "stream.alignment_timed_out",
                 "stream.in_flight.persisted",
                 "stream.in_flight.replayed",

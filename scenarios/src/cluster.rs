@@ -263,10 +263,10 @@ impl Cluster {
         self.world.until_horizon().await;
         self.world.heal().await;
         let judged = self.judge_retained();
-        let whole = self
-            .world
-            .within(FINISH_LIMIT, "a healed cluster brings its job to an end", self.bring_to_an_end())
-            .await?;
+        let cluster = self.clone();
+        let ended = self.world.client("user", async move { cluster.bring_to_an_end().await });
+        let whole =
+            self.world.within(FINISH_LIMIT, "a healed cluster brings its job to an end", ended).await?;
         judged.await?;
         self.oracles().look(self.world.env())?;
         if self.is_undisturbed() {
@@ -309,7 +309,8 @@ impl Cluster {
     /// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
     fn is_undisturbed(&self) -> bool {
         let plan = self.world.plan();
-        let disturbs = |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage");
+        let disturbs =
+            |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage" | "stop" | "cancel" | "start");
         plan.faults.is_empty()
             && plan.buggify.is_empty()
             && self.world.knob("store_spacing_us") == 0

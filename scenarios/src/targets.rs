@@ -13,6 +13,7 @@ use arbitrary::Unstructured;
 use bytes::Bytes;
 use cutwater_engine::checkpoint::{log as job_log, metadata};
 use cutwater_engine::cluster::rpc;
+use cutwater_engine::state::canonical;
 use cutwater_engine::store::batch::DecodedBatch;
 use cutwater_engine::store::blob::format::{self, HEADER_BYTES, Header, RecordHeader};
 use cutwater_engine::store::blob::{BlobIndex, BlobReader, BlobWriter, Stored};
@@ -57,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     ("rpc_frame", rpc_frame),
     ("checkpoint_metadata", checkpoint_metadata),
     ("sink_output", sink_output),
+    ("canonical_state", canonical_state),
 ];
 
 /// Runs the target of this name.
@@ -432,4 +434,34 @@ fn sink_output(bytes: &[u8]) {
         let len: usize = records.iter().map(|record| record.key.len() + record.value.len()).sum();
         assert!(len <= bytes.len(), "records of {len} bytes in {}", bytes.len());
     }
+}
+
+/// A file of a canonical savepoint as it is; then as a block and as an index behind right sums. The last four bytes say how many
+/// entries the block claims to have.
+fn canonical_state(bytes: &[u8]) {
+    let whole = Bytes::copy_from_slice(bytes);
+    if let Ok(entries) = canonical::read_all(&whole) {
+        let mut writer = canonical::Writer::default();
+        for entry in &entries {
+            assert!(writer.push(&entry.store_key(), &entry.value), "{entry:?}");
+        }
+        assert_eq!(canonical::read_all(&writer.finish()).as_ref(), Ok(&entries));
+    }
+    let Some((entries, body)) = bytes.split_last_chunk::<4>().map(|(body, entries)| (entries, body)) else {
+        return;
+    };
+    let sealed: Bytes = [body, &masked_crc32c(body).to_le_bytes()].concat().into();
+    let (entries, len_bytes) =
+        (u32::from_le_bytes(*entries), u32::try_from(sealed.len()).unwrap_or(u32::MAX));
+    let handle = canonical::BlockHandle { key_group: 0, offset_bytes: 6, len_bytes, entries };
+    if let Ok(entries) = canonical::read_block(&sealed, &handle) {
+        let len: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
+        assert!(len <= body.len(), "entries of {len} bytes in {}", body.len());
+    }
+    let mut file = [b"CWKS\x01\x00".as_slice(), &sealed].concat();
+    let index_at = (file.len() as u64).to_le_bytes();
+    let len_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
+    file.extend_from_slice(body);
+    file.extend([&index_at[..], &len_bytes, &masked_crc32c(body).to_le_bytes(), b"CWKSEND1"].concat());
+    let _ = canonical::read_all(&file.into());
 }

@@ -32,9 +32,10 @@ pub struct CheckpointOptions {
 }
 
 /// Where the files of a checkpoint go, and what they may leave out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// To the job's directories; files that a confirmed checkpoint holds are referenced.
+    #[default]
     Increment,
     /// To the job's directories; no file of an earlier checkpoint is referenced, but later ones may reference these.
     Full,
@@ -87,17 +88,22 @@ impl Barrier {
     }
 }
 
+impl CheckpointOptions {
+    /// What holds for the barrier. A savepoint holds no input in flight, and after a job's last checkpoint nothing is processed
+    /// any more: such barriers overtake nothing, whatever they say.
+    pub fn alignment(&self) -> Alignment {
+        match (&self.target, self.stop) {
+            (Target::Increment | Target::Full, None) => self.alignment,
+            _ => Alignment::Aligned,
+        }
+    }
+}
+
 impl Target {
     /// True if the files of the checkpoint are to lie in a directory of their own, and `path` is directly in there.
     pub fn holds(&self, path: &str) -> bool {
         let Target::Savepoint { directory, .. } = self else { return false };
         let name = path.strip_prefix(directory.as_str()).and_then(|rest| rest.strip_prefix('/'));
         name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
-    }
-}
-
-impl Default for Target {
-    fn default() -> Self {
-        Target::Increment
     }
 }

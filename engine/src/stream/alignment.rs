@@ -122,7 +122,8 @@ impl Aligner {
         if self.current.as_ref().is_some_and(|c| newer(c) && c.phase != Phase::Aligning) {
             decision.declined = self.give_up();
         }
-        let phase = match barrier.options.alignment {
+        let alignment = barrier.options.alignment();
+        let phase = match alignment {
             Alignment::Aligned => return decision,
             Alignment::AlignedFor { timeout_us } => {
                 Phase::AligningUntil { deadline_us: now_us.saturating_add(timeout_us) }
@@ -134,7 +135,7 @@ impl Aligner {
         }
         let current = self.current.as_mut().expect("it is under way");
         current.arrived.insert(channel);
-        if barrier.options.alignment == Alignment::Unaligned {
+        if alignment == Alignment::Unaligned {
             self.overtake(&mut decision);
         }
         self.recorded(&mut decision);
@@ -233,6 +234,7 @@ impl Aligner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::barrier::{SavepointFormat, Stop, Target};
     use proptest::prelude::*;
 
     fn id(n: u64) -> CheckpointId {
@@ -362,6 +364,20 @@ mod tests {
         aligner.arrived(0, &aligned_for(1, 1_000_000), 0);
         let decision = aligner.arrived(1, &unaligned(1), 10);
         assert_eq!((snapshot(&decision), decision.recorded), (Some((1, true)), Some(id(1))));
+    }
+
+    #[test]
+    fn a_savepoint_and_the_end_of_a_job_overtake_nothing() {
+        let directory = "saved".to_string();
+        let target = Target::Savepoint { directory, format: SavepointFormat::Canonical };
+        let (mut savepoint, mut stop) = (unaligned(1), unaligned(2));
+        savepoint.options.target = target;
+        stop.options.stop = Some(Stop::Suspend);
+        let mut aligner = Aligner::new(1);
+        for barrier in [savepoint, stop] {
+            assert_eq!(aligner.arrived(0, &barrier, 0), nothing());
+            assert_eq!(snapshot(&aligner.reached(0, &barrier)), Some((barrier.checkpoint.0, false)));
+        }
     }
 
     #[test]

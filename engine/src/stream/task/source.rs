@@ -264,7 +264,7 @@ impl SourceTask {
         if barrier.options.stop.is_some() {
             self.stopped = Some(Stopped::With(checkpoint));
         }
-        let unsent = if barrier.options.alignment == Alignment::Unaligned {
+        let unsent = if barrier.options.alignment() == Alignment::Unaligned {
             self.output.overtake(&barrier)
         } else {
             self.output.barrier(&barrier);

@@ -151,7 +151,8 @@ impl Leader {
     }
 
     fn running(&mut self, from: ConnectionId, attempt: Attempt, task: TaskId) {
-        if !self.runs(from, attempt, task) {
+        // Of a job whose end is on its way nothing is begun any more.
+        if self.ending || !self.runs(from, attempt, task) {
             return;
         }
         let Some(current) = self.cluster.current_mut(attempt) else { return };
