@@ -20,24 +20,17 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(madsim))]
 mod real {
-    use std::collections::{BTreeMap, BTreeSet};
-    use std::net::SocketAddr;
+    use std::collections::BTreeSet;
     use std::path::{Path, PathBuf};
     use std::process::ExitCode;
     use std::time::Duration;
 
     use clap::Parser;
-    use cutwater_engine::checkpoint::barrier::Alignment;
-    use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
-    use cutwater_engine::checkpoint::job_state::Retention;
-    use cutwater_engine::cluster::client::Client;
-    use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
+    use cutwater_engine::cluster::local::{LocalCluster, LocalConfig};
     use cutwater_engine::cluster::rpc::{JobPhase, JobSpec};
-    use cutwater_engine::cluster::worker::{self, WorkerConfig};
-    use cutwater_engine::stream::queries::{self, bid_counts};
+    use cutwater_engine::stream::queries::{self, Rows, bid_counts};
+    use cutwater_engine::stream::record::Record;
     use cutwater_engine::stream::sink::decode_output;
-    use cutwater_io::net::Listener;
-    use cutwater_io::task::{self, AbortOnDrop};
     use cutwater_io::{fs, objects, time};
     use futures::StreamExt;
     use object_store::path::Path as ObjectPath;
@@ -48,21 +41,21 @@ mod real {
     const PARTITIONS: u64 = 4;
     const JOB: &str = "nexmark";
 
-    /// Counts the bids of each auction, exactly once.
+    /// Runs a query over Nexmark's bids or events, exactly once.
     #[derive(Parser)]
     struct Arguments {
         /// Where objects and local state are; the job in it goes on.
         dir: PathBuf,
-        /// How many bids there are in all.
+        /// How many events there are in all.
         #[arg(long, default_value_t = 100_000)]
         events: u64,
         /// Parallelism of the keyed operator and the sink.
         #[arg(long, default_value_t = 2)]
         parallelism: u16,
-        /// Bids per second in all; 0 is no limit.
+        /// Events per second in all; 0 is no limit.
         #[arg(long, default_value_t = 20_000)]
         rate: u64,
-        /// Name of the query: bid_counts or bid_histogram.
+        /// Name of the query: bid_counts, bid_histogram, or q0 to q8 of Nexmark.
         #[arg(long, default_value = bid_counts::NAME)]
         query: String,
     }
@@ -92,15 +85,11 @@ mod real {
         let job = JobSpec { name: JOB.into(), query: arguments.query.clone(), parameters };
         fs::create_dir_all(&arguments.dir).await?;
         same_job(&arguments.dir, &job).await?;
-        // The store wants an absolute path.
-        let dir = std::path::absolute(&arguments.dir)?;
-        let objects_url = format!("file://{}", dir.join("objects").display());
-
-        let address = free_address().await?;
-        let coordinator = start_coordinator(&job, address, &objects_url, arguments.parallelism)?;
-        let workers = ["worker-1", "worker-2"].map(|name| start_worker(name, address, &objects_url, &dir));
-        watch(address, &objects_url, coordinator, workers).await?;
-        verify(&job, &objects_url).await
+        let mut config = LocalConfig::new(&arguments.dir, JOB, queries::build);
+        (config.job, config.parallelism) = (job.clone(), arguments.parallelism);
+        let cluster = LocalCluster::start(&config).await?;
+        watch(&cluster).await?;
+        verify(&job, cluster.objects_url()).await
     }
 
     /// The directory remembers which job it holds: positions and state mean nothing to another.
@@ -127,82 +116,15 @@ mod real {
         Ok(())
     }
 
-    async fn free_address() -> std::io::Result<SocketAddr> {
-        Ok(Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?.local_addr())
-    }
-
-    fn start_coordinator(
-        job: &JobSpec,
-        bind: SocketAddr,
-        objects_url: &str,
-        parallelism: u16,
-    ) -> Result<AbortOnDrop<()>, Failure> {
-        let graph = queries::build(job)?;
-        let config = CoordinatorConfig {
-            name: "coordinator".into(),
-            bind,
-            advertise: None,
-            objects_url: objects_url.into(),
-            job: job.clone(),
-            plan: graph.plan(),
-            max_parallelism: graph.max_parallelism,
-            parallelism,
-            start_from: None,
-            allow_non_restored: false,
-            restarts_max: None,
-            checkpoint: CheckpointConfig {
-                interval: Duration::from_millis(500),
-                min_pause: Duration::from_millis(100),
-                timeout: Duration::from_secs(30),
-                tolerable_failures: 3,
-                retained: 3,
-                max_concurrent: 1,
-                retention: Retention::RetainOnCancellation,
-                alignment: Alignment::Aligned,
-            },
-            lease: Duration::from_millis(500),
-            ping_limit: Duration::from_millis(125),
-            heartbeat_timeout: Duration::from_secs(3),
-            slots_wait: Duration::from_millis(300),
-            restart_delay: Duration::from_millis(100),
-            deploy_timeout: Duration::from_secs(300),
-            sweep_interval: Duration::from_secs(20),
-            keep_versions: cutwater_engine::checkpoint::log::KEEP_VERSIONS,
-        };
-        Ok(until_error("coordinator", async move { coordinator::run(config).await.map_err(Failure::from) }))
-    }
-
-    fn start_worker(name: &str, coordinator: SocketAddr, objects_url: &str, dir: &Path) -> AbortOnDrop<()> {
-        let bind = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = WorkerConfig::new(name, bind, vec![coordinator], objects_url, dir.join(name));
-        until_error("worker", async move { worker::run(config).await.map_err(Failure::from) })
-    }
-
-    fn until_error(
-        what: &'static str,
-        process: impl Future<Output = Result<(), Failure>> + Send + 'static,
-    ) -> AbortOnDrop<()> {
-        let process = async move {
-            if let Err(error) = process.await {
-                eprintln!("nexmark: {what}: {error}");
-                std::process::exit(2);
-            }
-        };
-        task::spawn(process).abort_on_drop()
-    }
-
-    /// Shows how the job gets on until it is finished; the processes end with this.
-    async fn watch(
-        address: SocketAddr,
-        objects_url: &str,
-        _coordinator: AbortOnDrop<()>,
-        _workers: [AbortOnDrop<()>; 2],
-    ) -> Result<(), Failure> {
-        let client = Client::new(vec![address], Duration::from_secs(1));
-        let mut output = Output::open(objects_url)?;
+    /// Shows how the job gets on until it is finished.
+    async fn watch(cluster: &LocalCluster) -> Result<(), Failure> {
+        let mut output = Output::open(cluster.objects_url())?;
         let mut shown = String::new();
         loop {
-            if let Ok(status) = client.status().await {
+            if let Some(failure) = cluster.failure() {
+                return Err(failure.into());
+            }
+            if let Ok(status) = cluster.client().status().await {
                 output.read().await?;
                 let rows: u64 = output.rows.values().sum();
                 let checkpoint = status.latest_checkpoint.map_or("none".into(), |id| id.to_string());
@@ -226,12 +148,12 @@ mod real {
         let mut output = Output::open(objects_url)?;
         output.read().await?;
         let expected = queries::expected(job)?;
-        let total = expected.len();
+        let total: u64 = expected.values().sum();
         if output.rows == expected {
             println!("finished: {total} rows committed, each once, as the known answer says");
             return Ok(true);
         }
-        let differs = |row: &(u64, u64)| {
+        let differs = |row: &Record| {
             (output.rows.get(row).copied().unwrap_or(0), expected.get(row).copied().unwrap_or(0))
         };
         let rows: BTreeSet<_> = output.rows.keys().chain(expected.keys()).collect();
@@ -242,7 +164,7 @@ mod real {
             wrong.len()
         );
         for (row, (found, expected)) in wrong.iter().take(10) {
-            println!("  {row:?}: {found}, {expected}");
+            println!("  {}: {found}, {expected}", queries::describe(row));
         }
         Ok(false)
     }
@@ -251,13 +173,13 @@ mod real {
     struct Output {
         store: std::sync::Arc<dyn ObjectStore>,
         seen: BTreeSet<ObjectPath>,
-        rows: BTreeMap<(u64, u64), u64>,
+        rows: Rows,
     }
 
     impl Output {
         fn open(objects_url: &str) -> Result<Output, Failure> {
             let store = objects::open(objects_url)?;
-            Ok(Output { store, seen: BTreeSet::new(), rows: BTreeMap::new() })
+            Ok(Output { store, seen: BTreeSet::new(), rows: Rows::new() })
         }
 
         async fn read(&mut self) -> Result<(), Failure> {
@@ -270,8 +192,7 @@ mod real {
                 }
                 let bytes = self.store.get(&path).await?.bytes().await?;
                 for record in decode_output(&bytes)? {
-                    let row = bid_counts::numbers(&record).ok_or("a committed record is not two numbers")?;
-                    *self.rows.entry(row).or_insert(0) += 1;
+                    *self.rows.entry(record).or_insert(0) += 1;
                 }
                 self.seen.insert(path);
             }

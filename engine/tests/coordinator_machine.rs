@@ -67,6 +67,7 @@ fn savepoint_part(id: CheckpointId, task: TaskId, directory: &str) -> SubtaskSta
         0 => part(ATTEMPT, id, task, &[]),
         1 => SubtaskState::Keyed(KeyedSnapshot {
             range: key_group_range(task.subtask, 2, MAX_PARALLELISM),
+            states: Vec::new(),
             format: StateFormat::canonical(),
             shared: Vec::new(),
             private: vec![StoreFile { name: "f".into(), handle: handle(path) }],
@@ -84,6 +85,7 @@ fn part(attempt: Attempt, id: CheckpointId, task: TaskId, shared: &[String]) -> 
         0 => SubtaskState::from(vec![SourcePosition { partition: task.subtask.into(), next_offset: id.0 }]),
         1 => SubtaskState::Keyed(KeyedSnapshot {
             range: key_group_range(task.subtask, 2, MAX_PARALLELISM),
+            states: Vec::new(),
             format: StateFormat::store(),
             shared: shared.iter().cloned().map(file).collect(),
             private: vec![file(layout.private(id, attempt, task, "u"))],

@@ -211,6 +211,7 @@ impl FakeWorker {
                 let private = vec![StoreFile { name: "MANIFEST".into(), handle: manifest }];
                 SubtaskState::Keyed(KeyedSnapshot {
                     range,
+                    states: Vec::new(),
                     format: StateFormat::store(),
                     shared: tables.clone(),
                     private,

@@ -7,7 +7,6 @@
     reason = "the test starts real processes, kills them in real time, and reads what they leave"
 )]
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -17,8 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use cutwater_engine::cluster::rpc::JobSpec;
-use cutwater_engine::stream::queries;
-use cutwater_engine::stream::queries::bid_counts;
+use cutwater_engine::stream::queries::{self, Rows};
 use cutwater_engine::stream::sink::decode_output;
 
 const EVENTS: u64 = 44_000;
@@ -27,9 +25,6 @@ const RATE: u64 = 8_000;
 const SIGKILL: i32 = 9;
 /// No single wait takes longer, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Rows by how often they were committed.
-type Rows = BTreeMap<(u64, u64), u64>;
 
 /// When a process is killed, in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +180,7 @@ fn committed(dir: &Path) -> Rows {
     for entry in std::fs::read_dir(dir.join("objects/nexmark/out")).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         for record in decode_output(&bytes).unwrap() {
-            *rows.entry(bid_counts::numbers(&record).unwrap()).or_default() += 1;
+            *rows.entry(record).or_default() += 1;
         }
     }
     rows
@@ -202,7 +197,7 @@ fn assert_same(what: &str, expected: &Rows, found: &Rows) {
     let rows = expected.keys().chain(found.keys());
     let differ: Vec<_> = rows
         .filter(|row| expected.get(row) != found.get(row))
-        .map(|row| (row, expected.get(row), found.get(row)))
+        .map(|row| (queries::describe(row), expected.get(row), found.get(row)))
         .take(5)
         .collect();
     assert!(differ.is_empty(), "{what}: row, expected, found: {differ:?}");

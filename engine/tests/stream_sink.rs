@@ -140,7 +140,7 @@ fn transaction(n: u8) -> Transaction {
 }
 
 fn record(n: u8) -> Record {
-    Record { key: vec![n].into(), value: Bytes::new() }
+    Record::new(vec![n], Bytes::new())
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use cutwater_engine::checkpoint::barrier::{SavepointFormat, Target};
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, KeyGroupRange, KeyedSnapshot, StateFormat};
 use cutwater_engine::state::blob::{self, Blobs, Retry};
 use cutwater_engine::state::upload::{self, Names, Uploaded};
-use cutwater_engine::state::{Error, KeyedState, StateId, key_groups, restore};
+use cutwater_engine::state::{Error, KeyedState, ValueState, key_groups, restore};
 use cutwater_engine::store::{FamilyOptions, Options};
 use futures::StreamExt;
 use object_store::memory::InMemory;
@@ -21,9 +21,9 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 const MAX: u16 = 16;
-const STATE: StateId = StateId(3);
+const STATE: ValueState<u64> = ValueState::new("state");
 
-type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+type Model = BTreeMap<Vec<u8>, u64>;
 
 #[derive(Default)]
 struct Numbered(AtomicU64);
@@ -113,22 +113,26 @@ fn owner(states: &[KeyedState], key: &[u8]) -> usize {
 
 async fn change(states: &mut [KeyedState], model: &mut Model, from: u64, to: u64) {
     for n in from..to {
-        let (key, value) = (key(n % 400), n.to_be_bytes().to_vec());
+        let key = key(n % 400);
         let i = owner(states, &key);
         if n % 7 == 3 {
-            states[i].delete(STATE, &key).await.unwrap();
+            STATE.clear(at(&mut states[i], &key)).await.unwrap();
             model.remove(&key);
         } else {
-            states[i].put(STATE, &key, &value).await.unwrap();
-            model.insert(key, value);
+            STATE.put(at(&mut states[i], &key), &n).await.unwrap();
+            model.insert(key, n);
         }
     }
 }
 
-/// The states hold exactly the model, and each key is in its owner alone.
-async fn assert_equal(states: &[KeyedState], model: &Model) {
+fn at<'a>(state: &'a mut KeyedState, key: &[u8]) -> &'a mut KeyedState {
+    state.set_key(Bytes::copy_from_slice(key)).unwrap()
+}
+
+/// The states hold exactly the model, and each key is in its owner alone. They have just been restored.
+async fn assert_equal(states: &mut [KeyedState], model: &Model) {
     let mut found = Model::new();
-    for state in states {
+    for state in states.iter() {
         let mut entries = state.store().iter(.., None);
         while let Some((key, value)) = entries.next().await.unwrap() {
             let group = key_groups::group_of_store_key(&key).unwrap();
@@ -138,7 +142,9 @@ async fn assert_equal(states: &[KeyedState], model: &Model) {
                 state.range()
             );
             assert!(
-                found.insert(key[key_groups::PREFIX_BYTES..].to_vec(), value).is_none(),
+                found
+                    .insert(key[key_groups::PREFIX_BYTES..].to_vec(), postcard::from_bytes(&value).unwrap())
+                    .is_none(),
                 "in two subtasks"
             );
         }
@@ -146,7 +152,7 @@ async fn assert_equal(states: &[KeyedState], model: &Model) {
     assert_eq!(&found, model);
     for key in (0..400).map(key) {
         let i = owner(states, &key);
-        assert_eq!(states[i].get(STATE, &key).await.unwrap().as_ref(), model.get(&key));
+        assert_eq!(STATE.get(at(&mut states[i], &key)).await.unwrap().as_ref(), model.get(&key));
     }
 }
 
@@ -157,7 +163,7 @@ async fn state_survives_any_change_of_parallelism() {
     let mut snapshots: Vec<KeyedSnapshot> = Vec::new();
     for (round, parallelism) in (0u64..).zip([1u16, 3, 3, 2, 16, 5, 1]) {
         let mut states = world.deploy(&format!("round-{round}"), parallelism, &snapshots).await;
-        assert_equal(&states, &model).await;
+        assert_equal(&mut states, &model).await;
         let base = round * 1000;
         change(&mut states, &mut model, base, base + 700).await;
         snapshots.clear();
@@ -192,8 +198,8 @@ async fn a_confirmed_file_is_uploaded_once() {
     let fourth = world.snapshot(&mut states[0], 4).await;
     assert_eq!(handles(&fourth), handles(&third));
     assert_eq!(world.count(Some("shared")).await, before);
-    let states = world.deploy("c", 1, &[fourth]).await;
-    assert_equal(&states, &model).await;
+    let mut states = world.deploy("c", 1, &[fourth]).await;
+    assert_equal(&mut states, &model).await;
 }
 
 #[tokio::test]
@@ -227,8 +233,8 @@ async fn a_savepoint_stands_alone_and_restores_at_any_parallelism() {
             }
         }
         for parallelism in 1..=4 {
-            let states = world.deploy(&format!("b-{parallelism}"), parallelism, &snapshots).await;
-            assert_equal(&states, &model).await;
+            let mut states = world.deploy(&format!("b-{parallelism}"), parallelism, &snapshots).await;
+            assert_equal(&mut states, &model).await;
         }
     }
 }
@@ -345,8 +351,7 @@ async fn a_key_of_another_subtask_is_refused() {
     let world = World::new();
     let mut states = world.deploy("a", 2, &[]).await;
     let foreign = (0..).map(key).find(|key| owner(&states, key) == 1).unwrap();
-    assert!(matches!(states[0].get(STATE, &foreign).await, Err(Error::ForeignKey { .. })));
-    assert!(matches!(states[0].put(STATE, &foreign, b"x").await, Err(Error::ForeignKey { .. })));
+    assert!(matches!(states[0].set_key(foreign.into()), Err(Error::ForeignKey { .. })));
 }
 
 #[tokio::test]

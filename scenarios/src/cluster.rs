@@ -26,7 +26,8 @@ use cutwater_engine::cluster::rpc::JobSpec;
 use cutwater_engine::cluster::worker::{self, WorkerConfig};
 use cutwater_engine::store::{FamilyOptions, Options};
 use cutwater_engine::stream::channel::Limits;
-use cutwater_engine::stream::queries::{self, bid_counts};
+use cutwater_engine::stream::queries::{self, Rows};
+use cutwater_engine::stream::record::Record;
 use cutwater_engine::stream::sink::decode_output;
 use cutwater_io::points::{Kind, Point};
 use cutwater_io::sim::disk::Spared;
@@ -131,7 +132,7 @@ pub(crate) fn roles() -> Vec<Role> {
 pub(crate) fn knobs() -> Vec<Knob> {
     vec![
         crate::personality_knob(),
-        Knob::new("query", "0: one keyed step, 1: two", 0, 0..=1),
+        Knob::new("query", "0: one keyed step, 1: two, from 2 on: Nexmark q0 to q8", 0, 0..=10),
         Knob::new("partitions", "partitions of the source", 3, 1..=6),
         Knob::new("events_per_partition", "records in each", 120, 1..=400),
         Knob::new(
@@ -179,6 +180,12 @@ pub(crate) fn knobs() -> Vec<Knob> {
         Knob::new("keep_versions", "versions of the register that are kept", KEEP_VERSIONS, 2..=32),
         Knob::new("sweep_ms", "from one sweep for orphans to the next, in milliseconds", 2000, 50..=20_000),
         Knob::new("write_buffer_bytes", "size of a memtable, in bytes", 1024, 256..=16 << 10),
+        Knob::new(
+            "state_cache_bytes",
+            "of keyed state in memory before its store, in bytes",
+            0,
+            0..=16 << 10,
+        ),
         crate::compression_knob(),
         Knob::new("net_us", "median latency between two machines, one way, in microseconds", 500, 50..=5_000),
         Knob::new(
@@ -379,7 +386,7 @@ impl Cluster {
     /// The committed output is the known answer, or (of a job that did not come to the end of its input) a part of it.
     fn judge_output(&self, is_whole: bool) -> Result<(), Violation> {
         let expected = queries::expected(&self.job).expect("the knobs are within the query's ranges");
-        let mut found: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+        let mut found = Rows::new();
         let prefix = Layout::new(JOB).expect("a plain name").output_prefix();
         let env = self.world.env();
         for path in env.objects().keys(BUCKET, &prefix) {
@@ -390,11 +397,10 @@ impl Cluster {
                     .found(format!("{path}: {error}"))
             })?;
             for record in records {
-                let numbers = bid_counts::numbers(&record).expect("two numbers in each record");
-                *found.entry(numbers).or_default() += 1;
+                *found.entry(record).or_default() += 1;
             }
         }
-        let differs = |row: &&(u64, u64)| {
+        let differs = |row: &&Record| {
             let (expected, found) = (expected.get(*row), found.get(*row));
             if is_whole { expected != found } else { expected < found }
         };
@@ -403,7 +409,7 @@ impl Cluster {
             None => Ok(()),
             Some(row) => Err(Violation::new("exactly once", "the committed output is the known answer")
                 .of(if expected.get(row) > found.get(row) { "missing record" } else { "surplus record" })
-                .expected(format!("{row:?} {} times", expected.get(row).unwrap_or(&0)))
+                .expected(format!("{} {} times", queries::describe(row), expected.get(row).unwrap_or(&0)))
                 .found(format!("{} times", found.get(row).unwrap_or(&0)))),
         }
     }
@@ -418,7 +424,7 @@ fn job(world: &World) -> JobSpec {
         .map_or(0, |rate| rate.max(1));
     parameters.insert("events_per_second".into(), rate);
     parameters.insert("seed".into(), world.key().draw("bids", &[]).below(1 << 20));
-    let query = queries::NAMES[usize::try_from(world.knob("query")).expect("0 or 1")];
+    let query = queries::NAMES[usize::try_from(world.knob("query")).expect("a small number")];
     JobSpec { name: JOB.into(), query: query.into(), parameters }
 }
 
@@ -485,8 +491,9 @@ pub(crate) fn max_concurrent(world: &World) -> usize {
 /// How long a barrier may wait behind records when all of them are due at once and each costs a flush of a tiny memtable.
 /// A timeout below that could never be met, and the job would start over for ever.
 fn longest_backlog(world: &World) -> Duration {
+    let flushes = if counts(world) { 1 } else { 4 };
     let records = world.knob("partitions") * world.knob("events_per_partition");
-    Duration::from_millis(records * 3 * 512 / world.knob("write_buffer_bytes").min(512))
+    Duration::from_millis(records * flushes * 3 * 512 / world.knob("write_buffer_bytes").min(512))
 }
 
 /// How long a candidate may take to connect to a leader and to be answered, if their link is one of the slow ones: two round
@@ -495,6 +502,18 @@ fn longest_backlog(world: &World) -> Duration {
 fn slowest_ping(world: &World) -> Duration {
     let one_way_us = world.knob("net_us") * u64::from(crate::SLOW_LINK_FACTOR_MAX) * 2;
     Duration::from_micros(4 * one_way_us)
+}
+
+/// True if the query counts: it changes one entry of its state with each record. Others change many.
+fn counts(world: &World) -> bool {
+    world.knob("query") < 2
+}
+
+/// Where a record changes many entries, they are written some at a time: one by one, with the smallest of memtables, a job
+/// would take longer than the simulation lasts.
+fn state_cache_bytes(world: &World) -> usize {
+    let least = if counts(world) { 0 } else { 2048 };
+    usize::try_from(world.knob("state_cache_bytes").max(least)).expect("a small number")
 }
 
 fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> WorkerConfig {
@@ -509,6 +528,7 @@ fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> Work
         input_bytes: waiting_bytes,
         ..Limits::default()
     };
+    config.state_cache_bytes = state_cache_bytes(world);
     config.store = store_options(world.knob("write_buffer_bytes"));
     config.store.family.compression = crate::compression(world.knob("compression"));
     config

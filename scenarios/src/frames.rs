@@ -58,6 +58,7 @@ fn batch(bytes: &[u8]) -> Option<String> {
     while let Some(element) = decoder.element().ok()? {
         match element {
             Element::Record(_) => records += 1,
+            Element::Watermark(_) | Element::Idle => {}
             Element::Barrier(barrier) => barriers.push_str(&format!("barrier {}, ", barrier.checkpoint)),
         }
     }

@@ -62,7 +62,7 @@ impl Part<'_> {
                     return Err(format!("partition {} is not its own", position.partition));
                 }
             }
-            (SubtaskState::Sink(_), VertexKind::Sink) | (SubtaskState::Stateless, VertexKind::Stateless) => {}
+            (SubtaskState::Sink(_), VertexKind::Sink) | (SubtaskState::Plain(_), VertexKind::Plain) => {}
             _ => return Err(format!("not the state of {:?}", plan.kind)),
         }
         state.in_flight().map_or(Ok(()), |in_flight| in_flight.check(task))

@@ -3,7 +3,8 @@
 //! Key groups follow Flink's rule: with `max` key groups and parallelism `p`, subtask `i` owns
 //! `ceil(i * max / p) ..= ((i + 1) * max - 1) / p`. A keyed subtask is handed every state that overlaps its range (it
 //! takes its own key groups out of each); a source subtask the positions of the partitions `n` with `n % p == i`; each
-//! transaction of a sink goes to exactly one subtask. Nothing is lost and nothing is handed out twice, whatever the old
+//! transaction of a sink goes to exactly one subtask; what else a subtask keeps, by the kind of each of its states
+//! ([`redistribute`]). Nothing is lost and nothing is handed out twice, whatever the old
 //! and the new parallelism.
 //!
 //! What was in flight goes to the *receivers*, also what the senders had not sent yet: so it is processed before anything
@@ -13,6 +14,8 @@
 //! FLINK-31963.)
 
 use std::collections::BTreeMap;
+
+use crate::state::operator_state::redistribute;
 
 use super::snapshot::{
     CheckpointMetadata, InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, SinkTransaction,
@@ -43,8 +46,8 @@ pub enum VertexKind {
     Keyed,
     /// Transactions.
     Sink,
-    /// Nothing.
-    Stateless,
+    /// State of its subtasks, or nothing.
+    Plain,
 }
 
 impl VertexPlan {
@@ -118,7 +121,14 @@ pub fn restore(
             let parts = deal(transactions.flatten().cloned(), parallelism);
             parts.into_iter().map(|part| vec![part.into()]).collect()
         }
-        VertexKind::Stateless => vec![Vec::new(); usize::from(parallelism)],
+        VertexKind::Plain => {
+            let states = from.subtasks.iter().filter_map(|state| match state {
+                SubtaskState::Plain(parts) => Some(parts.as_slice()),
+                _ => None,
+            });
+            let parts = redistribute(states, parallelism);
+            parts.into_iter().map(|parts| vec![SubtaskState::Plain(parts)]).collect()
+        }
     }
 }
 
@@ -244,6 +254,7 @@ mod tests {
             let (old, new) = (old.min(max), new.min(max));
             let states = (0..old).map(|i| SubtaskState::Keyed(KeyedSnapshot {
                 range: key_group_range(i, old, max),
+                states: Vec::new(),
                 format: StateFormat::store(),
                 shared: Vec::new(),
                 private: Vec::new(),

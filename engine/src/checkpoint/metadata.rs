@@ -178,7 +178,7 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
                     }
                 }
             }
-            (SubtaskState::Stateless, VertexKind::Stateless) => {}
+            (SubtaskState::Plain(_), VertexKind::Plain) => {}
             _ => return Err("state of another kind".into()),
         }
     }
@@ -228,6 +228,7 @@ mod tests {
         let keyed = |first, last| {
             SubtaskState::Keyed(KeyedSnapshot {
                 range: KeyGroupRange { first, last },
+                states: Vec::new(),
                 format: StateFormat::store(),
                 shared: Vec::new(),
                 private: Vec::new(),

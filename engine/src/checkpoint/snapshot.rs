@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::barrier::SavepointFormat;
 use crate::cluster::rpc::TaskId;
+use crate::state::operator_state::OperatorPart;
 
 /// Number of a checkpoint; grows over all leaders and restores of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,6 +49,36 @@ pub struct StoreFile {
     pub handle: FileHandle,
 }
 
+/// What kind of state a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum StateKind {
+    /// One value per key.
+    Value,
+    /// What is left of all values that were added.
+    Reducing,
+    /// Elements in order.
+    List,
+    /// Values by a second key.
+    Map,
+}
+
+/// A state of a keyed operator, as it is known by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StateSchema {
+    /// Where it lies in the store.
+    pub id: u16,
+    /// What the operator calls it.
+    pub name: String,
+    /// What it is.
+    pub kind: StateKind,
+}
+
+impl std::fmt::Display for StateSchema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} ({:?}, id {})", self.name, self.kind, self.id)
+    }
+}
+
 /// What the files of a keyed snapshot look like. A name and not an enum: who cannot read it can still say what it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StateFormat(pub String);
@@ -84,6 +115,8 @@ impl StateFormat {
 pub struct KeyedSnapshot {
     /// The key groups it covers.
     pub range: KeyGroupRange,
+    /// The states that are in it.
+    pub states: Vec<StateSchema>,
     /// What its files look like.
     pub format: StateFormat,
     /// Immutable table files, under `shared/`, possibly referenced by several checkpoints. Owned by the registry of
@@ -188,8 +221,8 @@ pub enum SubtaskState {
     Keyed(KeyedSnapshot),
     /// Its transactions that are not yet known to be committed.
     Sink(SinkSnapshot),
-    /// It has nothing to keep.
-    Stateless,
+    /// Its lists and tables.
+    Plain(Vec<OperatorPart>),
     /// Not what a task acknowledges, but what it is handed: input that was in flight when the checkpoint was taken.
     InFlight(InFlight),
 }
@@ -216,7 +249,12 @@ impl SubtaskState {
     /// True if nothing would be lost without it.
     pub fn is_empty(&self) -> bool {
         let has_positions = matches!(self, SubtaskState::Source(source) if !source.positions.is_empty());
-        !has_positions && self.shared_files().next().is_none() && self.private_files().is_empty()
+        let has_entries =
+            matches!(self, SubtaskState::Plain(parts) if parts.iter().any(|part| !part.entries.is_empty()));
+        !has_positions
+            && !has_entries
+            && self.shared_files().next().is_none()
+            && self.private_files().is_empty()
     }
 
     /// Staged output.
@@ -230,7 +268,7 @@ impl SubtaskState {
             SubtaskState::Source(source) => source.in_flight.as_ref(),
             SubtaskState::Keyed(keyed) => keyed.in_flight.as_ref(),
             SubtaskState::Sink(sink) => sink.in_flight.as_ref(),
-            SubtaskState::Stateless => None,
+            SubtaskState::Plain(_) => None,
             SubtaskState::InFlight(in_flight) => Some(in_flight),
         }
     }

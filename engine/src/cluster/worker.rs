@@ -19,14 +19,15 @@ use futures::FutureExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::points;
-use super::rpc::{self, Attempt, FromCoordinator, TaskId, ToCoordinator};
+use super::rpc::{self, Attempt, FromCoordinator, JobSpec, TaskId, ToCoordinator};
 use super::worker_machine::{Decision, Deployment, Fact, Machine};
 use crate::checkpoint::layout::Layout;
 use crate::state::blob::{Blobs, Retry};
-use crate::state::dirs;
+use crate::state::{backend, dirs};
 use crate::store;
 use crate::stream::channel::{Hub, Limits};
-use crate::stream::queries;
+use crate::stream::graph::JobGraph;
+use crate::stream::queries::{self, UnknownQuery};
 use crate::stream::task::{Command, TaskContext, channels_into};
 
 /// Connections that have not yet said which channel they are.
@@ -59,6 +60,10 @@ pub struct WorkerConfig {
     pub channel_limits: Limits,
     /// Of the stores of keyed state.
     pub store: store::Options,
+    /// How much of a task's keyed state is kept in memory before its store, in bytes.
+    pub state_cache_bytes: usize,
+    /// Makes the graph of a job: [`queries::build`], or that of a program with jobs of its own.
+    pub build: fn(&JobSpec) -> Result<JobGraph, UnknownQuery>,
     /// How requests to the object store are repeated.
     pub retry: Retry,
     /// Files of one snapshot that are uploaded at the same time.
@@ -87,6 +92,8 @@ impl WorkerConfig {
             channel_patience: Duration::from_secs(10),
             channel_limits: Limits::default(),
             store: store::Options::default(),
+            state_cache_bytes: backend::CACHE_BYTES,
+            build: queries::build,
             retry: Retry::default(),
             parallel_uploads: 4,
         }
@@ -329,7 +336,7 @@ impl Worker {
     async fn start_tasks(&mut self, deployment: Deployment) {
         assert!(self.running.is_none(), "tasks of an older attempt have ended before {}", deployment.attempt);
         let Deployment { attempt, job, stopping, tasks, placements } = deployment;
-        let built = queries::build(&job).map_err(|e| e.to_string());
+        let built = (self.config.build)(&job).map_err(|e| e.to_string());
         let layout = Layout::new(&job.name).map_err(|e| e.to_string());
         let (graph, layout) = match built.and_then(|graph| layout.map(|layout| (graph, layout))) {
             Ok((graph, layout)) => (Arc::new(graph), layout),
@@ -360,6 +367,7 @@ impl Worker {
                 layout: layout.clone(),
                 blobs: self.blobs.clone(),
                 store: self.config.store.clone(),
+                state_cache_bytes: self.config.state_cache_bytes,
                 parallel_uploads: self.config.parallel_uploads,
                 channel_limits: self.config.channel_limits,
                 channel_patience: self.config.channel_patience,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::checkpoint::snapshot::KeyGroupRange;
+use crate::checkpoint::snapshot::{KeyGroupRange, StateSchema};
 
 use super::blob;
 
@@ -16,6 +16,36 @@ pub enum Error {
         key_group: u16,
         /// What the subtask owns.
         range: KeyGroupRange,
+    },
+    /// Two states of an operator that cannot both be: one id for two names, or one name for two kinds.
+    #[error("operator {operator}: state {new} is used where {known} is kept: one of them needs another name")]
+    Conflict {
+        /// The operator's uid.
+        operator: String,
+        /// What is kept.
+        known: StateSchema,
+        /// What is used.
+        new: StateSchema,
+    },
+    /// Bytes of a state are not of its type, or a value has no bytes.
+    #[error("operator {operator}, state {state}: {what}")]
+    Value {
+        /// The operator's uid.
+        operator: String,
+        /// The state's name.
+        state: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+    /// State of a subtask that is not keyed.
+    #[error("operator {operator}, state {state}: {what}")]
+    OperatorState {
+        /// The operator's uid.
+        operator: String,
+        /// The state's name.
+        state: String,
+        /// What is wrong.
+        what: String,
     },
     /// A snapshot names a file that cannot be a file of a store.
     #[error("snapshot of key groups {}..={} names a file {name:?}", range.first, range.last)]

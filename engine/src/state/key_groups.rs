@@ -6,7 +6,9 @@
 //! is routed to `g*p/max`; the two formulas agree for every `p <= max`, which the tests show exhaustively.
 //!
 //! In a store a key is `key group (u16, big endian) ‖ state id (u16, big endian) ‖ user key`, so that a range of key groups
-//! is a range of keys and rescaling copies contiguous slices.
+//! is a range of keys and rescaling copies contiguous slices. A state with several entries by user key has
+//! `… ‖ length of the user key (u32, big endian) ‖ user key ‖ suffix`: with the length before it, no user key is the beginning
+//! of another one's entries.
 
 pub use crate::checkpoint::assign::{key_group_range as range, owner};
 use crate::checkpoint::snapshot::KeyGroupRange;
@@ -27,10 +29,40 @@ pub fn key_group(user_key: &[u8], max_parallelism: u16) -> u16 {
 /// The key under which a store keeps a value.
 pub fn store_key(key_group: u16, state: u16, user_key: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(PREFIX_BYTES + user_key.len());
-    key.extend_from_slice(&key_group.to_be_bytes());
-    key.extend_from_slice(&state.to_be_bytes());
-    key.extend_from_slice(user_key);
+    put_store_key(&mut key, key_group, state, user_key);
     key
+}
+
+/// Appends [`store_key`] to `out`.
+pub fn put_store_key(out: &mut Vec<u8>, key_group: u16, state: u16, user_key: &[u8]) {
+    out.extend_from_slice(&key_group.to_be_bytes());
+    out.extend_from_slice(&state.to_be_bytes());
+    out.extend_from_slice(user_key);
+}
+
+/// Appends the key of one of several entries of a user key to `out`.
+///
+/// # Panics
+/// If the user key has 4 GiB or more.
+pub fn put_entry_key(out: &mut Vec<u8>, key_group: u16, state: u16, user_key: &[u8], suffix: &[u8]) {
+    let len = u32::try_from(user_key.len()).expect("keys are far shorter");
+    put_store_key(out, key_group, state, &len.to_be_bytes());
+    out.extend_from_slice(user_key);
+    out.extend_from_slice(suffix);
+}
+
+/// The user key in what follows the state id in the key of one of several entries.
+pub fn key_of_entry(rest: &[u8]) -> Option<&[u8]> {
+    let (len, rest) = rest.split_first_chunk::<4>()?;
+    rest.get(..usize::try_from(u32::from_be_bytes(*len)).ok()?)
+}
+
+/// The first key behind all that begin with `prefix`; `None` if there is none.
+pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut after = prefix[..=last].to_vec();
+    after[last] += 1;
+    Some(after)
 }
 
 /// The key group of a store's key; `None` if it is too short to be one of ours.
@@ -99,6 +131,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn entries_of_a_key_are_what_begins_with_its_prefix(
+            a in proptest::collection::vec(any::<u8>(), 0..4), b in proptest::collection::vec(any::<u8>(), 0..4),
+            suffix in proptest::collection::vec(any::<u8>(), 0..4), group: u16, state: u16,
+        ) {
+            let entry = |key: &[u8], suffix: &[u8]| {
+                let mut out = Vec::new();
+                put_entry_key(&mut out, group, state, key, suffix);
+                out
+            };
+            let (from, found) = (entry(&a, &[]), entry(&b, &suffix));
+            let within = found >= from && after_prefix(&from).is_none_or(|to| found < to);
+            prop_assert_eq!(within, found.starts_with(&from));
+            prop_assert_eq!(within, a == b);
+        }
+
         #[test]
         fn store_keys_of_a_range_lie_within_its_bounds(
             key in proptest::collection::vec(any::<u8>(), 0..20), state: u16, max in 1..=32768u16,

@@ -1,7 +1,9 @@
 //! Keyed state: what a key remembers, kept in a store of the subtask that owns the key.
 //!
 //! - [`key_groups`]: which subtask owns a key, at any parallelism, and where the key lies in its store.
-//! - [`backend`]: the state of one subtask, and its snapshots.
+//! - [`backend`]: the state of one subtask, and its snapshots; `cache` before its store (pure).
+//! - [`kinds`]: values, lists, maps, by name and type; [`timers`].
+//! - [`operator_state`]: what subtasks that are not keyed remember.
 //! - [`increment`]: which files of a snapshot are already in the object store (pure).
 //! - [`canonical`]: files of savepoints that owe nothing to a store (pure).
 //! - [`upload`]: the asynchronous part of a snapshot.
@@ -13,14 +15,20 @@
 
 pub mod backend;
 pub mod blob;
+mod cache;
 pub mod canonical;
 pub mod dirs;
 mod error;
 pub mod increment;
 pub mod key_groups;
+pub mod kinds;
+pub mod operator_state;
 pub mod points;
 pub mod restore;
+pub mod timers;
 pub mod upload;
 
 pub use backend::{KeyedState, StateId};
 pub use error::Error;
+pub use kinds::{Data, ListState, MapState, ReducingState, ValueState};
+pub use timers::Timer;

@@ -9,6 +9,7 @@ cutwater_io::points! {
     point RESTORE_CLIPPING = "state.restore.clipping": "some of the keys of a snapshot are copied into the new store";
     point RESTORE_AFTER_CLIP = "state.restore.after_clip": "all keys are copied, the source stores are still there";
     point RESTORE_DONE = "state.restore.done": "the state is restored, its task does not run yet";
+    sometimes EVICTED = "state.cache.evicted": "hot values were written and let go of because the cache was full";
     sometimes RESCALED = "state.rescaled": "state was restored into other ranges of key groups";
     sometimes REUSED = "state.upload.reused": "an incremental snapshot referenced a file that was already uploaded";
     sometimes BASE_NARROWED = "state.base_narrowed": "a confirmation came after the next snapshot had begun";

@@ -18,8 +18,11 @@ use cutwater_io::{fs, point, sometimes, time};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::blob::Blobs;
+use super::timers::{self, TIMERS};
 use super::{Error, KeyedState, canonical, dirs, key_groups, points};
-use crate::checkpoint::snapshot::{KeyGroupRange, KeyedSnapshot, StateFormat, StoreFile};
+use crate::checkpoint::snapshot::{
+    KeyGroupRange, KeyedSnapshot, StateFormat, StateKind, StateSchema, StoreFile,
+};
 use crate::store::{Options, Store, WriteBatch};
 
 /// Files downloaded at the same time.
@@ -49,7 +52,7 @@ pub async fn restore(
         snapshot.format.check().map_err(format)?;
         check_names(snapshot)?;
     }
-    let state = match snapshots {
+    let mut state = match snapshots {
         [] => KeyedState::open(dir, options, range, max_parallelism, &[]).await?,
         [one] if one.range == range && one.format == StateFormat::store() => {
             download(blobs, &dir.join("db"), one).await?;
@@ -70,6 +73,12 @@ pub async fn restore(
             state
         }
     };
+    for snapshot in snapshots {
+        state.adopt_schema(&snapshot.states)?;
+    }
+    if !snapshots.is_empty() {
+        state.load_timers().await?;
+    }
     point!(points::RESTORE_DONE);
     Ok(state)
 }
@@ -146,8 +155,9 @@ async fn load(blobs: &Blobs, snapshot: &KeyedSnapshot, into: &KeyedState) -> Res
             let bytes = blobs.read_part(handle, part).await?;
             for entry in canonical::read_block(&bytes, block).map_err(malformed)? {
                 // Who wrote the file may have counted key groups otherwise.
-                let group = key_groups::key_group(&entry.key, into.max_parallelism());
-                if group != entry.key_group {
+                let group = key_of(&snapshot.states, entry.state, &entry.key)
+                    .map(|key| key_groups::key_group(&key, into.max_parallelism()));
+                if group != Some(entry.key_group) {
                     return Err(malformed(canonical::Malformed::Content {
                         what: "a key of another key group",
                     }));
@@ -166,6 +176,17 @@ async fn load(blobs: &Blobs, snapshot: &KeyedSnapshot, into: &KeyedState) -> Res
         }
     }
     Ok(())
+}
+
+/// The user key in what follows the state id in a store's key; `None` if the state is none of these, or it is malformed.
+fn key_of(states: &[StateSchema], state: u16, rest: &Bytes) -> Option<Bytes> {
+    if state == TIMERS.0 {
+        return Some(timers::decode(rest)?.key);
+    }
+    match states.iter().find(|schema| schema.id == state)?.kind {
+        StateKind::Value | StateKind::Reducing => Some(rest.clone()),
+        StateKind::List | StateKind::Map => key_groups::key_of_entry(rest).map(Bytes::copy_from_slice),
+    }
 }
 
 /// Copies what the snapshot holds of the state's range.

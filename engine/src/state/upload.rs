@@ -79,7 +79,8 @@ pub async fn upload(
         Target::Savepoint { directory, format: SavepointFormat::Canonical } => {
             let private = canonical(blobs, names, snapshot, directory, uploaded).boxed().await?;
             let (range, format) = (snapshot.range, StateFormat::canonical());
-            KeyedSnapshot { range, format, shared: Vec::new(), private, in_flight: None }
+            let states = snapshot.states.clone();
+            KeyedSnapshot { range, states, format, shared: Vec::new(), private, in_flight: None }
         }
         _ => as_it_is(blobs, names, snapshot, parallel, uploaded).await?,
     };
@@ -103,7 +104,8 @@ async fn as_it_is(
     let (shared, private): (Vec<_>, Vec<_>) = files.into_iter().partition(|(is_shared, _)| *is_shared);
     let strip = |files: Vec<(bool, StoreFile)>| files.into_iter().map(|(_, file)| file).collect();
     let (shared, private, format) = (strip(shared), strip(private), StateFormat::store());
-    Ok(KeyedSnapshot { range: snapshot.range, format, shared, private, in_flight: None })
+    let (range, states) = (snapshot.range, snapshot.states.clone());
+    Ok(KeyedSnapshot { range, states, format, shared, private, in_flight: None })
 }
 
 /// Reads the entries out of the links and uploads them as files of a canonical savepoint.

@@ -48,7 +48,7 @@ pub enum Error {
     #[error("{operator}: a record {what}")]
     Record {
         /// The operator.
-        operator: &'static str,
+        operator: String,
         /// What is wrong with it.
         what: String,
     },

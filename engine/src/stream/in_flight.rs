@@ -144,7 +144,7 @@ mod tests {
             channels in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 1..4), parallelism in 1u16..5,
         ) {
             let task = |vertex, subtask| TaskId { vertex, subtask };
-            let record = |key: u8, n: usize| Element::Record(Record { key: vec![key].into(), value: vec![n as u8].into() });
+            let record = |key: u8, n: usize| Element::Record(Record::new(vec![key], vec![n as u8]));
             let content = (0u16..).zip(&channels).map(|(from, keys)| {
                 let mut bytes = BytesMut::new();
                 keys.iter().enumerate().for_each(|(n, key)| record(*key, n).encode(&mut bytes));

@@ -1,8 +1,19 @@
-//! What flows through a channel: records, and barriers between them.
+//! What flows through a channel: records, and between them barriers and what is known of event time.
 //!
-//! A frame is a batch of elements, one after the other, without a count: `0x01 key value` is a record (both as a varint
-//! length and that many bytes), `0x02 barrier` a barrier (postcard, after its varint length). Decoding copies nothing (keys and values are slices of the
-//! frame) and allocates no more than the frame's length allows: what a length promises must be there.
+//! A frame is a batch of elements, one after the other, without a count. The low half of an element's first byte says what
+//! it is:
+//!
+//! | | |
+//! |---|---|
+//! | 1 `key value` | a record without a time (both parts as a varint length and that many bytes) |
+//! | 2 `barrier` | a barrier (postcard, after its varint length) |
+//! | 3 `time` | a watermark (zigzag varint, milliseconds) |
+//! | 4 | the channel is idle |
+//! | 5 `time key value` | a record with its time |
+//!
+//! The high half is 0, but for records: there it is the input of the receiver that they are for. Decoding copies nothing (keys
+//! and values are slices of the frame) and allocates no more than the frame's length allows: what a length promises must be
+//! there.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -15,8 +26,16 @@ pub const MAX_PART_BYTES: usize = MAX_BATCH_BYTES / 4;
 /// The longest encoding of a barrier, in bytes.
 const MAX_BARRIER_BYTES: usize = MAX_DIRECTORY_BYTES + 64;
 
+/// The time of a record that has none, in milliseconds: before all others.
+pub const NO_TIME_MS: i64 = i64::MIN;
+/// The highest number of an input of a vertex.
+pub const MAX_INPUT: u8 = 15;
+
 const RECORD: u8 = 1;
 const BARRIER: u8 = 2;
+const WATERMARK: u8 = 3;
+const IDLE: u8 = 4;
+const TIMED_RECORD: u8 = 5;
 
 /// A key and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +44,10 @@ pub struct Record {
     pub key: Bytes,
     /// Opaque to the stream.
     pub value: Bytes,
+    /// Event time in milliseconds, or [`NO_TIME_MS`].
+    pub time_ms: i64,
+    /// Which input of the receiving vertex it is for; 0 if that has but one.
+    pub input: u8,
 }
 
 /// One thing in a channel.
@@ -34,6 +57,10 @@ pub enum Element {
     Record(Record),
     /// The records before it belong to the checkpoint, those after it do not.
     Barrier(Barrier),
+    /// No record with a time up to and including this one (in milliseconds) follows. The channel is not idle.
+    Watermark(i64),
+    /// Nobody shall wait for watermarks of this channel until the next one comes.
+    Idle,
 }
 
 /// Bytes that are not elements.
@@ -51,7 +78,7 @@ impl Element {
     pub fn len_bytes(&self) -> usize {
         match self {
             Element::Record(record) => 1 + record.key.len() + record.value.len(),
-            Element::Barrier(_) => 1,
+            Element::Barrier(_) | Element::Watermark(_) | Element::Idle => 1,
         }
     }
 
@@ -61,10 +88,7 @@ impl Element {
     /// If a key or value is longer than [`MAX_PART_BYTES`]: operators do not make such.
     pub fn encode(&self, batch: &mut BytesMut) {
         match self {
-            Element::Record(record) => {
-                batch.put_u8(RECORD);
-                record.encode(batch);
-            }
+            Element::Record(record) => record.encode_as_element(batch),
             Element::Barrier(barrier) => {
                 batch.put_u8(BARRIER);
                 let encoded =
@@ -73,11 +97,41 @@ impl Element {
                 put_varint(batch, encoded.len() as u64);
                 batch.put_slice(&encoded);
             }
+            Element::Watermark(time_ms) => {
+                batch.put_u8(WATERMARK);
+                put_varint(batch, zigzag(*time_ms));
+            }
+            Element::Idle => batch.put_u8(IDLE),
         }
     }
 }
 
 impl Record {
+    /// Without a time, for the only input.
+    pub fn new(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Record {
+        Record { key: key.into(), value: value.into(), time_ms: NO_TIME_MS, input: 0 }
+    }
+
+    /// The same at a time.
+    pub fn at(self, time_ms: i64) -> Record {
+        Record { time_ms, ..self }
+    }
+
+    /// Appends what [`Element::Record`] of it would be.
+    ///
+    /// # Panics
+    /// As [`Element::encode`]; or if the input is above [`MAX_INPUT`].
+    pub fn encode_as_element(&self, batch: &mut BytesMut) {
+        assert!(self.input <= MAX_INPUT, "input {}", self.input);
+        if self.time_ms == NO_TIME_MS {
+            batch.put_u8(RECORD | self.input << 4);
+        } else {
+            batch.put_u8(TIMED_RECORD | self.input << 4);
+            put_varint(batch, zigzag(self.time_ms));
+        }
+        self.encode(batch);
+    }
+
     /// Appends key and value, each after its length.
     ///
     /// # Panics
@@ -122,12 +176,27 @@ impl Decoder {
         if self.bytes.is_empty() {
             return Ok(None);
         }
-        let at = self.malformed("neither record nor barrier");
-        match self.bytes.get_u8() {
-            RECORD => self.parts().map(|record| Some(Element::Record(record))),
-            BARRIER => self.barrier().map(|barrier| Some(Element::Barrier(barrier))),
-            _ => Err(at),
-        }
+        let at = self.malformed("no element");
+        let first = self.bytes.get_u8();
+        let (what, input) = (first & 0xf, first >> 4);
+        let element = match what {
+            RECORD => Element::Record(Record { input, ..self.parts()? }),
+            TIMED_RECORD => {
+                let time_ms = self.time()?;
+                Element::Record(Record { time_ms, input, ..self.parts()? })
+            }
+            _ if input > 0 => return Err(at),
+            BARRIER => Element::Barrier(self.barrier()?),
+            WATERMARK => Element::Watermark(self.time()?),
+            IDLE => Element::Idle,
+            _ => return Err(at),
+        };
+        Ok(Some(element))
+    }
+
+    fn time(&mut self) -> Result<i64, Malformed> {
+        let bits = self.varint()?;
+        Ok((bits >> 1) as i64 ^ -((bits & 1) as i64))
     }
 
     /// The next record without a tag before it; `None` at the end.
@@ -150,7 +219,7 @@ impl Decoder {
     }
 
     fn parts(&mut self) -> Result<Record, Malformed> {
-        Ok(Record { key: self.part()?, value: self.part()? })
+        Ok(Record::new(self.part()?, self.part()?))
     }
 
     fn part(&mut self) -> Result<Bytes, Malformed> {
@@ -184,6 +253,11 @@ impl Decoder {
     }
 }
 
+/// Small numbers of either sign become small ones without.
+fn zigzag(n: i64) -> u64 {
+    ((n << 1) ^ (n >> 63)) as u64
+}
+
 fn put_varint(out: &mut BytesMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
@@ -200,9 +274,12 @@ mod tests {
 
     fn elements() -> impl Strategy<Value = Vec<Element>> {
         let part = || proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
-        let record = (part(), part()).prop_map(|(key, value)| Element::Record(Record { key, value }));
+        let time = || prop_oneof![Just(NO_TIME_MS), Just(i64::MAX), any::<i64>(), -200..200i64];
+        let record = (part(), part(), time(), 0..=MAX_INPUT)
+            .prop_map(|(key, value, time_ms, input)| Element::Record(Record { key, value, time_ms, input }));
         let barrier = any::<u64>().prop_map(|id| Element::Barrier(Barrier::aligned(CheckpointId(id))));
-        proptest::collection::vec(prop_oneof![record, barrier], 0..20)
+        let watermark = time().prop_map(Element::Watermark);
+        proptest::collection::vec(prop_oneof![record, barrier, watermark, Just(Element::Idle)], 0..20)
     }
 
     fn decode(bytes: &[u8]) -> Result<Vec<Element>, Malformed> {
@@ -244,7 +321,7 @@ mod tests {
             decode(&[RECORD, 5, 1]).unwrap_err(),
             Malformed { at_byte: 2, what: "a key or value that is cut off" }
         );
-        assert_eq!(decode(&[9]).unwrap_err(), Malformed { at_byte: 0, what: "neither record nor barrier" });
+        assert_eq!(decode(&[9]).unwrap_err(), Malformed { at_byte: 0, what: "no element" });
         assert_eq!(decode(&[BARRIER; 12]).unwrap_err().what, "not a barrier");
         assert!(decode(&[&[BARRIER][..], &[0xff; 10]].concat()).is_err());
     }

@@ -7,8 +7,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::functions::encode;
 use super::record::Record;
 use crate::checkpoint::snapshot::SourcePosition;
+use crate::state::Data;
 
 /// A partitioned source that can be replayed.
 pub trait Source: Send + Sync {
@@ -18,6 +22,15 @@ pub trait Source: Send + Sync {
     fn records_per_partition(&self) -> u64;
     /// How many become due in a second in each; 0 is no limit.
     fn records_per_second(&self) -> u64;
+    /// How far the time of a record may be behind that of one before it in its partition, in milliseconds. What is behind
+    /// further may come too late.
+    fn out_of_orderness_ms(&self) -> i64 {
+        0
+    }
+    /// After how long without a record nobody shall wait for its watermarks; `None` is never.
+    fn idle_after(&self) -> Option<Duration> {
+        None
+    }
     /// Reads a partition from an offset on. The records are a pure function of (partition, offset).
     fn reader(&self, partition: u32, offset: u64) -> Box<dyn Reader>;
 }
@@ -26,6 +39,61 @@ pub trait Source: Send + Sync {
 pub trait Reader: Send {
     /// The record at the next offset. Not called beyond the end of the partition.
     fn next(&mut self) -> Record;
+}
+
+/// A source whose items are computed.
+#[derive(Clone, Debug)]
+pub struct Generated<F> {
+    /// How many partitions there are.
+    pub partitions: u32,
+    /// How many items each has.
+    pub per_partition: u64,
+    /// How many become due in a second in each; 0 is no limit.
+    pub per_second: u64,
+    /// How far times may be out of order in a partition, in milliseconds.
+    pub out_of_orderness_ms: i64,
+    /// The item at (partition, offset), always the same, with its time in milliseconds.
+    pub item: F,
+}
+
+struct GeneratedReader<F> {
+    partition: u32,
+    offset: u64,
+    item: F,
+}
+
+impl<T: Data, F: Fn(u32, u64) -> (T, i64) + Clone + Send + Sync + 'static> Source for Generated<F> {
+    fn partitions(&self) -> u32 {
+        self.partitions
+    }
+    fn records_per_partition(&self) -> u64 {
+        self.per_partition
+    }
+    fn records_per_second(&self) -> u64 {
+        self.per_second
+    }
+    fn out_of_orderness_ms(&self) -> i64 {
+        self.out_of_orderness_ms
+    }
+    fn reader(&self, partition: u32, offset: u64) -> Box<dyn Reader> {
+        Box::new(GeneratedReader { partition, offset, item: self.item.clone() })
+    }
+}
+
+impl<T: Data, F: Fn(u32, u64) -> (T, i64) + Send> Reader for GeneratedReader<F> {
+    fn next(&mut self) -> Record {
+        let (item, time_ms) = (self.item)(self.partition, self.offset);
+        self.offset += 1;
+        item_record(&item).at(time_ms)
+    }
+}
+
+/// The record of an item, without a key.
+///
+/// # Panics
+/// If the item cannot be encoded: sources are part of the program.
+pub fn item_record<T: Data>(item: &T) -> Record {
+    Record::new(Bytes::new(), encode(item).expect("the items of a source can be encoded"))
 }
 
 /// The partitions of subtask `subtask` of `parallelism`.
@@ -85,6 +153,16 @@ impl Schedule {
         let (_, next) = self.partitions.get_mut(&partition).expect("one of our partitions");
         assert!(*next < self.per_partition, "partition {partition} was read to its end");
         *next += 1;
+    }
+
+    /// True if a partition was read to its end.
+    pub fn has_ended(&self, partition: u32) -> bool {
+        self.partitions.get(&partition).is_some_and(|(_, next)| *next >= self.per_partition)
+    }
+
+    /// The partitions that were read to their end.
+    pub fn ended(&self) -> impl Iterator<Item = u32> {
+        self.partitions.keys().copied().filter(|partition| self.has_ended(*partition))
     }
 
     /// True if all was read.

@@ -19,13 +19,12 @@ use futures::future::BoxFuture;
 use super::{ChannelHello, Limits, connect};
 use crate::checkpoint::barrier::Barrier;
 use crate::cluster::rpc::{Attempt, TaskId};
+use crate::stream::Error;
 use crate::stream::record::{Element, Record};
-use crate::stream::{Error, exchange};
 
-/// For each edge the channels to all subtasks of the next vertex.
+/// The channels to all subtasks of each vertex that the task sends to.
 pub struct Output {
     from: TaskId,
-    max_parallelism: u16,
     limits: Limits,
     edges: Vec<Vec<OutputChannel>>,
 }
@@ -61,12 +60,11 @@ impl Output {
         attempt: Attempt,
         from: TaskId,
         edges: Vec<Vec<(TaskId, SocketAddr)>>,
-        max_parallelism: u16,
         limits: Limits,
         patience: Duration,
     ) -> Result<Output, Error> {
         let deadline = time::now() + patience;
-        let mut output = Output { from, max_parallelism, limits, edges: Vec::new() };
+        let mut output = Output { from, limits, edges: Vec::new() };
         for edge in edges {
             let mut channels = Vec::with_capacity(edge.len());
             for (to, address) in edge {
@@ -89,18 +87,15 @@ impl Output {
         self.edges.iter().flatten().all(|channel| channel.waiting_bytes < self.limits.output_bytes)
     }
 
-    /// Puts a record into the batch for the subtask that owns its key, on each edge.
-    pub fn emit(&mut self, record: &Record) {
-        for edge in &mut self.edges {
-            let parallelism = u16::try_from(edge.len()).expect("one channel per subtask");
-            let to = exchange::route(record, parallelism, self.max_parallelism);
-            let channel = &mut edge[usize::from(to)];
-            let before = channel.batch.len();
-            Element::Record(record.clone()).encode(&mut channel.batch);
-            channel.waiting_bytes += channel.batch.len() - before;
-            if channel.batch.len() >= self.limits.batch_bytes {
-                channel.close_batch();
-            }
+    /// Puts a record into the batch for a subtask of the vertex of an edge.
+    pub fn put(&mut self, edge: usize, to: usize, record: &Record) {
+        self.edges[edge][to].put(self.limits, |batch| record.encode_as_element(batch));
+    }
+
+    /// Puts an element into the batches of all channels, behind all that was emitted.
+    pub fn put_to_all(&mut self, element: &Element) {
+        for channel in self.edges.iter_mut().flatten() {
+            channel.put(self.limits, |batch| element.encode(batch));
         }
     }
 
@@ -180,6 +175,15 @@ impl Output {
 }
 
 impl OutputChannel {
+    fn put(&mut self, limits: Limits, encode: impl FnOnce(&mut BytesMut)) {
+        let before = self.batch.len();
+        encode(&mut self.batch);
+        self.waiting_bytes += self.batch.len() - before;
+        if self.batch.len() >= limits.batch_bytes {
+            self.close_batch();
+        }
+    }
+
     fn close_batch(&mut self) {
         if !self.batch.is_empty() {
             self.queue.push_back(Frame::Data(self.batch.split().freeze()));

@@ -1,51 +1,43 @@
-//! A running count by key: for each record the how many-th of its key it is.
+//! A running count by key: for each item the how many-th of its key it is.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::state::{KeyedState, StateId};
+use crate::state::{Data, ValueState};
 use crate::stream::Error;
-use crate::stream::operator::KeyedOperator;
+use crate::stream::functions::{Collector, ProcessFunction};
+use crate::stream::operator::Context;
 use crate::stream::record::Record;
 
-/// The count of a key, u64 big endian.
-const COUNT: StateId = StateId(0);
+/// The count of a key.
+pub const COUNT: ValueState<u64> = ValueState::new("count");
 
-/// Counts, and hands (key, count) to `emit`.
-pub struct Count {
-    /// For errors.
-    pub name: &'static str,
-    /// What is sent on.
-    pub emit: fn(key: &Bytes, count: u64) -> Record,
-}
+/// Emits (key, count).
+#[derive(Clone, Copy, Debug)]
+pub struct Count;
 
 #[async_trait]
-impl KeyedOperator for Count {
+impl<T: Data> ProcessFunction<u64, T> for Count {
+    type Out = (u64, u64);
+
     async fn process(
         &mut self,
-        record: Record,
-        state: &mut KeyedState,
-        out: &mut Vec<Record>,
+        key: &u64,
+        _: T,
+        context: &mut Context<'_>,
+        out: &mut Collector<'_, (u64, u64)>,
     ) -> Result<(), Error> {
-        let before = match state.get(COUNT, &record.key).await? {
-            None => 0,
-            Some(stored) => {
-                let stored = stored.as_slice().try_into();
-                let what = || "whose stored count is not 8 bytes".to_string();
-                u64::from_be_bytes(stored.map_err(|_| Error::Record { operator: self.name, what: what() })?)
-            }
-        };
-        let count = before + 1;
-        state.put(COUNT, &record.key, &count.to_be_bytes()).await?;
-        out.push((self.emit)(&record.key, count));
+        let count = COUNT.get(context).await?.unwrap_or(0) + 1;
+        COUNT.put(context, &count).await?;
+        out.collect((*key, count));
         Ok(())
     }
 }
 
-/// A record of two numbers.
+/// A record of two numbers, big endian.
 pub fn record(key: u64, value: u64) -> Record {
     let number = |n: u64| Bytes::copy_from_slice(&n.to_be_bytes());
-    Record { key: number(key), value: number(value) }
+    Record::new(number(key), number(value))
 }
 
 /// The two numbers of a record.

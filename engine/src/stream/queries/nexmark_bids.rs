@@ -4,91 +4,49 @@
 //! event's random generator is seeded by the event's id, so that it is a pure function of that number. The parameter
 //! `seed` shifts the ids, which gives another sequence with other auctions.
 //!
-//! Key: the auction (u64, big endian). Value: the bidder (u64, big endian).
+//! Items: (auction, bidder), without a time.
 
-use bytes::Bytes;
 use nexmark::EventGenerator;
 use nexmark::config::NexmarkConfig;
 use nexmark::event::{Event, EventType};
 
 use super::UnknownQuery;
+use super::parameters::Parameters;
 use crate::cluster::rpc::JobSpec;
 use crate::stream::record::Record;
-use crate::stream::source::{Reader, Source};
-
-/// The name of each parameter with its default, its least and its greatest value.
-const PARAMETERS: [(&str, u64, u64, u64); 5] = [
-    ("partitions", 4, 1, 1 << 10),
-    ("events_per_partition", 1000, 0, 1 << 40),
-    ("events_per_second", 0, 0, 1 << 30),
-    ("seed", 0, 0, 1 << 20),
-    ("max_parallelism", 128, 1, 1 << 15),
-];
+use crate::stream::source::{Reader, Source, item_record};
 
 /// Events in one round of the generator; ids are shifted by multiples of it, which leaves their types as they are.
 const ROUND: usize = 50;
 /// Far more rounds than a source reads, so that two seeds share no event.
 const ROUNDS_PER_SEED: usize = 1 << 24;
 
-/// The parameters of a query over bids.
+/// The bids of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bids {
-    partitions: u32,
-    events_per_partition: u64,
-    events_per_second: u64,
-    seed: u64,
-    max_parallelism: u16,
-}
+pub struct Bids(Parameters);
 
 struct BidReader(EventGenerator);
 
 impl Bids {
-    /// From the job's parameters: `partitions`, `events_per_partition`, `events_per_second` (of each partition; 0 is no
-    /// limit), `seed`, `max_parallelism`. Those that are missing have a default.
+    /// By the job's [`Parameters`].
     ///
     /// # Errors
-    /// If there is another parameter, or a value is out of range.
+    /// If they are not such.
     pub fn new(query: &'static str, job: &JobSpec) -> Result<Bids, UnknownQuery> {
-        let wrong = |parameter: &str, what: String| UnknownQuery::Parameter {
-            query,
-            parameter: parameter.into(),
-            what,
-        };
-        if let Some(other) =
-            job.parameters.keys().find(|name| !PARAMETERS.iter().any(|(known, ..)| known == name))
-        {
-            let known = PARAMETERS.map(|(name, ..)| name).join(", ");
-            return Err(wrong(other, format!("unknown; there are {known}")));
-        }
-        let mut values = [0; PARAMETERS.len()];
-        for (value, (name, default, least, greatest)) in values.iter_mut().zip(PARAMETERS) {
-            *value = job.parameters.get(name).copied().unwrap_or(default);
-            if !(least..=greatest).contains(value) {
-                return Err(wrong(name, format!("{value} is not within {least}..={greatest}")));
-            }
-        }
-        let [partitions, events_per_partition, events_per_second, seed, max_parallelism] = values;
-        let fits = "within the range that was checked";
-        Ok(Bids {
-            partitions: u32::try_from(partitions).expect(fits),
-            events_per_partition,
-            events_per_second,
-            seed,
-            max_parallelism: u16::try_from(max_parallelism).expect(fits),
-        })
+        Parameters::of(query, job).map(Bids)
     }
 
     /// Number of key groups of the job.
     pub fn max_parallelism(&self) -> u16 {
-        self.max_parallelism
+        self.0.max_parallelism
     }
 
     /// The auctions of all bids, with how many there are of each: what any run must have seen.
     pub fn totals(&self) -> std::collections::BTreeMap<u64, u64> {
         let mut totals = std::collections::BTreeMap::new();
-        for partition in 0..self.partitions {
+        for partition in 0..self.0.partitions {
             let mut reader = self.generator(partition, 0);
-            for _ in 0..self.events_per_partition {
+            for _ in 0..self.0.events_per_partition {
                 *totals.entry(reader.bid().0).or_insert(0) += 1;
             }
         }
@@ -98,17 +56,17 @@ impl Bids {
     fn generator(&self, partition: u32, offset: u64) -> BidReader {
         let narrow = |n: u64| usize::try_from(n).expect("a 64-bit machine");
         let config = NexmarkConfig {
-            first_event_id: narrow(self.seed) * ROUND * ROUNDS_PER_SEED,
+            first_event_id: narrow(self.0.seed) * ROUND * ROUNDS_PER_SEED,
             // Fields that are not used: no filler, and no table of ten thousand channels to build at the first event.
             avg_bid_byte_size: 0,
             hot_channel_ratio: usize::MAX,
             ..NexmarkConfig::default()
         };
-        let number = offset * u64::from(self.partitions) + u64::from(partition);
+        let number = offset * u64::from(self.0.partitions) + u64::from(partition);
         let generator = EventGenerator::new(config)
             .with_type_filter(EventType::Bid)
             .with_offset(number)
-            .with_step(self.partitions.into());
+            .with_step(self.0.partitions.into());
         BidReader(generator)
     }
 }
@@ -125,13 +83,13 @@ impl BidReader {
 
 impl Source for Bids {
     fn partitions(&self) -> u32 {
-        self.partitions
+        self.0.partitions
     }
     fn records_per_partition(&self) -> u64 {
-        self.events_per_partition
+        self.0.events_per_partition
     }
     fn records_per_second(&self) -> u64 {
-        self.events_per_second
+        self.0.events_per_second
     }
     fn reader(&self, partition: u32, offset: u64) -> Box<dyn Reader> {
         Box::new(self.generator(partition, offset))
@@ -140,9 +98,7 @@ impl Source for Bids {
 
 impl Reader for BidReader {
     fn next(&mut self) -> Record {
-        let (auction, bidder) = self.bid();
-        let number = |n: u64| Bytes::copy_from_slice(&n.to_be_bytes());
-        Record { key: number(auction), value: number(bidder) }
+        item_record(&self.bid())
     }
 }
 

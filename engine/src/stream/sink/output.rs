@@ -90,7 +90,7 @@ mod tests {
             at: proptest::sample::Index, flip in 1u8..,
         ) {
             let records: Vec<Record> =
-                parts.into_iter().map(|(k, v)| Record { key: k.into(), value: v.into() }).collect();
+                parts.into_iter().map(|(k, v)| Record::new(k, v)).collect();
             let mut builder = Builder::default();
             records.iter().for_each(|record| builder.push(record));
             let content = builder.take().unwrap();

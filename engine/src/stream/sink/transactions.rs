@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn record(n: u8) -> Record {
-        Record { key: vec![n].into(), value: Bytes::new() }
+        Record::new(vec![n], Bytes::new())
     }
 
     fn ids(transactions: &[Transaction]) -> Vec<&str> {

@@ -2,7 +2,7 @@
 //!
 //! - [`source`]: reads partitions, and emits a barrier when the coordinator says so.
 //! - [`intake`]: the input of the other two, and what its barriers ask for.
-//! - [`keyed`]: processes records, snapshots its store.
+//! - [`operator`]: snapshots its state; [`process`]: records, watermarks, timers.
 //! - [`sink`]: stages and commits output.
 //!
 //! Each is one loop over what may happen next: a command, the end of an asynchronous part, room in the output, an element of
@@ -16,7 +16,8 @@
 
 mod background;
 mod intake;
-mod keyed;
+mod operator;
+mod process;
 mod sink;
 mod source;
 
@@ -32,6 +33,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Error;
 use super::channel::{Expected, Input, Limits, Output};
+use super::emit::{Emitter, Route};
+use super::exchange::Exchange;
 use super::graph::{JobGraph, VertexKind};
 use super::in_flight::{self, Content};
 use crate::checkpoint::barrier::Barrier;
@@ -83,6 +86,8 @@ pub struct TaskContext {
     pub dir: PathBuf,
     /// Of its store.
     pub store: store::Options,
+    /// How much of its state is kept in memory before the store, in bytes.
+    pub state_cache_bytes: usize,
     /// Files of one snapshot that are uploaded at the same time.
     pub parallel_uploads: usize,
     /// How much lies at the ends of its channels.
@@ -108,7 +113,8 @@ pub async fn run(context: TaskContext) -> Result<(), Error> {
     // Boxed, here and at the parts of a task: the compiler gives up on the type of the whole.
     let work = match context.kind() {
         VertexKind::Source(source) => source::run(context, source).boxed(),
-        VertexKind::Keyed(factory) => keyed::run(context, factory()).boxed(),
+        VertexKind::Keyed(factory) => operator::run_keyed(context, factory()).boxed(),
+        VertexKind::Plain(factory) => operator::run_plain(context, factory()).boxed(),
         VertexKind::Sink => sink::run(context).boxed(),
     };
     work.await
@@ -134,8 +140,9 @@ fn validate(context: &TaskContext) -> Result<(), Error> {
             (&vertex.kind, state),
             (VertexKind::Source(_), SubtaskState::Source(_))
                 | (VertexKind::Keyed(_), SubtaskState::Keyed(_))
+                | (VertexKind::Plain(_), SubtaskState::Plain(_))
                 | (VertexKind::Sink, SubtaskState::Sink(_))
-                | (VertexKind::Keyed(_) | VertexKind::Sink, SubtaskState::InFlight(_))
+                | (VertexKind::Keyed(_) | VertexKind::Plain(_) | VertexKind::Sink, SubtaskState::InFlight(_))
         )
     };
     let in_flight = restore.iter().filter_map(SubtaskState::in_flight);
@@ -159,6 +166,10 @@ impl TaskContext {
         self.graph.vertices[usize::from(self.task().vertex)].kind.clone()
     }
 
+    fn uid(&self) -> &str {
+        &self.graph.vertices[usize::from(self.task().vertex)].uid
+    }
+
     async fn open_input(&mut self) -> Result<Input, Error> {
         let inputs = std::mem::take(&mut self.inputs);
         let input = Input::open(self.task(), inputs, self.channel_limits, self.channel_patience).await?;
@@ -168,20 +179,27 @@ impl TaskContext {
         Ok(input)
     }
 
-    async fn open_output(&self) -> Result<Output, Error> {
-        let mut edges = Vec::new();
-        for vertex in self.graph.outputs(self.task().vertex) {
-            let channels: Vec<(TaskId, SocketAddr)> = targets(&self.placements, vertex);
-            let in_order = (0u16..).zip(&channels).all(|(i, (task, _))| task.subtask == i);
-            let fits = (1..=usize::from(self.graph.max_parallelism)).contains(&channels.len());
-            if !in_order || !fits {
-                let what = format!("placements of vertex {vertex} are not its subtasks: {channels:?}");
-                return Err(Error::Deployment { task: self.task(), what });
+    async fn open_output(&self) -> Result<Emitter, Error> {
+        let task = self.task();
+        let (mut channels, mut routes) = (Vec::new(), Vec::new());
+        let max_parallelism = self.graph.max_parallelism;
+        for (i, vertex) in self.graph.outputs(task.vertex).into_iter().enumerate() {
+            let to: Vec<(TaskId, SocketAddr)> = targets(&self.placements, vertex);
+            let in_order = (0u16..).zip(&to).all(|(i, (task, _))| task.subtask == i);
+            let parallelism = u16::try_from(to.len()).unwrap_or(u16::MAX);
+            if !in_order || !(1..=max_parallelism).contains(&parallelism) {
+                let what = format!("placements of vertex {vertex} are not its subtasks: {to:?}");
+                return Err(Error::Deployment { task, what });
             }
-            edges.push(channels);
+            for edge in self.graph.edges.iter().filter(|edge| (edge.from, edge.to) == (task.vertex, vertex)) {
+                let exchange = Exchange::new(edge.partitioning, task.subtask, parallelism, max_parallelism);
+                routes.push(Route { vertex: i, exchange, input: edge.input, step: edge.step.clone() });
+            }
+            channels.push(to);
         }
-        let (max, limits) = (self.graph.max_parallelism, self.channel_limits);
-        Output::open(self.attempt, self.task(), edges, max, limits, self.channel_patience).await
+        let output =
+            Output::open(self.attempt, task, channels, self.channel_limits, self.channel_patience).await?;
+        Ok(Emitter::new(output, routes))
     }
 
     fn say(&self, event: ToCoordinator) {
@@ -223,7 +241,7 @@ pub fn channels_into(
 ) -> Vec<(TaskId, TaskId)> {
     let senders = |to: TaskId| {
         let vertices = graph.inputs(to.vertex);
-        vertices.flat_map(|vertex| targets(placements, vertex)).map(move |(from, _)| (from, to))
+        vertices.into_iter().flat_map(|vertex| targets(placements, vertex)).map(move |(from, _)| (from, to))
     };
     tasks.flat_map(senders).collect()
 }

@@ -99,6 +99,8 @@ impl SinkTask {
                         self.transactions.push(&record);
                         self.charge().await;
                     }
+                    // Output has no time.
+                    Element::Watermark(_) | Element::Idle => {}
                     Element::Barrier(barrier) => {
                         let decision = self.intake.reached(channel, &barrier);
                         self.decided(decision);

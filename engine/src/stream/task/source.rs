@@ -1,5 +1,8 @@
 //! The task of a source: reads what is due and sends it on; at a trigger, sends the barrier and reports its positions.
 //!
+//! After each turn of reading it says how far event time has come, and at the end of its input that time has ended, once and
+//! before it reports that it is exhausted: the last checkpoint has all that the end of time brings about.
+//!
 //! A source has nothing to align. Its barrier overtakes what it has not sent if that is what the checkpoint says from the
 //! start; otherwise it waits behind that, which [`crate::stream::channel::Limits`] bounds.
 
@@ -19,9 +22,10 @@ use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SourceSnapshot, 
 use crate::cluster::rpc::ToCoordinator;
 use crate::state::blob;
 use crate::state::upload::Uploaded;
-use crate::stream::channel::Output;
+use crate::stream::emit::Emitter;
 use crate::stream::in_flight::{self, Content};
 use crate::stream::source::{Reader, Schedule, Source, assigned};
+use crate::stream::watermark::{Progress, SourceWatermarks};
 use crate::stream::{Error, points};
 
 /// Records read from one partition before commands are looked at again.
@@ -34,14 +38,21 @@ pub(super) async fn run(context: TaskContext, source: Arc<dyn Source>) -> Result
         sometimes!(points::SOURCE_RESUMED, positions.iter().any(|p| p.next_offset > 0));
         let readers =
             positions.iter().map(|p| (p.partition, source.reader(p.partition, p.next_offset))).collect();
+        let partitions = positions.iter().map(|position| position.partition);
+        let mut watermarks = SourceWatermarks::new(source.out_of_orderness_ms(), partitions);
         let schedule = Schedule::new(&*source, positions);
+        schedule.ended().for_each(|partition| watermarks.ended(partition));
         let output = context.open_output().await?;
         context.running();
         let stopped = context.stopping.then_some(Stopped::ForGood);
-        let task = SourceTask {
+        let mut task = SourceTask {
             context,
             output,
             schedule,
+            watermarks,
+            idle_after: source.idle_after(),
+            is_idle: false,
+            read_at: time::now(),
             readers,
             last: None,
             aborted: BTreeSet::new(),
@@ -49,6 +60,10 @@ pub(super) async fn run(context: TaskContext, source: Arc<dyn Source>) -> Result
             uploads: Background::new(),
             uploaded: BTreeMap::new(),
         };
+        if task.stopped.is_none() {
+            // What was read before may be all there is.
+            task.advance();
+        }
         task.work().await
     })
     .await
@@ -79,8 +94,13 @@ fn positions(context: &TaskContext, source: &dyn Source) -> Result<Vec<SourcePos
 
 struct SourceTask {
     context: TaskContext,
-    output: Output,
+    output: Emitter,
     schedule: Schedule,
+    watermarks: SourceWatermarks,
+    idle_after: Option<Duration>,
+    is_idle: bool,
+    /// When something was read last.
+    read_at: time::Instant,
     readers: BTreeMap<u32, Box<dyn Reader>>,
     last: Option<CheckpointId>,
     /// Aborted ids above `last`.
@@ -136,7 +156,13 @@ impl SourceTask {
                 .next_due()
                 .filter(|_| self.output.is_ready() && self.stopped.is_none())
                 .map(|after| start + after);
-            match self.wait(wake).await {
+            let idle_at = self.idle_after.filter(|_| !self.is_idle).map(|after| self.read_at + after);
+            let becomes_idle = idle_at.filter(|idle| wake.is_some_and(|wake| *idle < wake));
+            match self.wait(becomes_idle.or(wake)).await {
+                Wait::Due if becomes_idle.is_some() => {
+                    self.is_idle = true;
+                    self.output.time(Progress::Idle);
+                }
                 Wait::Due => {}
                 Wait::Sent(result) => result?,
                 Wait::Upload(checkpoint, result) => self.upload_ended(checkpoint, result)?,
@@ -148,21 +174,38 @@ impl SourceTask {
 
     async fn read(&mut self, due: Vec<(u32, u64)>) -> Result<(), Error> {
         let mut read = 0;
+        self.read_at = time::now();
+        if std::mem::take(&mut self.is_idle) {
+            // Those downstream wait for this source again, from before the first record on.
+            self.output.time(Progress::Watermark(self.watermarks.said_ms()));
+        }
         for (partition, count) in due {
             for _ in 0..count {
                 let reader = self.readers.get_mut(&partition).expect("a reader per partition");
                 let record = reader.next();
                 self.schedule.advance(partition);
-                self.output.emit(&record);
+                self.watermarks.read(partition, record.time_ms);
+                self.output.emit(&record)?;
                 read += 1;
             }
+            if self.schedule.has_ended(partition) {
+                self.watermarks.ended(partition);
+            }
         }
+        self.advance();
         self.output.send()?;
         let share = Duration::from_millis(1) * read / RECORDS_PER_CHARGE;
         time::charge(share.max(Duration::from_millis(1))).await;
         // Everything may have been taken without waiting: others want to run too.
         task::yield_now().await;
         Ok(())
+    }
+
+    /// Says how far event time has come, if it has.
+    fn advance(&mut self) {
+        if let Some(time_ms) = self.watermarks.advance() {
+            self.output.time(Progress::Watermark(time_ms));
+        }
     }
 
     async fn wait(&mut self, wake: Option<time::Instant>) -> Wait {
@@ -203,7 +246,11 @@ impl SourceTask {
         }
     }
 
-    async fn trigger(&mut self, barrier: Barrier) -> Result<(), Error> {
+    async fn trigger(&mut self, mut barrier: Barrier) -> Result<(), Error> {
+        if !self.context.graph.may_overtake() {
+            // All sources do the same, so that no task sees both kinds.
+            barrier.options.alignment = Alignment::Aligned;
+        }
         let checkpoint = barrier.checkpoint;
         if self.last.is_some_and(|last| checkpoint <= last) {
             return Ok(());

@@ -1,8 +1,9 @@
-//! The task of a keyed operator.
+//! The task of an operator: its input, its barriers, its part in checkpoints. Records are processed in [`super::process`].
+//!
+//! The state of an operator without keys is part of the acknowledgement; that of a keyed one is uploaded beside the stream.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use cutwater_io::task::JoinError;
 use cutwater_io::{point, sometimes, time};
@@ -10,33 +11,28 @@ use futures::FutureExt;
 
 use super::background::Background;
 use super::intake::Intake;
+use super::process::{Body, Processing};
 use super::{
-    CLOSE_LIMIT, Command, ELEMENTS_PER_LOOK, ELEMENTS_PER_ROUND, RECORDS_PER_CHARGE, TaskContext, persist,
-    until_cancelled,
+    CLOSE_LIMIT, Command, ELEMENTS_PER_LOOK, ELEMENTS_PER_ROUND, TaskContext, persist, until_cancelled,
 };
 use crate::checkpoint::snapshot::{CheckpointId, KeyedSnapshot, SubtaskState};
+use crate::state::operator_state::OperatorState;
 use crate::state::upload::{self, Uploaded};
 use crate::state::{self, KeyedState, dirs, restore};
 use crate::stream::alignment::{Decision, Snapshot};
-use crate::stream::channel::Output;
-use crate::stream::operator::KeyedOperator;
-use crate::stream::record::{Element, Record};
+use crate::stream::emit::Emitter;
+use crate::stream::operator::{KeyedOperator, PlainOperator};
+use crate::stream::record::Element;
 use crate::stream::{Error, points};
 
-pub(super) async fn run(mut context: TaskContext, operator: Box<dyn KeyedOperator>) -> Result<(), Error> {
+pub(super) async fn run_keyed(context: TaskContext, operator: Box<dyn KeyedOperator>) -> Result<(), Error> {
     let cancelled = context.cancelled.clone();
     // Outside of what is cancelled, so that it can be closed.
     let mut state = None;
     let result = until_cancelled(cancelled, async {
         let restored = restore_state(&context).await?;
         let state = state.insert(restored);
-        let output = context.open_output().await?;
-        let intake = Intake::open(&mut context).await?;
-        context.running();
-        let uploads = Background::new();
-        let uploaded = BTreeMap::new();
-        let task = KeyedTask { context, operator, state, intake, output, uploads, uploaded, processed: 0 };
-        task.work().boxed().await
+        OperatorTask::open(context, Body::Keyed(operator, state)).await?.work().boxed().await
     })
     .await;
     if let Some(state) = state {
@@ -44,6 +40,19 @@ pub(super) async fn run(mut context: TaskContext, operator: Box<dyn KeyedOperato
         let _ = time::timeout(CLOSE_LIMIT, state.close().boxed()).await;
     }
     result
+}
+
+pub(super) async fn run_plain(context: TaskContext, operator: Box<dyn PlainOperator>) -> Result<(), Error> {
+    let cancelled = context.cancelled.clone();
+    until_cancelled(cancelled, async {
+        let parts = context.deployment.restore.iter().filter_map(|state| match state {
+            SubtaskState::Plain(parts) => Some(parts),
+            _ => None,
+        });
+        let state = OperatorState::new(context.uid(), parts.flatten().cloned())?;
+        OperatorTask::open(context, Body::Plain(operator, state)).await?.work().boxed().await
+    })
+    .await
 }
 
 async fn restore_state(context: &TaskContext) -> Result<KeyedState, Error> {
@@ -55,19 +64,21 @@ async fn restore_state(context: &TaskContext) -> Result<KeyedState, Error> {
     let snapshots: Vec<KeyedSnapshot> = snapshots.collect();
     let (dir, options) = (&context.dir, context.store.clone());
     let max = context.graph.max_parallelism;
-    Ok(restore::restore(&context.blobs, dir, options, deployment.range, max, &snapshots).boxed().await?)
+    let range = deployment.range;
+    let mut state = restore::restore(&context.blobs, dir, options, range, max, &snapshots).boxed().await?;
+    state.configure(context.uid(), context.state_cache_bytes);
+    Ok(state)
 }
 
-struct KeyedTask<'a> {
+struct OperatorTask<'a> {
     context: TaskContext,
-    operator: Box<dyn KeyedOperator>,
-    state: &'a mut KeyedState,
+    body: Body<'a>,
+    processing: Processing,
     intake: Intake,
-    output: Output,
+    output: Emitter,
     uploads: Background<Result<KeyedSnapshot, state::Error>>,
     /// What the uploads that have not ended may have written, and their links.
     uploaded: BTreeMap<CheckpointId, (Uploaded, PathBuf)>,
-    processed: u32,
 }
 
 enum Happening {
@@ -77,16 +88,33 @@ enum Happening {
     Flow(Result<(), Error>),
 }
 
-impl KeyedTask<'_> {
+impl<'a> OperatorTask<'a> {
+    async fn open(mut context: TaskContext, body: Body<'a>) -> Result<OperatorTask<'a>, Error> {
+        let output = context.open_output().await?;
+        let intake = Intake::open(&mut context).await?;
+        context.running();
+        Ok(OperatorTask {
+            body,
+            processing: Processing::new(intake.channels()),
+            uploads: Background::new(),
+            uploaded: BTreeMap::new(),
+            context,
+            intake,
+            output,
+        })
+    }
+
     async fn work(mut self) -> Result<(), Error> {
-        let mut out = Vec::new();
         loop {
             self.arrive().await?;
             let mut taken = 0;
             while taken < ELEMENTS_PER_ROUND && self.output.is_ready() {
                 let Some((channel, element)) = self.intake.take() else { break };
+                let (body, output) = (&mut self.body, &mut self.output);
                 match element {
-                    Element::Record(record) => self.process(record, &mut out).await?,
+                    Element::Record(record) => self.processing.record(record, body, output).await?,
+                    Element::Watermark(ms) => self.processing.watermark(channel, ms, body, output).await?,
+                    Element::Idle => self.processing.idle(channel, body, output).await?,
                     Element::Barrier(barrier) => {
                         let decision = self.intake.reached(channel, &barrier);
                         self.decided(decision).await?;
@@ -100,7 +128,11 @@ impl KeyedTask<'_> {
             }
             self.output.flush()?;
             match self.next().await {
-                Happening::Command(None) => return Ok(()),
+                Happening::Command(None) => {
+                    let (task, late) = (self.context.task(), self.processing.late());
+                    tracing::debug!(%task, late, "records that came too late");
+                    return Ok(());
+                }
                 Happening::Command(Some(command)) => self.obey(command),
                 Happening::Upload(checkpoint, result) => self.upload_ended(checkpoint, result)?,
                 Happening::Flow(result) => result?,
@@ -109,7 +141,7 @@ impl KeyedTask<'_> {
     }
 
     async fn next(&mut self) -> Happening {
-        let KeyedTask { context, uploads, intake, output, .. } = self;
+        let OperatorTask { context, uploads, intake, output, .. } = self;
         let may_process = output.is_ready() && intake.has_waiting();
         let input = async { if may_process { Ok(()) } else { intake.wait().await } };
         let (command, upload) = (context.commands.recv().fuse(), uploads.next().fuse());
@@ -130,19 +162,6 @@ impl KeyedTask<'_> {
         if let Some(checkpoint) = self.intake.too_much() {
             self.give_up(checkpoint);
             self.context.decline(checkpoint, "too much is in flight".into());
-        }
-        Ok(())
-    }
-
-    async fn process(&mut self, record: Record, out: &mut Vec<Record>) -> Result<(), Error> {
-        self.operator.process(record, self.state, out).await?;
-        for record in out.drain(..) {
-            self.output.emit(&record);
-        }
-        self.processed += 1;
-        if self.processed >= RECORDS_PER_CHARGE {
-            self.processed = 0;
-            time::charge(Duration::from_millis(1)).await;
         }
         Ok(())
     }
@@ -177,7 +196,15 @@ impl KeyedTask<'_> {
             point!(points::OVERTOOK);
         }
         point!(points::BARRIER_SENT);
-        let linked = self.state.link(checkpoint, &snapshot.barrier.options.target).boxed().await?;
+        let state = match &mut self.body {
+            Body::Keyed(_, state) => state,
+            Body::Plain(_, state) => {
+                assert!(in_flight.is_none(), "records without keys are not overtaken: see JobGraph");
+                self.context.acknowledge(checkpoint, SubtaskState::Plain(state.snapshot()?));
+                return Ok(());
+            }
+        };
+        let linked = state.link(checkpoint, &snapshot.barrier.options.target).boxed().await?;
         let uploaded = Uploaded::default();
         self.uploaded.insert(checkpoint, (uploaded.clone(), linked.dir.clone()));
         let (blobs, names) = (self.context.blobs.clone(), self.context.names());
@@ -194,14 +221,20 @@ impl KeyedTask<'_> {
         match command {
             // Barriers come through the input.
             Command::Trigger(_) => {}
-            Command::Complete(checkpoint) => self.state.complete(checkpoint),
+            Command::Complete(checkpoint) => {
+                if let Body::Keyed(_, state) = &mut self.body {
+                    state.complete(checkpoint);
+                }
+            }
             Command::Aborted(checkpoint) => self.give_up(checkpoint),
         }
     }
 
     fn give_up(&mut self, checkpoint: CheckpointId) {
         self.intake.abort(checkpoint);
-        self.state.abort(checkpoint);
+        if let Body::Keyed(_, state) = &mut self.body {
+            state.abort(checkpoint);
+        }
         if let Some((uploaded, links)) = self.uploaded.remove(&checkpoint) {
             let blobs = self.context.blobs.clone();
             self.uploads.cancel_and(checkpoint, discard(blobs, uploaded, links));
@@ -215,14 +248,15 @@ impl KeyedTask<'_> {
         result: Result<Result<KeyedSnapshot, state::Error>, JoinError>,
     ) -> Result<(), Error> {
         let (uploaded, links) = self.uploaded.remove(&checkpoint).expect("noted when the upload began");
+        let Body::Keyed(_, state) = &mut self.body else { unreachable!("only keyed state is uploaded") };
         match result.map_err(|source| Error::Background { checkpoint, source })? {
             Ok(snapshot) => {
-                self.state.uploaded(checkpoint, &snapshot.shared);
+                state.uploaded(checkpoint, &snapshot.shared);
                 self.context.acknowledge(checkpoint, SubtaskState::Keyed(snapshot));
             }
             Err(error) => {
                 self.intake.abort(checkpoint);
-                self.state.abort(checkpoint);
+                state.abort(checkpoint);
                 self.context.decline(checkpoint, error.to_string());
                 let blobs = self.context.blobs.clone();
                 cutwater_io::task::spawn(discard(blobs, uploaded, links));
