@@ -59,6 +59,7 @@ impl Job {
         };
         let keyed = |subtask: u16| {
             SubtaskState::Keyed(KeyedSnapshot {
+                states: Vec::new(),
                 range: KeyGroupRange { first: subtask * 4, last: subtask * 4 + 3 },
                 format: StateFormat::store(),
                 in_flight: None,

@@ -111,6 +111,11 @@ impl SourceWatermarks {
         self.partitions.insert(partition, END_OF_TIME_MS);
     }
 
+    /// Nothing more is to be read of any partition.
+    pub fn all_ended(&mut self) {
+        self.partitions.values_mut().for_each(|known| *known = END_OF_TIME_MS);
+    }
+
     /// The watermark, if it has grown since the last call.
     pub fn advance(&mut self) -> Option<i64> {
         let least = self.partitions.values().copied().min().unwrap_or(END_OF_TIME_MS);

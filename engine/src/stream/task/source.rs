@@ -17,7 +17,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use super::background::Background;
 use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
-use crate::checkpoint::barrier::{Alignment, Barrier};
+use crate::checkpoint::barrier::{Alignment, Barrier, Stop};
 use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SourceSnapshot, SubtaskState};
 use crate::cluster::rpc::ToCoordinator;
 use crate::state::blob;
@@ -261,8 +261,12 @@ impl SourceTask {
         if skipped {
             return Ok(());
         }
-        if barrier.options.stop.is_some() {
+        if let Some(stop) = barrier.options.stop {
             self.stopped = Some(Stopped::With(checkpoint));
+            if stop == Stop::Drain {
+                self.watermarks.all_ended();
+                self.advance();
+            }
         }
         let unsent = if barrier.options.alignment() == Alignment::Unaligned {
             self.output.overtake(&barrier)
