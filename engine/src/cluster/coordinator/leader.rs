@@ -313,6 +313,7 @@ impl Leader {
             return;
         }
         let quiet = matches!(self.stage, Stage::Deployed | Stage::Ended) && self.restart.is_none();
+        self.drop_what_is_over();
         let alone = || (quiet && !self.notes.is_empty()).then_some((Change::Note, None));
         let Some((change, reply)) = self.changes.pop_front().or_else(alone) else { return };
         let next = self.state.changed(&change).noted(&std::mem::take(&mut self.notes));
@@ -321,6 +322,13 @@ impl Leader {
         let append = io::append(self.context.clone(), record);
         let append = io::spawn(&self.context, self.term, append).abort_on_drop();
         self.in_flight = Some(Flight { change, next, reply, since_us: now_us(), _append: append });
+    }
+
+    /// A checkpoint that was given up before it could be listed is not listed as begun after its fate was.
+    fn drop_what_is_over(&mut self) {
+        let Some(machine) = &self.machine else { return };
+        let is_over = |id| machine.pending().all(|entry| entry.id != id);
+        self.changes.retain(|(change, _)| !matches!(change, Change::Begin(entry) if is_over(entry.id)));
     }
 
     fn appended(&mut self, outcome: Outcome, connections: &mut Connections) -> bool {

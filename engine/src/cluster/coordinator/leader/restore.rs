@@ -17,7 +17,11 @@ use crate::cluster::rpc::{Attempt, FromCoordinator};
 
 impl Leader {
     /// Retained checkpoints are read: the registry is complete before anything can be subsumed.
-    pub(super) fn loaded(&mut self, loaded: Loaded) {
+    pub(super) fn loaded(&mut self, mut loaded: Loaded) {
+        // A user may have ended the job meanwhile, and its checkpoints with it.
+        let retained = self.retained_ids();
+        loaded.retained.retain(|metadata| retained.contains(&metadata.id));
+        loaded.origin = loaded.origin.filter(|_| self.state.origin().is_some());
         let bound = self.state.next_id_bound;
         let is_savepoint = |metadata: &&CheckpointMetadata| {
             self.state.retained.iter().any(|retained| retained.id == metadata.id && retained.is_savepoint)
