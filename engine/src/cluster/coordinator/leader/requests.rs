@@ -153,7 +153,8 @@ impl Leader {
         if !self.state.status.is_terminal() {
             return Err(format!("the job is {}", self.status_word()));
         }
-        if self.starting.is_some() || !self.changes.is_empty() || self.in_flight.is_some() {
+        let is_busy = self.loading || !self.changes.is_empty() || self.in_flight.is_some();
+        if is_busy || self.starting.is_some() {
             return Err("something else is going on; try again".into());
         }
         let Some(path) = from else {
