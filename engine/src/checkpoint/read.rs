@@ -220,13 +220,16 @@ pub async fn resolve(
     store: &dyn ObjectStore,
     path: &str,
 ) -> Result<(FileHandle, CheckpointMetadata), ReadError> {
-    let in_directory = Layout::metadata_in(path);
-    let (path, bytes) = match get(store, &in_directory).await? {
-        Some(bytes) => (in_directory, bytes),
-        None => match get(store, path).await? {
-            Some(bytes) => (path.to_owned(), bytes),
-            None => return Err(ReadError::NoCheckpoint { path: path.into() }),
-        },
+    // In this order: below an object a file system has no names to ask for.
+    let (path, bytes) = match get(store, path).await? {
+        Some(bytes) => (path.to_owned(), bytes),
+        None => {
+            let in_directory = Layout::metadata_in(path);
+            match get(store, &in_directory).await? {
+                Some(bytes) => (in_directory, bytes),
+                None => return Err(ReadError::NoCheckpoint { path: path.into() }),
+            }
+        }
     };
     let found = metadata::decode(&bytes, &path)?;
     let handle = FileHandle { len_bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes), path };
