@@ -9,14 +9,17 @@ use std::time::Duration;
 use cutwater_engine::checkpoint::assign::{VertexKind, VertexPlan};
 use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
+use cutwater_engine::checkpoint::history::{Entry, EntryStatus};
 use cutwater_engine::checkpoint::job_state::Retention;
 use cutwater_engine::checkpoint::job_state::{Base, JobState, Status};
 use cutwater_engine::checkpoint::layout::{Layout, Object};
 use cutwater_engine::checkpoint::log::{Outcome, Record};
 use cutwater_engine::checkpoint::read::{load_job_state, load_metadata, newest_record, verify_files};
+use cutwater_engine::checkpoint::request::{Request, RequestKind};
 use cutwater_engine::checkpoint::snapshot::*;
 use cutwater_engine::checkpoint::write::append;
 use cutwater_engine::cluster::client::Client;
+use cutwater_engine::cluster::console::PartTimes;
 use cutwater_engine::cluster::coordinator::{CoordinatorConfig, run};
 use cutwater_engine::cluster::rpc::*;
 use cutwater_io::net::{Connection, Sender};
@@ -26,6 +29,9 @@ use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 const MS: Duration = Duration::from_millis(1);
+
+/// What the fake says of each part.
+const TIMES: PartTimes = PartTimes { alignment_us: 7, sync_us: 5, async_us: 3, is_unaligned: true };
 
 fn job() -> JobSpec {
     JobSpec { name: "job".into(), query: "count".into(), parameters: BTreeMap::new() }
@@ -155,9 +161,10 @@ impl FakeWorker {
                     for (task, (range, parallelism, tables)) in &mut tasks {
                         let state =
                             self.snapshot(attempt, checkpoint, *task, *range, *parallelism, tables).await;
+                        let times = TIMES;
                         say(
                             &mut sender,
-                            ToCoordinator::Acknowledge { attempt, checkpoint, task: *task, state },
+                            ToCoordinator::Acknowledge { attempt, checkpoint, task: *task, state, times },
                         )
                         .await;
                     }
@@ -363,6 +370,15 @@ async fn deploys_checkpoints_restores_rescales_and_finishes() {
     assert_eq!((status.epoch, status.parallelism), (1, 2));
     let _second = test.worker("b");
     let before = test.until_checkpoint(status.latest_checkpoint).await;
+    let list = test.client.checkpoints().await.unwrap();
+    assert_eq!(list.entries.len(), list.progress.len());
+    let complete = |(entry, _): &(&Entry, _)| matches!(entry.status, EntryStatus::Present(_));
+    let (entry, progress) = list.entries.iter().zip(&list.progress).rfind(complete).unwrap();
+    assert_eq!((progress.acknowledged, progress.total), (6, 6), "three vertices, twice");
+    let details = test.client.checkpoint(entry.id).await.unwrap();
+    let parts = || details.vertices.iter().flat_map(|vertex| &vertex.subtasks);
+    assert_eq!(parts().count(), 6);
+    assert!(parts().all(|part| part.is_some_and(|part| part.times == Some(TIMES))), "{details:?}");
 
     // A worker dies: the job goes on from the latest checkpoint on what is left.
     drop(first);
@@ -392,7 +408,9 @@ async fn deploys_checkpoints_restores_rescales_and_finishes() {
     test.until_checkpoint(down.latest_checkpoint.max(up.latest_checkpoint)).await;
     let refused = test.client.rescale(9).await.unwrap_err().to_string();
     assert!(refused.contains("parallelism 9 is not from 1 to 8"), "{refused}");
-    test.client.trigger_checkpoint().await.unwrap();
+    let kind = RequestKind::Checkpoint { full: false };
+    let request = Request { trigger_id: "by hand".into(), kind, description: String::new() };
+    test.client.trigger(request).await.unwrap();
     test.check_restorable().await;
 
     test.finish().await;

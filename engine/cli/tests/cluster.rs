@@ -166,6 +166,16 @@ fn a_cluster_runs_a_job_that_is_rescaled_and_loses_its_leader() {
     assert_eq!(get(&http, &format!("/jobs/words/checkpoints/details/{made}"))["source"], "manual");
     let subtasks = get(&http, &format!("/jobs/words/checkpoints/details/{made}/subtasks/count"));
     assert_eq!(subtasks["num_acknowledged_subtasks"], 2, "{subtasks}");
+    for part in subtasks["subtasks"].as_array().unwrap() {
+        let times =
+            [&part["checkpoint"]["sync"], &part["checkpoint"]["async"], &part["alignment"]["duration"]];
+        assert!(times.iter().all(|time| time.is_u64()), "measured: {part}");
+    }
+    let history = get(&http, "/jobs/words/checkpoints")["history"].clone();
+    let item = history.as_array().unwrap().iter().find(|item| item["id"] == made).unwrap().clone();
+    assert_eq!((&item["num_acknowledged_subtasks"], &item["num_subtasks"]), (&6.into(), &6.into()), "{item}");
+    let (_, shown, _) = run(&["checkpoints", "show", &made.to_string(), "--coordinators", &both]);
+    assert!(shown.contains("; aligned after ") && shown.contains(" us, sync "), "{shown}");
 
     assert!(kept.exists());
     leader.kill();
@@ -210,6 +220,28 @@ fn a_cluster_runs_a_job_that_is_rescaled_and_loses_its_leader() {
     assert_eq!(run(&["checkpoints", "delete", &id, "--coordinators", &both]).0, Some(0));
     let (_, shown, _) = run(&["checkpoints", "show", &id, "--coordinators", &both]);
     assert!(shown.contains("cleared: deleted by a user"), "{shown}");
+
+    // The same over HTTP: not from what is gone, but from the other one, which is then disposed of.
+    let start = |place: &str| {
+        let from = format!(r#"{{"from":"file://{objects}/{place}"}}"#);
+        call(&http, "POST", "/jobs/words/start", &from)
+    };
+    let refused = start(&savepoint)["errors"][0].to_string();
+    assert!(refused.contains("is cleared: deleted by a user"), "{refused}");
+    let latest = until(&both, |_| true)["latest_checkpoint"].as_u64();
+    assert_eq!(start(&last), serde_json::json!({}));
+    until(&both, |status| status["phase"] == "running" && status["latest_checkpoint"].as_u64() > latest);
+    assert_eq!(run(&["cancel", "--coordinators", &both]).0, Some(0));
+    until(&both, |status| status["phase"] == "cancelled");
+    let path = format!(r#"{{"savepoint-path":"file://{objects}/{last}"}}"#);
+    let asked = call(&http, "POST", "/savepoint-disposal", &path);
+    let trigger = asked["request-id"].as_str().unwrap_or_else(|| panic!("{asked}"));
+    assert_eq!(get(&http, &format!("/savepoint-disposal/{trigger}"))["status"]["id"], "COMPLETED");
+    let is_gone = |_: usize| {
+        std::thread::sleep(Duration::from_millis(100));
+        !Path::new(&objects).join(&last).join("_metadata").exists()
+    };
+    assert!((0..100).any(is_gone), "its files go with the next sweep");
 }
 
 #[test]

@@ -28,6 +28,19 @@ pub struct CheckpointList {
     pub restores: u64,
     /// From which last.
     pub restored: Option<Restored>,
+    /// How far the parts of each have come, in the order of `entries`.
+    pub progress: Vec<Progress>,
+}
+
+/// How far the parts of one checkpoint have come. All 0 if nothing is known any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Subtasks that have acknowledged.
+    pub acknowledged: u32,
+    /// Subtasks that must.
+    pub total: u32,
+    /// What was in flight and is part of it, in bytes.
+    pub persisted_bytes: u64,
 }
 
 /// What the tasks that run were started from.
@@ -70,6 +83,23 @@ pub struct SubtaskDetails {
     pub state_bytes: u64,
     /// Of those, what it wrote for this checkpoint.
     pub new_bytes: u64,
+    /// Of those, what was in flight when an unaligned barrier overtook it.
+    pub persisted_bytes: u64,
+    /// How long it took; unknown after a change of the leader.
+    pub times: Option<PartTimes>,
+}
+
+/// How long the part of one subtask took, on its worker's monotonic clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartTimes {
+    /// From the arrival of the first barrier to the snapshot; of a source 0. In microseconds.
+    pub alignment_us: u64,
+    /// The snapshot, while which no record was processed, in microseconds.
+    pub sync_us: u64,
+    /// From there to the acknowledgement, beside the records, in microseconds.
+    pub async_us: u64,
+    /// The barrier overtook records.
+    pub is_unaligned: bool,
 }
 
 /// What became of a request of a user.

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::console::{CheckpointDetails, CheckpointList, TriggerStatus};
+use super::console::{CheckpointDetails, CheckpointList, PartTimes, TriggerStatus};
 use crate::checkpoint::barrier::Barrier;
 use crate::checkpoint::job_state::ClaimMode;
 use crate::checkpoint::request::Request;
@@ -99,8 +99,14 @@ pub enum ToCoordinator {
     Heartbeat,
     /// The task has restored its state and reads its input.
     Running { attempt: Attempt, task: TaskId },
-    /// The task's part of a checkpoint is durable.
-    Acknowledge { attempt: Attempt, checkpoint: CheckpointId, task: TaskId, state: SubtaskState },
+    /// The task's part of a checkpoint is durable, and took so long.
+    Acknowledge {
+        attempt: Attempt,
+        checkpoint: CheckpointId,
+        task: TaskId,
+        state: SubtaskState,
+        times: PartTimes,
+    },
     /// The task cannot do its part of a checkpoint, and goes on.
     Decline { attempt: Attempt, checkpoint: CheckpointId, task: TaskId, reason: String },
     /// The task has failed; the attempt is lost.

@@ -8,7 +8,7 @@ use cutwater_engine::checkpoint::history::{Entry, EntryStatus, Kind};
 use cutwater_engine::checkpoint::request::{Request, RequestKind};
 use cutwater_engine::checkpoint::snapshot::CheckpointId;
 use cutwater_engine::cluster::client::Client;
-use cutwater_engine::cluster::console::TriggerStatus;
+use cutwater_engine::cluster::console::{PartTimes, TriggerStatus};
 use cutwater_io::{entropy, time};
 use serde_json::{Value, json};
 
@@ -195,8 +195,10 @@ pub(crate) async fn list(command: Checkpoints) -> Result<(), Failure> {
                         None => format!("  {uid} {index}: not acknowledged"),
                         Some(part) => {
                             format!(
-                                "  {uid} {index}: {} bytes, {} of them new",
-                                part.state_bytes, part.new_bytes
+                                "  {uid} {index}: {} bytes, {} of them new{}",
+                                part.state_bytes,
+                                part.new_bytes,
+                                took(part.times)
                             )
                         }
                     };
@@ -204,7 +206,9 @@ pub(crate) async fn list(command: Checkpoints) -> Result<(), Failure> {
                         "vertex": uid, "subtask": index,
                         "state_bytes": part.map(|part| part.state_bytes),
                         "new_bytes": part.map(|part| part.new_bytes),
+                        "persisted_bytes": part.map(|part| part.persisted_bytes),
                         "acknowledged_unix_ms": part.and_then(|part| part.acknowledged_unix_ms),
+                        "times": part.and_then(|part| part.times),
                     });
                     out.say(&text, &json)?;
                 }
@@ -217,6 +221,13 @@ pub(crate) async fn list(command: Checkpoints) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+fn took(times: Option<PartTimes>) -> String {
+    times.map_or_else(String::new, |PartTimes { alignment_us, sync_us, async_us, is_unaligned }| {
+        let kind = if is_unaligned { "overtook" } else { "aligned" };
+        format!("; {kind} after {alignment_us} us, sync {sync_us} us, async {async_us} us")
+    })
 }
 
 fn was(entry: &Entry) -> Option<&cutwater_engine::checkpoint::history::Present> {

@@ -1,7 +1,7 @@
 //! The view of a running job: its leader is asked, whichever candidate that is.
 //!
-//! The list of checkpoints is in the job's register, and survives the leader. How long the parts of a subtask took is measured by nobody:
-//! parts have sizes, and the time of their acknowledgement while their leader lives.
+//! The list of checkpoints is in the job's register, and survives the leader. The sizes of parts can be had from the metadata as long as
+//! that is there; when they came and how long they took is known as long as their leader lives.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,11 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cutwater_engine::checkpoint::barrier::{Alignment, SavepointFormat, Stop};
 use cutwater_engine::checkpoint::history::{self, Entry, EntryStatus, Kind};
-use cutwater_engine::checkpoint::job_state::Retention;
+use cutwater_engine::checkpoint::job_state::{ClaimMode, Retention};
 use cutwater_engine::checkpoint::request::{Request, RequestKind};
 use cutwater_engine::checkpoint::snapshot::CheckpointId;
 use cutwater_engine::cluster::client::{Client, ClientError};
-use cutwater_engine::cluster::console::{SubtaskDetails, TriggerStatus, VertexDetails};
+use cutwater_engine::cluster::console::{
+    self, CheckpointList, PartTimes, SubtaskDetails, TriggerStatus, VertexDetails,
+};
 use cutwater_engine::cluster::rpc::JobPhase;
 
 use super::view::{
@@ -24,11 +26,15 @@ use super::view::{
 /// How long a candidate may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long it may look at what a job is to be started from: every file of it is asked for.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
 /// The view of a running job.
 #[derive(Debug)]
 pub struct Live {
     name: String,
     client: Client,
+    starter: Client,
     objects_url: String,
     vertices: Vec<String>,
 }
@@ -36,8 +42,10 @@ pub struct Live {
 impl Live {
     /// A view of the job `name`, whose vertices have those ids.
     pub fn new(name: &str, coordinators: Vec<SocketAddr>, objects_url: &str, vertices: Vec<String>) -> Live {
+        let starter = Client::new(coordinators.clone(), START_PATIENCE);
         let client = Client::new(coordinators, PATIENCE);
-        Live { name: name.into(), client, objects_url: objects_url.trim_end_matches('/').into(), vertices }
+        let objects_url = objects_url.trim_end_matches('/').into();
+        Live { name: name.into(), client, starter, objects_url, vertices }
     }
 
     fn location(&self, metadata: &str) -> String {
@@ -45,7 +53,19 @@ impl Live {
         format!("{}/{directory}", self.objects_url)
     }
 
-    fn shown(&self, entry: &Entry) -> Checkpoint {
+    /// The path in the store of what is named by its path or its URL.
+    fn path_of(&self, place: &str) -> String {
+        let below = place.strip_prefix(&self.objects_url).filter(|rest| rest.starts_with('/'));
+        below.unwrap_or(place).trim_matches('/').to_owned()
+    }
+
+    fn all(&self, list: &CheckpointList) -> Vec<Checkpoint> {
+        let progress = list.progress.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let shown = |(entry, progress): (_, Option<_>)| self.shown(entry, progress.unwrap_or_default());
+        list.entries.iter().zip(progress).map(shown).collect()
+    }
+
+    fn shown(&self, entry: &Entry, progress: console::Progress) -> Checkpoint {
         let (status, was) = match &entry.status {
             EntryStatus::Creating => (Status::Creating, None),
             EntryStatus::Present(was) => (Status::Present, Some(was)),
@@ -77,7 +97,8 @@ impl Live {
             full_bytes: was.map_or(0, |was| was.state_bytes),
             job_version: Some(entry.job_version.into()),
             location: entry.location().map(|path| self.location(path)),
-            acknowledged: (0, 0),
+            acknowledged: (progress.acknowledged, progress.total),
+            persisted_bytes: progress.persisted_bytes,
         }
     }
 }
@@ -98,13 +119,21 @@ fn ms(duration: Duration) -> u64 {
 fn vertex_part(vertex: VertexDetails) -> VertexPart {
     let part = |subtask: Option<SubtaskDetails>| match subtask {
         None => SubtaskPart::default(),
-        Some(SubtaskDetails { acknowledged_unix_ms, state_bytes, new_bytes }) => SubtaskPart {
-            is_acknowledged: true,
-            acknowledged_unix_ms,
-            full_bytes: state_bytes,
-            new_bytes: Some(new_bytes),
-            ..SubtaskPart::default()
-        },
+        Some(SubtaskDetails { acknowledged_unix_ms, state_bytes, new_bytes, persisted_bytes, times }) => {
+            let ms = |of: fn(&PartTimes) -> u64| times.as_ref().map(|times| of(times) / 1000);
+            SubtaskPart {
+                is_acknowledged: true,
+                acknowledged_unix_ms,
+                full_bytes: state_bytes,
+                new_bytes: Some(new_bytes),
+                sync_ms: ms(|times| times.sync_us),
+                async_ms: ms(|times| times.async_us),
+                alignment_ms: ms(|times| times.alignment_us),
+                start_delay_ms: None,
+                persisted_bytes,
+                is_unaligned: times.is_some_and(|times| times.is_unaligned),
+            }
+        }
     };
     VertexPart { uid: vertex.uid, subtasks: vertex.subtasks.into_iter().map(part).collect() }
 }
@@ -145,7 +174,7 @@ impl JobView for Live {
 
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, ViewError> {
         let list = self.client.checkpoints().await.map_err(unavailable)?;
-        Ok(list.entries.iter().map(|entry| self.shown(entry)).collect())
+        Ok(self.all(&list))
     }
 
     async fn parts(&self, id: u64) -> Result<Option<Vec<VertexPart>>, ViewError> {
@@ -158,8 +187,8 @@ impl JobView for Live {
 
     async fn restored(&self) -> Result<Option<Checkpoint>, ViewError> {
         let list = self.client.checkpoints().await.map_err(unavailable)?;
-        let Some(restored) = list.restored else { return Ok(None) };
-        let known = list.entries.iter().find(|entry| entry.id == restored.id).map(|entry| self.shown(entry));
+        let Some(restored) = &list.restored else { return Ok(None) };
+        let known = self.all(&list).into_iter().find(|checkpoint| checkpoint.id == restored.id.0);
         Ok(Some(Checkpoint {
             id: restored.id.0,
             savepoint: known.as_ref().and_then(|known| known.savepoint),
@@ -174,6 +203,7 @@ impl JobView for Live {
             full_bytes: 0,
             job_version: None,
             acknowledged: (0, 0),
+            persisted_bytes: 0,
         }))
     }
 
@@ -211,6 +241,11 @@ impl JobView for Live {
                 savepoint(target, &format, Some(if drain { Stop::Drain } else { Stop::Suspend }))
             }
             Wish::Cancel => return self.client.cancel().await.map_err(unavailable),
+            Wish::Start { from, claim, allow_non_restored } => {
+                let claim = if claim { ClaimMode::Claim } else { ClaimMode::NoClaim };
+                let from = from.map(|place| self.path_of(&place));
+                return self.starter.start(from, claim, allow_non_restored).await.map_err(unavailable);
+            }
             Wish::Delete { id } => {
                 return self.client.delete_checkpoint(CheckpointId(id)).await.map_err(unavailable);
             }

@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 
-use super::view::{Checkpoint, Overview};
+use super::view::{Checkpoint, Overview, VertexPart};
 
-/// The page.
+/// The page; `parts` are those of the last completed checkpoint.
 pub(super) fn text(
     overview: Option<&Overview>,
     all: &[Checkpoint],
+    parts: &[VertexPart],
     restored: Option<&Checkpoint>,
     job: &str,
 ) -> String {
@@ -37,7 +38,7 @@ pub(super) fn text(
         );
         counts("lastCheckpointFullSize", "What the last one references, in bytes.", last.full_bytes);
         counts("lastCheckpointProcessedData", "Bytes processed during alignment.", 0);
-        counts("lastCheckpointPersistedData", "Bytes of channels in the last one.", 0);
+        counts("lastCheckpointPersistedData", "Bytes of channels in the last one.", last.persisted_bytes);
         counts("lastCompletedCheckpointId", "Number of the last one.", last.id);
         if let Some(location) = &last.location {
             let path = format!(",path=\"{}\"", escaped(location));
@@ -60,7 +61,26 @@ pub(super) fn text(
         say("numRunningTasks", "gauge", "Tasks that run.", "", overview.tasks.0.into());
     }
     say("up", "gauge", "Whether a leader answers.", "", overview.is_some().into());
+    alignment(parts, &labels, &mut out);
     out
+}
+
+/// Flink has this figure by task, and in nanoseconds.
+fn alignment(parts: &[VertexPart], labels: &str, out: &mut String) {
+    let name = "flink_taskmanager_job_task_checkpointAlignmentTime";
+    let subtasks = parts.iter().flat_map(|part| {
+        part.subtasks.iter().enumerate().map(move |(index, subtask)| (&part.uid, index, subtask.alignment_ms))
+    });
+    let mut samples = subtasks.filter_map(|(uid, index, ms)| Some((uid, index, ms?))).peekable();
+    if samples.peek().is_some() {
+        let help = "Alignment in the last completed checkpoint, in nanoseconds.";
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+    }
+    for (uid, index, ms) in samples {
+        let uid = escaped(uid);
+        let more = format!("task_id=\"{uid}\",task_name=\"{uid}\",subtask_index=\"{index}\"");
+        let _ = writeln!(out, "{name}{{{labels},{more}}} {}", ms.saturating_mul(1_000_000));
+    }
 }
 
 /// The value of a label.

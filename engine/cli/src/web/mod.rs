@@ -9,9 +9,11 @@
 //! POST  /jobs/:id/checkpoints                       {checkpointType, triggerId, description}
 //! GET   /jobs/:id/checkpoints/:trigger              how that gets on
 //! GET   /jobs/:id/checkpoints/config
-//! GET   /jobs/:id/checkpoints/details/:cid          a number, or latest
+//! GET   /jobs/:id/checkpoints/details/:cid          a number, or latest?status=COMPLETED|FAILED; DELETE deletes it
 //! GET   /jobs/:id/checkpoints/details/:cid/subtasks/:vertex
 //! POST  /jobs/:id/savepoints, /jobs/:id/stop        and GET .../savepoints/:trigger
+//! POST  /jobs/:id/start                             {from, claim, allowNonRestored}, of a job that has ended
+//! POST  /savepoint-disposal                         {savepoint-path}, and GET .../:trigger
 //! ```
 //! The server has no state: all it says it asks a [`view::JobView`], each time. The id of a job is its name.
 //!
@@ -21,6 +23,7 @@
 //! Left out: TLS and users (a proxy's business), more than one job, Flink's caching of answers for three seconds.
 
 pub mod live;
+mod manage;
 mod metrics;
 mod rest;
 pub mod view;
@@ -95,12 +98,15 @@ fn router(view: Arc<dyn JobView>) -> Router {
         .route("/jobs/{job}", get(job).patch(cancel))
         .route("/jobs/{job}/checkpoints", get(checkpoints).post(trigger_checkpoint))
         .route("/jobs/{job}/checkpoints/config", get(config))
-        .route("/jobs/{job}/checkpoints/details/{id}", get(details).delete(delete))
+        .route("/jobs/{job}/checkpoints/details/{id}", get(details).delete(manage::delete))
         .route("/jobs/{job}/checkpoints/details/{id}/subtasks/{vertex}", get(subtasks))
         .route("/jobs/{job}/checkpoints/{trigger}", get(progress))
         .route("/jobs/{job}/savepoints", post(trigger_savepoint))
         .route("/jobs/{job}/savepoints/{trigger}", get(progress))
         .route("/jobs/{job}/stop", post(stop))
+        .route("/jobs/{job}/start", post(manage::start))
+        .route("/savepoint-disposal", post(manage::dispose))
+        .route("/savepoint-disposal/{trigger}", get(manage::disposed))
         .fallback(|| async { Failure(StatusCode::NOT_FOUND, "there is nothing of that name".into()) })
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .layer(middleware::from_fn(same_origin))
@@ -171,7 +177,11 @@ async fn metrics_text(State(view): View) -> Response {
     let overview = view.overview().await.ok();
     let all = view.checkpoints().await.unwrap_or_default();
     let restored = view.restored().await.ok().flatten();
-    let text = metrics::text(overview.as_ref(), &all, restored.as_ref(), view.name());
+    let parts = match all.iter().rev().find(|checkpoint| checkpoint.is_completed()) {
+        Some(last) => view.parts(last.id).await.ok().flatten().unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let text = metrics::text(overview.as_ref(), &all, &parts, restored.as_ref(), view.name());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
@@ -214,10 +224,20 @@ async fn config(State(view): View, Path(job): Path<String>) -> Answer {
     ok(&rest::config(&view.config().await?))
 }
 
-async fn find(view: &Arc<dyn JobView>, id: &str) -> Result<Checkpoint, Failure> {
+/// The checkpoint of that number; or the latest whose end is as the query wants it, and anyhow has come.
+async fn find(view: &Arc<dyn JobView>, id: &str, query: Option<&str>) -> Result<Checkpoint, Failure> {
+    let wanted: &[&str] = match query {
+        None | Some("") => &["COMPLETED", "FAILED"],
+        Some("status=COMPLETED") => &["COMPLETED"],
+        Some("status=FAILED") => &["FAILED"],
+        Some(other) => {
+            let why = format!("{other}: status=COMPLETED and status=FAILED are known");
+            return Err(Failure(StatusCode::BAD_REQUEST, why));
+        }
+    };
     let all = view.checkpoints().await?;
     let found = match id {
-        "latest" => all.into_iter().rev().find(Checkpoint::is_completed),
+        "latest" => all.into_iter().rev().find(|checkpoint| wanted.contains(&checkpoint.status.name())),
         id => all.into_iter().find(|checkpoint| checkpoint.id.to_string() == id),
     };
     found.ok_or_else(|| {
@@ -228,23 +248,20 @@ async fn find(view: &Arc<dyn JobView>, id: &str) -> Result<Checkpoint, Failure> 
     })
 }
 
-async fn details(State(view): View, Path((job, id)): Path<(String, String)>) -> Answer {
+async fn details(
+    State(view): View,
+    Path((job, id)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     known(&view, &job)?;
-    let checkpoint = find(&view, &id).await?;
+    let checkpoint = find(&view, &id, query.as_deref()).await?;
     let parts = view.parts(checkpoint.id).await?;
     ok(&rest::item(&checkpoint, parts.as_deref()))
 }
 
-async fn delete(State(view): View, Path((job, id)): Path<(String, String)>) -> Answer {
-    known(&view, &job)?;
-    let id = find(&view, &id).await?.id;
-    view.wish(&entropy::uuid("engine.web.trigger"), Wish::Delete { id }, "").await?;
-    Ok(answer(StatusCode::ACCEPTED, &json!({})))
-}
-
 async fn subtasks(State(view): View, Path((job, id, vertex)): Path<(String, String, String)>) -> Answer {
     known(&view, &job)?;
-    let checkpoint = find(&view, &id).await?;
+    let checkpoint = find(&view, &id, None).await?;
     let parts = view.parts(checkpoint.id).await?.unwrap_or_default();
     match parts.iter().find(|part| part.uid == vertex) {
         Some(part) => ok(&rest::vertex(part, &checkpoint, true)),

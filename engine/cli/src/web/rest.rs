@@ -61,7 +61,7 @@ pub(super) fn checkpoints(all: &[Checkpoint], restored: Option<&Checkpoint>) -> 
             "end_to_end_duration": sizes(&Checkpoint::duration_ms),
             "alignment_buffered": nothing(),
             "processed_data": nothing(),
-            "persisted_data": nothing(),
+            "persisted_data": sizes(&|c| Some(c.persisted_bytes)),
         },
         "latest": {
             "completed": newest(&|c| c.is_completed() && c.savepoint.is_none()),
@@ -110,7 +110,7 @@ pub(super) fn item(checkpoint: &Checkpoint, parts: Option<&[VertexPart]>) -> Val
         "end_to_end_duration": checkpoint.duration_ms().unwrap_or(0),
         "alignment_buffered": 0,
         "processed_data": 0,
-        "persisted_data": 0,
+        "persisted_data": checkpoint.persisted_bytes,
         "num_subtasks": subtasks,
         "num_acknowledged_subtasks": acknowledged,
         "checkpoint_type": checkpoint_type,
@@ -163,7 +163,7 @@ pub(super) fn vertex(part: &VertexPart, checkpoint: &Checkpoint, with_subtasks: 
         "end_to_end_duration": latest_ack.map_or(json!(-1), |ack| duration(ack).into()),
         "alignment_buffered": 0,
         "processed_data": 0,
-        "persisted_data": 0,
+        "persisted_data": part.subtasks.iter().map(|subtask| subtask.persisted_bytes).sum::<u64>(),
         "num_subtasks": part.subtasks.len(),
         "num_acknowledged_subtasks": part.subtasks.iter().filter(|subtask| subtask.is_acknowledged).count(),
     });
@@ -173,7 +173,10 @@ pub(super) fn vertex(part: &VertexPart, checkpoint: &Checkpoint, with_subtasks: 
             "state_size": statistics(of(&|s| Some(s.full_bytes))),
             "end_to_end_duration": statistics(acknowledged.iter().map(|ack| duration(*ack)).collect()),
             "checkpoint_duration": { "sync": statistics(of(&|s| s.sync_ms)), "async": statistics(of(&|s| s.async_ms)) },
-            "alignment": { "duration": statistics(of(&|s| s.alignment_ms)) },
+            "alignment": {
+                "duration": statistics(of(&|s| s.alignment_ms)),
+                "persisted": statistics(of(&|s| s.is_acknowledged.then_some(s.persisted_bytes))),
+            },
             "start_delay": statistics(of(&|s| s.start_delay_ms)),
         });
         let subtasks = part.subtasks.iter().enumerate().map(|(index, subtask)| {
@@ -189,9 +192,14 @@ pub(super) fn vertex(part: &VertexPart, checkpoint: &Checkpoint, with_subtasks: 
                 "checkpointed_size": subtask.new_bytes.unwrap_or(subtask.full_bytes),
                 "state_size": subtask.full_bytes,
                 "checkpoint": { "sync": subtask.sync_ms, "async": subtask.async_ms },
-                "alignment": { "buffered": 0, "processed": 0, "persisted": 0, "duration": subtask.alignment_ms },
+                "alignment": {
+                    "buffered": 0,
+                    "processed": 0,
+                    "persisted": subtask.persisted_bytes,
+                    "duration": subtask.alignment_ms,
+                },
                 "start_delay": subtask.start_delay_ms,
-                "unaligned_checkpoint": false,
+                "unaligned_checkpoint": subtask.is_unaligned,
                 "aborted": false,
             })
         });

@@ -106,8 +106,10 @@ pub struct Checkpoint {
     pub job_version: Option<u64>,
     /// Where it is.
     pub location: Option<String>,
-    /// Subtasks that have acknowledged, and subtasks that must.
+    /// Subtasks that have acknowledged, and subtasks that must; both 0 if that is not known any more.
     pub acknowledged: (u32, u32),
+    /// What was in flight and is part of it, in bytes.
+    pub persisted_bytes: u64,
 }
 
 impl Checkpoint {
@@ -150,6 +152,10 @@ pub struct SubtaskPart {
     pub alignment_ms: Option<u64>,
     /// From the trigger to the first barrier, in milliseconds.
     pub start_delay_ms: Option<u64>,
+    /// What was in flight and is part of it, in bytes.
+    pub persisted_bytes: u64,
+    /// The barrier overtook records.
+    pub is_unaligned: bool,
 }
 
 /// When checkpoints are taken and kept.
@@ -205,10 +211,19 @@ pub enum Wish {
     },
     /// The end of the job.
     Cancel,
-    /// The end of a checkpoint.
+    /// The end of a checkpoint. Has come true once the view has answered.
     Delete {
         /// Which.
         id: u64,
+    },
+    /// A new start of a job that has ended. Has come true once the view has answered.
+    Start {
+        /// The URL of a checkpoint or savepoint, or its path in the job's store; nothing otherwise.
+        from: Option<String>,
+        /// Its files become the job's.
+        claim: bool,
+        /// State of vertices that the job does not have is left behind.
+        allow_non_restored: bool,
     },
 }
 

@@ -16,6 +16,7 @@ pub const HOSTILE: &str = "</script><img src=x onerror=\"window.pwned=1\"><b>&am
 #[derive(Default)]
 struct State {
     is_leaderless: bool,
+    has_ended: bool,
     triggers: BTreeSet<String>,
     wishes: Vec<(Wish, String)>,
 }
@@ -44,6 +45,10 @@ impl Served {
         self.job.0.lock().unwrap().wishes.clone()
     }
 
+    pub fn end(&self) {
+        self.job.0.lock().unwrap().has_ended = true;
+    }
+
     pub fn lose_leader(&self) {
         self.job.0.lock().unwrap().is_leaderless = true;
     }
@@ -65,7 +70,8 @@ fn checkpoint(id: u64, status: Status, reason: Option<&str>) -> Checkpoint {
         full_bytes: 1_000_000,
         job_version: Some(2),
         location: Some(format!("file:///objects/words/chk-{id}")),
-        acknowledged: (3, 3),
+        acknowledged: if status == Status::Creating { (1, 3) } else { (3, 3) },
+        persisted_bytes: 70,
     }
 }
 
@@ -79,10 +85,11 @@ impl JobView for MadeUp {
         if self.0.lock().unwrap().is_leaderless {
             return Err(ViewError::Unavailable("no leader among []".into()));
         }
+        let state = if self.0.lock().unwrap().has_ended { "FINISHED" } else { "RUNNING" };
         let vertex = |uid: &str, parallelism| Vertex { uid: uid.into(), parallelism };
         Ok(Overview {
             name: "words".into(),
-            state: "RUNNING".into(),
+            state: state.into(),
             attempt: (4, 3),
             tasks: (3, 3),
             vertices: vec![vertex("source", 1), vertex("counts", 2)],
@@ -105,8 +112,14 @@ impl JobView for MadeUp {
         all[4].acknowledged_unix_ms = Some(all[4].triggered_unix_ms + 900);
         all[4].full_bytes = 3_000_000;
         all[4].location = Some("file:///a \"quoted\"\nplace".into());
-        if self.0.lock().unwrap().triggers.iter().any(|trigger| trigger.len() == 32) {
+        let state = self.0.lock().unwrap();
+        if state.triggers.iter().any(|trigger| trigger.len() == 32) {
             all.push(checkpoint(7, Status::Present, None));
+        }
+        for checkpoint in &mut all {
+            if state.wishes.iter().any(|(wish, _)| *wish == Wish::Delete { id: checkpoint.id }) {
+                (checkpoint.status, checkpoint.reason) = (Status::Cleared, Some("deleted by a user".into()));
+            }
         }
         Ok(all)
     }
@@ -121,6 +134,8 @@ impl JobView for MadeUp {
             async_ms: Some(40),
             alignment_ms: Some(7),
             start_delay_ms: Some(1),
+            persisted_bytes: 5,
+            is_unaligned: true,
         };
         let part = |uid: &str, subtasks| VertexPart { uid: uid.into(), subtasks };
         Ok(Some(vec![part("source", vec![subtask(10)]), part("counts", vec![subtask(20), subtask(90)])]))
@@ -131,10 +146,22 @@ impl JobView for MadeUp {
     }
 
     async fn config(&self) -> Result<Config, ViewError> {
-        Ok(Config { interval_ms: 1000, retained: 5, retain_on_cancel: true, ..Config::default() })
+        Ok(Config {
+            interval_ms: 1000,
+            retained: 5,
+            retain_on_cancel: true,
+            storage: "file:///objects".into(),
+            ..Config::default()
+        })
     }
 
     async fn wish(&self, trigger: &str, wish: Wish, description: &str) -> Result<(), ViewError> {
+        if let Wish::Start { from: Some(from), .. } = &wish
+            && from.ends_with("/chk-1")
+        {
+            let why = "checkpoint 1 is cleared: newer ones took its place";
+            return Err(ViewError::Refused(why.into()));
+        }
         let mut state = self.0.lock().unwrap();
         if state.triggers.insert(trigger.into()) {
             state.wishes.push((wish, description.into()));

@@ -104,7 +104,19 @@ fn checkpoints_are_told_in_flinks_words() {
     let details = get(&served, "/jobs/words/checkpoints/details/5").json();
     assert_eq!(details["tasks"]["counts"]["num_acknowledged_subtasks"], 2);
     assert_eq!(get(&served, "/jobs/words/checkpoints/details/latest").json()["id"], 5);
+    let latest = |query: &str| get(&served, &format!("/jobs/words/checkpoints/details/latest?{query}"));
+    assert_eq!(latest("status=COMPLETED").json()["id"], 5);
+    assert_eq!(latest("status=FAILED").json()["id"], 3);
+    assert_eq!(latest("status=IN_PROGRESS").status, 400, "which one that is, changes all the time");
+    let under_way = &all["history"][0];
+    assert_eq!((&under_way["num_acknowledged_subtasks"], &under_way["num_subtasks"]), (&json!(1), &json!(3)));
+    assert_eq!(
+        (&details["persisted_data"], &details["tasks"]["counts"]["persisted_data"]),
+        (&json!(70), &json!(10))
+    );
     let vertex = get(&served, "/jobs/words/checkpoints/details/5/subtasks/counts").json();
+    assert_eq!(vertex["subtasks"][1]["alignment"]["persisted"], 5);
+    assert_eq!(vertex["subtasks"][1]["unaligned_checkpoint"], true);
     assert_eq!(vertex["subtasks"][1]["checkpoint"], json!({ "sync": 3, "async": 40 }));
     assert_eq!(vertex["summary"]["alignment"]["duration"]["max"], 7);
     for (path, status) in [
@@ -167,6 +179,47 @@ fn wishes_are_passed_on_once_for_each_trigger() {
 }
 
 #[test]
+fn what_is_there_is_started_from_and_deleted() {
+    let served = Served::start();
+    let post = |path: &str, body: &str| request(served.address, "POST", path, "", body);
+    let start = |body: &str| post("/jobs/words/start", body);
+    assert_eq!(start(r#"{"from":"words/chk-5","claim":true,"allowNonRestored":true}"#).status, 202);
+    let refused = start(r#"{"from":"file:///objects/words/chk-1"}"#);
+    assert_eq!(refused.status, 409);
+    assert_eq!(refused.json()["errors"][0], "checkpoint 1 is cleared: newer ones took its place");
+    assert_eq!(start("{}").status, 202);
+    assert_eq!((start(r#"{"claim":true}"#).status, start(r#"{"from":5}"#).status), (400, 400));
+
+    // A savepoint has many names, a checkpoint is none, and what is nowhere cannot be disposed of.
+    let dispose = |path: &str| post("/savepoint-disposal", &json!({ "savepoint-path": path }).to_string());
+    let names = [
+        "file:///objects/words/chk-4/",
+        "file:/objects/words/chk-4/_metadata",
+        "words/chk-4",
+        "/objects/words/chk-4",
+    ];
+    let triggers = names.map(|name| dispose(name).json()["request-id"].as_str().unwrap().to_owned());
+    let trigger = &triggers[0];
+    assert!(trigger.len() == 32 && triggers.iter().all(|other| other == trigger), "{triggers:?}");
+    let status = get(&served, &format!("/savepoint-disposal/{trigger}")).json();
+    assert_eq!(status["status"]["id"], "COMPLETED");
+    assert!(status["operation"]["failure-cause"].is_null());
+    assert_eq!(dispose("file:///objects/words/chk-5").status, 404);
+    assert_eq!(dispose("").status, 404);
+    assert_eq!(post("/savepoint-disposal", "{}").status, 400);
+    assert_eq!(get(&served, &format!("/savepoint-disposal/{:032x}", 5)).status, 404);
+    assert_eq!(get(&served, "/savepoint-disposal/4").status, 404);
+
+    assert_eq!(request(served.address, "DELETE", "/jobs/words/checkpoints/details/5", "", "").status, 202);
+    assert_eq!(request(served.address, "DELETE", "/jobs/words/checkpoints/details/99", "", "").status, 404);
+    let wishes: Vec<Wish> = served.wishes().into_iter().map(|(wish, _)| wish).collect();
+    let from = Some("words/chk-5".to_owned());
+    assert_eq!(wishes[0], Wish::Start { from, claim: true, allow_non_restored: true });
+    assert_eq!(wishes[1], Wish::Start { from: None, claim: false, allow_non_restored: false });
+    assert_eq!((&wishes[2], wishes.last().unwrap()), (&Wish::Delete { id: 4 }, &Wish::Delete { id: 5 }));
+}
+
+#[test]
 fn a_page_of_another_site_changes_nothing() {
     let served = Served::start();
     let from = |origin: &str| {
@@ -198,6 +251,7 @@ fn figures_have_flinks_names() {
         ("lastCheckpointDuration", 900),
         ("lastCheckpointSize", 1000),
         ("lastCheckpointFullSize", 3_000_000),
+        ("lastCheckpointPersistedData", 70),
         ("lastCompletedCheckpointId", 5),
         ("numRestarts", 2),
         ("up", 1),
@@ -205,6 +259,9 @@ fn figures_have_flinks_names() {
         let line = format!("\nflink_jobmanager_job_{name}{labels} {value}\n");
         assert!(answer.body.contains(&line), "{name}: {}", answer.body);
     }
+    let sample = "flink_taskmanager_job_task_checkpointAlignmentTime{job_id=\"words\",job_name=\"words\",\
+                  task_id=\"counts\",task_name=\"counts\",subtask_index=\"1\"} 7000000\n";
+    assert!(answer.body.contains(sample), "{}", answer.body);
     // One line a sample, whatever a location holds.
     let path = answer
         .body
@@ -214,8 +271,7 @@ fn figures_have_flinks_names() {
     assert!(path.ends_with(r#"path="file:///a \"quoted\"\nplace"} 1"#), "{path}");
     for line in answer.body.lines().filter(|line| !line.starts_with('#')) {
         assert!(
-            line.starts_with("flink_jobmanager_job_")
-                && line.rsplit_once(' ').unwrap().1.parse::<u64>().is_ok(),
+            line.starts_with("flink_") && line.rsplit_once(' ').unwrap().1.parse::<u64>().is_ok(),
             "{line}"
         );
     }
@@ -234,6 +290,41 @@ fn a_job_without_a_leader_is_said_to_be_one() {
             .contains("flink_jobmanager_job_up{job_id=\"words\",job_name=\"words\"} 0\n")
     );
     assert_eq!(get(&served, "/jobs/words/checkpoints").status, 200, "the register still knows");
+}
+
+#[test]
+fn the_page_starts_an_ended_job_and_deletes_once_it_is_confirmed() {
+    let Some(browser) = Browser::start() else { return };
+    let served = Served::start();
+    browser.open(&format!("http://{}/", served.address));
+    until(&browser, "return document.querySelectorAll('#list tbody tr').length === 6");
+    assert_eq!(browser.text("#list tbody tr:nth-child(1) td:nth-child(7)"), "Creating1 of 3 subtasks");
+    let count =
+        |key: &str| browser.run(&format!("return document.querySelectorAll('[data-key^={key}]').length"));
+    assert_eq!((count("start"), count("delete")), (json!(0), json!(2)), "it runs");
+    served.end();
+    until(&browser, "return document.querySelectorAll('[data-key^=start]').length === 6");
+    let answer = |key: &str, answer: &str| {
+        browser.click(&format!("[data-key={key}]"));
+        browser.tell(&format!("alert/{answer}"), &json!({}));
+    };
+    answer("start-5", "dismiss");
+    assert!(served.wishes().is_empty(), "on second thoughts");
+    answer("start-1", "accept");
+    until(
+        &browser,
+        "return document.getElementById('said').textContent.includes('1 is cleared: newer ones')",
+    );
+    assert_eq!(browser.run("return document.getElementById('said').className"), json!("bad"));
+    answer("start-4", "accept");
+    until(&browser, "return document.getElementById('said').textContent === 'started from checkpoint 4'");
+    answer("delete-5", "accept");
+    until(&browser, "return document.querySelectorAll('[data-key^=delete]').length === 1");
+    let wishes: Vec<Wish> = served.wishes().into_iter().map(|(wish, _)| wish).collect();
+    let from = Some("file:///objects/words/chk-4".to_owned());
+    let start = Wish::Start { from, claim: false, allow_non_restored: false };
+    assert_eq!(wishes, [start, Wish::Delete { id: 5 }]);
+    assert_eq!(browser.run("return document.documentElement.scrollWidth <= window.innerWidth"), json!(true));
 }
 
 /// Waits until a script says true.

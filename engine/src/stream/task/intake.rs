@@ -20,11 +20,13 @@ use crate::stream::record::Element;
 use crate::stream::{Error, points};
 
 use super::TaskContext;
+use super::timing::{FirstBarriers, Timing};
 
 pub(super) struct Intake {
     input: Input,
     aligner: Aligner,
     recording: Option<Recording>,
+    first: FirstBarriers,
     started: time::Instant,
 }
 
@@ -61,7 +63,7 @@ impl Intake {
             input.replay(from.vertex, elements);
         }
         let aligner = Aligner::new(input.channels());
-        Ok(Intake { input, aligner, recording: None, started: time::now() })
+        Ok(Intake { input, aligner, recording: None, first: FirstBarriers::default(), started: time::now() })
     }
 
     /// How many channels there are.
@@ -71,8 +73,9 @@ impl Intake {
 
     /// Lets arrive what is there, until something is to be done about a barrier. To be called until it returns `None`.
     pub(super) fn arrive(&mut self) -> Result<Option<Decision>, Error> {
-        let Intake { input, aligner, recording, started } = self;
-        let now_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let Intake { input, aligner, recording, first, started } = self;
+        let now = time::now();
+        let now_us = u64::try_from((now - *started).as_micros()).unwrap_or(u64::MAX);
         let decision = aligner.tick(now_us);
         if decision != Decision::default() {
             sometimes!(points::ALIGNMENT_TIMED_OUT, true);
@@ -82,6 +85,7 @@ impl Intake {
         while let Some((channel, element)) = input.arrive() {
             match element {
                 Element::Barrier(barrier) => {
+                    first.arrived(barrier.checkpoint, now);
                     let decision = aligner.arrived(channel, barrier, now_us);
                     if decision != Decision::default() {
                         return Ok(Some(decision));
@@ -119,6 +123,12 @@ impl Intake {
     /// All before the barrier was processed.
     pub(super) fn reached(&mut self, channel: usize, barrier: &Barrier) -> Decision {
         self.aligner.reached(channel, barrier)
+    }
+
+    /// The snapshot begins: how long its alignment took.
+    pub(super) fn timing(&mut self, snapshot: &Snapshot) -> Timing {
+        let first = self.first.snapshotted(snapshot.barrier.checkpoint);
+        Timing::begin(first, snapshot.overtakes.is_some())
     }
 
     /// Begins the part in flight of a snapshot that overtakes; `unsent` is what lay in the output. The content comes when it
@@ -160,6 +170,7 @@ impl Intake {
     /// The checkpoint will never be.
     pub(super) fn abort(&mut self, checkpoint: CheckpointId) {
         self.aligner.abort(checkpoint);
+        self.first.aborted(checkpoint);
         self.recording.take_if(|recording| recording.checkpoint == checkpoint);
     }
 

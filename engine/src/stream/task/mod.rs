@@ -4,6 +4,7 @@
 //! - [`intake`]: the input of the other two, and what its barriers ask for.
 //! - [`operator`]: snapshots its state; [`process`]: records, watermarks, timers.
 //! - [`sink`]: stages and commits output.
+//! - [`timing`]: how long a part in a checkpoint takes.
 //!
 //! Each is one loop over what may happen next: a command, the end of an asynchronous part, room in the output, an element of
 //! the input. An element is processed to its end before the next thing is looked at, so that barrier and snapshot are atomic
@@ -20,6 +21,7 @@ mod operator;
 mod process;
 mod sink;
 mod source;
+mod timing;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -31,6 +33,7 @@ use cutwater_io::entropy;
 use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::timing::Timing;
 use super::Error;
 use super::channel::{Expected, Input, Limits, Output};
 use super::emit::{Emitter, Route};
@@ -211,9 +214,9 @@ impl TaskContext {
         self.say(ToCoordinator::Running { attempt: self.attempt, task: self.task() });
     }
 
-    fn acknowledge(&self, checkpoint: CheckpointId, state: SubtaskState) {
-        let (attempt, task) = (self.attempt, self.task());
-        self.say(ToCoordinator::Acknowledge { attempt, checkpoint, task, state });
+    fn acknowledge(&self, checkpoint: CheckpointId, state: SubtaskState, timing: Timing) {
+        let (attempt, task, times) = (self.attempt, self.task(), timing.acknowledged());
+        self.say(ToCoordinator::Acknowledge { attempt, checkpoint, task, state, times });
     }
 
     fn decline(&self, checkpoint: CheckpointId, reason: String) {

@@ -12,6 +12,7 @@ use futures::FutureExt;
 use super::background::Background;
 use super::intake::Intake;
 use super::process::{Body, Processing};
+use super::timing::Timing;
 use super::{
     CLOSE_LIMIT, Command, ELEMENTS_PER_LOOK, ELEMENTS_PER_ROUND, TaskContext, persist, until_cancelled,
 };
@@ -77,8 +78,8 @@ struct OperatorTask<'a> {
     intake: Intake,
     output: Emitter,
     uploads: Background<Result<KeyedSnapshot, state::Error>>,
-    /// What the uploads that have not ended may have written, and their links.
-    uploaded: BTreeMap<CheckpointId, (Uploaded, PathBuf)>,
+    /// What the uploads that have not ended may have written, their links, and how long they take.
+    uploaded: BTreeMap<CheckpointId, (Uploaded, PathBuf, Timing)>,
 }
 
 enum Happening {
@@ -183,6 +184,7 @@ impl<'a> OperatorTask<'a> {
 
     async fn snapshot(&mut self, snapshot: Snapshot) -> Result<(), Error> {
         let checkpoint = snapshot.barrier.checkpoint;
+        let mut timing = self.intake.timing(&snapshot);
         let unsent = if snapshot.overtakes.is_some() {
             self.output.overtake(&snapshot.barrier)
         } else {
@@ -200,13 +202,16 @@ impl<'a> OperatorTask<'a> {
             Body::Keyed(_, state) => state,
             Body::Plain(_, state) => {
                 assert!(in_flight.is_none(), "records without keys are not overtaken: see JobGraph");
-                self.context.acknowledge(checkpoint, SubtaskState::Plain(state.snapshot()?));
+                let state = SubtaskState::Plain(state.snapshot()?);
+                timing.fixed();
+                self.context.acknowledge(checkpoint, state, timing);
                 return Ok(());
             }
         };
         let linked = state.link(checkpoint, &snapshot.barrier.options.target).boxed().await?;
+        timing.fixed();
         let uploaded = Uploaded::default();
-        self.uploaded.insert(checkpoint, (uploaded.clone(), linked.dir.clone()));
+        self.uploaded.insert(checkpoint, (uploaded.clone(), linked.dir.clone(), timing));
         let (blobs, names) = (self.context.blobs.clone(), self.context.names());
         let parallel = self.context.parallel_uploads;
         self.uploads.start(checkpoint, async move {
@@ -235,7 +240,7 @@ impl<'a> OperatorTask<'a> {
         if let Body::Keyed(_, state) = &mut self.body {
             state.abort(checkpoint);
         }
-        if let Some((uploaded, links)) = self.uploaded.remove(&checkpoint) {
+        if let Some((uploaded, links, _)) = self.uploaded.remove(&checkpoint) {
             let blobs = self.context.blobs.clone();
             self.uploads.cancel_and(checkpoint, discard(blobs, uploaded, links));
         }
@@ -247,12 +252,13 @@ impl<'a> OperatorTask<'a> {
         checkpoint: CheckpointId,
         result: Result<Result<KeyedSnapshot, state::Error>, JoinError>,
     ) -> Result<(), Error> {
-        let (uploaded, links) = self.uploaded.remove(&checkpoint).expect("noted when the upload began");
+        let (uploaded, links, timing) =
+            self.uploaded.remove(&checkpoint).expect("noted when the upload began");
         let Body::Keyed(_, state) = &mut self.body else { unreachable!("only keyed state is uploaded") };
         match result.map_err(|source| Error::Background { checkpoint, source })? {
             Ok(snapshot) => {
                 state.uploaded(checkpoint, &snapshot.shared);
-                self.context.acknowledge(checkpoint, SubtaskState::Keyed(snapshot));
+                self.context.acknowledge(checkpoint, SubtaskState::Keyed(snapshot), timing);
             }
             Err(error) => {
                 self.intake.abort(checkpoint);

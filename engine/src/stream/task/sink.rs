@@ -9,6 +9,7 @@ use futures::FutureExt;
 
 use super::background::Background;
 use super::intake::Intake;
+use super::timing::Timing;
 use super::{
     Command, ELEMENTS_PER_LOOK, ELEMENTS_PER_ROUND, RECORDS_PER_CHARGE, TaskContext, persist, until_cancelled,
 };
@@ -63,8 +64,8 @@ struct SinkTask {
     intake: Intake,
     transactions: Transactions,
     staging: Background<Staged>,
-    /// What was in flight, as far as the stagings that have not ended may have written it.
-    uploaded: BTreeMap<CheckpointId, Uploaded>,
+    /// What was in flight, as far as the stagings that have not ended may have written it, and how long they take.
+    uploaded: BTreeMap<CheckpointId, (Uploaded, Timing)>,
     committing: Background<Result<(), Error>>,
     /// Where transactions that are not known to be committed are staged, by the transaction's id.
     staged: BTreeMap<String, FileHandle>,
@@ -178,11 +179,12 @@ impl SinkTask {
     /// Ends the epoch. What the barrier has overtaken is processed later and belongs to the next one.
     fn snapshot(&mut self, snapshot: &Snapshot) {
         let checkpoint = snapshot.barrier.checkpoint;
+        let timing = self.intake.timing(snapshot);
         let overtakes = snapshot.overtakes.is_some();
         sometimes!(points::ALIGNED_BLOCKED, !overtakes && self.intake.channels() > 1);
         let in_flight = self.intake.record(self.context.task(), snapshot, Vec::new());
         if let Target::Savepoint { directory, .. } = &snapshot.barrier.options.target {
-            self.save(checkpoint, directory.clone());
+            self.save(checkpoint, directory.clone(), timing);
             return;
         }
         // What is staged is named, what is not is staged now.
@@ -199,8 +201,7 @@ impl SinkTask {
         self.open.insert(checkpoint, paths);
         let (blobs, layout) = (self.context.blobs.clone(), self.context.layout.clone());
         let (attempt, names) = (self.context.attempt, self.context.names());
-        let uploaded = Uploaded::default();
-        self.uploaded.insert(checkpoint, uploaded.clone());
+        let uploaded = self.begin(checkpoint, timing);
         self.staging.start(checkpoint, async move {
             named.extend(stage(&blobs, &layout, attempt, checkpoint, to_stage).await?);
             let in_flight = persist(in_flight, &blobs, &names, checkpoint, &uploaded).await?;
@@ -209,11 +210,10 @@ impl SinkTask {
     }
 
     /// The part of a savepoint: a copy of everything that is not known to be committed, wherever else it is staged.
-    fn save(&mut self, checkpoint: CheckpointId, directory: String) {
+    fn save(&mut self, checkpoint: CheckpointId, directory: String, timing: Timing) {
         let transactions = self.transactions.barrier(checkpoint);
         let (blobs, names) = (self.context.blobs.clone(), self.context.names());
-        let uploaded = Uploaded::default();
-        self.uploaded.insert(checkpoint, uploaded.clone());
+        let uploaded = self.begin(checkpoint, timing);
         self.staging.start(checkpoint, async move {
             let mut saved = Vec::with_capacity(transactions.len());
             for Transaction { id, content, .. } in transactions {
@@ -223,6 +223,14 @@ impl SinkTask {
             }
             Ok(SinkSnapshot { transactions: saved, in_flight: None })
         });
+    }
+
+    /// The epoch has ended, and its staging begins.
+    fn begin(&mut self, checkpoint: CheckpointId, mut timing: Timing) -> Uploaded {
+        timing.fixed();
+        let uploaded = Uploaded::default();
+        self.uploaded.insert(checkpoint, (uploaded.clone(), timing));
+        uploaded
     }
 
     fn obey(&mut self, command: Command) {
@@ -249,7 +257,7 @@ impl SinkTask {
 
     fn give_up(&mut self, checkpoint: CheckpointId) {
         self.intake.abort(checkpoint);
-        if let Some(uploaded) = self.uploaded.remove(&checkpoint) {
+        if let Some((uploaded, _)) = self.uploaded.remove(&checkpoint) {
             let blobs = self.context.blobs.clone();
             self.staging.cancel_and(checkpoint, async move { uploaded.discard(&blobs).await });
         }
@@ -258,7 +266,7 @@ impl SinkTask {
     }
 
     fn staged(&mut self, checkpoint: CheckpointId, result: Result<Staged, JoinError>) -> Result<(), Error> {
-        let uploaded = self.uploaded.remove(&checkpoint).expect("noted when the staging began");
+        let (uploaded, timing) = self.uploaded.remove(&checkpoint).expect("noted when the staging began");
         match result.map_err(|source| Error::Background { checkpoint, source })? {
             Ok(snapshot) => {
                 for SinkTransaction { id, staged } in &snapshot.transactions {
@@ -267,7 +275,7 @@ impl SinkTask {
                         self.staged.insert(id.clone(), staged.clone());
                     }
                 }
-                self.context.acknowledge(checkpoint, SubtaskState::Sink(snapshot));
+                self.context.acknowledge(checkpoint, SubtaskState::Sink(snapshot), timing);
             }
             Err(error) => {
                 let blobs = self.context.blobs.clone();

@@ -16,6 +16,7 @@ use futures::FutureExt;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::background::Background;
+use super::timing::Timing;
 use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
 use crate::checkpoint::barrier::{Alignment, Barrier, Stop};
 use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SourceSnapshot, SubtaskState};
@@ -108,8 +109,8 @@ struct SourceTask {
     /// Nothing is read: the job is about to end.
     stopped: Option<Stopped>,
     uploads: Background<Result<SourceSnapshot, blob::Error>>,
-    /// What the uploads that have not ended may have written.
-    uploaded: BTreeMap<CheckpointId, Uploaded>,
+    /// What the uploads that have not ended may have written, and how long they take.
+    uploaded: BTreeMap<CheckpointId, (Uploaded, Timing)>,
 }
 
 /// Until when nothing is read.
@@ -236,7 +237,7 @@ impl SourceTask {
                 if self.last.is_none_or(|last| checkpoint > last) {
                     self.aborted.insert(checkpoint);
                 }
-                if let Some(uploaded) = self.uploaded.remove(&checkpoint) {
+                if let Some((uploaded, _)) = self.uploaded.remove(&checkpoint) {
                     let blobs = self.context.blobs.clone();
                     self.uploads.cancel_and(checkpoint, async move { uploaded.discard(&blobs).await });
                 }
@@ -268,7 +269,9 @@ impl SourceTask {
                 self.advance();
             }
         }
-        let unsent = if barrier.options.alignment() == Alignment::Unaligned {
+        let is_unaligned = barrier.options.alignment() == Alignment::Unaligned;
+        let mut timing = Timing::begin(None, is_unaligned);
+        let unsent = if is_unaligned {
             self.output.overtake(&barrier)
         } else {
             self.output.barrier(&barrier);
@@ -276,16 +279,17 @@ impl SourceTask {
         };
         self.output.send()?;
         let positions = self.schedule.positions();
+        timing.fixed();
         if unsent.iter().all(|(_, elements)| elements.is_empty()) {
             point!(points::SOURCE_BEFORE_ACK);
-            self.context.acknowledge(checkpoint, positions.into());
+            self.context.acknowledge(checkpoint, positions.into(), timing);
             return Ok(());
         }
         sometimes!(points::OVERTAKEN_OUTPUT, true);
         let (blobs, names, from) = (self.context.blobs.clone(), self.context.names(), self.context.task());
         let content = Content(unsent.into_iter().map(|(to, elements)| (from, to, elements)).collect());
         let uploaded = Uploaded::default();
-        self.uploaded.insert(checkpoint, uploaded.clone());
+        self.uploaded.insert(checkpoint, (uploaded.clone(), timing));
         self.uploads.start(checkpoint, async move {
             let in_flight = in_flight::upload(&blobs, &names, checkpoint, content, &uploaded).await?;
             Ok(SourceSnapshot { positions, in_flight })
@@ -298,9 +302,9 @@ impl SourceTask {
         checkpoint: CheckpointId,
         result: Result<Result<SourceSnapshot, blob::Error>, JoinError>,
     ) -> Result<(), Error> {
-        let uploaded = self.uploaded.remove(&checkpoint).expect("noted when the upload began");
+        let (uploaded, timing) = self.uploaded.remove(&checkpoint).expect("noted when the upload began");
         match result.map_err(|source| Error::Background { checkpoint, source })? {
-            Ok(snapshot) => self.context.acknowledge(checkpoint, SubtaskState::Source(snapshot)),
+            Ok(snapshot) => self.context.acknowledge(checkpoint, SubtaskState::Source(snapshot), timing),
             Err(error) => {
                 self.context.decline(checkpoint, error.to_string());
                 let blobs = self.context.blobs.clone();

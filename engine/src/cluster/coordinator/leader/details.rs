@@ -1,4 +1,4 @@
-//! What the parts of recent checkpoints weighed, and when they came: for a console.
+//! What the parts of recent checkpoints weighed, how long they took, and when they came: for a console.
 //!
 //! Kept in memory for the newest checkpoints. Of what is retained the sizes can be had again from the metadata.
 
@@ -7,16 +7,27 @@ use std::collections::BTreeMap;
 use crate::checkpoint::history::ENTRIES;
 use crate::checkpoint::layout::{Layout, Object};
 use crate::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState};
-use crate::cluster::console::{SubtaskDetails, VertexDetails};
+use crate::cluster::console::{Progress, SubtaskDetails, VertexDetails};
 use crate::cluster::rpc::{Attempt, TaskId};
 
 #[derive(Debug, Default)]
-pub(super) struct Details(BTreeMap<CheckpointId, BTreeMap<TaskId, SubtaskDetails>>);
+pub(super) struct Details(BTreeMap<CheckpointId, Parts>);
+
+/// What has come of one checkpoint.
+#[derive(Debug)]
+struct Parts {
+    /// Of each vertex, when it was taken.
+    parallelism: Vec<u16>,
+    by_task: BTreeMap<TaskId, SubtaskDetails>,
+}
 
 impl Details {
     /// A part has come.
-    pub fn add(&mut self, checkpoint: CheckpointId, task: TaskId, part: SubtaskDetails) {
-        self.0.entry(checkpoint).or_default().insert(task, part);
+    pub fn add(&mut self, checkpoint: CheckpointId, parallelism: &[u16], task: TaskId, part: SubtaskDetails) {
+        let nothing = || Parts { parallelism: parallelism.to_vec(), by_task: BTreeMap::new() };
+        let parts = self.0.entry(checkpoint).or_insert_with(nothing);
+        // Said twice, it counts as it was said first.
+        parts.by_task.entry(task).or_insert(part);
         while self.0.len() > ENTRIES {
             self.0.pop_first();
         }
@@ -27,15 +38,14 @@ impl Details {
         &self,
         checkpoint: CheckpointId,
         uids: &[String],
-        parallelism: &[u16],
         metadata: Option<&CheckpointMetadata>,
     ) -> Vec<VertexDetails> {
-        if let Some(parts) = self.0.get(&checkpoint) {
+        if let Some(Parts { parallelism, by_task }) = self.0.get(&checkpoint) {
             let vertices = (0u16..).zip(uids.iter().zip(parallelism));
             let details = vertices.map(|(vertex, (uid, parallelism))| VertexDetails {
                 uid: uid.clone(),
                 subtasks: (0..*parallelism)
-                    .map(|subtask| parts.get(&TaskId { vertex, subtask }).copied())
+                    .map(|subtask| by_task.get(&TaskId { vertex, subtask }).copied())
                     .collect(),
             });
             return details.collect();
@@ -47,6 +57,29 @@ impl Details {
         });
         details.collect()
     }
+
+    /// How far the parts have come; `None` if nothing is known.
+    pub fn progress(
+        &self,
+        checkpoint: CheckpointId,
+        metadata: Option<&CheckpointMetadata>,
+    ) -> Option<Progress> {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        if let Some(Parts { parallelism, by_task }) = self.0.get(&checkpoint) {
+            return Some(Progress {
+                acknowledged: count(by_task.len()),
+                total: parallelism.iter().map(|parallelism| u32::from(*parallelism)).sum(),
+                persisted_bytes: by_task
+                    .values()
+                    .map(|part| part.persisted_bytes)
+                    .fold(0, u64::saturating_add),
+            });
+        }
+        let states = || metadata.into_iter().flat_map(|m| &m.vertices).flat_map(|vertex| &vertex.subtasks);
+        let total = count(metadata.map(|_| states().count())?);
+        let persisted_bytes = states().map(persisted_bytes).fold(0, u64::saturating_add);
+        Some(Progress { acknowledged: total, total, persisted_bytes })
+    }
 }
 
 /// What an acknowledged part weighs: new is what this attempt wrote for this checkpoint alone, or first.
@@ -55,13 +88,11 @@ pub(super) fn weigh_new(
     attempt: Attempt,
     state: &SubtaskState,
     is_known: impl Fn(&str) -> bool,
-    at_unix_ms: u64,
 ) -> SubtaskDetails {
-    let is_new = |handle: &FileHandle| match layout.parse(&handle.path) {
+    weigh(state, |handle: &FileHandle| match layout.parse(&handle.path) {
         Some(Object::Shared { attempt: by }) => by == attempt && !is_known(&handle.path),
         _ => true,
-    };
-    SubtaskDetails { acknowledged_unix_ms: Some(at_unix_ms), ..weigh(state, is_new) }
+    })
 }
 
 fn weigh(state: &SubtaskState, is_new: impl Fn(&FileHandle) -> bool) -> SubtaskDetails {
@@ -71,5 +102,11 @@ fn weigh(state: &SubtaskState, is_new: impl Fn(&FileHandle) -> bool) -> SubtaskD
         acknowledged_unix_ms: None,
         state_bytes: all().fold(0, sum),
         new_bytes: all().filter(|handle| is_new(handle)).fold(0, sum),
+        persisted_bytes: persisted_bytes(state),
+        times: None,
     }
+}
+
+fn persisted_bytes(state: &SubtaskState) -> u64 {
+    state.in_flight().map_or(0, |in_flight| in_flight.handle.len_bytes)
 }

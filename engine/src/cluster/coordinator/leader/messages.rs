@@ -10,6 +10,7 @@ use super::{Flight, Leader, Stage, micros, unix_ms};
 use crate::checkpoint::coordinator::Acknowledged;
 use crate::checkpoint::job_state::{Change, Status};
 use crate::checkpoint::snapshot::{CheckpointId, SubtaskState};
+use crate::cluster::console::{PartTimes, SubtaskDetails};
 use crate::cluster::coordinator::connections::{ConnectionId, Connections};
 use crate::cluster::coordinator::deployment::Worker;
 use crate::cluster::coordinator::now_us;
@@ -80,9 +81,9 @@ impl Leader {
                 }
             }
             ToCoordinator::Running { attempt, task } => self.running(from, attempt, task),
-            ToCoordinator::Acknowledge { attempt, checkpoint, task, state } => {
+            ToCoordinator::Acknowledge { attempt, checkpoint, task, state, times } => {
                 if self.runs(from, attempt, task) {
-                    self.weigh(attempt, checkpoint, task, &state);
+                    self.weigh(attempt, checkpoint, task, &state, times);
                     let (outcome, decisions) =
                         self.machine().acknowledge(attempt, checkpoint, task, state, unix_ms());
                     if let Acknowledged::Refused(reason) = outcome {
@@ -119,11 +120,20 @@ impl Leader {
         }
     }
 
-    fn weigh(&mut self, attempt: Attempt, checkpoint: CheckpointId, task: TaskId, state: &SubtaskState) {
+    fn weigh(
+        &mut self,
+        attempt: Attempt,
+        checkpoint: CheckpointId,
+        task: TaskId,
+        state: &SubtaskState,
+        times: PartTimes,
+    ) {
         let registry = self.machine.as_ref().map(|machine| machine.registry());
         let is_known = |path: &str| registry.is_some_and(|registry| registry.contains(path));
-        let part = weigh_new(&self.context.layout, attempt, state, is_known, unix_ms());
-        self.details.add(checkpoint, task, part);
+        let part = weigh_new(&self.context.layout, attempt, state, is_known);
+        let part = SubtaskDetails { acknowledged_unix_ms: Some(unix_ms()), times: Some(times), ..part };
+        let parallelism = self.parallelism();
+        self.details.add(checkpoint, &parallelism, task, part);
     }
 
     fn hello(&mut self, from: ConnectionId, name: String, worker: Worker, connections: &mut Connections) {

@@ -11,7 +11,7 @@ use crate::checkpoint::history::{ENTRIES, Entry, EntryStatus};
 use crate::checkpoint::job_state::{Base, Change, ClaimMode, CompletedCheckpoint, Origin, Status};
 use crate::checkpoint::request::{Request, RequestKind};
 use crate::checkpoint::snapshot::CheckpointId;
-use crate::cluster::console::{CheckpointDetails, CheckpointList, TriggerStatus};
+use crate::cluster::console::{CheckpointDetails, CheckpointList, Progress, TriggerStatus};
 use crate::cluster::coordinator::connections::{ConnectionId, Connections};
 use crate::cluster::coordinator::io::{self, Resolved};
 use crate::cluster::coordinator::now_us;
@@ -85,26 +85,45 @@ impl Leader {
     }
 
     pub(super) fn list(&self) -> CheckpointList {
+        let entries = self.entries();
+        let progress = entries.iter().map(|entry| self.progress(entry)).collect();
         CheckpointList {
             job: self.context.layout.job().into(),
             job_version: self.state.job_version,
             status: self.state.status.clone(),
             config: self.context.config.checkpoint,
-            entries: self.entries(),
+            entries,
             completed: self.state.completed,
             failed: self.state.failed + self.notes.len() as u64,
             restores: self.restores,
             restored: self.restored.clone(),
+            progress,
         }
+    }
+
+    /// Of a checkpoint under way to which nobody has said anything, all subtasks are still missing.
+    fn progress(&self, entry: &Entry) -> Progress {
+        match self.details.progress(entry.id, self.metadata.get(&entry.id)) {
+            Some(progress) => progress,
+            None if entry.status == EntryStatus::Creating => {
+                let total = self.parallelism().iter().map(|parallelism| u32::from(*parallelism)).sum();
+                Progress { total, ..Progress::default() }
+            }
+            None => Progress::default(),
+        }
+    }
+
+    /// Of each vertex, now.
+    pub(super) fn parallelism(&self) -> Vec<u16> {
+        let wanted = self.cluster.current().map_or(self.last_parallelism, |current| current.parallelism);
+        self.context.config.plan.iter().map(|vertex| vertex.parallelism(wanted)).collect()
     }
 
     pub(super) fn checkpoint(&self, id: CheckpointId) -> Option<CheckpointDetails> {
         let entry = self.entries().into_iter().find(|entry| entry.id == id)?;
         let plan = &self.context.config.plan;
         let uids: Vec<String> = plan.iter().map(|vertex| vertex.uid.clone()).collect();
-        let wanted = self.cluster.current().map_or(self.last_parallelism, |current| current.parallelism);
-        let parallelism: Vec<u16> = plan.iter().map(|vertex| vertex.parallelism(wanted)).collect();
-        let vertices = self.details.of(id, &uids, &parallelism, self.metadata.get(&id));
+        let vertices = self.details.of(id, &uids, self.metadata.get(&id));
         Some(CheckpointDetails { entry, vertices })
     }
 
@@ -179,8 +198,10 @@ impl Leader {
     }
 
     fn retained_at(&self, path: &str) -> Option<CompletedCheckpoint> {
-        let own = self.state.retained.iter().filter(|checkpoint| !checkpoint.is_savepoint);
-        own.filter(|checkpoint| is_at(&checkpoint.metadata.path, path)).next_back().cloned()
+        let is_it = |checkpoint: &&CompletedCheckpoint| {
+            !checkpoint.is_savepoint && is_at(&checkpoint.metadata.path, path)
+        };
+        self.state.retained.iter().rfind(is_it).cloned()
     }
 
     fn cleared_at(&self, path: &str) -> Option<&Entry> {
