@@ -70,7 +70,7 @@ fn savepoint_part(id: CheckpointId, task: TaskId, directory: &str) -> SubtaskSta
             states: Vec::new(),
             format: StateFormat::canonical(),
             shared: Vec::new(),
-            private: vec![StoreFile { name: "f".into(), handle: handle(path) }],
+            private: vec![StoreFile::whole("f", handle(path))],
             in_flight: None,
         }),
         _ => SubtaskState::from(Vec::<SinkTransaction>::new()),
@@ -80,7 +80,7 @@ fn savepoint_part(id: CheckpointId, task: TaskId, directory: &str) -> SubtaskSta
 /// The part of `task` in checkpoint `id`, of a store that holds the tables `shared`.
 fn part(attempt: Attempt, id: CheckpointId, task: TaskId, shared: &[String]) -> SubtaskState {
     let layout = layout();
-    let file = |path| StoreFile { name: "f".into(), handle: handle(path) };
+    let file = |path| StoreFile::whole("f", handle(path));
     match task.vertex {
         0 => SubtaskState::from(vec![SourcePosition { partition: task.subtask.into(), next_offset: id.0 }]),
         1 => SubtaskState::Keyed(KeyedSnapshot {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cutwater_engine::checkpoint::barrier::{SavepointFormat, Target};
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, KeyGroupRange, KeyedSnapshot, StateFormat};
 use cutwater_engine::state::blob::{self, Blobs, Retry};
-use cutwater_engine::state::upload::{self, Names, Uploaded};
+use cutwater_engine::state::upload::{self, Names, UploadOptions, Uploaded};
 use cutwater_engine::state::{Error, KeyedState, ValueState, key_groups, restore};
 use cutwater_engine::store::{FamilyOptions, Options};
 use futures::StreamExt;
@@ -75,7 +75,7 @@ impl World {
         let id = CheckpointId(id);
         let linked = state.link(id, target).await.unwrap();
         let snapshot =
-            upload::upload(&self.blobs, &self.names, &linked, 2, &Uploaded::default()).await.unwrap();
+            upload::upload(&self.blobs, &self.names, &linked, options(2), &Uploaded::default()).await.unwrap();
         state.uploaded(id, &snapshot.shared);
         snapshot
     }
@@ -338,12 +338,12 @@ async fn a_damaged_file_is_not_uploaded() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1;
             std::fs::write(&path, flipped).unwrap();
-            let uploaded = upload::upload(&world.blobs, &world.names, &linked, 4, &Uploaded::default()).await;
+            let uploaded = upload::upload(&world.blobs, &world.names, &linked, options(4), &Uploaded::default()).await;
             assert!(matches!(uploaded, Err(Error::Damaged { .. })), "byte {at} of {}", file.name);
         }
         std::fs::write(&path, whole).unwrap();
     }
-    upload::upload(&world.blobs, &world.names, &linked, 4, &Uploaded::default()).await.unwrap();
+    upload::upload(&world.blobs, &world.names, &linked, options(4), &Uploaded::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -361,7 +361,7 @@ async fn an_aborted_upload_leaves_nothing() {
     change(&mut states, &mut Model::new(), 0, 50).await;
     let linked = states[0].link(CheckpointId(1), &Target::Increment).await.unwrap();
     let uploaded = Uploaded::default();
-    upload::upload(&world.blobs, &world.names, &linked, 2, &uploaded).await.unwrap();
+    upload::upload(&world.blobs, &world.names, &linked, options(2), &uploaded).await.unwrap();
     assert!(world.count(None).await > 0);
     uploaded.discard(&world.blobs).await;
     assert_eq!(world.count(None).await, 0);

@@ -63,8 +63,8 @@ impl Job {
                 range: KeyGroupRange { first: subtask * 4, last: subtask * 4 + 3 },
                 format: StateFormat::store(),
                 in_flight: None,
-                shared: vec![StoreFile { name: "000007.sst".into(), handle: shared.clone() }],
-                private: vec![StoreFile { name: "CURRENT".into(), handle: private(subtask, "current") }],
+                shared: vec![StoreFile::whole("000007.sst", shared.clone())],
+                private: vec![StoreFile::whole("CURRENT", private(subtask, "current"))],
             })
         };
         let committed = format!("t-{id}");
