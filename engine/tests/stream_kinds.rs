@@ -235,7 +235,11 @@ impl World {
         for mut state in std::mem::take(&mut self.states) {
             let linked = state.link(checkpoint, &self.target(parallelism)).await.unwrap();
             let uploaded = Uploaded::default();
-            snapshots.push(upload::upload(&self.blobs, &self.names, &linked, UploadOptions::default(), &uploaded).await.unwrap());
+            snapshots.push(
+                upload::upload(&self.blobs, &self.names, &linked, UploadOptions::default(), &uploaded)
+                    .await
+                    .unwrap(),
+            );
             state.close().await;
         }
         self.deploy(parallelism, &snapshots).await;

@@ -222,7 +222,8 @@ fn check_in_flight(metadata: &CheckpointMetadata, vertex: &VertexState, job: &Jo
 mod tests {
     use super::*;
     use crate::checkpoint::snapshot::{
-        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, Segment, SourcePosition, StateFormat, StoreFile,
+        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, Segment, SourcePosition, StateFormat,
+        StoreFile,
     };
     use proptest::prelude::*;
 

@@ -28,7 +28,11 @@ const OBJECT_FACTOR: u64 = 16;
 pub const LIVE_ONE_IN: u64 = 2;
 
 /// Which files share an object, in order: those below `below_bytes`, as many as the bound on an object allows.
-pub fn pack<T>(files: impl IntoIterator<Item = T>, len_bytes: impl Fn(&T) -> u64, below_bytes: u64) -> Vec<Vec<T>> {
+pub fn pack<T>(
+    files: impl IntoIterator<Item = T>,
+    len_bytes: impl Fn(&T) -> u64,
+    below_bytes: u64,
+) -> Vec<Vec<T>> {
     let max_bytes = below_bytes.saturating_mul(OBJECT_FACTOR);
     let (mut groups, mut sum_bytes): (Vec<Vec<T>>, u64) = (Vec::new(), 0);
     for file in files {

@@ -203,10 +203,8 @@ impl Files {
         }
         let location = Path::from(path);
         let end = segment.offset_bytes.saturating_add(segment.len_bytes);
-        let options = GetOptions {
-            range: Some(GetRange::Bounded(segment.offset_bytes..end)),
-            ..GetOptions::default()
-        };
+        let options =
+            GetOptions { range: Some(GetRange::Bounded(segment.offset_bytes..end)), ..GetOptions::default() };
         let open = async {
             match self.store.get_opts(&location, options).await {
                 Ok(result) => Ok(Some(result.into_stream())),

@@ -13,7 +13,8 @@ use crate::checkpoint::job_state::{CompletedCheckpoint, JobState};
 use crate::checkpoint::layout::Layout;
 use crate::checkpoint::read::{self, ReadError};
 use crate::checkpoint::snapshot::{
-    CheckpointId, CheckpointMetadata, FileHandle, KeyGroupRange, KeyedSnapshot, Segment, StoreFile, SubtaskState,
+    CheckpointId, CheckpointMetadata, FileHandle, KeyGroupRange, KeyedSnapshot, Segment, StoreFile,
+    SubtaskState,
 };
 use crate::checkpoint::{metadata, sweep};
 use crate::cluster::rpc::Attempt;
