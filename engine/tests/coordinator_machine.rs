@@ -515,6 +515,22 @@ fn stale_and_foreign_acknowledgements_complete_nothing() {
 }
 
 #[test]
+fn a_segment_outside_of_its_object_is_refused() {
+    common::block_on(async {
+        for (offset_bytes, is_taken) in [(0, true), (1, false), (u64::MAX, false)] {
+            let (mut world, id) = triggered(9);
+            let keyed = task(1, 0);
+            let mut state = part(ATTEMPT, id, keyed, &[layout().shared(ATTEMPT, "merged")]);
+            let SubtaskState::Keyed(snapshot) = &mut state else { unreachable!() };
+            let len_bytes = snapshot.shared[0].handle.len_bytes;
+            snapshot.shared[0].segment = Some(Segment { offset_bytes, len_bytes, crc32c: 0 });
+            let (outcome, _) = world.machine.acknowledge(ATTEMPT, id, keyed, state, 1);
+            assert_eq!(outcome == Acknowledged::Taken, is_taken, "{outcome:?}");
+        }
+    });
+}
+
+#[test]
 fn a_late_acknowledgement_leaves_its_tables_to_the_registry() {
     common::block_on(async {
         let (mut world, id) = triggered(9);

@@ -98,7 +98,7 @@ fn by_name(files: &[StoreFile]) -> Files {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::snapshot::{FileHandle, Segment};
+    use crate::checkpoint::snapshot::FileHandle;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 

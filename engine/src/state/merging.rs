@@ -156,8 +156,8 @@ mod tests {
                 if let Some(late) = late.take() {
                     increments.complete(late);
                 }
-                let missing: Vec<_> = live.iter().filter(|(n, _)| !base.contains_key(&n.to_string())).collect();
-                let missing: Vec<(u64, u64)> = missing.into_iter().map(|(n, len)| (*n, *len)).collect();
+                let missing = live.iter().filter(|(number, _)| !base.contains_key(&number.to_string()));
+                let missing: Vec<(u64, u64)> = missing.map(|(number, len)| (*number, *len)).collect();
                 let shared: Vec<StoreFile> =
                     base.into_values().chain(upload(&missing, below_bytes, &mut object)).collect();
                 increments.uploaded(CheckpointId(id), &shared);

@@ -20,7 +20,9 @@ use cutwater_engine::checkpoint::job_state::{CompletedCheckpoint, JobState};
 use cutwater_engine::checkpoint::layout::{Layout, Object};
 use cutwater_engine::checkpoint::log::{self, Record};
 use cutwater_engine::checkpoint::metadata;
-use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, KeyedSnapshot, SubtaskState};
+use cutwater_engine::checkpoint::snapshot::{
+    CheckpointId, CheckpointMetadata, FileHandle, KeyedSnapshot, SubtaskState,
+};
 use cutwater_sim::scenario::Violation;
 
 /// What an object holds, as far as it matters here.
