@@ -70,7 +70,7 @@ fn savepoint_part(id: CheckpointId, task: TaskId, directory: &str) -> SubtaskSta
             states: Vec::new(),
             format: StateFormat::canonical(),
             shared: Vec::new(),
-            private: vec![StoreFile { name: "f".into(), handle: handle(path) }],
+            private: vec![StoreFile::whole("f", handle(path))],
             in_flight: None,
         }),
         _ => SubtaskState::from(Vec::<SinkTransaction>::new()),
@@ -80,7 +80,7 @@ fn savepoint_part(id: CheckpointId, task: TaskId, directory: &str) -> SubtaskSta
 /// The part of `task` in checkpoint `id`, of a store that holds the tables `shared`.
 fn part(attempt: Attempt, id: CheckpointId, task: TaskId, shared: &[String]) -> SubtaskState {
     let layout = layout();
-    let file = |path| StoreFile { name: "f".into(), handle: handle(path) };
+    let file = |path| StoreFile::whole("f", handle(path));
     match task.vertex {
         0 => SubtaskState::from(vec![SourcePosition { partition: task.subtask.into(), next_offset: id.0 }]),
         1 => SubtaskState::Keyed(KeyedSnapshot {
@@ -511,6 +511,22 @@ fn stale_and_foreign_acknowledgements_complete_nothing() {
         let state = part(ATTEMPT, never, source, &[]);
         let (outcome, _) = world.machine.acknowledge(ATTEMPT, never, source, state, 1);
         assert!(matches!(outcome, Acknowledged::Refused(_)), "{outcome:?}");
+    });
+}
+
+#[test]
+fn a_segment_outside_of_its_object_is_refused() {
+    common::block_on(async {
+        for (offset_bytes, is_taken) in [(0, true), (1, false), (u64::MAX, false)] {
+            let (mut world, id) = triggered(9);
+            let keyed = task(1, 0);
+            let mut state = part(ATTEMPT, id, keyed, &[layout().shared(ATTEMPT, "merged")]);
+            let SubtaskState::Keyed(snapshot) = &mut state else { unreachable!() };
+            let len_bytes = snapshot.shared[0].handle.len_bytes;
+            snapshot.shared[0].segment = Some(Segment { offset_bytes, len_bytes, crc32c: 0 });
+            let (outcome, _) = world.machine.acknowledge(ATTEMPT, id, keyed, state, 1);
+            assert_eq!(outcome == Acknowledged::Taken, is_taken, "{outcome:?}");
+        }
     });
 }
 

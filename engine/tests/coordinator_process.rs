@@ -210,12 +210,12 @@ impl FakeWorker {
             1 => {
                 let unique = entropy::uuid("test");
                 let table = self.put(layout.shared(attempt, &unique)).await;
-                tables.push(StoreFile { name: unique.clone(), handle: table });
+                tables.push(StoreFile::whole(unique.clone(), table));
                 if tables.len() > 3 {
                     tables.remove(0);
                 }
                 let manifest = self.put(layout.private(id, attempt, task, &unique)).await;
-                let private = vec![StoreFile { name: "MANIFEST".into(), handle: manifest }];
+                let private = vec![StoreFile::whole("MANIFEST", manifest)];
                 SubtaskState::Keyed(KeyedSnapshot {
                     range,
                     states: Vec::new(),

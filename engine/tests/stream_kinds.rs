@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cutwater_engine::checkpoint::barrier::{SavepointFormat, Target};
 use cutwater_engine::checkpoint::snapshot::{CheckpointId, KeyedSnapshot};
 use cutwater_engine::state::blob::{Blobs, Retry};
-use cutwater_engine::state::upload::{self, Names, Uploaded};
+use cutwater_engine::state::upload::{self, Names, UploadOptions, Uploaded};
 use cutwater_engine::state::{
     Error, KeyedState, ListState, MapState, ReducingState, ValueState, key_groups, restore,
 };
@@ -235,7 +235,11 @@ impl World {
         for mut state in std::mem::take(&mut self.states) {
             let linked = state.link(checkpoint, &self.target(parallelism)).await.unwrap();
             let uploaded = Uploaded::default();
-            snapshots.push(upload::upload(&self.blobs, &self.names, &linked, 2, &uploaded).await.unwrap());
+            snapshots.push(
+                upload::upload(&self.blobs, &self.names, &linked, UploadOptions::default(), &uploaded)
+                    .await
+                    .unwrap(),
+            );
             state.close().await;
         }
         self.deploy(parallelism, &snapshots).await;

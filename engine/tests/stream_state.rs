@@ -3,16 +3,18 @@
 #![cfg(not(madsim))]
 #![expect(clippy::disallowed_methods, reason = "what is on the disk is damaged behind the engine's back")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cutwater_engine::checkpoint::barrier::{SavepointFormat, Target};
-use cutwater_engine::checkpoint::snapshot::{CheckpointId, KeyGroupRange, KeyedSnapshot, StateFormat};
+use cutwater_engine::checkpoint::snapshot::{
+    CheckpointId, KeyGroupRange, KeyedSnapshot, Segment, StateFormat,
+};
 use cutwater_engine::state::blob::{self, Blobs, Retry};
-use cutwater_engine::state::upload::{self, Names, Uploaded};
+use cutwater_engine::state::upload::{self, Names, UploadOptions, Uploaded};
 use cutwater_engine::state::{Error, KeyedState, ValueState, key_groups, restore};
 use cutwater_engine::store::{FamilyOptions, Options};
 use futures::StreamExt;
@@ -45,13 +47,20 @@ struct World {
     objects: Arc<InMemory>,
     blobs: Blobs,
     names: Numbered,
+    merge_files_below_bytes: u64,
 }
 
 impl World {
     fn new() -> World {
         let objects = Arc::new(InMemory::new());
         let blobs = Blobs::new(objects.clone(), Retry::default());
-        World { dir: tempfile::tempdir().unwrap(), objects, blobs, names: Numbered::default() }
+        World {
+            dir: tempfile::tempdir().unwrap(),
+            objects,
+            blobs,
+            names: Numbered::default(),
+            merge_files_below_bytes: 0,
+        }
     }
 
     /// The subtasks of a deployment, restored from the snapshots of the previous one.
@@ -75,9 +84,15 @@ impl World {
         let id = CheckpointId(id);
         let linked = state.link(id, target).await.unwrap();
         let snapshot =
-            upload::upload(&self.blobs, &self.names, &linked, 2, &Uploaded::default()).await.unwrap();
+            upload::upload(&self.blobs, &self.names, &linked, self.options(2), &Uploaded::default())
+                .await
+                .unwrap();
         state.uploaded(id, &snapshot.shared);
         snapshot
+    }
+
+    fn options(&self, parallel: usize) -> UploadOptions {
+        UploadOptions { parallel, merge_files_below_bytes: self.merge_files_below_bytes }
     }
 
     async fn count(&self, prefix: Option<&str>) -> usize {
@@ -200,6 +215,44 @@ async fn a_confirmed_file_is_uploaded_once() {
     assert_eq!(world.count(Some("shared")).await, before);
     let mut states = world.deploy("c", 1, &[fourth]).await;
     assert_equal(&mut states, &model).await;
+}
+
+#[tokio::test]
+async fn small_tables_share_an_object_and_are_read_out_of_it() {
+    let world = World { merge_files_below_bytes: 1 << 20, ..World::new() };
+    let mut model = Model::new();
+    let mut states = world.deploy("a", 1, &[]).await;
+    change(&mut states, &mut model, 0, 300).await;
+    let first = world.snapshot(&mut states[0], 1).await;
+    states[0].complete(CheckpointId(1));
+    change(&mut states, &mut model, 300, 310).await;
+    let mut last = world.snapshot(&mut states[0], 2).await;
+    let objects = |s: &KeyedSnapshot| s.shared.iter().map(|f| f.handle.path.clone()).collect::<BTreeSet<_>>();
+    assert!(first.shared.len() > 1 && objects(&first).len() == 1, "{first:?}");
+    assert_eq!(
+        last.shared.iter().filter(|file| objects(&first).contains(&file.handle.path)).count(),
+        first.shared.len()
+    );
+    // A native savepoint holds each file as it is.
+    let target = Target::Savepoint { directory: "savepoint".into(), format: SavepointFormat::Native };
+    let savepoint = world.snapshot_to(&mut states[0], 3, &target).await;
+    assert!(savepoint.private.iter().all(|file| file.segment.is_none()));
+    // As it is, and from there the segments are known; then copied into two.
+    let mut states = world.deploy("b", 1, std::slice::from_ref(&last)).await;
+    assert_equal(&mut states, &model).await;
+    assert_eq!(world.snapshot(&mut states[0], 4).await.shared, last.shared);
+    let mut states = world.deploy("c", 2, std::slice::from_ref(&last)).await;
+    assert_equal(&mut states, &model).await;
+
+    let range = last.range;
+    let right = last.shared[0].segment.unwrap();
+    last.shared[0].segment = Some(Segment { crc32c: !right.crc32c, ..right });
+    let error =
+        restore_into(&world.blobs, &world.dir.path().join("d"), range, &[last.clone()]).await.err().unwrap();
+    assert!(matches!(error, Error::Blob(blob::Error::ForeignSegment { .. })), "{error}");
+    last.shared[0].segment = Some(Segment { offset_bytes: u64::MAX, ..right });
+    let error = restore_into(&world.blobs, &world.dir.path().join("d"), range, &[last]).await.err().unwrap();
+    assert!(matches!(error, Error::Format { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -338,12 +391,16 @@ async fn a_damaged_file_is_not_uploaded() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1;
             std::fs::write(&path, flipped).unwrap();
-            let uploaded = upload::upload(&world.blobs, &world.names, &linked, 4, &Uploaded::default()).await;
+            let uploaded =
+                upload::upload(&world.blobs, &world.names, &linked, world.options(4), &Uploaded::default())
+                    .await;
             assert!(matches!(uploaded, Err(Error::Damaged { .. })), "byte {at} of {}", file.name);
         }
         std::fs::write(&path, whole).unwrap();
     }
-    upload::upload(&world.blobs, &world.names, &linked, 4, &Uploaded::default()).await.unwrap();
+    upload::upload(&world.blobs, &world.names, &linked, world.options(4), &Uploaded::default())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -356,12 +413,17 @@ async fn a_key_of_another_subtask_is_refused() {
 
 #[tokio::test]
 async fn an_aborted_upload_leaves_nothing() {
-    let world = World::new();
+    for merge_files_below_bytes in [0, 1 << 20] {
+        aborted_upload(World { merge_files_below_bytes, ..World::new() }).await;
+    }
+}
+
+async fn aborted_upload(world: World) {
     let mut states = world.deploy("a", 1, &[]).await;
-    change(&mut states, &mut Model::new(), 0, 50).await;
+    change(&mut states, &mut Model::new(), 0, 300).await;
     let linked = states[0].link(CheckpointId(1), &Target::Increment).await.unwrap();
     let uploaded = Uploaded::default();
-    upload::upload(&world.blobs, &world.names, &linked, 2, &uploaded).await.unwrap();
+    upload::upload(&world.blobs, &world.names, &linked, world.options(2), &uploaded).await.unwrap();
     assert!(world.count(None).await > 0);
     uploaded.discard(&world.blobs).await;
     assert_eq!(world.count(None).await, 0);

@@ -62,7 +62,7 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
     },
     OracleInfo {
         name: "restorable",
-        about: "a listed checkpoint has all its files, whole, as long as it is listed, and restores cold",
+        about: "a listed checkpoint has all its files, whole, as long as it is listed, and restores cold; no object of several files is mostly garbage",
     },
     OracleInfo {
         name: "cut",
@@ -185,6 +185,12 @@ pub(crate) fn knobs() -> Vec<Knob> {
             "of keyed state in memory before its store, in bytes",
             0,
             0..=16 << 10,
+        ),
+        Knob::new(
+            "merge_files_below_bytes",
+            "new tables that are shorter share an object, in bytes; 0: each has its own",
+            0,
+            0..=4096,
         ),
         crate::compression_knob(),
         Knob::new("net_us", "median latency between two machines, one way, in microseconds", 500, 50..=5_000),
@@ -529,6 +535,7 @@ fn worker_config(world: &World, index: u64, candidates: Vec<SocketAddr>) -> Work
         ..Limits::default()
     };
     config.state_cache_bytes = state_cache_bytes(world);
+    config.merge_files_below_bytes = world.knob("merge_files_below_bytes");
     config.store = store_options(world.knob("write_buffer_bytes"));
     config.store.family.compression = crate::compression(world.knob("compression"));
     config

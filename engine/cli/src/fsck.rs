@@ -2,7 +2,7 @@
 
 use clap::Args;
 use cutwater_engine::checkpoint::fsck::{self, Checkpoint, Content, FsckError, Located, Moved, Report};
-use cutwater_engine::checkpoint::snapshot::{CheckpointMetadata, SubtaskState};
+use cutwater_engine::checkpoint::snapshot::{CheckpointMetadata, FileHandle, Segment, SubtaskState};
 use cutwater_engine::flink::{self, Place, StreamHandle};
 use serde_json::{Value, json};
 
@@ -130,19 +130,28 @@ fn ours(
         let text = format!("  vertex {uid}: parallelism {parallelism}");
         out.say(&text, &json!({ "vertex": uid, "checkpoint": id.0, "parallelism": parallelism }))?;
         for (subtask, state) in vertex.subtasks.iter().enumerate().filter(|_| !quiet) {
-            let mut named: Vec<(&str, &str, &_)> = Vec::new();
+            let mut named: Vec<(&str, &str, &FileHandle, Option<Segment>)> = Vec::new();
             if let SubtaskState::Keyed(keyed) = state {
-                named.extend(keyed.shared.iter().map(|file| ("shared", &file.name[..], &file.handle)));
-                named.extend(keyed.private.iter().map(|file| ("private", &file.name[..], &file.handle)));
+                let shared = keyed.shared.iter().map(|file| ("shared", file));
+                let files = shared.chain(keyed.private.iter().map(|file| ("private", file)));
+                named.extend(files.map(|(role, file)| (role, &file.name[..], &file.handle, file.segment)));
             }
-            named.extend(state.transactions().iter().map(|sink| ("staged", &sink.id[..], &sink.staged)));
-            named.extend(state.in_flight().map(|in_flight| ("in flight", "records", &in_flight.handle)));
-            for (role, name, handle) in named {
+            let staged = state.transactions().iter().map(|sink| ("staged", &sink.id[..], &sink.staged));
+            let in_flight = state.in_flight().map(|in_flight| ("in flight", "records", &in_flight.handle));
+            named.extend(staged.chain(in_flight).map(|(role, name, handle)| (role, name, handle, None)));
+            for (role, name, handle, segment) in named {
                 let (path, len_bytes, crc32c) = (&handle.path, handle.len_bytes, handle.crc32c);
-                let text = format!("    subtask {subtask}  {role} {name}: {path}, {len_bytes} bytes");
+                let part = segment.map_or(String::new(), |Segment { offset_bytes, len_bytes, .. }| {
+                    format!(", of which {len_bytes} from {offset_bytes} on")
+                });
+                let text = format!("    subtask {subtask}  {role} {name}: {path}, {len_bytes} bytes{part}");
                 let json = json!({
                     "handle": path, "vertex": uid, "checkpoint": id.0, "subtask": subtask, "role": role,
                     "name": name, "len_bytes": len_bytes, "crc32c": format!("{crc32c:08x}"),
+                    "segment": segment.map(|segment| json!({
+                        "offset_bytes": segment.offset_bytes, "len_bytes": segment.len_bytes,
+                        "crc32c": format!("{:08x}", segment.crc32c),
+                    })),
                 });
                 out.say(&text, &json)?;
             }

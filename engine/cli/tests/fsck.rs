@@ -12,8 +12,8 @@ use cutwater_engine::checkpoint::layout::Layout;
 use cutwater_engine::checkpoint::log::{Record, encode_record};
 use cutwater_engine::checkpoint::metadata;
 use cutwater_engine::checkpoint::snapshot::{
-    CheckpointId, CheckpointMetadata, FileHandle, KeyGroupRange, KeyedSnapshot, SinkTransaction, StateFormat,
-    StoreFile, SubtaskState, VertexState,
+    CheckpointId, CheckpointMetadata, FileHandle, KeyGroupRange, KeyedSnapshot, Segment, SinkTransaction,
+    StateFormat, StoreFile, SubtaskState, VertexState,
 };
 use cutwater_engine::cluster::rpc::{Attempt, TaskId};
 use serde_json::Value;
@@ -30,8 +30,13 @@ struct Job {
 
 impl Job {
     fn new() -> Job {
+        Job::with(|base| vec![StoreFile::whole("000007.sst", base)])
+    }
+
+    /// Whose tables lie in one object.
+    fn with(tables: impl Fn(FileHandle) -> Vec<StoreFile>) -> Job {
         let job = Job { root: tempfile::tempdir().unwrap(), layout: Layout::new("job").unwrap() };
-        let shared = job.write(&job.layout.shared(OLD, "base"), b"a table");
+        let shared = tables(job.write(&job.layout.shared(OLD, "base"), b"a table"));
         let leader = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut state = JobState::taken_over(None, leader, 64, 8, 1, Base::Newest);
         for id in [3, 4] {
@@ -51,7 +56,7 @@ impl Job {
         FileHandle { path: path.into(), len_bytes: bytes.len() as u64, crc32c: crc32c::crc32c(bytes) }
     }
 
-    fn checkpoint(&self, id: u64, shared: FileHandle) -> Entry {
+    fn checkpoint(&self, id: u64, shared: Vec<StoreFile>) -> Entry {
         let id = CheckpointId(id);
         let private = |subtask, name: &str| {
             let task = TaskId { vertex: 1, subtask };
@@ -63,8 +68,8 @@ impl Job {
                 range: KeyGroupRange { first: subtask * 4, last: subtask * 4 + 3 },
                 format: StateFormat::store(),
                 in_flight: None,
-                shared: vec![StoreFile { name: "000007.sst".into(), handle: shared.clone() }],
-                private: vec![StoreFile { name: "CURRENT".into(), handle: private(subtask, "current") }],
+                shared: shared.clone(),
+                private: vec![StoreFile::whole("CURRENT", private(subtask, "current"))],
             })
         };
         let committed = format!("t-{id}");
@@ -211,6 +216,31 @@ fn each_damage_of_ours_is_named() {
     elsewhere(&job);
     let lines = damage(&job.root.path().join("renamed/chk-3"), &[]);
     assert!(lines[0].contains("names of files begin with job/"), "{lines:?}");
+}
+
+#[test]
+fn each_segment_of_a_merged_object_is_looked_at() {
+    let merged = |second: Segment| {
+        Job::with(move |handle| {
+            let first = Segment { offset_bytes: 0, len_bytes: 2, crc32c: crc32c::crc32c(b"a ") };
+            let segments = [("000007.sst", first), ("000008.sst", second)];
+            let file = |(name, segment): (&str, Segment)| StoreFile {
+                name: name.into(),
+                handle: handle.clone(),
+                segment: Some(segment),
+            };
+            segments.map(file).into()
+        })
+    };
+    let right = Segment { offset_bytes: 2, len_bytes: 5, crc32c: crc32c::crc32c(b"table") };
+    let sound = merged(right);
+    assert_eq!(fsck(&sound.path(""), &[]).0, Some(0));
+    let wrong = merged(Segment { crc32c: 0, ..right });
+    let (code, out, _) = fsck(&wrong.path(""), &[]);
+    assert!(code == Some(1) && out.contains("5 bytes from 2 on: checksum"), "{code:?} {out}");
+    let outside = merged(Segment { offset_bytes: 3, ..right });
+    let (code, out, _) = fsck(&outside.path(""), &[]);
+    assert!(code == Some(1) && out.contains("000008.sst lies outside of its object"), "{code:?} {out}");
 }
 
 #[test]

@@ -53,6 +53,7 @@ impl Part<'_> {
                 if keyed.range != range {
                     return Err(format!("covers {:?}, not {range:?}", keyed.range));
                 }
+                keyed.check_segments()?;
             }
             (SubtaskState::Source(SourceSnapshot { positions, .. }), VertexKind::Source { partitions }) => {
                 let foreign = |partition| {

@@ -83,7 +83,8 @@ pub enum Place<'a> {
 /// # Errors
 /// If it belongs to another job or checkpoint than its place says; if it has another number of key groups; if it holds state
 /// of a vertex that the job does not have and that may not be left behind; if a keyed vertex' key groups are not covered
-/// exactly once; if a partition or a transaction appears twice; if a file is called what it may not be called.
+/// exactly once; if a segment lies outside of its object; if a partition or a transaction appears twice; if a file is called what it
+/// may not be called.
 pub fn validate(
     metadata: &CheckpointMetadata,
     path: &str,
@@ -159,6 +160,7 @@ fn check_vertex(subtasks: &[SubtaskState], plan: &VertexPlan, max_parallelism: u
         match (state, plan.kind) {
             (SubtaskState::Keyed(keyed), VertexKind::Keyed) => {
                 keyed.format.check()?;
+                keyed.check_segments()?;
                 ranges.push(keyed.range);
             }
             (SubtaskState::Source(source), VertexKind::Source { partitions: n }) => {
@@ -220,7 +222,8 @@ fn check_in_flight(metadata: &CheckpointMetadata, vertex: &VertexState, job: &Jo
 mod tests {
     use super::*;
     use crate::checkpoint::snapshot::{
-        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, SourcePosition, StateFormat,
+        InFlight, InFlightChannel, KeyGroupRange, KeyedSnapshot, Segment, SourcePosition, StateFormat,
+        StoreFile,
     };
     use proptest::prelude::*;
 
@@ -337,6 +340,34 @@ mod tests {
         let expected =
             "vertex count: state is in format \"heap/3\", this backend reads store/1 and canonical/1";
         assert!(error.to_string().ends_with(expected), "{error}");
+    }
+
+    #[test]
+    fn a_segment_lies_in_its_object_and_over_no_other() {
+        let with = |format: StateFormat, private: bool, segments: &[(u64, u64)]| {
+            let (mut metadata, plan) = example();
+            let SubtaskState::Keyed(keyed) = &mut metadata.vertices[1].subtasks[0] else { unreachable!() };
+            keyed.format = format;
+            let handle = FileHandle { path: "job/shared/0-0/u".into(), len_bytes: 10, crc32c: 0 };
+            let files = (1..).zip(segments).map(|(number, &(offset_bytes, len_bytes))| StoreFile {
+                name: format!("{number:06}.sst"),
+                handle: handle.clone(),
+                segment: Some(Segment { offset_bytes, len_bytes, crc32c: 0 }),
+            });
+            *if private { &mut keyed.private } else { &mut keyed.shared } = files.collect();
+            assert_eq!(metadata.vertices[1].subtasks[0].shared_files().count(), usize::from(!private));
+            valid(&metadata, &plan)
+        };
+        let store = StateFormat::store;
+        assert!(with(store(), false, &[(0, 10)]));
+        assert!(with(store(), false, &[(6, 4), (0, 4), (4, 2)]));
+        assert!(!with(store(), false, &[(6, 5)]), "beyond the end");
+        assert!(!with(store(), false, &[(u64::MAX, 2)]), "an overflow");
+        assert!(!with(store(), false, &[(0, 6), (5, 5)]), "over the one before");
+        assert!(!with(store(), false, &[(5, 5), (0, 6)]), "over the one after");
+        assert!(!with(store(), false, &[(0, 5), (0, 5)]), "twice");
+        assert!(!with(store(), true, &[(0, 10)]), "private files are not merged");
+        assert!(!with(StateFormat::canonical(), false, &[(0, 10)]), "only a store's files are");
     }
 
     #[test]

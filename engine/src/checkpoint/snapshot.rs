@@ -4,6 +4,8 @@
 //! restore (who reads them back). Every file is named by a [`FileHandle`] that says its length and checksum, so that a
 //! truncated or foreign object is never taken for state.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use super::barrier::SavepointFormat;
@@ -47,6 +49,39 @@ pub struct StoreFile {
     pub name: String,
     /// The object.
     pub handle: FileHandle,
+    /// Where in the object the content is, if the object is made of several files; all of it otherwise.
+    pub segment: Option<Segment>,
+}
+
+/// A part of an object that was merged out of small files ([`crate::state::merging`]). It does not own anything: an object
+/// lives as long as any of its segments is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Where it begins.
+    pub offset_bytes: u64,
+    /// How long it is.
+    pub len_bytes: u64,
+    /// CRC-32C of it alone: who reads a segment does not see the rest of the object.
+    pub crc32c: u32,
+}
+
+impl Segment {
+    /// Where it ends, unless that is beyond an object of so many bytes.
+    fn end_within(&self, object_len_bytes: u64) -> Option<u64> {
+        self.offset_bytes.checked_add(self.len_bytes).filter(|end| *end <= object_len_bytes)
+    }
+}
+
+impl StoreFile {
+    /// A file that has an object to itself.
+    pub fn whole(name: impl Into<String>, handle: FileHandle) -> StoreFile {
+        StoreFile { name: name.into(), handle, segment: None }
+    }
+
+    /// The bytes of its object that are its own.
+    pub fn used_bytes(&self) -> u64 {
+        self.segment.map_or(self.handle.len_bytes, |segment| segment.len_bytes)
+    }
 }
 
 /// What kind of state a name stands for.
@@ -126,6 +161,39 @@ pub struct KeyedSnapshot {
     pub private: Vec<StoreFile>,
     /// What the barrier overtook.
     pub in_flight: Option<InFlight>,
+}
+
+impl KeyedSnapshot {
+    /// Why the segments cannot be what a task made: one that lies outside of its object or over another, or one where files
+    /// are never merged.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check_segments(&self) -> Result<(), String> {
+        if let Some(file) = self.private.iter().find(|file| file.segment.is_some()) {
+            return Err(format!("{} is a segment of {} and private", file.name, file.handle.path));
+        }
+        let mut segments: BTreeMap<&str, BTreeMap<u64, u64>> = BTreeMap::new();
+        for file in &self.shared {
+            let (Some(segment), path) = (file.segment, file.handle.path.as_str()) else { continue };
+            if self.format != StateFormat::store() {
+                return Err(format!("{} is a segment of {path}, and not a file of a store", file.name));
+            }
+            let Some(end) = segment.end_within(file.handle.len_bytes) else {
+                return Err(format!("{} lies outside of its object {path}", file.name));
+            };
+            let others = segments.entry(path).or_default();
+            let before = others.range(..=segment.offset_bytes).next_back();
+            let after = others.range(segment.offset_bytes..).next();
+            if before.is_some_and(|(_, other)| *other > segment.offset_bytes)
+                || after.is_some_and(|(other, _)| *other < end)
+            {
+                return Err(format!("{} lies over another segment of {path}", file.name));
+            }
+            others.insert(segment.offset_bytes, end);
+        }
+        Ok(())
+    }
 }
 
 /// Where a source was at a barrier.
@@ -240,10 +308,12 @@ impl From<Vec<SinkTransaction>> for SubtaskState {
 }
 
 impl SubtaskState {
-    /// The shared files it references.
+    /// The shared objects it references: each once, however many segments of it.
     pub fn shared_files(&self) -> impl Iterator<Item = &FileHandle> {
         let files = if let SubtaskState::Keyed(keyed) = self { keyed.shared.as_slice() } else { &[] };
-        files.iter().map(|file| &file.handle)
+        let mut seen = BTreeSet::new();
+        let handles = files.iter().map(|file| &file.handle);
+        handles.filter(move |handle| seen.insert((&handle.path, handle.len_bytes, handle.crc32c)))
     }
 
     /// True if nothing would be lost without it.

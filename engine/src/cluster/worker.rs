@@ -23,6 +23,7 @@ use super::rpc::{self, Attempt, FromCoordinator, JobSpec, TaskId, ToCoordinator}
 use super::worker_machine::{Decision, Deployment, Fact, Machine};
 use crate::checkpoint::layout::Layout;
 use crate::state::blob::{Blobs, Retry};
+use crate::state::upload::UploadOptions;
 use crate::state::{backend, dirs};
 use crate::store;
 use crate::stream::channel::{Hub, Limits};
@@ -68,6 +69,8 @@ pub struct WorkerConfig {
     pub retry: Retry,
     /// Files of one snapshot that are uploaded at the same time.
     pub parallel_uploads: usize,
+    /// New tables of one snapshot that are shorter go together into one object, in bytes; 0: each has its own.
+    pub merge_files_below_bytes: u64,
 }
 
 impl WorkerConfig {
@@ -96,6 +99,7 @@ impl WorkerConfig {
             build: queries::build,
             retry: Retry::default(),
             parallel_uploads: 4,
+            merge_files_below_bytes: 0,
         }
     }
 }
@@ -368,7 +372,10 @@ impl Worker {
                 blobs: self.blobs.clone(),
                 store: self.config.store.clone(),
                 state_cache_bytes: self.config.state_cache_bytes,
-                parallel_uploads: self.config.parallel_uploads,
+                upload: UploadOptions {
+                    parallel: self.config.parallel_uploads,
+                    merge_files_below_bytes: self.config.merge_files_below_bytes,
+                },
                 channel_limits: self.config.channel_limits,
                 channel_patience: self.config.channel_patience,
                 commands: to_obey,

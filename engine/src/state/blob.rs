@@ -18,7 +18,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::points;
-use crate::checkpoint::snapshot::FileHandle;
+use crate::checkpoint::snapshot::{FileHandle, Segment};
 
 /// How requests to the object store are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +98,19 @@ pub enum Error {
         found_len_bytes: u64,
         /// The checksum it has, if the length was right.
         found_crc32c: Option<u32>,
+    },
+    /// A part of an object is not the one that was written.
+    #[error(
+        "object {path}: {} bytes from {} on should have crc32c {:08x}, and have {found_crc32c:08x}",
+        expected.len_bytes, expected.offset_bytes, expected.crc32c
+    )]
+    ForeignSegment {
+        /// The object.
+        path: String,
+        /// What should be there.
+        expected: Segment,
+        /// The checksum of what is.
+        found_crc32c: u32,
     },
 }
 
@@ -206,6 +219,24 @@ impl Blobs {
             };
             failures.pause(definite::<Bytes>(&handle.path, "get", answer)?).await?;
         }
+    }
+
+    /// Reads a segment of an object and checks it.
+    ///
+    /// # Errors
+    /// As [`Blobs::read`]; [`Error::ForeignSegment`] if its checksum differs.
+    ///
+    /// # Panics
+    /// If the segment is not within what the handle says.
+    pub async fn read_segment(&self, handle: &FileHandle, segment: &Segment) -> Result<Bytes, Error> {
+        let end = segment.offset_bytes.saturating_add(segment.len_bytes);
+        let content = self.read_part(handle, segment.offset_bytes..end).await?;
+        let found_crc32c = crc32c::crc32c(&content);
+        if found_crc32c != segment.crc32c {
+            let path = handle.path.clone();
+            return Err(Error::ForeignSegment { path, expected: *segment, found_crc32c });
+        }
+        Ok(content)
     }
 
     async fn fetch_part(&self, name: &Path, part: &Range<u64>) -> object_store::Result<(u64, Bytes)> {

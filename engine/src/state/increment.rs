@@ -10,14 +10,18 @@
 //! snapshot begun since also references. In the same way a snapshot that references nothing (a full one) will have the
 //! confirmed base die when it completes: what begins while its fate is open may not build on that base either.
 //!
+//! Files may be segments of one object ([`super::merging`]): they are the same only if object and segment are, and those of
+//! an object that is mostly garbage are left out of the base.
+//!
 //! Pure: facts in, the base out.
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::snapshot::{CheckpointId, FileHandle, StoreFile};
+use super::merging;
+use crate::checkpoint::snapshot::{CheckpointId, StoreFile};
 
 /// Files by their name in the store.
-pub type Files = BTreeMap<String, FileHandle>;
+pub type Files = BTreeMap<String, StoreFile>;
 
 /// What is known about the snapshots of one store.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +34,7 @@ pub struct Increments {
 impl Increments {
     /// Of a store opened from the snapshot of a completed checkpoint, or (with no files) of a new store.
     pub fn new(confirmed: &[StoreFile]) -> Self {
-        let confirmed = confirmed.iter().map(|file| (file.name.clone(), file.handle.clone())).collect();
-        Increments { confirmed, open: BTreeMap::new() }
+        Increments { confirmed: by_name(confirmed), open: BTreeMap::new() }
     }
 
     /// A snapshot begins that references nothing and may be a base itself.
@@ -45,11 +48,13 @@ impl Increments {
             self.open.keys().next_back().is_none_or(|last| *last < checkpoint),
             "checkpoint {checkpoint} begins out of order"
         );
-        let is_kept = |(name, handle): &(&String, &FileHandle)| {
-            self.open.values().all(|open| open.get(*name) == Some(*handle))
+        let is_kept = |(name, file): &(&String, &StoreFile)| {
+            self.open.values().all(|open| open.get(*name) == Some(*file))
         };
         let confirmed = live.filter_map(|name| self.confirmed.get_key_value(&name));
-        let base: Files = confirmed.filter(is_kept).map(cloned).collect();
+        let mut base: Files =
+            confirmed.filter(is_kept).map(|(name, file)| (name.clone(), file.clone())).collect();
+        merging::give_up_wasteful(&mut base);
         self.open.insert(checkpoint, base.clone());
         base
     }
@@ -57,7 +62,7 @@ impl Increments {
     /// All files of a snapshot are uploaded.
     pub fn uploaded(&mut self, checkpoint: CheckpointId, shared: &[StoreFile]) {
         if let Some(open) = self.open.get_mut(&checkpoint) {
-            *open = shared.iter().map(|file| (file.name.clone(), file.handle.clone())).collect();
+            *open = by_name(shared);
         }
     }
 
@@ -73,7 +78,7 @@ impl Increments {
         let Some(mut base) = this else { return false };
         let whole = base.len();
         for later in self.open.values() {
-            base.retain(|name, handle| later.get(name) == Some(handle));
+            base.retain(|name, file| later.get(name) == Some(file));
         }
         let narrowed = base.len() < whole;
         self.confirmed = base;
@@ -86,23 +91,24 @@ impl Increments {
     }
 }
 
-fn cloned((name, handle): (&String, &FileHandle)) -> (String, FileHandle) {
-    (name.clone(), handle.clone())
+fn by_name(files: &[StoreFile]) -> Files {
+    files.iter().map(|file| (file.name.clone(), file.clone())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::snapshot::FileHandle;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
     fn file(name: &str, path: &str) -> StoreFile {
         let handle = FileHandle { path: path.into(), len_bytes: 1, crc32c: 0 };
-        StoreFile { name: name.into(), handle }
+        StoreFile::whole(name, handle)
     }
 
     fn names(files: &Files) -> Vec<&str> {
-        files.values().map(|handle| handle.path.as_str()).collect()
+        files.values().map(|file| file.handle.path.as_str()).collect()
     }
 
     #[test]
@@ -183,7 +189,7 @@ mod tests {
                         let mut shared = Vec::new();
                         for name in (id.saturating_sub(2)..=id).map(|n| format!("{n}")) {
                             uploads += 1;
-                            let path = base.get(&name).map_or(format!("{name}@{uploads}"), |h| h.path.clone());
+                            let path = base.get(&name).map_or(format!("{name}@{uploads}"), |f| f.handle.path.clone());
                             prop_assert!(!deleted.contains(&path), "{path} was deleted");
                             shared.push(file(&name, &path));
                         }

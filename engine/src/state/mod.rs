@@ -5,6 +5,7 @@
 //! - [`kinds`]: values, lists, maps, by name and type; [`timers`].
 //! - [`operator_state`]: what subtasks that are not keyed remember.
 //! - [`increment`]: which files of a snapshot are already in the object store (pure).
+//! - [`merging`]: which small files share an object, and when that has become wasteful (pure).
 //! - [`canonical`]: files of savepoints that owe nothing to a store (pure).
 //! - [`upload`]: the asynchronous part of a snapshot.
 //! - [`restore`]: from snapshots, of the same or of another parallelism, back to a store.
@@ -22,6 +23,7 @@ mod error;
 pub mod increment;
 pub mod key_groups;
 pub mod kinds;
+pub mod merging;
 pub mod operator_state;
 pub mod points;
 pub mod restore;

@@ -12,6 +12,9 @@ cutwater_io::points! {
     sometimes EVICTED = "state.cache.evicted": "hot values were written and let go of because the cache was full";
     sometimes RESCALED = "state.rescaled": "state was restored into other ranges of key groups";
     sometimes REUSED = "state.upload.reused": "an incremental snapshot referenced a file that was already uploaded";
+    sometimes MERGED = "state.upload.merged": "small files of a snapshot were uploaded as one object";
+    sometimes SEGMENT_REUSED = "state.upload.segment_reused": "an incremental snapshot referenced a segment of an object of several files";
+    sometimes WASTEFUL = "state.upload.wasteful": "live segments are uploaded again because most of their object is garbage";
     sometimes BASE_NARROWED = "state.base_narrowed": "a confirmation came after the next snapshot had begun";
     sometimes UPLOAD_RETRIED = "state.blob.retried": "a failed request to the object store was repeated";
     buggify PUT_TWICE = "state.blob.put_twice": "a put that was answered is repeated";

@@ -6,7 +6,7 @@
 //! the range is there to be seen, now or after a compaction. A canonical snapshot is always copied: of its files only the
 //! blocks with key groups of the range are read.
 //!
-//! Every file is checked by length and CRC-32C, and the names in a snapshot are not trusted: they may not leave the
+//! Every file is checked by length and CRC-32C (a segment of an object by its own; the rest of the object is not read), and the names in a snapshot are not trusted: they may not leave the
 //! directory. A restore works in a directory of its own and begins by wiping it, so that it can be interrupted and begun
 //! again; it changes nothing in the object store.
 
@@ -50,6 +50,7 @@ pub async fn restore(
     for snapshot in snapshots {
         let format = |reason| Error::Format { range: snapshot.range, reason };
         snapshot.format.check().map_err(format)?;
+        snapshot.check_segments().map_err(format)?;
         check_names(snapshot)?;
     }
     let mut state = match snapshots {
@@ -126,7 +127,10 @@ async fn download(blobs: &Blobs, dir: &Path, snapshot: &KeyedSnapshot) -> Result
 }
 
 async fn one(blobs: &Blobs, dir: &Path, file: &StoreFile) -> Result<(), Error> {
-    let content = blobs.read(&file.handle).await?;
+    let content = match &file.segment {
+        None => blobs.read(&file.handle).await?,
+        Some(segment) => blobs.read_segment(&file.handle, segment).await?,
+    };
     let path = dir.join(&file.name);
     write(&path, content).await.map_err(|source| Error::File { path, source })
 }

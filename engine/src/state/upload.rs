@@ -4,6 +4,8 @@
 //! under a fresh name: tables to `shared/`, where they belong to the coordinator's registry once the snapshot is
 //! acknowledged; the rest to the directory of the checkpoint.
 //!
+//! Small tables may go together into one object ([`super::merging`]); what a savepoint holds never does.
+//!
 //! A savepoint stands alone: every file goes to its directory and belongs to it, whatever it is. A canonical one
 //! is read out of the links, entry by entry.
 //!
@@ -23,15 +25,30 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use super::backend::LinkedSnapshot;
 use super::blob::Blobs;
 use super::canonical::Writer;
-use super::{Error, dirs, points};
+use super::{Error, dirs, merging, points};
 use crate::checkpoint::barrier::{SavepointFormat, Target};
-use crate::checkpoint::snapshot::{CheckpointId, FileHandle, KeyedSnapshot, StateFormat, StoreFile};
+use crate::checkpoint::snapshot::{CheckpointId, KeyedSnapshot, Segment, StateFormat, StoreFile};
 use crate::store::{CheckpointFile, ReadOnlyOptions, ReadOnlyStore};
 
 /// Modelled CPU of checksumming and sending a file: 1 ms for each begun 256 KiB.
 const CHARGE_BYTES: u64 = 256 << 10;
 /// A file of a canonical savepoint is closed when it has this many bytes: it is in memory until then.
 const CANONICAL_FILE_BYTES: usize = 32 << 20;
+
+/// How a snapshot is uploaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadOptions {
+    /// Files that are uploaded at the same time, at least one.
+    pub parallel: usize,
+    /// New tables that are shorter go together into one object; 0: each has its own.
+    pub merge_files_below_bytes: u64,
+}
+
+impl Default for UploadOptions {
+    fn default() -> Self {
+        UploadOptions { parallel: 4, merge_files_below_bytes: 0 }
+    }
+}
 
 /// Names for new objects.
 pub trait Names: Send + Sync {
@@ -72,7 +89,7 @@ pub async fn upload(
     blobs: &Blobs,
     names: &dyn Names,
     snapshot: &LinkedSnapshot,
-    parallel: usize,
+    options: UploadOptions,
     uploaded: &Uploaded,
 ) -> Result<KeyedSnapshot, Error> {
     let keyed = match &snapshot.target {
@@ -82,7 +99,7 @@ pub async fn upload(
             let states = snapshot.states.clone();
             KeyedSnapshot { range, states, format, shared: Vec::new(), private, in_flight: None }
         }
-        _ => as_it_is(blobs, names, snapshot, parallel, uploaded).await?,
+        _ => as_it_is(blobs, names, snapshot, options, uploaded).await?,
     };
     dirs::remove(&snapshot.dir).await;
     point!(points::UPLOAD_BEFORE_ACK);
@@ -93,19 +110,35 @@ async fn as_it_is(
     blobs: &Blobs,
     names: &dyn Names,
     snapshot: &LinkedSnapshot,
-    parallel: usize,
+    options: UploadOptions,
     uploaded: &Uploaded,
 ) -> Result<KeyedSnapshot, Error> {
-    let files = snapshot.files.files.iter();
+    let (small, others): (Vec<_>, Vec<_>) =
+        snapshot.files.files.iter().partition(|file| is_merged(snapshot, file, options));
+    let groups = merging::pack(small, |file| file.len_bytes, options.merge_files_below_bytes);
     // Boxed, or the compiler cannot see that the whole may move between threads (rust-lang/rust#102211).
-    let files: Vec<BoxFuture<'_, Result<(bool, StoreFile), Error>>> =
-        files.map(|file| one(blobs, names, snapshot, file, uploaded).boxed()).collect();
-    let files: Vec<(bool, StoreFile)> = stream::iter(files).buffered(parallel.max(1)).try_collect().await?;
-    let (shared, private): (Vec<_>, Vec<_>) = files.into_iter().partition(|(is_shared, _)| *is_shared);
-    let strip = |files: Vec<(bool, StoreFile)>| files.into_iter().map(|(_, file)| file).collect();
+    let mut jobs: Vec<BoxFuture<'_, Result<(bool, Vec<StoreFile>), Error>>> =
+        others.into_iter().map(|file| one(blobs, names, snapshot, file, uploaded).boxed()).collect();
+    for group in groups {
+        jobs.push(match group[..] {
+            [alone] => one(blobs, names, snapshot, alone, uploaded).boxed(),
+            _ => merged(blobs, names, snapshot, group, uploaded).boxed(),
+        });
+    }
+    let done: Vec<_> = stream::iter(jobs).buffered(options.parallel.max(1)).try_collect().await?;
+    let (shared, private): (Vec<_>, Vec<_>) = done.into_iter().partition(|(is_shared, _)| *is_shared);
+    let strip = |done: Vec<(bool, Vec<StoreFile>)>| done.into_iter().flat_map(|(_, files)| files).collect();
     let (shared, private, format) = (strip(shared), strip(private), StateFormat::store());
     let (range, states) = (snapshot.range, snapshot.states.clone());
     Ok(KeyedSnapshot { range, states, format, shared, private, in_flight: None })
+}
+
+/// True if the file is new and small, and may share an object with others.
+fn is_merged(snapshot: &LinkedSnapshot, file: &CheckpointFile, options: UploadOptions) -> bool {
+    let may_be_shared = file.immutable && !matches!(snapshot.target, Target::Savepoint { .. });
+    may_be_shared
+        && file.len_bytes < options.merge_files_below_bytes
+        && !snapshot.base.contains_key(&file.name)
 }
 
 /// Reads the entries out of the links and uploads them as files of a canonical savepoint.
@@ -151,7 +184,7 @@ async fn put_canonical(
     uploaded.note(&path);
     let handle = blobs.create(&path, content).await?;
     point!(points::UPLOAD_BETWEEN_FILES);
-    Ok(StoreFile { name: format!("{number:06}.state"), handle })
+    Ok(StoreFile::whole(format!("{number:06}.state"), handle))
 }
 
 /// Finds or uploads one file; true if it may be shared.
@@ -161,19 +194,20 @@ async fn one(
     snapshot: &LinkedSnapshot,
     file: &CheckpointFile,
     uploaded: &Uploaded,
-) -> Result<(bool, StoreFile), Error> {
+) -> Result<(bool, Vec<StoreFile>), Error> {
     let known = snapshot.base.get(&file.name).filter(|_| file.immutable);
     sometimes!(points::REUSED, known.is_some());
+    sometimes!(points::SEGMENT_REUSED, known.is_some_and(|known| known.segment.is_some()));
     let (is_shared, path) = match &snapshot.target {
         Target::Savepoint { directory, .. } => (false, names.savepoint(directory)),
         _ if file.immutable => (true, names.shared()),
         _ => (false, names.private(snapshot.checkpoint)),
     };
-    let handle = match known {
-        Some(handle) => handle.clone(),
+    let file = match known {
+        Some(known) => known.clone(),
         None => put(blobs, snapshot, file, path, uploaded).await?,
     };
-    Ok((is_shared, StoreFile { name: file.name.clone(), handle }))
+    Ok((is_shared, vec![file]))
 }
 
 async fn put(
@@ -182,14 +216,47 @@ async fn put(
     file: &CheckpointFile,
     path: String,
     uploaded: &Uploaded,
-) -> Result<FileHandle, Error> {
+) -> Result<StoreFile, Error> {
     let local = snapshot.dir.join(&file.name);
     let content = read_whole(&local, file).await?;
     time::charge(Duration::from_millis((content.len() as u64).div_ceil(CHARGE_BYTES))).await;
     uploaded.note(&path);
     let handle = blobs.create(&path, Bytes::from(content)).await?;
     point!(points::UPLOAD_BETWEEN_FILES);
-    Ok(handle)
+    Ok(StoreFile::whole(&file.name, handle))
+}
+
+/// Uploads several tables as one object; they may be shared.
+async fn merged(
+    blobs: &Blobs,
+    names: &dyn Names,
+    snapshot: &LinkedSnapshot,
+    files: Vec<&CheckpointFile>,
+    uploaded: &Uploaded,
+) -> Result<(bool, Vec<StoreFile>), Error> {
+    let (mut content, mut segments) = (Vec::new(), Vec::new());
+    for file in &files {
+        let bytes = read_whole(&snapshot.dir.join(&file.name), file).await?;
+        segments.push(Segment {
+            offset_bytes: content.len() as u64,
+            len_bytes: bytes.len() as u64,
+            crc32c: crc32c::crc32c(&bytes),
+        });
+        content.extend(bytes);
+    }
+    time::charge(Duration::from_millis((content.len() as u64).div_ceil(CHARGE_BYTES))).await;
+    let path = names.shared();
+    uploaded.note(&path);
+    let handle = blobs.create(&path, Bytes::from(content)).await?;
+    point!(points::UPLOAD_BETWEEN_FILES);
+    sometimes!(points::MERGED, true);
+    let segments = files.into_iter().zip(segments);
+    let segments = segments.map(|(file, segment)| StoreFile {
+        name: file.name.clone(),
+        handle: handle.clone(),
+        segment: Some(segment),
+    });
+    Ok((true, segments.collect()))
 }
 
 /// The file, if it is what was written.

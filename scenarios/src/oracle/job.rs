@@ -3,7 +3,8 @@
 //! They read what the coordinator wrote with the engine's own decoders, and know the rules, not the coordinator's state:
 //! - `ids`: versions of the register have no gap, epochs and checkpoint ids only grow, every id comes from the reserved ones.
 //! - `restorable`: a checkpoint that the register lists has all its files, whole, when it is listed and as long as it is;
-//!   once there was one there is always one.
+//!   once there was one there is always one. Each segment is in its object, and of an object of several files at least half
+//!   is used.
 //! - `cut`: no checkpoint has read less of the input than one before it.
 //! - `exactly once`: output is committed only of checkpoints that are durable, with the bytes that were staged, and stays.
 //! - `list`: what the list of checkpoints says of one changes only forward, and agrees with what is retained.
@@ -19,7 +20,9 @@ use cutwater_engine::checkpoint::job_state::{CompletedCheckpoint, JobState};
 use cutwater_engine::checkpoint::layout::{Layout, Object};
 use cutwater_engine::checkpoint::log::{self, Record};
 use cutwater_engine::checkpoint::metadata;
-use cutwater_engine::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState};
+use cutwater_engine::checkpoint::snapshot::{
+    CheckpointId, CheckpointMetadata, FileHandle, KeyedSnapshot, SubtaskState,
+};
 use cutwater_sim::scenario::Violation;
 
 /// What an object holds, as far as it matters here.
@@ -251,6 +254,11 @@ impl JobOracle {
         self.one_attempt(&metadata)?;
         self.goes_on(&metadata)?;
         for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
+            if let SubtaskState::Keyed(keyed) = state {
+                well_merged(checkpoint.id, keyed)?;
+            }
+        }
+        for state in metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks) {
             let transactions = state.transactions().iter();
             self.durable.extend(transactions.map(|t| (t.id.clone(), t.staged.clone())));
         }
@@ -427,6 +435,27 @@ fn fates(before: &JobState, after: &JobState) -> Result<(), Violation> {
             .of("entry")
             .expected(format!("checkpoint {} present", checkpoint.id))
             .found("it is not")),
+    }
+}
+
+/// What is merged lies in its objects, and does not keep more garbage than state.
+fn well_merged(id: CheckpointId, keyed: &KeyedSnapshot) -> Result<(), Violation> {
+    let broken = |property: &str| Violation::new("restorable", property).of("merged object");
+    keyed.check_segments().map_err(|reason| {
+        broken("segments lie in their objects, one beside the other")
+            .found(format!("checkpoint {id}: {reason}"))
+    })?;
+    let mut used: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for file in keyed.shared.iter().filter(|file| file.segment.is_some()) {
+        let (bytes, of) = used.entry(&file.handle.path).or_default();
+        *bytes += file.used_bytes();
+        *of = file.handle.len_bytes;
+    }
+    match used.into_iter().find(|(_, (bytes, of))| bytes * 2 < *of) {
+        None => Ok(()),
+        Some((path, (bytes, of))) => Err(broken("at least half of a merged object is used")
+            .expected(format!("checkpoint {id} to use half of the {of} bytes of {path}"))
+            .found(format!("{bytes} bytes"))),
     }
 }
 

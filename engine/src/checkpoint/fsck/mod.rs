@@ -3,7 +3,7 @@
 //! What lies at a path tells what it is: an object is metadata, whatever its name; a prefix with `_metadata` in it is a checkpoint; one
 //! with a register, or with `chk-*` in it, is a job. The first bytes of the metadata tell whose it is: ours, or Flink's.
 //!
-//! - **Ours** ([`ours`]): each file is read to its end, and its length and CRC-32C compared. Of a job, the register says which checkpoints
+//! - **Ours** ([`ours`]): each file is read to its end, and its length and CRC-32C compared; then those of each segment of it. Of a job, the register says which checkpoints
 //!   are retained, and the sweeper's rules say what is orphaned.
 //! - **Flink's** ([`theirs`]): each file is asked for its length; Flink keeps no checksums. A relative name must stay in the directory of
 //!   the metadata, and be there.
@@ -25,9 +25,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cutwater_io::objects::Path;
 use futures::TryStreamExt;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
 use super::read::{self, ReadError};
+use super::snapshot::{FileHandle, Segment};
 use crate::flink;
 pub use located::{Located, Moved};
 pub use report::{Checkpoint, Content, Damage, Orphan, Report, Wrong};
@@ -187,6 +188,36 @@ impl Files {
         }
         self.seen.insert(path.into(), Some(Seen { len_bytes, crc32c: Some(crc32c) }));
         Ok(Some((len_bytes, crc32c)))
+    }
+
+    /// True if the file was read and is what the handle says.
+    fn is(&self, path: &str, handle: &FileHandle) -> bool {
+        let expected = Seen { len_bytes: handle.len_bytes, crc32c: Some(handle.crc32c) };
+        self.seen.get(path) == Some(&Some(expected))
+    }
+
+    /// The checksum of a part of a file that was found to be long enough; `None` if the file is there no more.
+    async fn segment(&self, path: &str, segment: &Segment) -> Result<Option<u32>, ReadError> {
+        if segment.len_bytes == 0 {
+            return Ok(Some(0));
+        }
+        let location = Path::from(path);
+        let end = segment.offset_bytes.saturating_add(segment.len_bytes);
+        let options =
+            GetOptions { range: Some(GetRange::Bounded(segment.offset_bytes..end)), ..GetOptions::default() };
+        let open = async {
+            match self.store.get_opts(&location, options).await {
+                Ok(result) => Ok(Some(result.into_stream())),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        let Some(mut stream) = read::call(path, open).await? else { return Ok(None) };
+        let mut crc32c = 0;
+        while let Some(piece) = read::call(path, stream.try_next()).await? {
+            crc32c = crc32c::crc32c_append(crc32c, &piece);
+        }
+        Ok(Some(crc32c))
     }
 
     /// Everything below, with its length.

@@ -13,7 +13,8 @@ use crate::checkpoint::job_state::{CompletedCheckpoint, JobState};
 use crate::checkpoint::layout::Layout;
 use crate::checkpoint::read::{self, ReadError};
 use crate::checkpoint::snapshot::{
-    CheckpointId, CheckpointMetadata, FileHandle, KeyGroupRange, SubtaskState,
+    CheckpointId, CheckpointMetadata, FileHandle, KeyGroupRange, KeyedSnapshot, Segment, StoreFile,
+    SubtaskState,
 };
 use crate::checkpoint::{metadata, sweep};
 use crate::cluster::rpc::Attempt;
@@ -117,8 +118,36 @@ async fn verify(
                 report.damage(path, &name, wrong);
             }
         }
+        if let SubtaskState::Keyed(keyed) = state {
+            segments(root, path, keyed, files, report).await;
+        }
     }
     Ok(())
+}
+
+/// Of files that are segments: whether each is in its object what was written there. What is wrong with an object as a whole is
+/// known already, and is not said again of each of its segments.
+async fn segments(root: &str, path: &str, keyed: &KeyedSnapshot, files: &Files, report: &mut Report) {
+    if let Err(reason) = keyed.check_segments() {
+        report.damage(path, path, Wrong::Inconsistent { reason });
+        return;
+    }
+    for StoreFile { handle, segment, .. } in &keyed.shared {
+        let (Some(segment), name) = (segment, join(root, &handle.path)) else { continue };
+        if !files.is(&name, handle) {
+            continue;
+        }
+        let Segment { offset_bytes, len_bytes, crc32c: expected_crc32c } = *segment;
+        let wrong = match files.segment(&name, segment).await {
+            Ok(Some(found)) if found == expected_crc32c => continue,
+            Ok(Some(found_crc32c)) => {
+                Wrong::SegmentChecksum { offset_bytes, len_bytes, found_crc32c, expected_crc32c }
+            }
+            Ok(None) => Wrong::Missing { expected_bytes: Some(handle.len_bytes) },
+            Err(error) => Wrong::Unreadable { reason: error.to_string() },
+        };
+        report.damage(path, &name, wrong);
+    }
 }
 
 fn range(state: &SubtaskState) -> Option<KeyGroupRange> {

@@ -112,6 +112,20 @@ pub enum Wrong {
         /// As recorded.
         expected_crc32c: u32,
     },
+    /// The file is right, and a part of it that is named as a file of a store is not what was written there.
+    #[error(
+        "{len_bytes} bytes from {offset_bytes} on: checksum {found_crc32c:08x}, and should be {expected_crc32c:08x}"
+    )]
+    SegmentChecksum {
+        /// Where the part begins.
+        offset_bytes: u64,
+        /// How long it is.
+        len_bytes: u64,
+        /// Of the content.
+        found_crc32c: u32,
+        /// As recorded.
+        expected_crc32c: u32,
+    },
     /// The metadata cannot be read.
     #[error("metadata: {reason}")]
     Metadata {

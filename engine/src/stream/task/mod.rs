@@ -46,7 +46,7 @@ use crate::checkpoint::snapshot::{CheckpointId, InFlight, SubtaskState};
 use crate::cluster::rpc::{Attempt, Placement, TaskDeployment, TaskId, ToCoordinator};
 use crate::state::blob::{self, Blobs};
 use crate::state::key_groups;
-use crate::state::upload::{self, Uploaded};
+use crate::state::upload::{self, UploadOptions, Uploaded};
 use crate::store;
 
 /// After how many elements a task looks whether more has arrived and sends what it can.
@@ -91,8 +91,8 @@ pub struct TaskContext {
     pub store: store::Options,
     /// How much of its state is kept in memory before the store, in bytes.
     pub state_cache_bytes: usize,
-    /// Files of one snapshot that are uploaded at the same time.
-    pub parallel_uploads: usize,
+    /// How snapshots are uploaded.
+    pub upload: UploadOptions,
     /// How much lies at the ends of its channels.
     pub channel_limits: Limits,
     /// How long to wait for channels.

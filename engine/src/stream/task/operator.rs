@@ -213,9 +213,9 @@ impl<'a> OperatorTask<'a> {
         let uploaded = Uploaded::default();
         self.uploaded.insert(checkpoint, (uploaded.clone(), linked.dir.clone(), timing));
         let (blobs, names) = (self.context.blobs.clone(), self.context.names());
-        let parallel = self.context.parallel_uploads;
+        let options = self.context.upload;
         self.uploads.start(checkpoint, async move {
-            let keyed = upload::upload(&blobs, &names, &linked, parallel, &uploaded).await?;
+            let keyed = upload::upload(&blobs, &names, &linked, options, &uploaded).await?;
             let in_flight = persist(in_flight, &blobs, &names, checkpoint, &uploaded).await?;
             Ok(KeyedSnapshot { in_flight, ..keyed })
         });
