@@ -346,7 +346,9 @@ impl World {
 
     fn land(&mut self) {
         let change = self.changes.remove(0);
-        self.register = self.register.changed(&change).noted(&std::mem::take(&mut self.notes));
+        self.register =
+            self.register.changed(&change).noted(&std::mem::take(&mut self.notes), &BTreeSet::new());
+        assert_eq!(self.register.check(), Ok(()), "after {change:?}");
         let decisions = match change {
             Change::ReserveIds { bound } => {
                 self.machine.ids_reserved(bound);

@@ -440,7 +440,7 @@ impl Coordinator {
         };
         decisions.push(Decision::Note(Box::new(Entry { status, ..pending.entry.clone() })));
         for state in pending.states.values() {
-            self.delete_private(state, decisions);
+            self.delete_private(id, state, decisions);
         }
         self.resume(&pending, decisions);
         true

@@ -156,6 +156,14 @@ impl Entry {
         }
     }
 
+    /// The directory that is its alone, if it is a savepoint.
+    pub fn directory(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Savepoint { directory, .. } => Some(directory),
+            Kind::Checkpoint { .. } => None,
+        }
+    }
+
     /// True if it is a savepoint.
     pub fn is_savepoint(&self) -> bool {
         matches!(self.kind, Kind::Savepoint { .. })

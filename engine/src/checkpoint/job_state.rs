@@ -9,8 +9,11 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::history::{self, ClearedBy, Entry, EntryStatus, Kind, Present};
+use super::history::{self, ClearedBy, Entry, EntryStatus, Present};
 use super::snapshot::{CheckpointId, FileHandle};
+
+/// How many directories may wait to be removed; beyond, the oldest is left to its user.
+pub const REMOVALS_MAX: usize = 256;
 
 /// Whether there is anything left to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +130,9 @@ pub struct JobState {
     pub base: Base,
     /// See [`super::history`]; in order of the ids.
     pub history: Vec<Entry>,
+    /// Directories in which nothing is needed any more: of savepoints that failed or were deleted, and of what was claimed.
+    /// They stay here until they were found empty. Oldest first, at most [`REMOVALS_MAX`].
+    pub removals: Vec<String>,
     /// How many checkpoints and savepoints ever completed.
     pub completed: u64,
     /// How many ever did not.
@@ -211,6 +217,7 @@ impl JobState {
                 retained: Vec::new(),
                 base,
                 history: Vec::new(),
+                removals: Vec::new(),
                 completed: 0,
                 failed: 0,
                 max_parallelism,
@@ -225,11 +232,13 @@ impl JobState {
         }
     }
 
-    /// The state with the fates of `entries`, newest last.
-    pub fn noted(&self, entries: &[Entry]) -> JobState {
+    /// The state with the fates of `entries`, newest last, and without the removals that are done.
+    pub fn noted(&self, entries: &[Entry], removed: &BTreeSet<String>) -> JobState {
         let mut next = self.clone();
         next.failed += entries.len() as u64;
+        next.removals.retain(|directory| !removed.contains(directory));
         for entry in entries {
+            next.remove(entry.directory());
             history::upsert(&mut next.history, entry.clone());
         }
         history::trim(&mut next.history);
@@ -267,6 +276,8 @@ impl JobState {
             }
             Change::Note => {}
             Change::Clear { id, at_unix_ms } => {
+                let cleared = self.history.iter().find(|entry| entry.id == *id);
+                next.remove(cleared.and_then(Entry::directory));
                 next.retained.retain(|checkpoint| checkpoint.id != *id);
                 history::clear(&mut next.history, &[*id].into(), ClearedBy::User, *at_unix_ms);
             }
@@ -278,7 +289,9 @@ impl JobState {
                     self.status
                 );
                 next.status = status.clone();
-                if !keep {
+                if *keep {
+                    next.base = Base::Newest;
+                } else {
                     next.leave_origin(ClearedBy::Retention, *at_unix_ms);
                     let goes = |c: &CompletedCheckpoint| !c.is_savepoint;
                     let ids = next.retained.iter().filter(|c| goes(c)).map(|c| c.id).collect();
@@ -290,6 +303,8 @@ impl JobState {
                 assert!(self.status.is_terminal(), "{change:?} of {:?}", self.status);
                 next.status = Status::Running;
                 next.job_version += 1;
+                // What it stopped with is its user's again.
+                next.retained.retain(|checkpoint| !checkpoint.is_savepoint);
                 next.next_id_bound = self.next_id_bound.max(above(base)) + ids;
                 next.base = base.clone();
             }
@@ -317,6 +332,15 @@ impl JobState {
         history::clear(&mut self.history, &gone, ClearedBy::Subsumed, *completed_unix_ms);
     }
 
+    fn remove(&mut self, directory: Option<&str>) {
+        let Some(directory) = directory.filter(|new| !self.removals.iter().any(|known| known == new)) else {
+            return;
+        };
+        self.removals.push(directory.to_owned());
+        let surplus = self.removals.len().saturating_sub(REMOVALS_MAX);
+        self.removals.drain(..surplus);
+    }
+
     /// What the job was started from has done its duty. If it was claimed, it goes.
     fn leave_origin(&mut self, by: ClearedBy, at_unix_ms: u64) {
         let Base::Origin(origin) = std::mem::take(&mut self.base) else { return };
@@ -325,6 +349,8 @@ impl JobState {
             let is_it = |entry: &&Entry| entry.location() == Some(location);
             let ids = self.history.iter().filter(is_it).map(|entry| entry.id).collect();
             history::clear(&mut self.history, &ids, by, at_unix_ms);
+            let directory = location.strip_suffix("/_metadata").map(str::to_owned);
+            self.remove(directory.as_deref());
         }
     }
 
@@ -356,21 +382,11 @@ impl JobState {
         self.history.iter().filter(unfinished).collect()
     }
 
-    /// Directories of savepoints that will never be complete, or were deleted: what is there is nobody's.
-    pub fn abandoned_directories(&self) -> BTreeSet<String> {
-        let dead = |entry: &&Entry| match &entry.status {
-            EntryStatus::TimedOut { .. } | EntryStatus::Failed { .. } => true,
-            EntryStatus::Cleared { by, .. } => *by == ClearedBy::User,
-            EntryStatus::Creating | EntryStatus::Present(_) => false,
-        };
-        let directory = |entry: &Entry| match &entry.kind {
-            Kind::Savepoint { directory, .. } => Some(directory.clone()),
-            Kind::Checkpoint { .. } => None,
-        };
-        self.history.iter().filter(dead).filter_map(directory).collect()
-    }
-
-    pub(super) fn check(&self) -> Result<(), String> {
+    /// Whether the value contradicts itself.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub fn check(&self) -> Result<(), String> {
         // A takeover adds to both; whoever stores numbers near the end of their range did not count up to them.
         if self.epoch == 0 || self.epoch > u64::MAX / 2 || self.next_id_bound > u64::MAX / 2 {
             return Err(format!("epoch {} or id bound {} out of range", self.epoch, self.next_id_bound));

@@ -110,6 +110,13 @@ impl Layout {
         format!("{}/chk-{checkpoint}/{METADATA}", self.job)
     }
 
+    /// Where the output is committed that the job to which `staged` belongs has staged there; `None` if that is not where a
+    /// job stages output.
+    pub fn output_of(staged: &str, transaction: &str) -> Option<String> {
+        let (job, _) = staged.split_once("/sink/staged/")?;
+        Some(Layout::new(job).ok()?.output(transaction))
+    }
+
     /// The metadata of a savepoint in `directory`.
     pub fn metadata_in(directory: &str) -> String {
         format!("{directory}/{METADATA}")

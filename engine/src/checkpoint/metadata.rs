@@ -96,6 +96,9 @@ pub fn validate(
 }
 
 fn check_place(metadata: &CheckpointMetadata, place: Place<'_>) -> Result<(), String> {
+    if metadata.id > CheckpointId::MAX {
+        return Err(format!("is of checkpoint {}, and nobody counted that far", metadata.id));
+    }
     if let Place::Checkpoint(layout, id) = place {
         if metadata.job != layout.job() {
             return Err(format!("belongs to the job {}", metadata.job));

@@ -251,7 +251,9 @@ pub async fn verify_files(
         let staged: BTreeMap<&str, &str> =
             state.transactions().iter().map(|t| (t.staged.path.as_str(), t.id.as_str())).collect();
         for handle in state.shared_files().chain(state.private_files()) {
-            let instead = staged.get(handle.path.as_str()).map(|id| layout.output(id));
+            let committed =
+                |id: &&str| Layout::output_of(&handle.path, id).unwrap_or_else(|| layout.output(id));
+            let instead = staged.get(handle.path.as_str()).map(committed);
             needed.push((handle.clone(), instead));
         }
     }

@@ -16,6 +16,11 @@ use crate::state::operator_state::OperatorPart;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CheckpointId(pub u64);
 
+impl CheckpointId {
+    /// The highest that is believed: there is room above it to count on.
+    pub const MAX: CheckpointId = CheckpointId(u64::MAX / 4);
+}
+
 impl std::fmt::Display for CheckpointId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.0)

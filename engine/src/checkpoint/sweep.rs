@@ -59,7 +59,8 @@ fn is_orphan(layout: &Layout, view: &View, path: &str) -> bool {
     }
 }
 
-fn is_within(path: &str, directory: &str) -> bool {
+/// True if the object lies below the directory.
+pub fn is_within(path: &str, directory: &str) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 

@@ -212,6 +212,22 @@ impl Stream<'_, '_> {
         }
     }
 
+    /// A string, or a reference to one that came before.
+    fn text(&mut self) -> Result<Option<Arc<str>>, Malformed> {
+        match self.reader.u8("a serialised string")? {
+            TEXT => {
+                let text: Arc<str> = self.reader.utf("a serialised string")?.into();
+                self.handles.push(Handle::Text(text.clone()));
+                Ok(Some(text))
+            }
+            REFERENCE => match self.reference("a serialised string")? {
+                Handle::Text(text) => Ok(Some(text)),
+                Handle::Object | Handle::Class(_) | Handle::Open => Ok(None),
+            },
+            _ => Ok(None),
+        }
+    }
+
     /// Its kind and name.
     fn field(&mut self) -> Result<(u8, Arc<str>), Malformed> {
         let (offset, what) = (self.reader.offset(), "the kind of a field");
@@ -219,9 +235,10 @@ impl Stream<'_, '_> {
         let name = self.reader.utf("the name of a field")?.into();
         match kind {
             b'B' | b'C' | b'D' | b'F' | b'I' | b'J' | b'S' | b'Z' => {}
-            b'L' => match self.value(0)? {
-                Value::Text(_) => {}
-                _ => return Err(Reader::wrong(offset, what, Reason::Unexpected { wanted: "a type" })),
+            // Only a string or a reference to one: a value of any kind would nest without end.
+            b'L' => match self.text()? {
+                Some(_) => {}
+                None => return Err(Reader::wrong(offset, what, Reason::Unexpected { wanted: "a type" })),
             },
             found => return Err(Reader::wrong(offset, what, Reason::Unknown { found: found.into() })),
         }

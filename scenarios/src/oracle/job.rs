@@ -379,11 +379,13 @@ fn grows(before: &JobState, after: &JobState) -> Result<(), Violation> {
     let ids = |state: &JobState| state.retained.iter().map(|c| c.id).collect::<Vec<_>>();
     let (old, new) = (ids(before), ids(after));
     // A user may delete the newest of a job that has ended.
-    let goes_back = new.last() < old.last() && !after.status.is_terminal();
+    let is_same_start = after.job_version == before.job_version;
+    let goes_back = new.last() < old.last() && is_same_start && !after.status.is_terminal();
     if !new.is_sorted_by(|a, b| a < b) || goes_back {
         return broken("checkpoint ids grow", format!("ids above {old:?}"), format!("{new:?}"));
     }
-    if !old.is_empty() && new.is_empty() && !after.status.is_terminal() {
+    // What a job stopped with is its user's again when it is brought back.
+    if !old.is_empty() && new.is_empty() && is_same_start && !after.status.is_terminal() {
         return broken("once there is a checkpoint there is always one", format!("{old:?}"), "none".into());
     }
     if new.last().is_some_and(|id| id.0 >= after.next_id_bound) {

@@ -45,9 +45,14 @@ impl Coordinator {
 
     /// Deletes the files that one dead checkpoint alone could have had. Staged output is not among them: its transaction goes
     /// on and will be part of the next checkpoint.
-    pub(super) fn delete_private(&mut self, state: &SubtaskState, decisions: &mut Vec<Decision>) {
+    pub(super) fn delete_private(
+        &mut self,
+        id: CheckpointId,
+        state: &SubtaskState,
+        decisions: &mut Vec<Decision>,
+    ) {
         let referenced = |path: &String| self.retained.iter().any(|retained| retained.files.contains(path));
-        let private = |path: &String| matches!(self.layout.parse(path), Some(Object::Private { .. }));
+        let private = |path: &String| matches!(self.layout.parse(path), Some(Object::Private { checkpoint, .. }) if checkpoint == id);
         let paths: Vec<_> = own_paths(state).filter(|path| private(path) && !referenced(path)).collect();
         self.delete(paths, decisions);
     }
@@ -73,8 +78,7 @@ impl Coordinator {
             |path: &String| pending.contains(path) || held().any(|retained| retained.files.contains(path));
         let mut paths: Vec<_> =
             gone.into_iter().flat_map(|retained| retained.files).filter(|path| !referenced(path)).collect();
-        let lowest = held().map(|retained| retained.id).min();
-        assert!(lowest.is_some() || self.pending.is_empty(), "while a job runs, the newest is always kept");
+        let lowest = held().map(|retained| retained.id).chain(self.pending.keys().copied()).min();
         paths.extend(self.registry.unregister_unused(lowest.unwrap_or(CheckpointId(u64::MAX))));
         self.delete(paths, decisions);
     }

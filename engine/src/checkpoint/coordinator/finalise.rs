@@ -7,7 +7,7 @@ use super::pending::{Pending, Phase};
 use super::{Coordinator, Decision, Failure, config};
 use crate::checkpoint::barrier::Target;
 use crate::checkpoint::history::{Entry, EntryStatus, Present};
-use crate::checkpoint::layout::Layout;
+use crate::checkpoint::layout::{Layout, Object};
 use crate::checkpoint::metadata::{self, Place};
 use crate::checkpoint::registry::RegisterError;
 use crate::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState, VertexState};
@@ -67,7 +67,7 @@ impl Coordinator {
         let needed = self.tasks();
         let Some(pending) = self.pending.get_mut(&id) else {
             cutwater_io::sometimes!(points::LATE_ACK, state.shared_files().next().is_some());
-            self.delete_private(&state, &mut decisions);
+            self.delete_private(id, &state, &mut decisions);
             return (Acknowledged::Late, decisions);
         };
         if pending.states.contains_key(&task) {
@@ -83,6 +83,11 @@ impl Coordinator {
 
     fn register(&mut self, id: CheckpointId, state: &SubtaskState, is_late: bool) -> Result<(), String> {
         for handle in state.shared_files() {
+            // What a late part names is believed only if it can be of this attempt.
+            let of_attempt = matches!(self.layout.parse(&handle.path), Some(Object::Shared { .. }));
+            if is_late && !of_attempt && !self.registry.contains(&handle.path) {
+                continue;
+            }
             let registered = self.registry.register(handle, id);
             let is_condemned = matches!(registered, Err(RegisterError::Condemned { .. }));
             if is_late && is_condemned {

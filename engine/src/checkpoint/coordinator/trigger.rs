@@ -71,7 +71,10 @@ impl Coordinator {
         {
             let base_us = self.config.base_interval_us();
             let run = self.run.as_mut().expect("checked by may_trigger");
-            run.next_periodic_us = now_us + base_us;
+            // A savepoint is no substitute: nothing is committed with it, and no failure restores from it.
+            if let Kind::Checkpoint { .. } = next.kind {
+                run.next_periodic_us = now_us + base_us;
+            }
             let id = CheckpointId(self.next_id);
             self.next_id += 1;
             if next.options.stop.is_some() {

@@ -247,7 +247,7 @@ fn orphans(
         current,
         next_id: CheckpointId(next_id),
         pending: [].into(),
-        abandoned: state.abandoned_directories(),
+        abandoned: state.removals.iter().cloned().collect(),
         referenced: report.named.iter().filter_map(|path| below(path)).collect(),
     };
     let names: Vec<String> = listed.keys().filter_map(|path| below(path)).collect();

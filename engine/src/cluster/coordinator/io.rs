@@ -26,11 +26,11 @@ pub(super) enum Fact {
     /// A change of the register has an outcome.
     Appended(Outcome),
     /// What the register says can be restored from.
-    Loaded(Box<Loaded>),
+    Loaded(u64, Box<Loaded>),
     /// What a user wants to start from is whole and fits the job, or not.
     Resolved(Resolved),
     /// The checkpoint to restore from is readable and its files are there, or not.
-    Verified(Result<(), ReadError>),
+    Verified(u64, Result<(), ReadError>),
     /// The metadata of a checkpoint is durable, or not.
     MetadataWritten(CheckpointId, Result<FileHandle, ReadError>),
     /// Files were deleted, as far as that was possible.
@@ -113,10 +113,11 @@ pub(super) async fn append(context: Arc<Context>, record: Record) -> Fact {
 }
 
 /// Reads all retained checkpoints, and tries until it can: an unreadable one is never passed over for an older one.
-pub(super) async fn load(context: Arc<Context>, state: JobState) -> Fact {
+pub(super) async fn load(context: Arc<Context>, number: u64, state: JobState, after: Duration) -> Fact {
+    time::sleep(after).await;
     loop {
         match load_all(&context, &state).await {
-            Ok(loaded) => return Fact::Loaded(Box::new(loaded)),
+            Ok(loaded) => return Fact::Loaded(number, Box::new(loaded)),
             Err(error) => {
                 reachable!(points::RESTORE_RETRIED);
                 tracing::warn!(%error, "a retained checkpoint cannot be read; trying again");
@@ -168,7 +169,11 @@ pub(super) async fn resolve(
     Ok(Origin { checkpoint, claim: Some(claim), allow_non_restored })
 }
 
-pub(super) async fn verify(context: Arc<Context>, checkpoint: Option<CheckpointMetadata>) -> Fact {
+pub(super) async fn verify(
+    context: Arc<Context>,
+    number: u64,
+    checkpoint: Option<CheckpointMetadata>,
+) -> Fact {
     let verified = match &checkpoint {
         Some(checkpoint) => read::verify_files(&*context.store, &context.layout, checkpoint).await,
         None => Ok(()),
@@ -177,7 +182,7 @@ pub(super) async fn verify(context: Arc<Context>, checkpoint: Option<CheckpointM
     if verified.is_ok() {
         point!(points::BEFORE_DEPLOY);
     }
-    Fact::Verified(verified)
+    Fact::Verified(number, verified)
 }
 
 pub(super) async fn write_metadata(

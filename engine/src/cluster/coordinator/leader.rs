@@ -6,7 +6,7 @@ mod requests;
 mod restore;
 mod sweeping;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cutwater_io::task::AbortOnDrop;
@@ -32,8 +32,11 @@ pub(super) struct Leader {
     state: JobState,
     changes: VecDeque<(Change, Option<ConnectionId>)>,
     in_flight: Option<Flight>,
-    /// The retained checkpoints are being read.
-    loading: bool,
+    /// The retained checkpoints are being read, the how many-th time.
+    loading: Option<AbortOnDrop<()>>,
+    loads: u64,
+    /// The how many-th look at what is to be restored.
+    verifications: u64,
     /// Absent until they were read for the first time.
     machine: Option<Coordinator>,
     /// Metadata of the retained checkpoints, and of those being written.
@@ -42,6 +45,10 @@ pub(super) struct Leader {
     origin: Option<CheckpointMetadata>,
     /// What became of checkpoints that did not complete; goes into the list with the next change.
     notes: Vec<Entry>,
+    /// Directories that were found empty twice; the list of removals forgets them with the next change.
+    removed: BTreeSet<String>,
+    /// Those that were found empty once.
+    once_empty: BTreeSet<String>,
     /// Why requests of users came to nothing, the oldest first.
     given_back: VecDeque<(String, String)>,
     details: Details,
@@ -54,6 +61,8 @@ pub(super) struct Leader {
     restart: Option<String>,
     /// Attempts that were lost since a checkpoint completed.
     restarts: u32,
+    /// The attempt ends because another parallelism is wanted, which is no failure.
+    is_rescaling: bool,
     restores: u64,
     restored: Option<Restored>,
     sweeping: bool,
@@ -91,7 +100,6 @@ impl Leader {
         let now = now_us();
         let Record { version, state, .. } = record;
         let sweep_at_us = now + micros(context.config.sweep_interval);
-        io::spawn(&context, term, io::load(context.clone(), state.clone()));
         let settled_us = now + micros(context.config.slots_wait);
         let stage = match state.status.is_terminal() {
             false => Stage::Waiting { not_before_us: now, settled_us },
@@ -99,7 +107,7 @@ impl Leader {
         };
         let abandoned = state.abandoned().into_iter().cloned();
         let notes = abandoned.map(|entry| entry.failed("its leader was lost", unix_ms())).collect();
-        Leader {
+        let mut leader = Leader {
             check_at_us: now + micros(context.config.lease),
             context,
             term,
@@ -108,11 +116,15 @@ impl Leader {
             state,
             changes: VecDeque::new(),
             in_flight: None,
-            loading: true,
+            loading: None,
+            loads: 0,
+            verifications: 0,
             machine: None,
             metadata: BTreeMap::new(),
             origin: None,
             notes,
+            removed: BTreeSet::new(),
+            once_empty: BTreeSet::new(),
             given_back: VecDeque::new(),
             details: Details::default(),
             starting: None,
@@ -121,13 +133,16 @@ impl Leader {
             stage,
             restart: None,
             restarts: 0,
+            is_rescaling: false,
             restores: 0,
             restored: None,
             sweeping: false,
             sweep_at_us,
             ending: false,
             deposed: false,
-        }
+        };
+        leader.load(std::time::Duration::ZERO);
+        leader
     }
 
     pub fn epoch(&self) -> u64 {
@@ -191,10 +206,13 @@ impl Leader {
     pub fn fact(&mut self, fact: Fact, connections: &mut Connections) -> bool {
         match fact {
             Fact::Appended(outcome) => return self.appended(outcome, connections),
-            Fact::Loaded(loaded) => self.loaded(*loaded),
+            Fact::Loaded(number, loaded) if number == self.loads => self.loaded(*loaded),
+            // Of what was there before a user changed it.
+            Fact::Loaded(..) => {}
             Fact::Resolved(resolved) => self.resolved(resolved, connections),
-            Fact::Verified(Ok(())) => self.deploy(connections),
-            Fact::Verified(Err(error)) => {
+            Fact::Verified(number, _) if number != self.verifications => {}
+            Fact::Verified(_, Ok(())) => self.deploy(connections),
+            Fact::Verified(_, Err(error)) => {
                 reachable!(points::RESTORE_RETRIED);
                 tracing::warn!(%error, "the latest checkpoint cannot be restored; trying again");
                 self.wait();
@@ -316,7 +334,12 @@ impl Leader {
         self.drop_what_is_over();
         let alone = || (quiet && !self.notes.is_empty()).then_some((Change::Note, None));
         let Some((change, reply)) = self.changes.pop_front().or_else(alone) else { return };
-        let next = self.state.changed(&change).noted(&std::mem::take(&mut self.notes));
+        let next = self
+            .state
+            .changed(&change)
+            .noted(&std::mem::take(&mut self.notes), &std::mem::take(&mut self.removed));
+        // A record that contradicts itself could be read by nobody, and the job would be lost.
+        assert_eq!(next.check(), Ok(()), "after {change:?}");
         let record =
             Record { version: self.version + 1, writer: entropy::uuid("log.writer"), state: next.clone() };
         let append = io::append(self.context.clone(), record);
@@ -353,10 +376,11 @@ impl Leader {
             Change::Rescale { parallelism } => {
                 let running = self.cluster.current().map(|current| current.parallelism);
                 if running.is_some_and(|running| running != parallelism.min(self.cluster.slots())) {
+                    self.is_rescaling = true;
                     self.restart.get_or_insert(format!("another parallelism is wanted: {parallelism}"));
                 }
             }
-            Change::End { .. } => self.ended(connections),
+            Change::End { keep, .. } => self.ended(keep, connections),
             Change::Start { .. } => self.started(),
         }
         if let Some(user) = flight.reply {
@@ -415,7 +439,7 @@ impl Leader {
         self.changes.push_back((Change::End { status, keep, at_unix_ms: unix_ms() }, reply));
     }
 
-    fn ended(&mut self, connections: &mut Connections) {
+    fn ended(&mut self, keep: bool, connections: &mut Connections) {
         tracing::info!(status = ?self.state.status, "the job has ended");
         self.ending = false;
         self.stage = Stage::Ended;
@@ -430,13 +454,14 @@ impl Leader {
                 connections.send(user, &FromCoordinator::Refused { reason: "the job has ended".into() });
             }
         }
-        self.let_go(connections);
+        // What it was started from, and claimed, stays with the rest.
+        self.let_go(keep, connections);
         self.request_sweep();
     }
 
     /// Deletes the files of what the register does not name any more.
-    fn let_go(&mut self, connections: &mut Connections) {
-        let (retained, has_origin) = (self.retained_ids(), self.state.origin().is_some());
+    fn let_go(&mut self, has_origin: bool, connections: &mut Connections) {
+        let retained = self.retained_ids();
         let Some(machine) = &mut self.machine else { return };
         let decisions = machine.let_go(&retained, has_origin);
         self.metadata.retain(|id, _| retained.contains(id));
@@ -458,7 +483,7 @@ impl Leader {
             connections.send(worker, &FromCoordinator::Cancel { attempt: ended.attempt });
         }
         self.restart = None;
-        self.restarts += 1;
+        self.restarts += u32::from(!std::mem::take(&mut self.is_rescaling));
         if self.context.config.restarts_max.is_some_and(|max| self.restarts > max) {
             self.end(Status::Failed { reason: reason.into() }, None, connections);
         }

@@ -92,11 +92,17 @@ pub async fn recommit(blobs: &Blobs, layout: &Layout, transaction: &SinkTransact
         Ok(()) => {
             sometimes!(points::RECOMMIT_FOUND, true);
         }
-        Err(blob::Error::Missing { .. }) => {
-            let content = blobs.read(&transaction.staged).await.map_err(failed)?;
-            commit(&blobs, layout, id, content).await?;
-            sometimes!(points::RECOMMITTED, true);
-        }
+        Err(blob::Error::Missing { .. }) => match blobs.read(&transaction.staged).await {
+            Ok(content) => {
+                commit(&blobs, layout, id, content).await?;
+                sometimes!(points::RECOMMITTED, true);
+            }
+            // The job that staged it has committed it.
+            Err(blob::Error::Missing { path }) if committed_elsewhere(&blobs, transaction).await => {
+                tracing::debug!(path, "staged and committed by another job");
+            }
+            Err(source) => return Err(failed(source)),
+        },
         Err(source) => return Err(failed(source)),
     }
     // What lies in a savepoint belongs to it.
@@ -104,4 +110,9 @@ pub async fn recommit(blobs: &Blobs, layout: &Layout, transaction: &SinkTransact
         unstage(&blobs, std::slice::from_ref(&transaction.staged.path)).await;
     }
     Ok(())
+}
+
+async fn committed_elsewhere(blobs: &Blobs, transaction: &SinkTransaction) -> bool {
+    let Some(path) = Layout::output_of(&transaction.staged.path, &transaction.id) else { return false };
+    blobs.check(&FileHandle { path, ..transaction.staged.clone() }).await.is_ok()
 }

@@ -167,6 +167,10 @@ impl Leader {
         }
         let Some(current) = self.cluster.current_mut(attempt) else { return };
         if current.running.insert(task) && current.running.len() == current.workers.len() {
+            // There is nothing left but to commit.
+            if current.stopping {
+                return;
+            }
             let parallelism = current.parallelism;
             let jitter = entropy::u64("checkpoint.first");
             self.machine().start(attempt, parallelism, now_us(), jitter);

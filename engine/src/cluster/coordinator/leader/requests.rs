@@ -7,9 +7,10 @@ use cutwater_io::{entropy, reachable};
 
 use super::{Leader, Stage, micros, points, unix_ms};
 use crate::checkpoint::coordinator::ID_BLOCK;
-use crate::checkpoint::history::{ENTRIES, Entry, EntryStatus};
+use crate::checkpoint::history::{Entry, EntryStatus};
 use crate::checkpoint::job_state::{Base, Change, ClaimMode, CompletedCheckpoint, Origin, Status};
-use crate::checkpoint::request::{Request, RequestKind};
+use crate::checkpoint::layout::{Layout, Object};
+use crate::checkpoint::request::{QUEUE_MAX, Request, RequestKind};
 use crate::checkpoint::snapshot::CheckpointId;
 use crate::cluster::console::{CheckpointDetails, CheckpointList, Progress, TriggerStatus};
 use crate::cluster::coordinator::connections::{ConnectionId, Connections};
@@ -53,7 +54,7 @@ impl Leader {
     }
 
     pub(super) fn give_back(&mut self, trigger_id: String, reason: String) {
-        if self.given_back.len() == ENTRIES {
+        if self.given_back.len() == QUEUE_MAX {
             self.given_back.pop_front();
         }
         self.given_back.push_back((trigger_id, reason));
@@ -133,8 +134,14 @@ impl Leader {
         if entry.present().is_none() {
             return Err(format!("it is {}", entry.status));
         }
-        if self.state.restore_point().is_some_and(|point| point.id == id) && !self.state.status.is_terminal()
-        {
+        let is_start = |change: &Change| matches!(change, Change::Start { .. });
+        let queued = self.changes.iter().map(|(change, _)| change);
+        let begun = self.in_flight.iter().map(|flight| &flight.change);
+        if self.starting.is_some() || queued.chain(begun).any(is_start) {
+            return Err("the job is being started; try again".into());
+        }
+        let is_point = |point: &CompletedCheckpoint| Some(point.metadata.path.as_str()) == entry.location();
+        if self.state.restore_point().is_some_and(is_point) && !self.state.status.is_terminal() {
             return Err("the job would be restored from it".into());
         }
         let is_origin =
@@ -149,7 +156,7 @@ impl Leader {
     /// The files of a savepoint go with the sweep, which looks into its directory from now on.
     pub(super) fn cleared(&mut self, id: CheckpointId, connections: &mut Connections) {
         tracing::info!(checkpoint = %id, "deleted by a user");
-        self.let_go(connections);
+        self.let_go(self.state.origin().is_some(), connections);
         self.request_sweep();
     }
 
@@ -172,7 +179,7 @@ impl Leader {
         if !self.state.status.is_terminal() {
             return Err(format!("the job is {}", self.status_word()));
         }
-        let is_busy = self.loading || !self.changes.is_empty() || self.in_flight.is_some();
+        let is_busy = !self.changes.is_empty() || self.in_flight.is_some();
         if is_busy || self.starting.is_some() {
             return Err("something else is going on; try again".into());
         }
@@ -180,10 +187,8 @@ impl Leader {
             self.changes.push_back((Change::Start { base: Base::Nothing, ids: ID_BLOCK }, Some(user)));
             return Ok(());
         };
-        let path = path.trim_matches('/').to_owned();
-        if let Some(cleared) = self.cleared_at(&path) {
-            return Err(format!("checkpoint {} is {}", cleared.id, cleared.status));
-        }
+        let path = plain(&path)?;
+        self.refuse_if_gone(&path)?;
         if let Some(own) = self.retained_at(&path) {
             let origin = Origin { checkpoint: own, claim: None, allow_non_restored };
             let base = Base::Origin(Box::new(origin));
@@ -198,25 +203,38 @@ impl Leader {
     }
 
     fn retained_at(&self, path: &str) -> Option<CompletedCheckpoint> {
-        let is_it = |checkpoint: &&CompletedCheckpoint| {
-            !checkpoint.is_savepoint && is_at(&checkpoint.metadata.path, path)
-        };
-        self.state.retained.iter().rfind(is_it).cloned()
+        let mut own = self.state.retained.iter().filter(|checkpoint| !checkpoint.is_savepoint);
+        own.rfind(|checkpoint| is_at(&checkpoint.metadata.path, path)).cloned()
     }
 
-    fn cleared_at(&self, path: &str) -> Option<&Entry> {
-        let cleared = |entry: &&Entry| matches!(entry.status, EntryStatus::Cleared { .. });
-        self.state
-            .history
-            .iter()
-            .filter(cleared)
-            .find(|entry| entry.location().is_some_and(|location| is_at(location, path)))
+    /// What the list knows to be gone or unfinished is not started from, even if there is still something: a sweep may be about
+    /// to remove it. Neither is what lies where the job's own checkpoints are and is not retained.
+    fn refuse_if_gone(&self, path: &str) -> Result<(), String> {
+        for entry in self.entries() {
+            let directory = entry.directory().map(Layout::metadata_in);
+            let is_it = |at: &str| is_at(at, path);
+            let is_here = entry.location().is_some_and(is_it) || directory.as_deref().is_some_and(is_it);
+            if is_here && entry.present().is_none() {
+                return Err(format!("checkpoint {} is {}", entry.id, entry.status));
+            }
+        }
+        let metadata = if path.ends_with("/_metadata") { path.to_owned() } else { Layout::metadata_in(path) };
+        match self.context.layout.parse(&metadata) {
+            Some(Object::Metadata { checkpoint }) if self.retained_at(path).is_none() => {
+                Err(format!("checkpoint {checkpoint} is not one of those that the job retains"))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn resolved(&mut self, resolved: Resolved, connections: &mut Connections) {
         let Some(user) = self.starting.take() else { return };
         match resolved {
             Ok(origin) if self.state.status.is_terminal() => {
+                if let Err(reason) = self.refuse_if_gone(&origin.checkpoint.metadata.path) {
+                    connections.send(user, &refused(reason));
+                    return;
+                }
                 let base = Base::Origin(Box::new(origin));
                 self.changes.push_back((Change::Start { base, ids: ID_BLOCK }, Some(user)));
             }
@@ -228,11 +246,10 @@ impl Leader {
     /// Everything is read anew, as by a leader that has just taken over.
     pub(super) fn started(&mut self) {
         reachable!(points::STARTED_AGAIN);
-        self.loading = true;
         self.restarts = 0;
         let settled_us = now_us() + micros(self.context.config.slots_wait);
         self.stage = Stage::Waiting { not_before_us: now_us(), settled_us };
-        self.spawn(io::load(self.context.clone(), self.state.clone()));
+        self.load(std::time::Duration::ZERO);
     }
 
     fn status_word(&self) -> &'static str {
@@ -245,6 +262,12 @@ impl Leader {
             Status::Failed { .. } => "failed",
         }
     }
+}
+
+/// A path as the store knows it.
+fn plain(path: &str) -> Result<String, String> {
+    let path = path.trim_matches('/');
+    object_store::path::Path::parse(path).map(String::from).map_err(|error| error.to_string())
 }
 
 /// True if `path` is the metadata object or its directory.

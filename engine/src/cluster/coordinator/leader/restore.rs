@@ -16,6 +16,13 @@ use crate::cluster::coordinator::now_us;
 use crate::cluster::rpc::{Attempt, FromCoordinator};
 
 impl Leader {
+    /// Reads what the register says can be restored from; whatever was being read before is of no interest any more.
+    pub(super) fn load(&mut self, after: std::time::Duration) {
+        self.loads += 1;
+        let load = io::load(self.context.clone(), self.loads, self.state.clone(), after);
+        self.loading = Some(io::spawn(&self.context, self.term, load).abort_on_drop());
+    }
+
     /// Retained checkpoints are read: the registry is complete before anything can be subsumed.
     pub(super) fn loaded(&mut self, mut loaded: Loaded) {
         // A user may have ended the job meanwhile, and its checkpoints with it.
@@ -50,10 +57,10 @@ impl Leader {
         };
         if let Err(error) = adopted {
             tracing::error!(%error, "the retained checkpoints contradict each other; reading them again");
-            self.spawn(io::load(self.context.clone(), self.state.clone()));
+            self.load(self.context.config.restart_delay);
             return;
         }
-        self.loading = false;
+        self.loading = None;
         self.metadata = io::by_id(loaded.retained);
         self.origin = loaded.origin;
         if self.stage == Stage::Ended {
@@ -66,7 +73,8 @@ impl Leader {
         let Stage::Waiting { not_before_us, settled_us } = self.stage else { return };
         let now = now_us();
         let settled = self.machine.as_ref().is_some_and(Coordinator::is_settled)
-            && !self.loading
+            && self.loading.is_none()
+            && !self.ending
             && self.in_flight.is_none()
             && self.changes.is_empty();
         let slots = self.cluster.slots();
@@ -76,7 +84,8 @@ impl Leader {
         }
         self.stage = Stage::Verifying;
         let from = self.restore_metadata().cloned();
-        self.spawn(io::verify(self.context.clone(), from));
+        self.verifications += 1;
+        self.spawn(io::verify(self.context.clone(), self.verifications, from));
     }
 
     fn restore_metadata(&self) -> Option<&CheckpointMetadata> {
@@ -88,7 +97,7 @@ impl Leader {
 
     pub(super) fn deploy(&mut self, connections: &mut Connections) {
         let parallelism = self.state.parallelism.min(self.cluster.slots());
-        if self.stage != Stage::Verifying || parallelism == 0 {
+        if self.stage != Stage::Verifying || parallelism == 0 || self.ending {
             self.wait();
             return;
         }

@@ -1,5 +1,7 @@
 //! When it is looked for objects that nobody owns; [`crate::checkpoint::sweep`] says which those are.
 
+use std::collections::BTreeSet;
+
 use cutwater_io::{buggify, sometimes};
 
 use super::{Leader, Stage, micros, points};
@@ -21,8 +23,8 @@ impl Leader {
         if !self.sweeping && (now >= self.sweep_at_us || buggify!(points::SWEEP_NOW)) {
             self.sweeping = true;
             self.sweep_at_us = now + micros(self.context.config.sweep_interval);
-            let abandoned = self.state.abandoned_directories();
-            self.spawn(io::list(self.context.clone(), abandoned));
+            let removals = self.state.removals.iter().cloned().collect();
+            self.spawn(io::list(self.context.clone(), removals));
         }
     }
 
@@ -41,7 +43,13 @@ impl Leader {
             self.sweep_at_us = now_us() + RETRY_US;
             return;
         }
-        let view = machine.sweep_view(current, self.state.abandoned_directories());
+        let removals: BTreeSet<String> = self.state.removals.iter().cloned().collect();
+        let is_empty = |directory: &&String| !listed.iter().any(|path| sweep::is_within(path, directory));
+        let empty: BTreeSet<String> = removals.iter().filter(is_empty).cloned().collect();
+        // Twice, as a put may land after everybody has given it up.
+        self.removed.extend(empty.intersection(&self.once_empty).cloned());
+        self.once_empty = empty;
+        let view = machine.sweep_view(current, removals);
         let orphans = sweep::orphans(&self.context.layout, &view, &listed);
         sometimes!(checkpoint_points::SWEPT, !orphans.is_empty());
         self.spawn(io::sweep(self.context.clone(), orphans, self.version));
