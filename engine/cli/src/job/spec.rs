@@ -12,11 +12,11 @@ use crate::output::{Failure, Usage};
 /// What the job computes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Query {
-    /// What the job computes: bid_counts or bid_histogram.
+    /// What the job computes: bid_counts, bid_histogram, or one of Nexmark's q0 to q8.
     #[arg(long, default_value = queries::bid_counts::NAME)]
     query: String,
-    /// A parameter of the query, as often as there are parameters. bid_counts has partitions, events_per_partition and events_per_second
-    /// (of each partition; 0 is no limit).
+    /// A parameter of the query, as often as there are parameters. Each has partitions, events_per_partition and
+    /// events_per_second (of each partition; 0 is no limit).
     #[arg(long = "param", value_name = "NAME=NUMBER", value_parser = parameter)]
     parameters: Vec<(String, u64)>,
 }
