@@ -52,7 +52,10 @@ impl Coordinator {
         decisions: &mut Vec<Decision>,
     ) {
         let referenced = |path: &String| self.retained.iter().any(|retained| retained.files.contains(path));
-        let private = |path: &String| matches!(self.layout.parse(path), Some(Object::Private { checkpoint, .. }) if checkpoint == id);
+        let private = |path: &String| match self.layout.parse(path) {
+            Some(Object::Private { checkpoint, .. }) => checkpoint == id,
+            _ => false,
+        };
         let paths: Vec<_> = own_paths(state).filter(|path| private(path) && !referenced(path)).collect();
         self.delete(paths, decisions);
     }
