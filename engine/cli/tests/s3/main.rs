@@ -8,6 +8,7 @@
 //!     RUSTFLAGS="" cargo test -p cutwater-engine-cli --features s3 --test s3
 #![cfg(all(not(madsim), feature = "s3"))]
 #![expect(clippy::disallowed_methods, reason = "runs the program, and a server")]
+#![expect(clippy::disallowed_types, reason = "looks for a free port")]
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
