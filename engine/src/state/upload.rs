@@ -106,6 +106,9 @@ pub async fn upload(
     Ok(keyed)
 }
 
+/// Finds or makes one object; gives the files in it, and whether they may be shared.
+type Job<'a> = BoxFuture<'a, Result<(bool, Vec<StoreFile>), Error>>;
+
 async fn as_it_is(
     blobs: &Blobs,
     names: &dyn Names,
@@ -117,7 +120,7 @@ async fn as_it_is(
         snapshot.files.files.iter().partition(|file| is_merged(snapshot, file, options));
     let groups = merging::pack(small, |file| file.len_bytes, options.merge_files_below_bytes);
     // Boxed, or the compiler cannot see that the whole may move between threads (rust-lang/rust#102211).
-    let mut jobs: Vec<BoxFuture<'_, Result<(bool, Vec<StoreFile>), Error>>> =
+    let mut jobs: Vec<Job<'_>> =
         others.into_iter().map(|file| one(blobs, names, snapshot, file, uploaded).boxed()).collect();
     for group in groups {
         jobs.push(match group[..] {
