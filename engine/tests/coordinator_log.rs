@@ -23,14 +23,14 @@ fn layout() -> Layout {
 /// What `writer` proposes after having read `previous`.
 fn proposal(previous: Option<&Record>, writer: &str) -> Record {
     let state = JobState::taken_over(
-        previous.map(|r| &r.state),
+        previous.map(|r| &*r.state),
         "127.0.0.1:1".parse().unwrap(),
         16,
         8,
         2,
         Base::Newest,
     );
-    Record { version: previous.map_or(0, |r| r.version) + 1, writer: writer.into(), state }
+    Record { version: previous.map_or(0, |r| r.version) + 1, writer: writer.into(), state: Box::new(state) }
 }
 
 async fn newest(store: &dyn ObjectStore) -> Option<Record> {

@@ -464,7 +464,7 @@ async fn a_leader_that_somebody_deposed_completes_nothing_more() {
             2,
             Base::Newest,
         );
-        let record = Record { version: previous.version + 1, writer: "test".into(), state };
+        let record = Record { version: previous.version + 1, writer: "test".into(), state: Box::new(state) };
         if append(&*test.store, &layout, record.clone()).await == Outcome::Landed {
             break record;
         }

@@ -44,7 +44,7 @@ impl Job {
             state = state.changed(&Change::Complete { entry, retain: 2, stops: false });
         }
         let state = JobState::taken_over(Some(&state), leader, 64, 8, 1, Base::Newest);
-        let record = Record { version: 9, writer: "nonce".into(), state };
+        let record = Record { version: 9, writer: "nonce".into(), state: Box::new(state) };
         job.write(&job.layout.log(9), &encode_record(&record));
         job
     }

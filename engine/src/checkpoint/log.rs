@@ -40,7 +40,7 @@ pub struct Record {
     /// Unique to this attempt to write: how a writer knows its own record again.
     pub writer: String,
     /// The value.
-    pub state: JobState,
+    pub state: Box<JobState>,
 }
 
 /// The bytes of a record.
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn damaged_and_contradictory_records_are_errors() {
-        let mut record = Record { version: 1, writer: "w".into(), state: state(1, None) };
+        let mut record = Record { version: 1, writer: "w".into(), state: Box::new(state(1, None)) };
         let bytes = encode_record(&record);
         assert_eq!(decode_record(&bytes).as_ref(), Ok(&record));
         for i in 0..bytes.len() {
@@ -317,8 +317,8 @@ mod tests {
                 let append = writers[who].get_or_insert_with(|| {
                     nonce += 1;
                     let version = world.newest();
-                    let state = state(1, world.versions.get(&version).map(|r| &r.state));
-                    Append::new(Record { version: version + 1, writer: nonce.to_string(), state })
+                    let state = state(1, world.versions.get(&version).map(|r| &*r.state));
+                    Append::new(Record { version: version + 1, writer: nonce.to_string(), state: Box::new(state) })
                 });
                 world.step(append, fault);
                 if matches!(append.next(), Step::Done(_)) {

@@ -190,7 +190,7 @@ pub async fn newest_record(store: &dyn ObjectStore, layout: &Layout) -> Result<O
 /// # Errors
 /// As [`newest_record`].
 pub async fn load_job_state(store: &dyn ObjectStore, job: &str) -> Result<Option<JobState>, ReadError> {
-    Ok(newest_record(store, &Layout::new(job)?).await?.map(|record| record.state))
+    Ok(newest_record(store, &Layout::new(job)?).await?.map(|record| *record.state))
 }
 
 /// The metadata of a completed checkpoint.

@@ -95,7 +95,7 @@ mod tests {
 
     fn record(version: u64, port: u16) -> Record {
         let state = JobState::taken_over(None, ([127, 0, 0, 1], port).into(), 1, 8, 1, Base::Newest);
-        Record { version, writer: "w".into(), state }
+        Record { version, writer: "w".into(), state: Box::new(state) }
     }
 
     fn look(leadership: &mut Leadership, record: &Record, pong: Option<u64>, now_us: u64) -> bool {

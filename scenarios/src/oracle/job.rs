@@ -78,7 +78,7 @@ impl JobOracle {
 
     /// The register's value.
     pub fn state(&self) -> Option<&JobState> {
-        self.head.as_ref().map(|record| &record.state)
+        self.head.as_ref().map(|record| &*record.state)
     }
 
     /// What the register says can be restored: checkpoints and savepoints.

@@ -113,7 +113,7 @@ impl Leader {
             term,
             version,
             last_parallelism: 0,
-            state,
+            state: *state,
             changes: VecDeque::new(),
             in_flight: None,
             loading: None,
@@ -340,8 +340,11 @@ impl Leader {
             .noted(&std::mem::take(&mut self.notes), &std::mem::take(&mut self.removed));
         // A record that contradicts itself could be read by nobody, and the job would be lost.
         assert_eq!(next.check(), Ok(()), "after {change:?}");
-        let record =
-            Record { version: self.version + 1, writer: entropy::uuid("log.writer"), state: next.clone() };
+        let record = Record {
+            version: self.version + 1,
+            writer: entropy::uuid("log.writer"),
+            state: Box::new(next.clone()),
+        };
         let append = io::append(self.context.clone(), record);
         let append = io::spawn(&self.context, self.term, append).abort_on_drop();
         self.in_flight = Some(Flight { change, next, reply, since_us: now_us(), _append: append });

@@ -381,7 +381,7 @@ impl Process {
     fn take_over(&mut self, previous: Option<Record>, base: Base) {
         let config = &self.context.config;
         let state = JobState::taken_over(
-            previous.as_ref().map(|record| &record.state),
+            previous.as_ref().map(|record| &*record.state),
             self.context.address,
             ID_BLOCK,
             config.max_parallelism,
@@ -391,7 +391,7 @@ impl Process {
         let record = Record {
             version: previous.map_or(0, |record| record.version) + 1,
             writer: entropy::uuid("log.writer"),
-            state,
+            state: Box::new(state),
         };
         tracing::info!(name = config.name, epoch = record.state.epoch, "takes over");
         let append = io::take_over(self.context.clone(), record.clone());
