@@ -82,9 +82,22 @@ fn micros(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    #[cfg(not(madsim))]
+    fn start() -> Instant {
+        time::now()
+    }
+
+    /// The simulated clock stands in a simulation only.
+    #[cfg(madsim)]
+    fn start() -> Instant {
+        let runtime = madsim::runtime::Runtime::new();
+        runtime.add_simulator::<cutwater_io::sim::Env>();
+        runtime.block_on(async { time::now() })
+    }
+
     #[test]
     fn only_the_first_barrier_of_what_is_not_snapshotted_counts() {
-        let start = time::now();
+        let start = start();
         let at = |ms| start + Duration::from_millis(ms);
         let mut barriers = FirstBarriers::default();
         barriers.arrived(CheckpointId(1), at(0));
