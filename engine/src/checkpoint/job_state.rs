@@ -359,6 +359,14 @@ impl JobState {
         self.retained.last()
     }
 
+    /// The newest checkpoint that was ever complete, as far as the list reaches back. A savepoint counts if the job ended with it.
+    pub fn newest_completed(&self) -> Option<CheckpointId> {
+        let counts = |entry: &&Entry| {
+            entry.location().is_some() && (!entry.is_savepoint() || entry.source == history::Source::OnStop)
+        };
+        self.history.iter().rev().find(counts).map(|entry| entry.id)
+    }
+
     /// What the job is restored from.
     pub fn restore_point(&self) -> Option<&CompletedCheckpoint> {
         match &self.base {

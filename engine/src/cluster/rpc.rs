@@ -192,7 +192,7 @@ pub struct JobStatus {
     pub running_tasks: u32,
     /// Tasks that should.
     pub total_tasks: u32,
-    /// The latest completed checkpoint.
+    /// The latest completed checkpoint, whether it is still there or not.
     pub latest_checkpoint: Option<CheckpointId>,
     /// Parallelism of the attempt.
     pub parallelism: u16,

@@ -225,7 +225,7 @@ impl Leader {
             phase,
             running_tasks: count(current.map_or(0, |current| current.running.len())),
             total_tasks: count(current.map_or(0, |current| current.workers.len())),
-            latest_checkpoint: self.state.latest().map(|latest| latest.id),
+            latest_checkpoint: self.state.newest_completed(),
             parallelism: current.map_or(0, |current| current.parallelism),
         }
     }
