@@ -94,7 +94,6 @@ impl Scenario for RestoreScenario {
                 "coordinator.scaled_down",
                 "state.rescaled",
                 "stream.in_flight.rescaled",
-                "stream.overtaken_replay",
                 "state.upload.reused",
             ]
             .into_iter()
