@@ -434,6 +434,69 @@ fn above(base: &Base) -> u64 {
 mod tests {
     use super::*;
 
+    fn entry(id: u64, savepoint: Option<&str>, status: EntryStatus) -> Entry {
+        let kind = match savepoint {
+            Some(directory) => history::Kind::Savepoint {
+                directory: directory.into(),
+                format: crate::checkpoint::barrier::SavepointFormat::Native,
+            },
+            None => history::Kind::Checkpoint { full: false },
+        };
+        Entry {
+            id: CheckpointId(id),
+            kind,
+            source: history::Source::Manual,
+            description: String::new(),
+            trigger_id: None,
+            job_version: 1,
+            epoch: 1,
+            triggered_unix_ms: 0,
+            status,
+        }
+    }
+
+    fn present(path: &str) -> EntryStatus {
+        let metadata = FileHandle { path: path.into(), len_bytes: 1, crc32c: 1 };
+        EntryStatus::Present(Present { metadata, completed_unix_ms: 1, state_bytes: 1, new_bytes: 1 })
+    }
+
+    fn new_job() -> JobState {
+        JobState::taken_over(None, ([127, 0, 0, 1], 1).into(), 100, 8, 1, Base::Newest)
+    }
+
+    #[test]
+    fn a_long_history_does_not_make_a_deletion_forget_its_files() {
+        let savepoint = entry(1, Some("job/savepoints/a"), present("job/savepoints/a/_metadata"));
+        let job = new_job().changed(&Change::Savepoint(Box::new(savepoint)));
+        let failed: Vec<Entry> =
+            (2..60).map(|id| entry(id, None, EntryStatus::Creating).failed("no", 1)).collect();
+        let job = job.noted(&failed, &BTreeSet::new());
+        let job = job.changed(&Change::Clear { id: CheckpointId(1), at_unix_ms: 2 });
+        assert_eq!(job.removals, ["job/savepoints/a"]);
+        let job = job.noted(&[], &["job/savepoints/a".to_owned()].into());
+        assert!(job.removals.is_empty() && job.check().is_ok());
+    }
+
+    #[test]
+    fn what_a_job_stopped_with_is_its_user_s_when_it_is_brought_back() {
+        let stop = entry(3, Some("s"), present("s/_metadata"));
+        let job = new_job().changed(&Change::Complete { entry: Box::new(stop), retain: 5, stops: true });
+        assert_eq!(job.status, Status::Stopping { savepoint: CheckpointId(3) });
+        let job = job.changed(&Change::End { status: Status::Cancelled, keep: true, at_unix_ms: 1 });
+        let checkpoint = job.retained[0].clone();
+        let origin = Origin { checkpoint, claim: Some(ClaimMode::Claim), allow_non_restored: false };
+        let job = job.changed(&Change::Start { base: Base::Origin(Box::new(origin)), ids: 4 });
+        assert_eq!(
+            (job.retained.len(), job.restore_point().map(|point| point.id)),
+            (0, Some(CheckpointId(3)))
+        );
+        let next = entry(101, None, present("job/chk-101/_metadata"));
+        let job = job.changed(&Change::Complete { entry: Box::new(next), retain: 5, stops: false });
+        assert_eq!(job.retained.len(), 1, "nothing refers to what was claimed");
+        assert_eq!(job.removals, ["s"]);
+        assert_eq!(job.history[0].status.to_string(), "cleared: newer ones took its place");
+    }
+
     #[test]
     fn what_stays_after_an_end_is_as_in_flink() {
         // FINISHED, CANCELED, FAILED as in `CheckpointRetentionPolicy` of Flink 1.20.1.

@@ -119,7 +119,7 @@ mod tests {
     fn relative_names_stay_inside_or_lead_out() {
         assert_eq!(within("job/chk-1", "a").as_deref(), Some("job/chk-1/a"));
         assert_eq!(within("job/chk-1", "x/../a").as_deref(), Some("job/chk-1/a"));
-        for out in ["../shared/a", "x/../../a", "/etc/passwd", "", ".", "a/.."] {
+        for out in ["../chk-2/a", "x/../../a", "/etc/passwd", "", ".", "a/.."] {
             assert_eq!(within("job/chk-1", out), None, "{out}");
         }
     }
