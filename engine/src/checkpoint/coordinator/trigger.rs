@@ -182,3 +182,53 @@ fn stop(request: &Request) -> Option<crate::checkpoint::barrier::Stop> {
         RequestKind::Checkpoint { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::checkpoint::assign::{VertexKind, VertexPlan};
+    use crate::checkpoint::barrier::SavepointFormat;
+    use crate::checkpoint::coordinator::{CheckpointConfig, Found};
+    use crate::checkpoint::job_state::Retention;
+    use crate::checkpoint::layout::Layout;
+    use crate::cluster::rpc::Attempt;
+
+    /// Nothing is committed with a savepoint and no failure restores from it: whoever takes them often must not stand in the
+    /// way of the checkpoints.
+    #[test]
+    fn savepoints_do_not_put_off_the_periodic_checkpoint() {
+        let config = CheckpointConfig {
+            interval: Duration::from_millis(10),
+            min_pause: Duration::from_millis(10),
+            timeout: Duration::from_secs(1),
+            tolerable_failures: 0,
+            retained: 1,
+            max_concurrent: 3,
+            alignment: Alignment::Aligned,
+            retention: Retention::Never,
+        };
+        let kind = VertexKind::Source { partitions: 1 };
+        let plan = vec![VertexPlan { uid: "source".into(), kind, max: None }];
+        let found = Found { job_version: 1, ids: 1..17, ..Found::default() };
+        let mut machine = Coordinator::new(Layout::new("job").unwrap(), config, plan, 8, found)
+            .expect("nothing is retained");
+        machine.start(Attempt { epoch: 1, number: 1 }, 1, 0, 0);
+        let mut periodic = 0;
+        for n in 1..=2u64 {
+            let kind = RequestKind::Savepoint { target: None, format: SavepointFormat::Native, stop: None };
+            let request = Request { trigger_id: n.to_string(), kind, description: String::new() };
+            machine.request(request, format!("s{n}")).expect("tasks run");
+            for decision in machine.tick(n * 6_000, 1) {
+                match decision {
+                    Decision::Begin(entry) => drop(machine.begun(entry.id, n * 6_000)),
+                    Decision::Trigger(_) => periodic += 1,
+                    _ => {}
+                }
+            }
+        }
+        periodic += machine.tick(12_000, 1).iter().filter(|d| matches!(d, Decision::Trigger(_))).count();
+        assert_eq!(periodic, 1, "due at 10 ms, whatever users ask for at 6 and 12");
+    }
+}
