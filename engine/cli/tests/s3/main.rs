@@ -177,10 +177,10 @@ async fn child_writes_the_register() {
     let mut newest: Option<Record> = None;
     for round in 1..=15 {
         let propose = |writer: &str| {
-            let previous = newest.as_ref().map(|record| &record.state);
+            let previous = newest.as_ref().map(|record| &*record.state);
             let leader = "127.0.0.1:1".parse().unwrap();
             let state = JobState::taken_over(previous, leader, 16, 8, 2, Base::Newest);
-            Record { version: round, writer: format!("{writer} {round}"), state }
+            Record { version: round, writer: format!("{writer} {round}"), state: Box::new(state) }
         };
         let (a, b) = (propose("a"), propose("b"));
         let outcomes =
