@@ -25,6 +25,8 @@ mod trigger;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cutwater_io::time::micros;
+
 use super::assign::VertexPlan;
 use super::barrier::{Barrier, Target};
 use super::history::{Entry, EntryStatus};
@@ -221,7 +223,7 @@ impl Coordinator {
             self.is_settled(),
             "a deployment starts after the fate of every checkpoint of the last is known"
         );
-        let (first, last) = (config::us(self.config.min_pause), self.config.base_interval_us());
+        let (first, last) = (micros(self.config.min_pause), self.config.base_interval_us());
         self.registry.forget_condemned();
         self.run = Some(Run {
             attempt,
@@ -372,7 +374,7 @@ impl Coordinator {
     }
 
     fn expiry_us(&self, pending: &Pending) -> u64 {
-        pending.triggered_us.saturating_add(config::us(self.config.timeout))
+        pending.triggered_us.saturating_add(micros(self.config.timeout))
     }
 
     fn what_is_missing(&self, id: CheckpointId) -> String {

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::history::{self, ClearedBy, Entry, EntryStatus, Present};
+use super::layout::Layout;
 use super::snapshot::{CheckpointId, FileHandle};
 
 /// How many directories may wait to be removed; beyond, the oldest is left to its user.
@@ -349,7 +350,7 @@ impl JobState {
             let is_it = |entry: &&Entry| entry.location() == Some(location);
             let ids = self.history.iter().filter(is_it).map(|entry| entry.id).collect();
             history::clear(&mut self.history, &ids, by, at_unix_ms);
-            let directory = location.strip_suffix("/_metadata").map(str::to_owned);
+            let directory = Layout::directory_of(location).map(str::to_owned);
             self.remove(directory.as_deref());
         }
     }

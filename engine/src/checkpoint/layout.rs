@@ -122,6 +122,11 @@ impl Layout {
         format!("{directory}/{METADATA}")
     }
 
+    /// The directory of a checkpoint or savepoint, by its metadata; `None` if that has another name.
+    pub fn directory_of(metadata: &str) -> Option<&str> {
+        metadata.strip_suffix(METADATA)?.strip_suffix('/')
+    }
+
     /// The directory of a new savepoint: under `target`, or where the job has its own. `unique` is 12 hexadecimal digits.
     pub fn savepoint(&self, target: Option<&str>, unique: &str) -> String {
         let job: String = self.job.chars().take(6).collect();

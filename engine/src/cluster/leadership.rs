@@ -10,6 +10,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use cutwater_io::time::micros;
+
 use crate::checkpoint::log::Record;
 
 /// See the module.
@@ -50,7 +52,7 @@ pub enum Move {
 impl Leadership {
     /// A candidate at `own_address`. `jitter` is any number.
     pub fn new(own_address: SocketAddr, lease: Duration, jitter: u64, now_us: u64) -> Leadership {
-        let lease_us = u64::try_from(lease.as_micros()).unwrap_or(u64::MAX / 4).clamp(1, u64::MAX / 4);
+        let lease_us = micros(lease).max(1);
         Leadership {
             own_address,
             lease_us,

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cutwater_io::time::micros;
 use cutwater_io::{buggify, point, sometimes, time};
 use tokio::sync::{mpsc, oneshot};
 
@@ -258,7 +259,7 @@ impl Commit {
             if is_stalled_now {
                 let counters = &self.shared.files.counters;
                 counters.stalls.add(1);
-                counters.stalled_us.add(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+                counters.stalled_us.add(micros(began.elapsed()));
             }
             self.rotate(Some(full)).await?;
         }

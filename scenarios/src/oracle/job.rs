@@ -120,7 +120,7 @@ impl JobOracle {
         }
         self.objects.insert(path.into(), content);
         match object {
-            Object::Metadata { .. } | Object::Savepoint { .. } if path.ends_with("/_metadata") => {
+            Object::Metadata { .. } | Object::Savepoint { .. } if Layout::directory_of(path).is_some() => {
                 let decoded = metadata::decode(bytes, path).map_err(|error| {
                     Violation::new("restorable", "metadata is written whole").of("metadata").found(error)
                 })?;

@@ -78,6 +78,11 @@ pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output,
     imp::timeout(limit, future).await
 }
 
+/// A duration in whole microseconds: at most a quarter of what the type holds, so that it can be added to a moment.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).min(u64::MAX / 4)
+}
+
 /// Models CPU work that the simulation would otherwise take for free: that long passes on this node. Nothing in a real
 /// build, where the work itself takes the time.
 pub async fn charge(cpu: Duration) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cutwater_io::time::micros;
+
 use clap::{Args, ValueEnum};
 use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
@@ -65,9 +67,7 @@ impl CheckpointOptions {
             max_concurrent: self.max_concurrent,
             alignment: match self.aligned_timeout {
                 _ if self.unaligned => Alignment::Unaligned,
-                Some(timeout) => Alignment::AlignedFor {
-                    timeout_us: u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX),
-                },
+                Some(timeout) => Alignment::AlignedFor { timeout_us: micros(timeout) },
                 None => Alignment::Aligned,
             },
             retention: match self.retention {

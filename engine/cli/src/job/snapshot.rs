@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use cutwater_engine::checkpoint::barrier::{SavepointFormat, Stop};
 use cutwater_engine::checkpoint::history::{Entry, EntryStatus, Kind};
+use cutwater_engine::checkpoint::layout::Layout;
 use cutwater_engine::checkpoint::request::{Request, RequestKind};
 use cutwater_engine::checkpoint::snapshot::CheckpointId;
 use cutwater_engine::cluster::client::Client;
@@ -143,7 +144,7 @@ async fn ask(asked: &Asked, kind: RequestKind) -> Result<(), Failure> {
     let entry = outcome(&client, &trigger_id).await?;
     match entry.location() {
         Some(metadata) => {
-            let place = metadata.strip_suffix("/_metadata").unwrap_or(metadata);
+            let place = Layout::directory_of(metadata).unwrap_or(metadata);
             tell(&format!("{} {} is complete: {place}", kind_of(&entry), entry.id));
             Ok(())
         }

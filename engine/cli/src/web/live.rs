@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use cutwater_engine::checkpoint::barrier::{Alignment, SavepointFormat, Stop};
 use cutwater_engine::checkpoint::history::{self, Entry, EntryStatus, Kind};
 use cutwater_engine::checkpoint::job_state::{ClaimMode, Retention};
+use cutwater_engine::checkpoint::layout::Layout;
 use cutwater_engine::checkpoint::request::{Request, RequestKind};
 use cutwater_engine::checkpoint::snapshot::CheckpointId;
 use cutwater_engine::cluster::client::{Client, ClientError};
@@ -49,7 +50,7 @@ impl Live {
     }
 
     fn location(&self, metadata: &str) -> String {
-        let directory = metadata.strip_suffix("/_metadata").unwrap_or(metadata);
+        let directory = Layout::directory_of(metadata).unwrap_or(metadata);
         format!("{}/{directory}", self.objects_url)
     }
 

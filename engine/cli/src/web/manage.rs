@@ -3,6 +3,7 @@
 //! A savepoint is disposed of as in Flink, by its path and with a trigger to ask about, though it has happened when the request is
 //! answered. The server remembers nothing: the trigger *is* the number of the savepoint, and the list says what became of it.
 
+use cutwater_engine::checkpoint::layout::Layout;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -83,7 +84,7 @@ pub(super) async fn disposed(State(view): View, Path(trigger): Path<String>) -> 
 fn is_at(checkpoint: &Checkpoint, storage: &str, path: &str) -> bool {
     let Some(location) = &checkpoint.location else { return false };
     let path = path.trim_end_matches('/');
-    let path = path.strip_suffix("/_metadata").unwrap_or(path);
+    let path = Layout::directory_of(path).unwrap_or(path);
     let is_url = match path.strip_prefix("file:") {
         // One slash and three mean the same.
         Some(rest) => location.strip_prefix("file://") == Some(&format!("/{}", rest.trim_start_matches('/'))),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cutwater_io::time::micros;
+
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::barrier::Alignment;
@@ -47,10 +49,6 @@ impl CheckpointConfig {
     }
 
     pub(super) fn base_interval_us(&self) -> u64 {
-        us(self.interval).max(us(self.min_pause))
+        micros(self.interval).max(micros(self.min_pause))
     }
-}
-
-pub(super) fn us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
 }

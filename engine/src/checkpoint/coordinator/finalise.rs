@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cutwater_io::time::micros;
+
 use super::files::{Retained, all_files, own_paths, shared_paths};
 use super::pending::{Pending, Phase};
-use super::{Coordinator, Decision, Failure, config};
+use super::{Coordinator, Decision, Failure};
 use crate::checkpoint::barrier::Target;
 use crate::checkpoint::history::{Entry, EntryStatus, Present};
 use crate::checkpoint::layout::{Layout, Object};
@@ -209,7 +211,7 @@ impl Coordinator {
         cutwater_io::sometimes!(points::CLAIMED_DELETED, self.origin.is_some());
         if let Some(run) = self.run.as_mut().filter(|run| run.attempt == pending.attempt) {
             run.failures = 0;
-            run.next_periodic_us = run.next_periodic_us.max(now_us + config::us(self.config.min_pause));
+            run.next_periodic_us = run.next_periodic_us.max(now_us + micros(self.config.min_pause));
             if let Some(last) = run.last_stage.as_mut().filter(|last| last.from <= id) {
                 last.done.get_or_insert(id);
             }

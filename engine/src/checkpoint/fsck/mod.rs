@@ -29,6 +29,7 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
 use super::read::{self, ReadError};
 use super::snapshot::{FileHandle, Segment};
+use crate::checkpoint::layout::Layout;
 use crate::flink;
 pub use located::{Located, Moved};
 pub use report::{Checkpoint, Content, Damage, Orphan, Report, Wrong};
@@ -72,7 +73,7 @@ pub async fn check(at: &Located, moved: &[Moved]) -> Result<Report, FsckError> {
         metadata(at, moved, &path, bytes, &mut files, &mut report).await?;
         return Ok(report.counted(&files));
     }
-    let named = join(&path, "_metadata");
+    let named = Layout::metadata_in(&path);
     if let Some(bytes) = read::get(&*at.store, &named).await? {
         let mut report = Report::default();
         metadata(at, moved, &named, bytes, &mut files, &mut report).await?;
@@ -87,7 +88,7 @@ pub async fn check(at: &Located, moved: &[Moved]) -> Result<Report, FsckError> {
         return Ok(ours::job(at, &path, &top, &mut files).await?.counted(&files));
     }
     let is_metadata = |name: &str| {
-        inside(name).is_some_and(|name| name.starts_with("chk-") && name.ends_with("/_metadata"))
+        inside(name).is_some_and(|name| name.starts_with("chk-") && Layout::directory_of(&name).is_some())
     };
     let found: Vec<&String> = top.keys().filter(|name| is_metadata(name)).collect();
     if found.is_empty() {

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use cutwater_io::time::micros;
+
 use super::connections::ConnectionId;
 use crate::checkpoint::assign::{VertexKind, VertexPlan, key_group_range, restore_all};
 use crate::checkpoint::snapshot::{CheckpointId, CheckpointMetadata};
@@ -77,13 +79,13 @@ impl Cluster {
 
     /// Workers that have been silent for too long.
     pub fn silent(&self, timeout: Duration, now_us: u64) -> Vec<ConnectionId> {
-        let silent = |worker: &&Worker| worker.last_heard_us.saturating_add(timeout_us(timeout)) <= now_us;
+        let silent = |worker: &&Worker| worker.last_heard_us.saturating_add(micros(timeout)) <= now_us;
         self.workers.values().filter(silent).map(|worker| worker.connection).collect()
     }
 
     /// When the next worker will have been silent for too long.
     pub fn next_silence_us(&self, timeout: Duration) -> Option<u64> {
-        self.workers.values().map(|worker| worker.last_heard_us.saturating_add(timeout_us(timeout))).min()
+        self.workers.values().map(|worker| worker.last_heard_us.saturating_add(micros(timeout))).min()
     }
 
     /// All connections of workers.
@@ -244,10 +246,6 @@ impl Attempted {
     ) -> impl Iterator<Item = TaskId> + 'a {
         self.workers.keys().copied().filter(move |task| is(plan[usize::from(task.vertex)].kind))
     }
-}
-
-fn timeout_us(timeout: Duration) -> u64 {
-    u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

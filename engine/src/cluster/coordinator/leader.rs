@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cutwater_io::task::AbortOnDrop;
+use cutwater_io::time::micros;
 use cutwater_io::{entropy, reachable, sometimes, time};
 
 use super::connections::{ConnectionId, Connections};
@@ -503,10 +504,6 @@ impl Leader {
             settled_us: not_before_us + micros(self.context.config.slots_wait),
         };
     }
-}
-
-pub(super) fn micros(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
 }
 
 /// For people: the wall clock may be wrong.

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use cutwater_io::net::{Connection, Listener};
 use cutwater_io::task::{self, AbortOnDrop};
+use cutwater_io::time::micros;
 use cutwater_io::{buggify, entropy, objects, reachable, sometimes, time};
 use object_store::ObjectStore;
 use tokio::sync::mpsc;
@@ -365,8 +366,7 @@ impl Process {
                 tracing::warn!(%error, "what the job starts from cannot be read; trying again");
                 self.step_down();
                 if let Role::Candidate { look_at_us, .. } = &mut self.role {
-                    *look_at_us =
-                        Some(now_us() + leader::micros(self.context.config.restart_delay).max(1_000));
+                    *look_at_us = Some(now_us() + micros(self.context.config.restart_delay).max(1_000));
                 }
             }
             Err(error) => {

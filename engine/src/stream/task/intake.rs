@@ -75,7 +75,7 @@ impl Intake {
     pub(super) fn arrive(&mut self) -> Result<Option<Decision>, Error> {
         let Intake { input, aligner, recording, first, started } = self;
         let now = time::now();
-        let now_us = u64::try_from((now - *started).as_micros()).unwrap_or(u64::MAX);
+        let now_us = time::micros(now - *started);
         let decision = aligner.tick(now_us);
         if decision != Decision::default() {
             sometimes!(points::ALIGNMENT_TIMED_OUT, true);

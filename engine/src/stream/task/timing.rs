@@ -9,9 +9,8 @@
 //! *Not measured*: the time from the trigger to the first barrier, which would compare clocks of two machines.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use cutwater_io::time::{self, Instant};
+use cutwater_io::time::{self, Instant, micros};
 
 use crate::checkpoint::snapshot::CheckpointId;
 use crate::cluster::console::PartTimes;
@@ -74,13 +73,10 @@ impl Timing {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[cfg(not(madsim))]
     fn start() -> Instant {

@@ -3,10 +3,11 @@
 //! A message about a task counts only if the task is one of the current attempt and the message comes from where it runs.
 
 use cutwater_io::entropy;
+use cutwater_io::time::micros;
 
 use super::details::weigh_new;
 use super::requests::refused;
-use super::{Flight, Leader, Stage, micros, unix_ms};
+use super::{Flight, Leader, Stage, unix_ms};
 use crate::checkpoint::coordinator::Acknowledged;
 use crate::checkpoint::job_state::{Change, Status};
 use crate::checkpoint::snapshot::{CheckpointId, SubtaskState};
@@ -44,6 +45,55 @@ impl Leader {
                     connections.send(from, &FromCoordinator::Pong { epoch: self.state.epoch });
                 }
             }
+            ToCoordinator::Running { attempt, task }
+            | ToCoordinator::Acknowledge { attempt, task, .. }
+            | ToCoordinator::Decline { attempt, task, .. }
+            | ToCoordinator::Failed { attempt, task, .. }
+            | ToCoordinator::Exhausted { attempt, task }
+            | ToCoordinator::Committed { attempt, task, .. } => {
+                if self.runs(from, attempt, task) {
+                    self.of_task(message, connections);
+                }
+            }
+            message => self.of_user(from, message, connections),
+        }
+    }
+
+    /// A task of the current attempt reports.
+    fn of_task(&mut self, message: ToCoordinator, connections: &mut Connections) {
+        match message {
+            ToCoordinator::Running { attempt, task } => self.running(attempt, task),
+            ToCoordinator::Acknowledge { attempt, checkpoint, task, state, times } => {
+                self.weigh(attempt, checkpoint, task, &state, times);
+                let (outcome, decisions) =
+                    self.machine().acknowledge(attempt, checkpoint, task, state, unix_ms());
+                if let Acknowledged::Refused(reason) = outcome {
+                    tracing::warn!(%checkpoint, reason, "acknowledgement refused");
+                }
+                self.execute(decisions, connections);
+            }
+            ToCoordinator::Decline { attempt, checkpoint, task, reason } => {
+                let reason = format!("{task} declined: {reason}");
+                let decisions = self.machine().decline(attempt, checkpoint, &reason, unix_ms());
+                self.execute(decisions, connections);
+            }
+            ToCoordinator::Failed { task, reason, .. } => {
+                self.restart.get_or_insert(format!("{task} failed: {reason}"));
+            }
+            ToCoordinator::Exhausted { attempt, task } => self.exhausted(attempt, task),
+            ToCoordinator::Committed { attempt, checkpoint, task } => {
+                if let Some(current) = self.cluster.current_mut(attempt) {
+                    let newest = current.committed.entry(task).or_insert(checkpoint);
+                    *newest = checkpoint.max(*newest);
+                }
+            }
+            other => unreachable!("not of a task: {other:?}"),
+        }
+    }
+
+    /// A user asks for something.
+    fn of_user(&mut self, from: ConnectionId, message: ToCoordinator, connections: &mut Connections) {
+        match message {
             ToCoordinator::GetStatus => {
                 connections.send(from, &FromCoordinator::Status(self.status()));
             }
@@ -80,43 +130,7 @@ impl Leader {
                     connections.send(from, &refused(reason));
                 }
             }
-            ToCoordinator::Running { attempt, task } => self.running(from, attempt, task),
-            ToCoordinator::Acknowledge { attempt, checkpoint, task, state, times } => {
-                if self.runs(from, attempt, task) {
-                    self.weigh(attempt, checkpoint, task, &state, times);
-                    let (outcome, decisions) =
-                        self.machine().acknowledge(attempt, checkpoint, task, state, unix_ms());
-                    if let Acknowledged::Refused(reason) = outcome {
-                        tracing::warn!(%checkpoint, reason, "acknowledgement refused");
-                    }
-                    self.execute(decisions, connections);
-                }
-            }
-            ToCoordinator::Decline { attempt, checkpoint, task, reason } => {
-                if self.runs(from, attempt, task) {
-                    let decisions = self.machine().decline(
-                        attempt,
-                        checkpoint,
-                        &format!("{task} declined: {reason}"),
-                        unix_ms(),
-                    );
-                    self.execute(decisions, connections);
-                }
-            }
-            ToCoordinator::Failed { attempt, task, reason } => {
-                if self.runs(from, attempt, task) {
-                    self.restart.get_or_insert(format!("{task} failed: {reason}"));
-                }
-            }
-            ToCoordinator::Exhausted { attempt, task } => self.exhausted(from, attempt, task),
-            ToCoordinator::Committed { attempt, checkpoint, task } => {
-                if self.runs(from, attempt, task)
-                    && let Some(current) = self.cluster.current_mut(attempt)
-                {
-                    let newest = current.committed.entry(task).or_insert(checkpoint);
-                    *newest = checkpoint.max(*newest);
-                }
-            }
+            other => unreachable!("not of a user: {other:?}"),
         }
     }
 
@@ -160,9 +174,9 @@ impl Leader {
         current.is_some_and(|current| current.workers.get(&task) == Some(&from))
     }
 
-    fn running(&mut self, from: ConnectionId, attempt: Attempt, task: TaskId) {
+    fn running(&mut self, attempt: Attempt, task: TaskId) {
         // Of a job whose end is on its way nothing is begun any more.
-        if self.ending || !self.runs(from, attempt, task) {
+        if self.ending {
             return;
         }
         let Some(current) = self.cluster.current_mut(attempt) else { return };
@@ -179,13 +193,11 @@ impl Leader {
         }
     }
 
-    fn exhausted(&mut self, from: ConnectionId, attempt: Attempt, task: TaskId) {
-        if self.runs(from, attempt, task) {
-            if let Some(current) = self.cluster.current_mut(attempt) {
-                current.exhausted.insert(task);
-            }
-            self.request_last_if_exhausted();
+    fn exhausted(&mut self, attempt: Attempt, task: TaskId) {
+        if let Some(current) = self.cluster.current_mut(attempt) {
+            current.exhausted.insert(task);
         }
+        self.request_last_if_exhausted();
     }
 
     /// A source may be exhausted before another task runs: then this waits for it.

@@ -3,9 +3,10 @@
 //! A request that was taken is answered at once, and found again by its trigger id; asking twice under one id asks once. One
 //! that changes the register is answered when the change is durable. Everything else is refused with the reason.
 
+use cutwater_io::time::micros;
 use cutwater_io::{entropy, reachable};
 
-use super::{Leader, Stage, micros, points, unix_ms};
+use super::{Leader, Stage, points, unix_ms};
 use crate::checkpoint::coordinator::ID_BLOCK;
 use crate::checkpoint::history::{Entry, EntryStatus};
 use crate::checkpoint::job_state::{Base, Change, ClaimMode, CompletedCheckpoint, Origin, Status};
@@ -218,7 +219,10 @@ impl Leader {
                 return Err(format!("checkpoint {} is {}", entry.id, entry.status));
             }
         }
-        let metadata = if path.ends_with("/_metadata") { path.to_owned() } else { Layout::metadata_in(path) };
+        let metadata = match Layout::directory_of(path) {
+            Some(_) => path.to_owned(),
+            None => Layout::metadata_in(path),
+        };
         match self.context.layout.parse(&metadata) {
             Some(Object::Metadata { checkpoint }) if self.retained_at(path).is_none() => {
                 Err(format!("checkpoint {checkpoint} is not one of those that the job retains"))
@@ -272,7 +276,7 @@ fn plain(path: &str) -> Result<String, String> {
 
 /// True if `path` is the metadata object or its directory.
 fn is_at(metadata: &str, path: &str) -> bool {
-    metadata == path || metadata.strip_prefix(path).is_some_and(|rest| rest == "/_metadata")
+    metadata == path || Layout::directory_of(metadata) == Some(path)
 }
 
 pub(super) fn refused(reason: String) -> FromCoordinator {

@@ -4,8 +4,9 @@
 //! seen to be whole. A checkpoint that cannot be read is never passed over for an older one.
 
 use cutwater_io::sometimes;
+use cutwater_io::time::micros;
 
-use super::{Leader, Stage, micros, points, unix_ms};
+use super::{Leader, Stage, points, unix_ms};
 use crate::checkpoint::coordinator::{Coordinator, Found, ID_BLOCK};
 use crate::checkpoint::job_state::Status;
 use crate::checkpoint::snapshot::CheckpointMetadata;

@@ -1,10 +1,11 @@
 //! When it is looked for objects that nobody owns; [`crate::checkpoint::sweep`] says which those are.
 
+use cutwater_io::time::micros;
 use std::collections::BTreeSet;
 
 use cutwater_io::{buggify, sometimes};
 
-use super::{Leader, Stage, micros, points};
+use super::{Leader, Stage, points};
 use crate::checkpoint::{points as checkpoint_points, sweep};
 use crate::cluster::coordinator::io;
 use crate::cluster::coordinator::now_us;

@@ -1,13 +1,11 @@
 //! A store that is only looked at: it shows what opening it would recover, and leaves every byte as it was. In both builds.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use common::block_on;
+use crate::common::block_on;
 use cutwater_engine::store::{
     Error, FamilyOptions, Options, ReadOnlyOptions, ReadOnlyStore, Store, WriteBatch, WriteOptions,
 };

@@ -1,11 +1,9 @@
 //! Compaction filters: what is removed stays away, what is changed is changed once, and no snapshot sees any of it.
 #![cfg(not(madsim))]
 
-mod common;
-
 use std::sync::{Arc, Mutex};
 
-use common::block_on;
+use crate::common::block_on;
 use cutwater_engine::store::{
     CompactionFilter, Decision, FamilyOptions, FilterWith, Options, Snapshot, Store, Ttl, Verified,
     WriteOptions,

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 
 use cutwater_engine::store::{Error, Options, Store, WriteOptions};
 
-#[path = "common/rocksdb.rs"]
-mod rocksdb;
-use rocksdb::{db_arg, judge, tool};
+use crate::rocksdb::{db_arg, judge, tool};
 
 const SYNC: WriteOptions = WriteOptions { sync: true, disable_wal: false };
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };

@@ -1,5 +1,6 @@
 //! The checkpoint coordinator, driven purely: random facts in any order, and after each decision the invariants.
 
+use crate::common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -16,8 +17,6 @@ use cutwater_engine::checkpoint::request::{Request, RequestKind};
 use cutwater_engine::checkpoint::snapshot::*;
 use cutwater_engine::cluster::rpc::{Attempt, TaskId};
 use proptest::prelude::*;
-
-mod common;
 
 const MAX_PARALLELISM: u16 = 8;
 const ATTEMPT: Attempt = Attempt { epoch: 1, number: 1 };

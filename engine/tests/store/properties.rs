@@ -2,14 +2,11 @@
 //! installed.
 #![cfg(not(madsim))]
 
+use crate::rocksdb;
 use cutwater_engine::store::{
     FamilyOptions, IngestOptions, Options, PROPERTIES, Statistics, Store, TableInfo, TableWriter,
     WriteOptions,
 };
-
-#[path = "common/rocksdb.rs"]
-#[expect(dead_code, reason = "only properties are asked for")]
-mod rocksdb;
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 const SYNCED: WriteOptions = WriteOptions { sync: true, disable_wal: false };

@@ -7,9 +7,7 @@ use std::path::Path;
 
 use cutwater_engine::store::{Compression, Family, FamilyOptions, Options, Store, WriteBatch, WriteOptions};
 
-#[path = "common/rocksdb.rs"]
-mod rocksdb;
-use rocksdb::{db_arg, families_by_rocksdb, judge, tool};
+use crate::rocksdb::{db_arg, families_by_rocksdb, judge, tool};
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };
 

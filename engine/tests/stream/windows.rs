@@ -1,10 +1,8 @@
 //! Windows and joins: what fires, when, once; what merges; what comes too late.
 
-mod common;
-
 use std::path::PathBuf;
 
-use common::block_on;
+use crate::common::block_on;
 use cutwater_engine::stream::graph::JobGraph;
 use cutwater_engine::stream::harness::Harness;
 use cutwater_engine::stream::job::Job;

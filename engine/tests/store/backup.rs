@@ -3,13 +3,11 @@
 #![cfg(not(madsim))]
 #![expect(clippy::disallowed_methods, reason = "files are damaged, and listed, behind the engine's back")]
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use common::block_on;
+use crate::common::block_on;
 use cutwater_engine::store::{Backup, Backups, Error, FamilyOptions, Options, Store, WriteOptions};
 
 fn options() -> Options {

@@ -1,9 +1,7 @@
 //! Blob files that are mostly garbage go without anybody asking for it, if that is wanted.
 #![cfg(not(madsim))]
 
-mod common;
-
-use common::block_on;
+use crate::common::block_on;
 use cutwater_engine::store::{FamilyOptions, Options, Store, Verified, WriteOptions};
 
 const LOGGED: WriteOptions = WriteOptions { sync: false, disable_wal: false };

@@ -1,5 +1,6 @@
 //! The register of a job on an object store that fails in all the ways that leave a writer in doubt.
 
+use crate::common;
 use cutwater_engine::checkpoint::job_state::{Base, CompletedCheckpoint, JobState};
 use cutwater_engine::checkpoint::layout::Layout;
 use cutwater_engine::checkpoint::log::{KEEP_VERSIONS, Outcome, Record, encode_record};
@@ -11,10 +12,7 @@ use cutwater_io::objects::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use std::time::Duration;
 
-mod common;
-#[path = "common/flaky.rs"]
-mod flaky;
-use flaky::{Fault, Flaky};
+use crate::flaky::{Fault, Flaky};
 
 fn layout() -> Layout {
     Layout::new("job").unwrap()

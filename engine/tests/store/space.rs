@@ -14,9 +14,7 @@ use cutwater_io::sim::disk::Disk;
 use cutwater_io::sim::{Draw, Key, NodeId, Survivors};
 use cutwater_io::time;
 
-#[path = "common/simulated.rs"]
-mod simulated;
-use simulated::simulate;
+use crate::simulated::simulate;
 
 const DB: &str = "/db";
 const NODE: NodeId = NodeId(1);

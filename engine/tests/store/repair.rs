@@ -2,20 +2,15 @@
 #![cfg(not(madsim))]
 #![expect(clippy::disallowed_methods, reason = "what is on the disk is damaged behind the engine's back")]
 
-mod common;
-#[path = "common/rocksdb.rs"]
-#[expect(dead_code, reason = "RocksDB is only asked whether it accepts the directory")]
-mod rocksdb;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::block_on;
+use crate::common::block_on;
+use crate::rocksdb::{db_arg, tool};
 use cutwater_engine::store::{
     Append, FamilyOptions, MergeWith, Options, ReadOnlyStore, Repaired, Store, WriteBatch, WriteOptions,
     repair,
 };
-use rocksdb::{db_arg, tool};
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
