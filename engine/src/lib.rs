@@ -6,6 +6,7 @@
 //! - [`checkpoint`]: the coordinator of checkpoints: trigger, registry, completed checkpoints, restore.
 //! - [`flink`]: a reader of what checkpoints of Apache Flink are made of.
 //! - [`cluster`]: the processes: coordinator candidates and workers, and how they talk.
+//! - [`tables`]: partitioned, replicated, transactional tables.
 //!
 //! Everything here touches the world only through `cutwater-io`, and so runs both on real machines and inside the
 //! simulation.
@@ -17,3 +18,4 @@ pub mod points;
 pub mod state;
 pub mod store;
 pub mod stream;
+pub mod tables;
