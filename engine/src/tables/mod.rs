@@ -9,3 +9,4 @@
 pub mod entry;
 pub mod ids;
 pub mod rows;
+pub mod snapshot;
