@@ -8,5 +8,7 @@
 
 pub mod entry;
 pub mod ids;
+pub mod partition;
+pub mod replica;
 pub mod rows;
 pub mod snapshot;
