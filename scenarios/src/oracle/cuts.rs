@@ -75,6 +75,9 @@ struct Side {
     participants: BTreeSet<PartitionId>,
 }
 
+type FactsOf = BTreeMap<PartitionId, Facts>;
+type Sides = BTreeMap<TxId, Side>;
+
 impl Cuts {
     /// Nothing is known yet.
     pub fn new() -> Cuts {
@@ -215,7 +218,7 @@ impl Cuts {
         Ok(())
     }
 
-    fn judged(&self) -> Result<(BTreeMap<PartitionId, Facts>, BTreeMap<TxId, Side>), Violation> {
+    fn judged(&self) -> Result<(FactsOf, Sides), Violation> {
         let facts = self.logs.iter().map(|(partition, log)| Ok((*partition, log.facts(*partition)?)));
         let facts = facts.collect::<Result<BTreeMap<_, _>, Violation>>()?;
         let sides = sides(&facts)?;
@@ -227,11 +230,7 @@ impl Cuts {
     }
 
     /// What partitions say was before their cuts is what their logs say.
-    fn judge_settled(
-        &self,
-        facts: &BTreeMap<PartitionId, Facts>,
-        sides: &BTreeMap<TxId, Side>,
-    ) -> Result<(), Violation> {
+    fn judge_settled(&self, facts: &FactsOf, sides: &Sides) -> Result<(), Violation> {
         let wrong = |tx: &TxId, side: &Side, partition: PartitionId, cut: CutId, found: &str| {
             Err(violation("a partition counts to a cut what is before it")
                 .expected(format!(
@@ -259,7 +258,7 @@ impl Cuts {
     }
 
     /// The highest cut that the client knows something after, once it is answered.
-    fn knows(&self, tx: &TxId, told: &Told, sides: &BTreeMap<TxId, Side>) -> CutId {
+    fn knows(&self, tx: &TxId, told: &Told, sides: &Sides) -> CutId {
         told.saw
             .iter()
             .chain([tx])
@@ -270,7 +269,7 @@ impl Cuts {
     }
 
     /// Each transaction against what it saw, and against the times of the cuts.
-    fn judge_clients(&self, sides: &BTreeMap<TxId, Side>) -> Result<(), Violation> {
+    fn judge_clients(&self, sides: &Sides) -> Result<(), Violation> {
         for (tx, told) in &self.told {
             let own = sides.get(tx).map(|side| side.generation);
             let seen = told.saw.iter().filter_map(|seen| Some((seen, sides.get(seen)?.generation)));
@@ -310,7 +309,7 @@ impl Cuts {
     }
 
     /// Nobody who begins after somebody was told of anything after a cut is before it.
-    fn judge_real_time(&self, sides: &BTreeMap<TxId, Side>) -> Result<(), Violation> {
+    fn judge_real_time(&self, sides: &Sides) -> Result<(), Violation> {
         let is_done = |told: &Told| told.outcome == Outcome::Done;
         let done = self.told.iter().filter(|(_, told)| is_done(told));
         let mut ends: Vec<(u64, CutId, TxId)> = done
@@ -346,7 +345,7 @@ impl Cuts {
 }
 
 /// What the logs say of each committed transaction: the same everywhere, and as it was decided.
-fn sides(facts: &BTreeMap<PartitionId, Facts>) -> Result<BTreeMap<TxId, Side>, Violation> {
+fn sides(facts: &FactsOf) -> Result<Sides, Violation> {
     let mut sides: BTreeMap<TxId, Side> = BTreeMap::new();
     let mut aborted: BTreeMap<TxId, PartitionId> = BTreeMap::new();
     let all =
@@ -376,7 +375,7 @@ fn sides(facts: &BTreeMap<PartitionId, Facts>) -> Result<BTreeMap<TxId, Side>, V
 }
 
 /// Who prepared after a mark is not before its cut; nor is who read or replaced what is after it.
-fn judge_log(partition: PartitionId, facts: &Facts, sides: &BTreeMap<TxId, Side>) -> Result<(), Violation> {
+fn judge_log(partition: PartitionId, facts: &Facts, sides: &Sides) -> Result<(), Violation> {
     for (tx, mark) in &facts.prepared {
         if let Some(side) = sides.get(tx).filter(|side| side.generation < *mark) {
             return Err(violation("what is prepared after the mark of a cut is after the cut")

@@ -4,7 +4,12 @@
 //! document that is written last. See `docs/snapshots.md`.
 
 pub mod chain;
+pub mod check;
+pub mod create;
 pub mod document;
+pub mod files;
 pub mod fold;
 pub mod layout;
+pub mod objects;
+pub mod operation;
 pub mod segment;

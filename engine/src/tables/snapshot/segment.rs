@@ -163,6 +163,8 @@ pub struct Writer<I: Item> {
     items: u64,
     blocks: u64,
     range: Option<(I::Place, I::Place)>,
+    /// Where the file before it ended.
+    before: Option<I::Place>,
 }
 
 impl<I: Item> Default for Writer<I> {
@@ -170,7 +172,7 @@ impl<I: Item> Default for Writer<I> {
         let mut file = BytesMut::new();
         file.put_slice(&I::MAGIC);
         file.put_u16_le(VERSION);
-        Writer { file, block: Vec::new(), items: 0, blocks: 0, range: None }
+        Writer { file, block: Vec::new(), items: 0, blocks: 0, range: None, before: None }
     }
 }
 
@@ -193,18 +195,25 @@ impl<I: Item> Writer<I> {
             return Err(Unwritable::TooLong { len_bytes });
         }
         let place = item.place();
+        let before = self.range.as_ref().map(|(_, last)| last).or(self.before.as_ref());
+        assert!(before.is_none_or(|before| I::follows(before, &place)), "{place:?} after {before:?}");
         match &mut self.range {
             None => self.range = Some((place.clone(), place)),
-            Some((_, last)) => {
-                assert!(I::follows(last, &place), "{place:?} after {last:?}");
-                *last = place;
-            }
+            Some((_, last)) => *last = place,
         }
         self.items += 1;
         if self.block.len() >= BLOCK_BYTES {
             self.close_block();
         }
         Ok(())
+    }
+
+    /// For the file that goes on from this one.
+    pub fn next_file(&self) -> Writer<I> {
+        Writer {
+            before: self.range.as_ref().map(|(_, last)| last.clone()).or_else(|| self.before.clone()),
+            ..Writer::default()
+        }
     }
 
     /// True if it has any items.
