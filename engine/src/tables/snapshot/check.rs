@@ -151,7 +151,9 @@ fn sort_out<'a>(
     for path in listed {
         match objects.layout().parse(path) {
             None => report.foreign.push(path.clone()),
-            Some(Object::File { .. }) if !named.contains(path.as_str()) => report.orphans.push(path.clone()),
+            Some(Object::File { .. } | Object::Draft { .. }) if !named.contains(path.as_str()) => {
+                report.orphans.push(path.clone());
+            }
             Some(_) => {}
         }
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/NAME/<cut>/<table>-<partition>-<u>.rows              rows of a partition at a cut
 //! <root>/NAME/<cut>/<table>-<partition>-<u>.log               entries of a partition between two cuts
+//! <root>/NAME/<cut>/draft-<u>                                 a document on its way to its name
 //! <root>/NAME/SNAPSHOT                                        the document of the full snapshot
 //! <root>/NAME/increments/<0000000000000001>/INCREMENT         the document of an increment
 //! ```
@@ -18,6 +19,7 @@ const SNAPSHOT: &str = "SNAPSHOT";
 /// Of an increment.
 const INCREMENT: &str = "INCREMENT";
 const INCREMENTS: &str = "increments";
+const DRAFT: &str = "draft";
 /// Digits of an increment's number, as Ignite has it.
 const NUMBER_DIGITS: usize = 16;
 /// The longest name of a snapshot.
@@ -81,6 +83,11 @@ pub enum Object {
     Increment {
         /// From 1.
         number: u64,
+    },
+    /// A document on its way to its name.
+    Draft {
+        /// Of which cut.
+        cut: CutId,
     },
     /// A file of a partition.
     File {
@@ -147,6 +154,11 @@ impl Layout {
         format!("{}/{partition}-{unique}.{}", self.cut_prefix(cut), content.extension())
     }
 
+    /// A document on its way to its name. `unique` as for a file.
+    pub fn draft(&self, cut: CutId, unique: &str) -> String {
+        format!("{}/{DRAFT}-{unique}", self.cut_prefix(cut))
+    }
+
     /// What `path` is; `None` if this layout could not have built it.
     pub fn parse(&self, path: &str) -> Option<Object> {
         let path = path.strip_prefix(&self.prefix())?.strip_prefix('/')?;
@@ -159,15 +171,16 @@ impl Layout {
             return (name == INCREMENT).then_some(Object::Increment { number });
         }
         let cut = number(directory)?;
+        if let Some(unique) = name.strip_prefix(DRAFT).and_then(|rest| rest.strip_prefix('-')) {
+            return is_unique(unique).then_some(Object::Draft { cut });
+        }
         let (name, content) = [Content::Rows, Content::Log].into_iter().find_map(|content| {
             Some((name.strip_suffix(content.extension())?.strip_suffix('.')?, content))
         })?;
         let mut parts = name.split('-');
         let partition = PartitionId { table: number(parts.next()?)?, number: number(parts.next()?)? };
         let unique = parts.next()?;
-        let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        let is_unique = (1..=MAX_UNIQUE_BYTES).contains(&unique.len()) && unique.bytes().all(is_digit);
-        (is_unique && parts.next().is_none()).then_some(Object::File { cut, partition, content })
+        (is_unique(unique) && parts.next().is_none()).then_some(Object::File { cut, partition, content })
     }
 }
 
@@ -176,6 +189,11 @@ fn parse_increment(digits: &str) -> Option<u64> {
     let is_number = digits.len() >= NUMBER_DIGITS && digits.bytes().all(|b| b.is_ascii_digit());
     let is_canonical = digits.len() == NUMBER_DIGITS || !digits.starts_with('0');
     (is_number && is_canonical).then(|| digits.parse().ok())?.filter(|number| *number > 0)
+}
+
+fn is_unique(unique: &str) -> bool {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    (1..=MAX_UNIQUE_BYTES).contains(&unique.len()) && unique.bytes().all(is_digit)
 }
 
 /// A decimal number as `format!` writes it: no sign, no leading zeros.
@@ -206,6 +224,7 @@ mod tests {
             let partition = PartitionId { table, number: partition };
             let pairs = [
                 (layout.document(0), Object::Snapshot),
+                (layout.draft(cut, &unique), Object::Draft { cut }),
                 (layout.document(increment), Object::Increment { number: increment }),
                 (layout.file(cut, partition, content, &unique), Object::File { cut, partition, content }),
             ];
@@ -240,6 +259,8 @@ mod tests {
             "root/s/increments/0000000000000000/INCREMENT",
             "root/s/increments/00000000000000001/INCREMENT",
             "root/s/increments/0000000000000001/SNAPSHOT",
+            "root/s/1/draft-",
+            "root/s/1/draft-x",
             "root/s/01/1-1-a.rows",
             "root/s/1/1-1-.rows",
             "root/s/1/1-1-A.rows",

@@ -6,10 +6,12 @@
 pub mod chain;
 pub mod check;
 pub mod create;
+pub mod delete;
 pub mod document;
 pub mod files;
 pub mod fold;
 pub mod layout;
 pub mod objects;
 pub mod operation;
+pub mod restore;
 pub mod segment;

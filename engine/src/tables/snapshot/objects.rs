@@ -1,17 +1,20 @@
 //! Documents and listings of a snapshot in an object store: the edge that carries out what the machines decide.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cutwater_io::objects::Path;
-use cutwater_io::time;
+use cutwater_io::{entropy, time};
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use super::chain::Link;
+use super::create::Draft;
 use super::document::{self, Document, DocumentError};
 use super::layout::{Layout, Object};
 use crate::checkpoint::read::CALL_TIMEOUT;
+use crate::tables::ids::CutId;
 
 /// The longest document that is read, in bytes.
 const MAX_DOCUMENT_BYTES: u64 = 64 << 20;
@@ -80,10 +83,7 @@ impl Objects {
     /// # Errors
     /// If the store fails.
     pub async fn list(&self) -> Result<Vec<String>, StoreError> {
-        self.list_under(self.layout.prefix()).await
-    }
-
-    async fn list_under(&self, prefix: String) -> Result<Vec<String>, StoreError> {
+        let prefix = self.layout.prefix();
         let listed = self.store.list(Some(&Path::from(prefix.as_str())));
         let names = listed.map_ok(|meta| meta.location.to_string()).try_collect::<Vec<String>>();
         let mut names = call(&prefix, names).await?;
@@ -100,7 +100,7 @@ impl Objects {
         let numbers = names.iter().filter_map(|name| match self.layout.parse(name)? {
             Object::Snapshot => Some(0),
             Object::Increment { number } => Some(number),
-            Object::File { .. } => None,
+            Object::File { .. } | Object::Draft { .. } => None,
         });
         let mut numbers: Vec<u64> = numbers.collect();
         numbers.sort_unstable();
@@ -113,7 +113,66 @@ impl Objects {
     /// If the store fails.
     pub async fn document(&self, number: u64) -> Result<Found, StoreError> {
         let path = self.layout.document(number);
-        let location = Path::from(path.as_str());
+        let Some(bytes) = self.read(&path).await? else { return Ok(Found::Absent) };
+        Ok(match Document::decode(&self.layout, &path, &bytes) {
+            Ok(document) => Found::Document(Box::new(Link { document, xxh3: document::checksum(&bytes) })),
+            Err(error) => Found::Unusable(error),
+        })
+    }
+
+    /// Puts a document under a new name of its cut, and says where.
+    ///
+    /// # Errors
+    /// If the store fails: then it may be there, and is swept with what else no document names.
+    pub async fn put_draft(&self, document: &Document) -> Result<Draft, StoreError> {
+        let unique = entropy::uuid("tables.snapshot.draft").replace('-', "");
+        let path = self.layout.draft(document.cut, &unique);
+        let bytes = document.encode();
+        let xxh3 = document::checksum(&bytes);
+        match self.create(&path, bytes).await? {
+            Put::Created => Ok(Draft { path, xxh3 }),
+            // Nobody else draws this name: S3 answers a conflict of two requests so.
+            _ => Err(StoreError::TimedOut { path }),
+        }
+    }
+
+    /// Puts a draft where the document of that number belongs, if nothing is there. A draft that is gone was published, and then swept.
+    ///
+    /// # Errors
+    /// If the draft cannot be read.
+    pub async fn publish(&self, draft: &Draft, number: u64) -> Result<Put, StoreError> {
+        match self.read(&draft.path).await? {
+            Some(bytes) if document::checksum(&bytes) == draft.xxh3 => {
+                let path = self.layout.document(number);
+                Ok(self.create(&path, bytes).await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "whether a document was put is not known");
+                    Put::Unknown
+                }))
+            }
+            Some(_) => {
+                let source =
+                    object_store::Error::Generic { store: "cutwater", source: "a damaged draft".into() };
+                Err(StoreError::Failed { path: draft.path.clone(), source })
+            }
+            None => Ok(Put::Exists),
+        }
+    }
+
+    async fn create(&self, path: &str, bytes: Bytes) -> Result<Put, StoreError> {
+        let location = Path::from(path);
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = async {
+            match self.store.put_opts(&location, bytes.into(), options).await {
+                Ok(_) => Ok(Put::Created),
+                Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Exists),
+                Err(error) => Err(error),
+            }
+        };
+        call(path, put).await
+    }
+
+    async fn read(&self, path: &str) -> Result<Option<Bytes>, StoreError> {
+        let location = Path::from(path);
         let read = async {
             let answer = match self.store.get(&location).await {
                 Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -125,30 +184,7 @@ impl Objects {
             }
             answer.bytes().await.map(Some)
         };
-        let Some(bytes) = call(&path, read).await? else { return Ok(Found::Absent) };
-        Ok(match Document::decode(&self.layout, &path, &bytes) {
-            Ok(document) => Found::Document(Box::new(Link { document, xxh3: document::checksum(&bytes) })),
-            Err(error) => Found::Unusable(error),
-        })
-    }
-
-    /// Puts a document, if there is none.
-    pub async fn put(&self, document: &Document) -> Put {
-        let path = self.layout.document(document.number());
-        let bytes: Bytes = document.encode();
-        let location = Path::from(path.as_str());
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let put = async {
-            match self.store.put_opts(&location, bytes.into(), options).await {
-                Ok(_) => Ok(Put::Created),
-                Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Exists),
-                Err(error) => Err(error),
-            }
-        };
-        call(&path, put).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "whether a document was put is not known");
-            Put::Unknown
-        })
+        call(path, read).await
     }
 
     /// Deletes an object. That there is none is as good.
@@ -166,16 +202,40 @@ impl Objects {
         call(path, delete).await
     }
 
-    /// Deletes the files of a cut, and says how many there were.
+    /// Deletes what no document names of this cut and of earlier ones, and says how much that was. If a document cannot be read, only of
+    /// this cut: what the document names is not known.
     ///
     /// # Errors
     /// If the store fails: then some may be there.
-    pub async fn delete_cut(&self, cut: crate::tables::ids::CutId) -> Result<usize, StoreError> {
-        let names = self.list_under(self.layout.cut_prefix(cut)).await?;
-        for name in &names {
-            self.delete(name).await?;
+    pub async fn sweep(&self, cut: CutId) -> Result<usize, StoreError> {
+        let listed = self.list().await?;
+        let (mut named, mut is_known) = (BTreeSet::new(), true);
+        for path in &listed {
+            let number = match self.layout.parse(path) {
+                Some(Object::Snapshot) => 0,
+                Some(Object::Increment { number }) => number,
+                _ => continue,
+            };
+            match self.document(number).await? {
+                Found::Document(link) => {
+                    let files = link.document.parts.into_iter().flat_map(|part| part.files);
+                    named.extend(files.map(|file| file.path));
+                }
+                Found::Unusable(_) => is_known = false,
+                Found::Absent => {}
+            }
         }
-        Ok(names.len())
+        let is_swept = |path: &String| match self.layout.parse(path) {
+            Some(Object::File { cut: of, .. } | Object::Draft { cut: of }) => {
+                (of == cut || is_known && of < cut) && !named.contains(path)
+            }
+            _ => false,
+        };
+        let swept: Vec<&String> = listed.iter().filter(|path| is_swept(path)).collect();
+        for path in &swept {
+            self.delete(path).await?;
+        }
+        Ok(swept.len())
     }
 }
 

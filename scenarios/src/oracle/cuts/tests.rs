@@ -278,27 +278,27 @@ impl Cluster {
                 self.locks.insert(key, tx);
                 driven.prepared.push(key);
             }
-        } else if driven.decided.is_none() {
+        } else if let Some((commit, generation)) = driven.decided {
+            if let Some(key) = driven.prepared.pop() {
+                self.meet(client, key.0);
+                self.logs[key.0].push(Entry::Finish { tx, commit, generation, time: HybridTime(0) });
+                self.locks.remove(&key);
+                if commit {
+                    self.rows.insert(key, (self.logs[key.0].len() as u64, tx));
+                }
+            } else if self.clients[client].cut <= self.passed {
+                // Nobody is answered while a cut that the node has started is not through.
+                let Driven { invoked_us, saw, .. } = driven;
+                let outcome = if commit { Outcome::Done } else { Outcome::Failed };
+                let interval = Interval { invoked_us, answered_us: Some(self.now_us) };
+                self.told.insert(tx, Told { interval, outcome, saw });
+                return;
+            }
+        } else {
             let decider = driven.keys[0].0;
             self.meet(client, decider);
             driven.decided = Some((true, self.nodes[decider]));
             self.logs[decider].push(decide(tx.0, self.nodes[decider]));
-        } else if let Some(key) = driven.prepared.pop() {
-            self.meet(client, key.0);
-            let (commit, generation) = driven.decided.expect("decided");
-            self.logs[key.0].push(Entry::Finish { tx, commit, generation, time: HybridTime(0) });
-            self.locks.remove(&key);
-            if commit {
-                self.rows.insert(key, (self.logs[key.0].len() as u64, tx));
-            }
-        } else if self.clients[client].cut <= self.passed {
-            // Nobody is answered while a cut that the node has started is not through.
-            let Driven { invoked_us, saw, decided, .. } = driven;
-            let outcome =
-                if decided.is_some_and(|(commit, _)| commit) { Outcome::Done } else { Outcome::Failed };
-            let interval = Interval { invoked_us, answered_us: Some(self.now_us) };
-            self.told.insert(tx, Told { interval, outcome, saw });
-            return;
         }
         self.clients[client].tx = Some(driven);
     }

@@ -141,8 +141,11 @@ impl World {
         let mut parent = None;
         for number in 0..3 {
             let document = world.document(number, parent.as_ref()).await;
-            assert_eq!(world.objects.put(&document).await, Put::Created);
-            assert_eq!(world.objects.put(&document).await, Put::Exists);
+            let draft = world.objects.put_draft(&document).await.unwrap();
+            assert_eq!(world.objects.publish(&draft, number).await.unwrap(), Put::Created);
+            assert_eq!(world.objects.publish(&draft, number).await.unwrap(), Put::Exists);
+            assert_eq!(world.objects.sweep(document.cut).await.unwrap(), 1, "the draft");
+            assert_eq!(world.objects.publish(&draft, number).await.unwrap(), Put::Exists);
             parent = Some(world.link(number).await);
         }
         world
@@ -243,11 +246,14 @@ fn orphans_and_foreign_objects_are_told_apart() {
             (report.orphans, report.foreign),
             (vec![orphan], vec!["snapshots/nightly/notes.txt".into()])
         );
-        assert_eq!(world.objects.delete_cut(9).await.unwrap(), 1);
+        assert_eq!(world.objects.sweep(8).await.unwrap(), 0, "it is of a later cut");
         world.overwrite(&world.objects.layout().document(2), "no document").await;
         let report = world.check(1).await;
         assert!(report.is_whole(), "a later increment is not asked for");
         assert_eq!(report.unreadable_later.len(), 1);
+        assert_eq!(world.objects.sweep(10).await.unwrap(), 0, "it may be what the unreadable document names");
+        assert_eq!(world.objects.sweep(9).await.unwrap(), 1);
+        assert_eq!(world.check(1).await.orphans.len(), 2, "what the unreadable document names");
     });
 }
 
