@@ -4,7 +4,7 @@ mod acknowledge;
 pub mod assign;
 pub mod barrier;
 pub mod coordinator;
-mod envelope;
+pub(crate) mod envelope;
 pub mod fsck;
 pub mod history;
 pub mod job_state;

@@ -18,3 +18,4 @@ pub mod replica;
 pub mod rows;
 pub mod rpc;
 pub mod settle;
+pub mod snapshot;

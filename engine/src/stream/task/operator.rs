@@ -17,6 +17,7 @@ use super::{
     CLOSE_LIMIT, Command, ELEMENTS_PER_LOOK, ELEMENTS_PER_ROUND, TaskContext, persist, until_cancelled,
 };
 use crate::checkpoint::snapshot::{CheckpointId, KeyedSnapshot, SubtaskState};
+use crate::cluster::rpc::Declined;
 use crate::state::operator_state::OperatorState;
 use crate::state::upload::{self, Uploaded};
 use crate::state::{self, KeyedState, dirs, restore};
@@ -110,8 +111,14 @@ impl<'a> OperatorTask<'a> {
             self.arrive().await?;
             let mut taken = 0;
             while taken < ELEMENTS_PER_ROUND && self.output.is_ready() {
-                let Some((channel, element)) = self.intake.take() else { break };
                 let (body, output) = (&mut self.body, &mut self.output);
+                if self.processing.is_firing() {
+                    self.processing.go_on(body, output).await?;
+                    self.output.send()?;
+                    self.arrive().await?;
+                    continue;
+                }
+                let Some((channel, element)) = self.intake.take() else { break };
                 match element {
                     Element::Record(record) => self.processing.record(record, body, output).await?,
                     Element::Watermark(ms) => self.processing.watermark(channel, ms, body, output).await?,
@@ -142,8 +149,8 @@ impl<'a> OperatorTask<'a> {
     }
 
     async fn next(&mut self) -> Happening {
-        let OperatorTask { context, uploads, intake, output, .. } = self;
-        let may_process = output.is_ready() && intake.has_waiting();
+        let OperatorTask { context, uploads, intake, output, processing, .. } = self;
+        let may_process = output.is_ready() && (intake.has_waiting() || processing.is_firing());
         let input = async { if may_process { Ok(()) } else { intake.wait().await } };
         let (command, upload) = (context.commands.recv().fuse(), uploads.next().fuse());
         let (sent, input) = (output.progress().fuse(), input.fuse());
@@ -162,7 +169,7 @@ impl<'a> OperatorTask<'a> {
         }
         if let Some(checkpoint) = self.intake.too_much() {
             self.give_up(checkpoint);
-            self.context.decline(checkpoint, "too much is in flight".into());
+            self.context.decline(checkpoint, Declined::Failed("too much is in flight".into()));
         }
         Ok(())
     }
@@ -171,7 +178,7 @@ impl<'a> OperatorTask<'a> {
         if let Some(older) = decision.declined {
             sometimes!(points::ALIGNMENT_SUPERSEDED, true);
             self.give_up(older);
-            self.context.decline(older, "superseded by a newer one".into());
+            self.context.decline(older, Declined::Superseded);
         }
         if let Some(snapshot) = decision.snapshot {
             self.snapshot(snapshot).await?;
@@ -263,7 +270,7 @@ impl<'a> OperatorTask<'a> {
             Err(error) => {
                 self.intake.abort(checkpoint);
                 state.abort(checkpoint);
-                self.context.decline(checkpoint, error.to_string());
+                self.context.decline(checkpoint, Declined::Failed(error.to_string()));
                 let blobs = self.context.blobs.clone();
                 cutwater_io::task::spawn(discard(blobs, uploaded, links));
                 // Damage does not go away: only a restore replaces the file.
