@@ -18,6 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::cluster_state::{ClusterState, Fate, TableSpec};
+use super::entry::Entry;
 use super::ids::{CutId, HybridTime, LogIndex, NodeId, PartitionId, TxId, View};
 use super::partition::Request;
 use super::reason::Reason;
@@ -133,6 +134,13 @@ pub enum Question {
     },
     /// What copies have you?
     Report,
+    /// Of any node that has a copy: what is applied of its log? For operators and tests.
+    Log {
+        /// Which.
+        partition: PartitionId,
+        /// Behind this entry.
+        previous: LogIndex,
+    },
 }
 
 /// A transaction's part in one partition.
@@ -219,6 +227,13 @@ pub enum Answer {
     },
     /// The node's copies.
     Report(Vec<CopyReport>),
+    /// Entries of a log that are applied; none if there are no more, or it does not reach back so far.
+    Log {
+        /// Index of the first.
+        first: LogIndex,
+        /// In order.
+        entries: Vec<Entry>,
+    },
     /// It was not done, and will not be.
     Denied(Reason),
 }
@@ -232,6 +247,8 @@ pub struct CopyReport {
     pub view: PartitionView,
     /// It leads the view and is open.
     pub is_open: bool,
+    /// The index before its log.
+    pub log_before: LogIndex,
     /// What it has applied.
     pub applied: LogIndex,
     /// The view of the last `Open` that it has applied.
