@@ -19,3 +19,4 @@ pub mod rows;
 pub mod rpc;
 pub mod settle;
 pub mod snapshot;
+pub mod storage;

@@ -22,7 +22,7 @@ mod ledger;
 mod locks;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use admission::Admission;
 pub use fold::{Applied, Cut, Effect, Folded, Partition, RowChange, Sums, commit_time};

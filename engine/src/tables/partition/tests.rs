@@ -44,17 +44,33 @@ impl Site {
         Ok(admitted)
     }
 
+    /// A primary begins its view.
+    #[cfg(madsim)]
+    fn reopen(&mut self) {
+        self.log.push(Entry::Open { view: self.admission.ledger().view() + 1 });
+        while self.apply_next().is_some() {}
+        self.admission = Admission::new(&self.partition);
+    }
+
     /// Applies the next entry, if there is one.
     pub(super) fn apply(&mut self) -> Option<Applied> {
-        let entry = self.log.get(self.partition.applied() as usize)?;
-        let applied = fold(&mut self.partition, &mut self.rows, entry);
+        let applied = self.apply_next()?;
         self.admission.applied(self.partition.applied());
         Some(applied)
+    }
+
+    fn apply_next(&mut self) -> Option<Applied> {
+        let entry = self.log.get(self.partition.applied() as usize)?;
+        Some(fold(&mut self.partition, &mut self.rows, entry))
     }
 }
 
 /// Applies an entry as a store does: it knows no row but those that are needed.
-pub(super) fn fold(partition: &mut Partition, rows: &mut BTreeMap<Bytes, Row>, entry: &Entry) -> Applied {
+pub(in crate::tables) fn fold(
+    partition: &mut Partition,
+    rows: &mut BTreeMap<Bytes, Row>,
+    entry: &Entry,
+) -> Applied {
     let needs = partition.needs(entry);
     let known: BTreeMap<Bytes, Row> =
         needs.into_iter().filter_map(|key| Some((key.clone(), rows.get(key)?.clone()))).collect();
@@ -263,7 +279,7 @@ fn a_repair_never_overwrites_what_it_has_not_seen() {
 }
 
 /// One thing a client or a primary does, as drawn.
-type Drawn = (u8, u8, u8, u8);
+pub(in crate::tables) type Drawn = (u8, u8, u8, u8);
 
 /// Drives a site with what was drawn, and judges each commit by the rows as they are in the order of the log.
 struct Drive {
@@ -358,6 +374,19 @@ impl Drive {
         }
         assert_eq!(self.site.partition.content(), content_of(&self.site.rows));
     }
+}
+
+/// A log of so many entries as a primary may write it, with an `Open` now and then.
+#[cfg(madsim)]
+pub(in crate::tables) fn random_log(count: usize, mut draw: impl FnMut() -> Drawn) -> Vec<Entry> {
+    let mut drive = Drive::new();
+    while drive.site.log.len() < count {
+        drive.happen(draw());
+        if draw().0 < 8 {
+            drive.site.reopen();
+        }
+    }
+    drive.site.log
 }
 
 fn stored_and_back(partition: &Partition) -> Partition {
