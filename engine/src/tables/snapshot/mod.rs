@@ -11,6 +11,7 @@ pub mod document;
 pub mod files;
 pub mod fold;
 pub mod layout;
+pub mod load;
 pub mod objects;
 pub mod operation;
 pub mod restore;
