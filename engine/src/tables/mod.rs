@@ -6,9 +6,16 @@
 //!
 //! Not here: range scans across partitions in one transaction, secondary indexes.
 
+pub mod clock;
+pub mod cluster_state;
 pub mod entry;
 pub mod ids;
+pub mod membership;
+pub mod near;
 pub mod partition;
+pub mod reason;
 pub mod replica;
 pub mod rows;
+pub mod rpc;
+pub mod settle;
 pub mod snapshot;

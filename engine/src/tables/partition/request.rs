@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::MAX_PARTICIPANTS;
 use super::ledger::{Decision, Outcome};
@@ -11,7 +12,7 @@ use crate::tables::ids::{CutId, HybridTime, LogIndex, PartitionId, TxId, View};
 use crate::tables::rows::{Change, MAX_KEY_BYTES, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, Read};
 
 /// Something that shall be appended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// A transaction of this partition alone.
     Write {
