@@ -24,6 +24,7 @@ use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
 use cutwater_engine::cluster::rpc::JobSpec;
 use cutwater_engine::cluster::worker::{self, WorkerConfig};
+use cutwater_engine::state::changelog::ChangelogOptions;
 use cutwater_engine::store::{FamilyOptions, Options};
 use cutwater_engine::stream::channel::Limits;
 use cutwater_engine::stream::queries::{self, Rows};
@@ -191,6 +192,30 @@ pub(crate) fn knobs() -> Vec<Knob> {
             "new tables that are shorter share an object, in bytes; 0: each has its own",
             0,
             0..=4096,
+        ),
+        Knob::new(
+            "changelog",
+            "0: checkpoints are files of stores, 1: changes are logged, 2: every other candidate has them logged",
+            0,
+            0..=2,
+        ),
+        Knob::new(
+            "materialise_ms",
+            "from one materialisation of a logged store to the next, in milliseconds",
+            500,
+            20..=5000,
+        ),
+        Knob::new(
+            "log_upload_bytes",
+            "changes that are uploaded without being asked for, in bytes",
+            1024,
+            64..=16 << 10,
+        ),
+        Knob::new(
+            "log_upload_ms",
+            "the same by the age of the first of them, in milliseconds",
+            100,
+            20..=2000,
         ),
         crate::compression_knob(),
         Knob::new("net_us", "median latency between two machines, one way, in microseconds", 500, 50..=5_000),
@@ -473,6 +498,11 @@ fn coordinator_config(
                 1 => Alignment::AlignedFor { timeout_us: world.knob("alignment_ms") * 1000 },
                 _ => Alignment::Unaligned,
             },
+            changelog: is_logged(world, index).then(|| ChangelogOptions {
+                materialise_every: ms("materialise_ms"),
+                upload_bytes: knob("log_upload_bytes"),
+                upload_every: ms("log_upload_ms"),
+            }),
         },
         lease: ms("lease_ms") + slowest_ping(world) * 4,
         ping_limit: ms("lease_ms") / 4 + slowest_ping(world),
@@ -482,6 +512,15 @@ fn coordinator_config(
         deploy_timeout: Duration::from_secs(10),
         sweep_interval: ms("sweep_ms"),
         keep_versions: world.knob("keep_versions"),
+    }
+}
+
+/// True if a candidate has changes logged: the option is that of a process, and a takeover may change it.
+fn is_logged(world: &World, index: u64) -> bool {
+    match world.knob("changelog") {
+        0 => false,
+        1 => true,
+        _ => index.is_multiple_of(2),
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Record {
 
 /// The bytes of a record.
 pub fn encode_record(record: &Record) -> Bytes {
-    envelope::seal(MAGIC, record)
+    envelope::seal(MAGIC, envelope::FIRST_VERSION, record)
 }
 
 /// The record in `bytes`.
@@ -53,7 +53,7 @@ pub fn encode_record(record: &Record) -> Bytes {
 /// # Errors
 /// If the bytes are damaged, foreign, of another format version, or contradict themselves.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, Malformed> {
-    let record: Record = envelope::open(MAGIC, bytes)?;
+    let record: Record = envelope::open(MAGIC, envelope::FIRST_VERSION, bytes)?;
     record.state.check().map_err(Malformed::Inconsistent)?;
     Ok(record)
 }

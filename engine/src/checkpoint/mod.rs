@@ -3,8 +3,9 @@
 mod acknowledge;
 pub mod assign;
 pub mod barrier;
+pub mod changelog;
 pub mod coordinator;
-mod envelope;
+pub(crate) mod envelope;
 pub mod fsck;
 pub mod history;
 pub mod job_state;
@@ -17,6 +18,7 @@ pub mod registry;
 pub mod request;
 pub mod snapshot;
 pub mod sweep;
+mod wire;
 pub mod write;
 
 pub use envelope::Malformed;

@@ -34,6 +34,7 @@ fn config(retained: usize, max_concurrent: usize, tolerable_failures: u32) -> Ch
         retained,
         max_concurrent,
         retention: Retention::Never,
+        changelog: None,
         alignment: Alignment::Aligned,
     }
 }
@@ -70,6 +71,7 @@ fn savepoint_part(id: CheckpointId, task: TaskId, directory: &str) -> SubtaskSta
             format: StateFormat::canonical(),
             shared: Vec::new(),
             private: vec![StoreFile::whole("f", handle(path))],
+            changelog: None,
             in_flight: None,
         }),
         _ => SubtaskState::from(Vec::<SinkTransaction>::new()),
@@ -88,6 +90,7 @@ fn part(attempt: Attempt, id: CheckpointId, task: TaskId, shared: &[String]) -> 
             format: StateFormat::store(),
             shared: shared.iter().cloned().map(file).collect(),
             private: vec![file(layout.private(id, attempt, task, "u"))],
+            changelog: None,
             in_flight: None,
         }),
         _ => SubtaskState::from(vec![SinkTransaction {

@@ -81,6 +81,7 @@ impl Cluster {
                 retained: 2,
                 max_concurrent: 1,
                 retention: Retention::RetainOnCancellation,
+                changelog: None,
                 alignment: self.alignment,
             },
             lease: 200 * MS,

@@ -223,6 +223,8 @@ impl JobView for Live {
                 Alignment::AlignedFor { timeout_us } => timeout_us / 1000,
                 Alignment::Aligned | Alignment::Unaligned => 0,
             },
+            changelog: config.changelog.is_some(),
+            materialise_every_ms: config.changelog.map_or(0, |changelog| ms(changelog.materialise_every)),
             storage: self.objects_url.clone(),
         })
     }

@@ -223,7 +223,8 @@ pub(super) fn config(config: &Config) -> Value {
         "tolerable_failed_checkpoints": config.tolerable_failures,
         "aligned_checkpoint_timeout": config.aligned_timeout_ms,
         "checkpoints_after_tasks_finish": true,
-        "state_changelog_enabled": false,
+        "state_changelog_enabled": config.changelog,
+        "changelog_periodic_materialization_interval": config.materialise_every_ms,
         "num_retained": config.retained,
     })
 }

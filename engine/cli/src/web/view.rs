@@ -179,6 +179,10 @@ pub struct Config {
     pub unaligned: bool,
     /// After they have waited so long, in milliseconds.
     pub aligned_timeout_ms: u64,
+    /// Changes are logged.
+    pub changelog: bool,
+    /// From one materialisation to the next, in milliseconds; 0 without a changelog.
+    pub materialise_every_ms: u64,
     /// Where they are.
     pub storage: String,
 }
