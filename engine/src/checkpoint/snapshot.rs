@@ -74,7 +74,7 @@ pub struct Segment {
 
 impl Segment {
     /// Where it ends, unless that is beyond an object of so many bytes.
-    pub(super) fn end_within(&self, object_len_bytes: u64) -> Option<u64> {
+    pub(in crate::checkpoint) fn end_within(&self, object_len_bytes: u64) -> Option<u64> {
         self.offset_bytes.checked_add(self.len_bytes).filter(|end| *end <= object_len_bytes)
     }
 }

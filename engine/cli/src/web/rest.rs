@@ -191,6 +191,7 @@ pub(super) fn vertex(part: &VertexPart, checkpoint: &Checkpoint, with_subtasks: 
                 "end_to_end_duration": ack.map(duration),
                 "checkpointed_size": subtask.new_bytes.unwrap_or(subtask.full_bytes),
                 "state_size": subtask.full_bytes,
+                "log_size": subtask.log_bytes,
                 "checkpoint": { "sync": subtask.sync_ms, "async": subtask.async_ms },
                 "alignment": {
                     "buffered": 0,

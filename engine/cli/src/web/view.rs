@@ -154,6 +154,8 @@ pub struct SubtaskPart {
     pub start_delay_ms: Option<u64>,
     /// What was in flight and is part of it, in bytes.
     pub persisted_bytes: u64,
+    /// Of the state, what is a log of changes to its base, in bytes.
+    pub log_bytes: u64,
     /// The barrier overtook records.
     pub is_unaligned: bool,
 }
