@@ -24,7 +24,6 @@ use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
 use cutwater_engine::cluster::rpc::JobSpec;
 use cutwater_engine::cluster::worker::{self, WorkerConfig};
-use cutwater_engine::state::changelog::ChangelogOptions;
 use cutwater_engine::store::{FamilyOptions, Options};
 use cutwater_engine::stream::channel::Limits;
 use cutwater_engine::stream::queries::{self, Rows};
@@ -81,7 +80,10 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
         name: "list",
         about: "the fate of a checkpoint in the list is final, and what is retained is present",
     },
-    OracleInfo { name: "no leak", about: "after the end no object is left that nothing needs" },
+    OracleInfo {
+        name: "no leak",
+        about: "while a job runs undisturbed no shared object stays that no checkpoint names, and after the end none at all that nothing needs",
+    },
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
@@ -131,7 +133,7 @@ pub(crate) fn roles() -> Vec<Role> {
 
 /// Settings of the job, the coordinator and the stores.
 pub(crate) fn knobs() -> Vec<Knob> {
-    vec![
+    let mut knobs = vec![
         crate::personality_knob(),
         Knob::new("query", "0: one keyed step, 1: two, from 2 on: Nexmark q0 to q8", 0, 0..=10),
         Knob::new("partitions", "partitions of the source", 3, 1..=6),
@@ -193,30 +195,6 @@ pub(crate) fn knobs() -> Vec<Knob> {
             0,
             0..=4096,
         ),
-        Knob::new(
-            "changelog",
-            "0: checkpoints are files of stores, 1: changes are logged, 2: every other candidate has them logged",
-            0,
-            0..=2,
-        ),
-        Knob::new(
-            "materialise_ms",
-            "from one materialisation of a logged store to the next, in milliseconds",
-            500,
-            20..=5000,
-        ),
-        Knob::new(
-            "log_upload_bytes",
-            "changes that are uploaded without being asked for, in bytes",
-            1024,
-            64..=16 << 10,
-        ),
-        Knob::new(
-            "log_upload_ms",
-            "the same by the age of the first of them, in milliseconds",
-            100,
-            20..=2000,
-        ),
         crate::compression_knob(),
         Knob::new("net_us", "median latency between two machines, one way, in microseconds", 500, 50..=5_000),
         Knob::new(
@@ -226,7 +204,9 @@ pub(crate) fn knobs() -> Vec<Knob> {
             0..=20_000,
         ),
         Knob::new("page_keys", "keys in a page of a listing", 1000, 1..=1000),
-    ]
+    ];
+    knobs.extend(crate::changelog::knobs());
+    knobs
 }
 
 /// A running cluster.
@@ -300,7 +280,7 @@ impl Cluster {
             self.world.within(FINISH_LIMIT, "a healed cluster brings its job to an end", ended).await?;
         judged.await?;
         self.oracles().look(self.world.env())?;
-        if self.is_undisturbed() {
+        if is_undisturbed(&self.world) {
             attempts::judge_undisturbed(Passed::so_far(self.world.env()))?;
         }
         self.judge_output(whole)?;
@@ -337,17 +317,6 @@ impl Cluster {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.oracles().job.state().is_some_and(|state| state.status.is_terminal())
-    }
-
-    /// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
-    fn is_undisturbed(&self) -> bool {
-        let plan = self.world.plan();
-        let disturbs =
-            |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage" | "stop" | "cancel" | "start");
-        plan.faults.is_empty()
-            && plan.buggify.is_empty()
-            && self.world.knob("store_spacing_us") == 0
-            && !plan.ops.iter().any(disturbs)
     }
 
     pub(crate) async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
@@ -498,11 +467,7 @@ fn coordinator_config(
                 1 => Alignment::AlignedFor { timeout_us: world.knob("alignment_ms") * 1000 },
                 _ => Alignment::Unaligned,
             },
-            changelog: is_logged(world, index).then(|| ChangelogOptions {
-                materialise_every: ms("materialise_ms"),
-                upload_bytes: knob("log_upload_bytes"),
-                upload_every: ms("log_upload_ms"),
-            }),
+            changelog: crate::changelog::options(world, index),
         },
         lease: ms("lease_ms") + slowest_ping(world) * 4,
         ping_limit: ms("lease_ms") / 4 + slowest_ping(world),
@@ -515,13 +480,14 @@ fn coordinator_config(
     }
 }
 
-/// True if a candidate has changes logged: the option is that of a process, and a takeover may change it.
-fn is_logged(world: &World, index: u64) -> bool {
-    match world.knob("changelog") {
-        0 => false,
-        1 => true,
-        _ => index.is_multiple_of(2),
-    }
+/// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
+pub(crate) fn is_undisturbed(world: &World) -> bool {
+    let plan = world.plan();
+    let disturbs = |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage" | "stop" | "cancel" | "start");
+    plan.faults.is_empty()
+        && plan.buggify.is_empty()
+        && world.knob("store_spacing_us") == 0
+        && !plan.ops.iter().any(disturbs)
 }
 
 /// Only aligned checkpoints may be under way side by side.

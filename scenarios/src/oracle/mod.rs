@@ -3,5 +3,6 @@
 pub mod attempts;
 pub mod batches;
 pub mod cold;
+pub mod hoard;
 pub mod job;
 pub mod watch;
