@@ -8,4 +8,6 @@
 
 pub mod entry;
 pub mod ids;
+pub mod partition;
+pub mod replica;
 pub mod rows;
