@@ -203,8 +203,12 @@ impl Changelog {
         Ok(id)
     }
 
-    /// Begins to upload what is sealed and needed.
+    /// Begins to upload what is sealed and needed. What nobody waits for waits until nothing is under way: a slow store gets fewer
+    /// and longer objects.
     fn upload(&mut self, context: &TaskContext, state: &mut KeyedState, is_early: bool) {
+        if is_early && !self.uploading.is_empty() {
+            return;
+        }
         while let Some(pieces) = state.take_log_upload(OBJECT_BYTES) {
             sometimes!(points::LOG_UPLOADED_EARLY, is_early);
             let (id, uploaded) = (pieces.id, Uploaded::default());

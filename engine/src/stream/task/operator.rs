@@ -121,7 +121,8 @@ impl<'a> OperatorTask<'a> {
         loop {
             self.arrive().await?;
             let mut taken = 0;
-            while taken < ELEMENTS_PER_ROUND && self.output.is_ready() && !self.is_full() {
+            let elements = if self.is_full() { 0 } else { ELEMENTS_PER_ROUND };
+            while taken < elements && self.output.is_ready() {
                 let Some((channel, element)) = self.intake.take() else { break };
                 let (body, output) = (&mut self.body, &mut self.output);
                 match element {
