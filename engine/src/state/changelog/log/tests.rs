@@ -143,7 +143,9 @@ fn a_restored_log_goes_on() {
     append(&mut log, 2);
     log.begin(CheckpointId(1), log.basis().unwrap());
     upload_all(&mut log);
-    let Part { files, changelog, .. } = take(&mut log);
+    let Part { files, mut changelog, .. } = take(&mut log);
+    // Names are never used twice.
+    changelog.segments[0].handle.path = "of another attempt".into();
     let mut log = Log::new(Beginning::Restored { files, changelog: Some(changelog.clone()) });
     append(&mut log, 1);
     log.begin(CheckpointId(2), log.basis().unwrap());
