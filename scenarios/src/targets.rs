@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
+use cutwater_engine::checkpoint::job_state::JobState;
 use cutwater_engine::checkpoint::{log as job_log, metadata};
 use cutwater_engine::cluster::rpc;
 use cutwater_engine::flink;
@@ -414,9 +415,13 @@ fn checkpoint_metadata(bytes: &[u8]) {
         }
     }
     for content in [bytes.to_vec(), enveloped(*b"CWJL", bytes)] {
-        if let Ok(record) = job_log::decode_record(&content) {
+        if let Ok(record) = job_log::decode_record::<JobState>(&content) {
             let again = job_log::encode_record(&record);
-            assert_eq!(job_log::decode_record(&again).as_ref(), Ok(&record), "a record is read back");
+            assert_eq!(
+                job_log::decode_record::<JobState>(&again).as_ref(),
+                Ok(&record),
+                "a record is read back"
+            );
         }
     }
 }

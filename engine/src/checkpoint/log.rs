@@ -1,8 +1,9 @@
-//! The register of a job: who leads it, and which checkpoints are complete.
+//! The register: the one value that all who work together agree on. Of a job it is who leads it and which checkpoints are complete
+//! ([`JobState`]), of a cluster of tables who has which partition.
 //!
-//! One value per job, versioned, on an object store that offers nothing but create-if-absent. Version `n` is the object
-//! `<job>/log/<n>`; the highest version is the truth and holds the whole [`JobState`]. To change it a writer creates
-//! version `n + 1`: of two writers who both saw `n`, one wins. This one register is leadership, fencing, the store of
+//! One value per job or cluster, versioned, on an object store that offers nothing but create-if-absent. Version `n` is the object
+//! `<name>/log/<n>`; the highest version is the truth and holds the whole [`Value`]. To change it a writer creates
+//! version `n + 1`: of two writers who both saw `n`, one wins. For a job this one register is leadership, fencing, the store of
 //! completed checkpoints and the counter of their ids at once, so that none of them can disagree with another.
 //!
 //! [`Append`] is the protocol of one change, as facts in and steps out. What makes it safe:
@@ -14,19 +15,38 @@
 //!   if a higher version exists it has been superseded, whether or not its record counted, and must not act on it.
 //!   The record it left behind is below the maximum, read by nobody, and removed like any other old version.
 //!   The maximum itself is never deleted.
-//! - **Epochs only grow.** A takeover writes epoch + 1. Every other record keeps its predecessor's epoch; a writer that
+//! - **Epochs only grow.** (A rule of jobs.) A takeover writes epoch + 1. Every other record keeps its predecessor's epoch; a writer that
 //!   loses to anybody steps down and starts over as a candidate, without a blind retry on a higher version.
 //!
 //! Not relied on: clocks, leases, overwrites, compare-and-swap by tag. Relied on: create-if-absent is atomic, and reading and
 //! listing see every put that was acknowledged before (S3, GCS, Azure and local directories all say so).
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::envelope::{self, Malformed};
 use super::job_state::JobState;
 
-const MAGIC: [u8; 4] = *b"CWJL";
+/// What a register can hold.
+pub trait Value: Clone + std::fmt::Debug + PartialEq + Serialize + DeserializeOwned {
+    /// The first bytes of each version: a register of one kind is never taken for one of another.
+    const MAGIC: [u8; 4];
+
+    /// Whether the value contradicts itself.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    fn check(&self) -> Result<(), String>;
+}
+
+impl Value for JobState {
+    const MAGIC: [u8; 4] = *b"CWJL";
+
+    fn check(&self) -> Result<(), String> {
+        JobState::check(self)
+    }
+}
 
 /// How many of the newest versions are kept unless configured otherwise. More than one, so that a reader who listed just
 /// before a change still finds what it listed.
@@ -34,41 +54,41 @@ pub const KEEP_VERSIONS: u64 = 8;
 
 /// A version of the register, as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct Record<V = JobState> {
     /// From 1.
     pub version: u64,
     /// Unique to this attempt to write: how a writer knows its own record again.
     pub writer: String,
     /// The value.
-    pub state: Box<JobState>,
+    pub state: Box<V>,
 }
 
 /// The bytes of a record.
-pub fn encode_record(record: &Record) -> Bytes {
-    envelope::seal(MAGIC, envelope::FIRST_VERSION, record)
+pub fn encode_record<V: Value>(record: &Record<V>) -> Bytes {
+    envelope::seal(V::MAGIC, envelope::FIRST_VERSION, record)
 }
 
 /// The record in `bytes`.
 ///
 /// # Errors
 /// If the bytes are damaged, foreign, of another format version, or contradict themselves.
-pub fn decode_record(bytes: &[u8]) -> Result<Record, Malformed> {
-    let record: Record = envelope::open(MAGIC, envelope::FIRST_VERSION, bytes)?;
+pub fn decode_record<V: Value>(bytes: &[u8]) -> Result<Record<V>, Malformed> {
+    let record: Record<V> = envelope::open(V::MAGIC, envelope::FIRST_VERSION, bytes)?;
     record.state.check().map_err(Malformed::Inconsistent)?;
     Ok(record)
 }
 
 /// One change of the register on its way: tell it what was learned, do what it says next.
 #[derive(Clone, Debug)]
-pub struct Append {
-    record: Record,
-    next: Step,
+pub struct Append<V = JobState> {
+    record: Record<V>,
+    next: Step<V>,
     doubted: bool,
 }
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Step<V = JobState> {
     /// Create the version, if absent, with the same bytes as ever.
     Put,
     /// Read the version.
@@ -76,31 +96,31 @@ pub enum Step {
     /// List the versions and find the highest.
     List,
     /// The outcome is known.
-    Done(Outcome),
+    Done(Outcome<V>),
 }
 
 /// What became of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Outcome<V = JobState> {
     /// It is the truth.
     Landed,
     /// There is a higher version by somebody else. Whether this one counted is theirs to know.
     Superseded,
     /// Somebody else's record has the version.
-    Lost(Box<Record>),
+    Lost(Box<Record<V>>),
     /// The version holds something that cannot be read. Nothing can be concluded, nothing may be done.
     Unreadable(Malformed),
 }
 
 /// What was learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fact {
+pub enum Fact<V = JobState> {
     /// The put created the object.
     Created,
     /// The put found that the object exists.
     Exists,
     /// The version's content.
-    Content(Result<Record, Malformed>),
+    Content(Result<Record<V>, Malformed>),
     /// The version existed and does no more: it was deleted because it is old.
     Gone,
     /// The highest version there is.
@@ -109,19 +129,19 @@ pub enum Fact {
     Unknown,
 }
 
-impl Append {
+impl<V: Value> Append<V> {
     /// Proposes `record`, whose version is one above what was read.
-    pub fn new(record: Record) -> Append {
+    pub fn new(record: Record<V>) -> Append<V> {
         Append { record, next: Step::Put, doubted: false }
     }
 
     /// What to do next.
-    pub fn next(&self) -> &Step {
+    pub fn next(&self) -> &Step<V> {
         &self.next
     }
 
     /// The proposal.
-    pub fn record(&self) -> &Record {
+    pub fn record(&self) -> &Record<V> {
         &self.record
     }
 
@@ -134,7 +154,7 @@ impl Append {
     ///
     /// # Panics
     /// If the fact is no result of that step.
-    pub fn learn(&mut self, fact: Fact) {
+    pub fn learn(&mut self, fact: Fact<V>) {
         let version = self.record.version;
         self.next = match (&self.next, fact) {
             (Step::Put, Fact::Created) => Step::List,
@@ -220,17 +240,18 @@ mod tests {
     fn damaged_and_contradictory_records_are_errors() {
         let mut record = Record { version: 1, writer: "w".into(), state: Box::new(state(1, None)) };
         let bytes = encode_record(&record);
-        assert_eq!(decode_record(&bytes).as_ref(), Ok(&record));
+        assert_eq!(decode_record::<JobState>(&bytes).as_ref(), Ok(&record));
         for i in 0..bytes.len() {
             let mut damaged = bytes.to_vec();
             damaged[i] ^= 0x10;
-            assert!(decode_record(&damaged).is_err() && decode_record(&bytes[..i]).is_err());
+            assert!(decode_record::<JobState>(&damaged).is_err());
+            assert!(decode_record::<JobState>(&bytes[..i]).is_err());
         }
         for (ids, bound) in [(vec![3, 2], 9), (vec![2, 2], 9), (vec![2, 3], 3), (vec![], u64::MAX)] {
             record.state.retained = ids.into_iter().map(completed).collect();
             record.state.next_id_bound = bound;
             assert!(
-                matches!(decode_record(&encode_record(&record)), Err(Malformed::Inconsistent(_))),
+                matches!(decode_record::<JobState>(&encode_record(&record)), Err(Malformed::Inconsistent(_))),
                 "{record:?}"
             );
         }

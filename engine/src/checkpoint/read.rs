@@ -14,7 +14,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use super::envelope::Malformed;
 use super::job_state::{CompletedCheckpoint, JobState};
 use super::layout::{InvalidName, Layout, Object};
-use super::log::{Record, decode_record};
+use super::log::{Record, Value, decode_record};
 use super::metadata::{self, MetadataError};
 use super::snapshot::{CheckpointMetadata, FileHandle};
 
@@ -156,23 +156,26 @@ pub(crate) async fn newest_version(
 }
 
 /// A version of the register; `None` if it does not exist.
-pub(super) async fn record(
+pub(super) async fn record<V: Value>(
     store: &dyn ObjectStore,
     layout: &Layout,
     version: u64,
-) -> Result<Option<Result<Record, Malformed>>, ReadError> {
+) -> Result<Option<Result<Record<V>, Malformed>>, ReadError> {
     let Some(bytes) = get(store, &layout.log(version)).await? else { return Ok(None) };
-    Ok(Some(decode_record(&bytes).and_then(|record| match record.version {
+    Ok(Some(decode_record::<V>(&bytes).and_then(|record| match record.version {
         found if found == version => Ok(record),
         found => Err(Malformed::Inconsistent(format!("holds version {found}"))),
     })))
 }
 
-/// The truth about a job: the highest version of its register; `None` if the job never had a leader.
+/// The truth about a job or a cluster: the highest version of its register; `None` if it never had one.
 ///
 /// # Errors
 /// If the store fails or the version is damaged. An older version is never taken instead.
-pub async fn newest_record(store: &dyn ObjectStore, layout: &Layout) -> Result<Option<Record>, ReadError> {
+pub async fn newest_record<V: Value>(
+    store: &dyn ObjectStore,
+    layout: &Layout,
+) -> Result<Option<Record<V>>, ReadError> {
     loop {
         let newest = newest_version(store, layout, 0).await?;
         if newest == 0 {
@@ -190,7 +193,7 @@ pub async fn newest_record(store: &dyn ObjectStore, layout: &Layout) -> Result<O
 /// # Errors
 /// As [`newest_record`].
 pub async fn load_job_state(store: &dyn ObjectStore, job: &str) -> Result<Option<JobState>, ReadError> {
-    Ok(newest_record(store, &Layout::new(job)?).await?.map(|record| *record.state))
+    Ok(newest_record(store, &Layout::new(job)?).await?.map(|record: Record| *record.state))
 }
 
 /// The metadata of a completed checkpoint.

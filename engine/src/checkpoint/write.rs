@@ -9,7 +9,7 @@ use futures::StreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use super::layout::Layout;
-use super::log::{Append, Fact, Outcome, Record, Step, encode_record};
+use super::log::{Append, Fact, Outcome, Record, Step, Value, encode_record};
 use super::read::{self, ReadError, call};
 use super::snapshot::{CheckpointMetadata, FileHandle};
 use super::{metadata, points};
@@ -41,7 +41,7 @@ async fn create(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Result<Cre
 
 /// Changes the register, and returns only when the outcome is known: as long as the store gives no definite answer, it
 /// asks again. Dropping the future leaves the outcome unknown.
-pub async fn append(store: &dyn ObjectStore, layout: &Layout, record: Record) -> Outcome {
+pub async fn append<V: Value>(store: &dyn ObjectStore, layout: &Layout, record: Record<V>) -> Outcome<V> {
     point!(points::BEFORE_APPEND);
     let bytes = encode_record(&record);
     let version = record.version;

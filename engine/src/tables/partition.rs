@@ -15,16 +15,20 @@
 //! Not here: rows, I/O, who may ask for what (the kind of the table, the view of the asker).
 
 mod admission;
+#[cfg(test)]
+mod cut_tests;
 mod fold;
 mod ledger;
 mod locks;
 mod request;
+#[cfg(test)]
+mod tests;
 
 pub use admission::Admission;
 pub use fold::{Applied, Cut, Effect, Folded, Partition, RowChange, Sums, commit_time};
 pub use ledger::{Decision, Ledger, Mark, Outcome, Prepared, Waiting};
 pub use locks::{Held, Locks};
-pub use request::{Admitted, Conflict, Facts, Refused, Request};
+pub use request::{Admitted, Conflict, Facts, Known, Refused, Request};
 
 /// So many of the last outcomes a partition remembers, to answer those who ask again.
 pub const REMEMBERED_OUTCOMES: usize = 1024;

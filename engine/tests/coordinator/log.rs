@@ -127,7 +127,7 @@ fn damage_to_the_newest_version_is_an_error_and_never_an_older_one() {
         bytes[20] ^= 1;
         for damaged in [bytes, Vec::new(), encode_record(&proposal(None, "x")).to_vec()] {
             store.put(&Path::from(path.as_str()), damaged.into()).await.unwrap();
-            let error = newest_record(&store, &layout()).await.unwrap_err();
+            let error = newest_record::<JobState>(&store, &layout()).await.unwrap_err();
             assert!(matches!(&error, ReadError::Record { path: at, .. } if *at == path), "{error}");
             let outcome = append(&store, &layout(), proposal(Some(&proposal(None, "x")), "y")).await;
             assert_ne!(outcome, Outcome::Landed);

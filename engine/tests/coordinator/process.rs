@@ -457,7 +457,7 @@ async fn a_leader_that_somebody_deposed_completes_nothing_more() {
     // Another takes over, and is never heard of again.
     let layout = Layout::new("job").unwrap();
     let foreign = loop {
-        let previous = newest_record(&*test.store, &layout).await.unwrap().unwrap();
+        let previous: Record = newest_record(&*test.store, &layout).await.unwrap().unwrap();
         let state = JobState::taken_over(
             Some(&previous.state),
             "127.0.0.1:1".parse().unwrap(),

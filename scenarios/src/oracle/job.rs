@@ -210,7 +210,7 @@ impl JobOracle {
 
     fn append(&mut self, version: u64, path: &str, bytes: &[u8]) -> Result<(), Violation> {
         let broken = |property: &str| Violation::new("ids", property).of("register");
-        let record = log::decode_record(bytes)
+        let record: Record = log::decode_record(bytes)
             .map_err(|error| broken("the register is written whole").found(format!("{path}: {error}")))?;
         let next = self.head.as_ref().map_or(1, |head| head.version + 1);
         if version != next || record.version != version {

@@ -69,7 +69,7 @@ pub(super) fn spawn(
 }
 
 pub(super) async fn observe(context: Arc<Context>, known: Option<SocketAddr>) -> Fact {
-    let register = read::newest_record(&*context.store, &context.layout).await;
+    let register = read::newest_record::<JobState>(&*context.store, &context.layout).await;
     let register = register.inspect_err(|error| tracing::warn!(%error, "the register cannot be read")).ok();
     let leader = register.as_ref().map_or(known, |record| record.as_ref().map(|record| record.state.leader));
     let pong = match leader {

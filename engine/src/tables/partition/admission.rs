@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::fold::Partition;
 use super::ledger::{Ledger, Prepared};
-use super::request::{Admitted, Conflict, Facts, Refused, Request};
+use super::request::{Admitted, Conflict, Facts, Known, Refused, Request};
 use crate::tables::entry::Entry;
 use crate::tables::ids::{CutId, HybridTime, LogIndex, PartitionId, TxId};
 use crate::tables::rows::{Change, Read};
@@ -154,28 +154,23 @@ impl Admission {
         }
     }
 
-    /// What is known of a transaction that is to be written or prepared.
+    /// What is known of a transaction. That an end is known outweighs that it is decided: it is the later.
     fn known(&self, tx: TxId) -> Option<Admitted> {
+        let known = |index, state| Some(Admitted::Known { index, state });
         if let Some(outcome) = self.ledger.outcome(tx) {
-            return Some(self.ended_or_pending(outcome.index, Admitted::Ended(outcome)));
+            return known(outcome.index, Known::Ended(outcome));
         }
         if let Some(decision) = self.ledger.decided().get(&tx) {
-            return Some(self.ended_or_pending(decision.index, Admitted::Decided(decision.clone())));
+            return known(decision.index, Known::Decided(decision.clone()));
         }
-        self.ledger.prepared().get(&tx).map(|prepared| Admitted::Pending(prepared.index))
-    }
-
-    /// What stands in an entry may only be told when that is applied.
-    fn ended_or_pending(&self, index: LogIndex, answer: Admitted) -> Admitted {
-        if index > self.applied { Admitted::Pending(index) } else { answer }
+        self.ledger.prepared().get(&tx).and_then(|prepared| known(prepared.index, Known::Prepared))
     }
 
     fn judge_decide(&self, tx: TxId, commit: bool, now: HybridTime) -> Result<Admitted, Refused> {
-        if let Some(decision) = self.ledger.decided().get(&tx) {
-            return Ok(self.ended_or_pending(decision.index, Admitted::Decided(decision.clone())));
-        }
-        if let Some(outcome) = self.ledger.outcome(tx) {
-            return Ok(self.ended_or_pending(outcome.index, Admitted::Ended(outcome)));
+        if let Some(known @ Admitted::Known { state: Known::Decided(_) | Known::Ended(_), .. }) =
+            self.known(tx)
+        {
+            return Ok(known);
         }
         match self.ledger.prepared().get(&tx) {
             None => Ok(Admitted::Unknown),
@@ -202,7 +197,7 @@ impl Admission {
             if outcome.commit != commit {
                 return Err(Refused::Contradicts { tx });
             }
-            return Ok(self.ended_or_pending(outcome.index, Admitted::Ended(outcome)));
+            return Ok(Admitted::Known { index: outcome.index, state: Known::Ended(outcome) });
         }
         if let Some(decision) = self.ledger.decided().get(&tx)
             && (decision.commit, decision.generation, decision.time) != (commit, generation, time)

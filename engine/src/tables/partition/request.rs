@@ -95,16 +95,28 @@ pub enum Request {
 pub enum Admitted {
     /// Append this. The answer is due when it is applied.
     Append(Entry),
-    /// It is in the log, maybe not yet applied: the answer is due when the entry at the index is.
-    Pending(LogIndex),
-    /// It has ended like this.
-    Ended(Outcome),
-    /// It is decided like this, and not finished everywhere.
-    Decided(Decision),
+    /// It is in the log already. The answer is due when the entry at the index is applied, which it may be.
+    Known {
+        /// Where it stands.
+        index: LogIndex,
+        /// What that comes to.
+        state: Known,
+    },
     /// It is aborted: nothing is known of it. (The answer to a request to decide.)
     Unknown,
     /// Nothing is to be done: it was done before.
     Nothing,
+}
+
+/// What is known of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is prepared, and not decided here.
+    Prepared,
+    /// It is decided here, and not forgotten.
+    Decided(Decision),
+    /// It has ended.
+    Ended(Outcome),
 }
 
 /// Why a transaction cannot go on. Its client begins again.
