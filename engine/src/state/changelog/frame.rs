@@ -194,6 +194,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    type Owned = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
     fn sealed(changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Bytes {
         let mut body = Vec::new();
         for (key, value) in changes {
@@ -202,13 +204,13 @@ mod tests {
         seal(7, 7 + changes.len() as u64, &body)
     }
 
-    fn read(bytes: &[u8], expected: (u64, u64)) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, Malformed> {
+    fn read(bytes: &[u8], expected: (u64, u64)) -> Result<Owned, Malformed> {
         let owned = |change: Change<'_>| (change.key.to_vec(), change.value.map(<[u8]>::to_vec));
         open(bytes, expected)?.map(|change| change.map(owned)).collect()
     }
 
     /// A frame whose checksum is right, around anything.
-    fn forged(from: u64, to: u64, body: &[u8]) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, Malformed> {
+    fn forged(from: u64, to: u64, body: &[u8]) -> Result<Owned, Malformed> {
         read(&seal(from, to, body), (from, to))
     }
 
