@@ -37,7 +37,7 @@ use super::registry::{RegisterError, Registry};
 use super::request::Queue;
 use super::snapshot::{CheckpointId, CheckpointMetadata};
 use super::sweep::View;
-use crate::cluster::rpc::{Attempt, TaskId};
+use crate::cluster::rpc::{Attempt, Declined, TaskId};
 use files::Retained;
 use pending::{Pending, Phase};
 
@@ -152,6 +152,9 @@ struct LastStage {
 enum Failure {
     /// A task cannot do its part.
     Declined,
+    /// A task has passed on to a newer one. It is not counted, as in Flink (`CHECKPOINT_DECLINED_SUBSUMED`): checkpoints that
+    /// are more than one at a time must not end an attempt by that alone.
+    Superseded,
     /// It took too long.
     Expired,
     /// It could not be made durable.
@@ -298,17 +301,22 @@ impl Coordinator {
         decisions
     }
 
-    /// A task cannot do its part.
+    /// A task does not do its part.
     pub fn decline(
         &mut self,
         attempt: Attempt,
         id: CheckpointId,
-        reason: &str,
+        task: TaskId,
+        why: &Declined,
         unix_ms: u64,
     ) -> Vec<Decision> {
         let mut decisions = Vec::new();
         if self.run.as_ref().is_some_and(|run| run.attempt == attempt) {
-            self.fail(id, Failure::Declined, reason, unix_ms, &mut decisions);
+            let failure = match why {
+                Declined::Failed(_) => Failure::Declined,
+                Declined::Superseded => Failure::Superseded,
+            };
+            self.fail(id, failure, &format!("{task} declined: {why}"), unix_ms, &mut decisions);
         }
         decisions
     }
@@ -407,7 +415,7 @@ impl Coordinator {
         }
         tracing::info!(checkpoint = %id, reason, "checkpoint failed");
         let Some(run) = &mut self.run else { return };
-        run.failures += u32::from(!is_savepoint);
+        run.failures += u32::from(!is_savepoint && failure != Failure::Superseded);
         if run.failures > self.config.tolerable_failures {
             decisions.push(Decision::Restart(format!("checkpoint {id} failed: {reason}")));
         } else {
@@ -438,7 +446,9 @@ impl Coordinator {
         let reason: String = reason.into();
         let status = match failure {
             Failure::Expired => EntryStatus::TimedOut { reason, at_unix_ms },
-            Failure::Declined | Failure::Finalise => EntryStatus::Failed { reason, at_unix_ms },
+            Failure::Declined | Failure::Superseded | Failure::Finalise => {
+                EntryStatus::Failed { reason, at_unix_ms }
+            }
         };
         decisions.push(Decision::Note(Box::new(Entry { status, ..pending.entry.clone() })));
         for state in pending.states.values() {

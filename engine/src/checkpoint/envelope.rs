@@ -1,4 +1,5 @@
-//! The envelope of everything the coordinator writes: magic, format version, body, CRC-32C.
+//! The envelope of what is one value in one object (the coordinator's records, documents of snapshots): magic, format version, body,
+//! CRC-32C.
 //!
 //! ```text
 //! magic: 4 bytes | format version: u16 LE | body: postcard | masked CRC-32C of all before: u32 LE
@@ -56,7 +57,7 @@ pub enum Malformed {
 }
 
 /// Wraps a value in the form of a format version.
-pub(super) fn seal<T: Serialize>(magic: [u8; 4], version: u16, value: &T) -> Bytes {
+pub(crate) fn seal<T: Serialize>(magic: [u8; 4], version: u16, value: &T) -> Bytes {
     let mut bytes = Vec::from(magic);
     bytes.extend(version.to_le_bytes());
     let mut bytes = postcard::to_extend(value, bytes)
@@ -71,7 +72,7 @@ pub(crate) fn masked_crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// Unwraps a value of any format version up to `newest`.
-pub(super) fn open<T: DeserializeOwned>(magic: [u8; 4], newest: u16, bytes: &[u8]) -> Result<T, Malformed> {
+pub(crate) fn open<T: DeserializeOwned>(magic: [u8; 4], newest: u16, bytes: &[u8]) -> Result<T, Malformed> {
     if bytes.len() < HEADER_BYTES + TRAILER_BYTES {
         return Err(Malformed::Truncated { len_bytes: bytes.len() });
     }

@@ -71,6 +71,24 @@ pub struct TaskDeployment {
     pub restore: Vec<SubtaskState>,
 }
 
+/// Why a task does not do its part of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Declined {
+    /// It cannot.
+    Failed(String),
+    /// The barrier of a newer one has overtaken its own: nothing is wrong with the task.
+    Superseded,
+}
+
+impl std::fmt::Display for Declined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Declined::Failed(reason) => f.write_str(reason),
+            Declined::Superseded => f.write_str("superseded by a newer one"),
+        }
+    }
+}
+
 /// Where the tasks of an attempt run: the address on which their worker accepts channels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
@@ -109,7 +127,7 @@ pub enum ToCoordinator {
         times: PartTimes,
     },
     /// The task cannot do its part of a checkpoint, and goes on.
-    Decline { attempt: Attempt, checkpoint: CheckpointId, task: TaskId, reason: String },
+    Decline { attempt: Attempt, checkpoint: CheckpointId, task: TaskId, why: Declined },
     /// The task has failed; the attempt is lost.
     Failed { attempt: Attempt, task: TaskId, reason: String },
     /// The source has read all there is to read, and waits for the last checkpoint.

@@ -23,8 +23,27 @@ struct Slot {
     is_live: bool,
     is_dirty: bool,
     was_used: bool,
-    key: Vec<u8>,
-    value: Option<Vec<u8>>,
+    /// False if the store holds, or shall hold, nothing under the key.
+    has_value: bool,
+    key_len: u32,
+    /// The key, and behind it the value: one allocation, so that a lookup that finds the key has the value at hand.
+    bytes: Vec<u8>,
+}
+
+impl Slot {
+    fn key(&self) -> &[u8] {
+        &self.bytes[..self.key_len as usize]
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        self.has_value.then(|| &self.bytes[self.key_len as usize..])
+    }
+
+    fn set_value(&mut self, value: Option<&[u8]>) {
+        self.bytes.truncate(self.key_len as usize);
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.has_value = value.is_some();
+    }
 }
 
 /// See the module.
@@ -39,6 +58,8 @@ pub(super) struct Cache {
     free: Vec<u32>,
     dirty: Vec<u32>,
     hand: usize,
+    /// The slot that was found last: what is read is most often written next.
+    last: usize,
 }
 
 impl Cache {
@@ -52,6 +73,7 @@ impl Cache {
             free: Vec::new(),
             dirty: Vec::new(),
             hand: 0,
+            last: 0,
         }
     }
 
@@ -61,35 +83,28 @@ impl Cache {
 
     /// What is known of a key: nothing, or what the store holds or shall hold.
     pub(super) fn get(&mut self, key: &[u8]) -> Option<Option<&[u8]>> {
-        let at = self.find(xxh3_64(key), key)?;
+        let at = self.find_again(key)?;
         let slot = &mut self.slots[at];
         slot.was_used = true;
-        Some(slot.value.as_deref())
+        Some(slot.value())
     }
 
     /// The store holds this.
     pub(super) fn learn(&mut self, key: &[u8], value: Option<Vec<u8>>) {
         let hash = xxh3_64(key);
         assert!(self.find(hash, key).is_none(), "what is cached is not asked of the store");
-        self.insert(hash, key, value);
+        self.last = self.insert(hash, key, value.as_deref());
     }
 
     /// The store shall hold this.
     pub(super) fn set(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let hash = xxh3_64(key);
-        let at = match self.find(hash, key) {
-            None => self.insert(hash, key, value.map(<[u8]>::to_vec)),
+        let at = match self.find_again(key) {
+            None => self.insert(xxh3_64(key), key, value),
             Some(at) => {
                 let slot = &mut self.slots[at];
-                self.used_bytes -= slot.value.as_ref().map_or(0, Vec::len);
-                self.used_bytes += value.map_or(0, <[u8]>::len);
-                match (&mut slot.value, value) {
-                    (Some(old), Some(new)) => {
-                        old.clear();
-                        old.extend_from_slice(new);
-                    }
-                    (old, new) => *old = new.map(<[u8]>::to_vec),
-                }
+                self.used_bytes -= slot.bytes.len();
+                slot.set_value(value);
+                self.used_bytes += slot.bytes.len();
                 slot.was_used = true;
                 at
             }
@@ -104,7 +119,7 @@ impl Cache {
     pub(super) fn dirty(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         self.dirty.iter().map(|at| {
             let slot = &self.slots[*at as usize];
-            (slot.key.as_slice(), slot.value.as_deref())
+            (slot.key(), slot.value())
         })
     }
 
@@ -144,11 +159,20 @@ impl Cache {
         usize::try_from(hash & (self.buckets.len() as u64 - 1)).expect("an index of a vector")
     }
 
+    /// As [`Cache::find`], after a look at what was found last.
+    fn find_again(&mut self, key: &[u8]) -> Option<usize> {
+        if self.slots.get(self.last).is_some_and(|slot| slot.is_live && slot.key() == key) {
+            return Some(self.last);
+        }
+        self.last = self.find(xxh3_64(key), key)?;
+        Some(self.last)
+    }
+
     fn find(&self, hash: u64, key: &[u8]) -> Option<usize> {
         let mut at = self.buckets[self.bucket(hash)];
         while at != NONE {
             let slot = &self.slots[at as usize];
-            if slot.hash == hash && slot.key == key {
+            if slot.hash == hash && slot.key() == key {
                 return Some(at as usize);
             }
             at = slot.next;
@@ -156,12 +180,11 @@ impl Cache {
         None
     }
 
-    fn insert(&mut self, hash: u64, key: &[u8], value: Option<Vec<u8>>) -> usize {
+    fn insert(&mut self, hash: u64, key: &[u8], value: Option<&[u8]>) -> usize {
         if self.live >= self.buckets.len() {
             self.grow();
         }
         let bucket = self.bucket(hash);
-        self.used_bytes += SLOT_OVERHEAD_BYTES + key.len() + value.as_ref().map_or(0, Vec::len);
         self.live += 1;
         let next = self.buckets[bucket];
         let at = match self.free.pop() {
@@ -173,18 +196,22 @@ impl Cache {
                     is_live: false,
                     is_dirty: false,
                     was_used: false,
-                    key: Vec::new(),
-                    value: None,
+                    has_value: false,
+                    key_len: 0,
+                    bytes: Vec::new(),
                 };
                 self.slots.push(slot);
                 self.slots.len() - 1
             }
         };
         let slot = &mut self.slots[at];
-        slot.key.clear();
-        slot.key.extend_from_slice(key);
-        (slot.hash, slot.next, slot.value) = (hash, next, value);
+        slot.bytes.reserve_exact(key.len() + value.map_or(0, <[u8]>::len));
+        slot.bytes.extend_from_slice(key);
+        slot.key_len = narrow(key.len());
+        slot.set_value(value);
+        (slot.hash, slot.next) = (hash, next);
         (slot.is_live, slot.is_dirty, slot.was_used) = (true, false, false);
+        self.used_bytes += SLOT_OVERHEAD_BYTES + slot.bytes.len();
         self.buckets[bucket] = narrow(at);
         at
     }
@@ -203,8 +230,8 @@ impl Cache {
         }
         let slot = &mut self.slots[at];
         slot.is_live = false;
-        self.used_bytes -= SLOT_OVERHEAD_BYTES + slot.key.len() + slot.value.as_ref().map_or(0, Vec::len);
-        (slot.key, slot.value) = (Vec::new(), None);
+        self.used_bytes -= SLOT_OVERHEAD_BYTES + slot.bytes.len();
+        slot.bytes = Vec::new();
         self.live -= 1;
         self.free.push(narrow(at));
     }
@@ -221,7 +248,7 @@ impl Cache {
     }
 }
 
-/// Slots are far fewer than 2^32: each costs at least [`SLOT_OVERHEAD_BYTES`] of the budget.
+/// Slots are far fewer than 2^32: each costs at least [`SLOT_OVERHEAD_BYTES`] of the budget. So are the bytes of a key.
 fn narrow(at: usize) -> u32 {
     u32::try_from(at).expect("fewer slots than that")
 }

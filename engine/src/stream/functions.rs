@@ -6,10 +6,12 @@
 //!
 //! Functions of windows are in [`super::window`], of joins in [`super::join`].
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
+use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -175,9 +177,45 @@ pub trait BroadcastFunction<T: Data, B: Data>: Send {
     ) -> Result<(), Error>;
 }
 
-/// The bytes of an item.
+/// How much memory encoded items share, in bytes. It is freed with the last of them.
+const CHUNK_BYTES: usize = 16 << 10;
+
+thread_local! {
+    static CHUNK: RefCell<BytesMut> = RefCell::default();
+}
+
+/// The bytes of an item. Small ones lie in a chunk with others: an allocation for each would cost more than the encoding.
 pub(crate) fn encode<T: Serialize>(item: &T) -> Result<Bytes, String> {
-    postcard::to_allocvec(item).map(Bytes::from).map_err(|error| error.to_string())
+    let mut chunk = CHUNK.take();
+    if chunk.capacity() < CHUNK_BYTES / 64 {
+        chunk.reserve(CHUNK_BYTES);
+    }
+    let encoded =
+        postcard::serialize_with_flavor(item, InChunk(&mut chunk)).map_err(|error| error.to_string());
+    // Of one that failed a part is there.
+    chunk.clear();
+    CHUNK.set(chunk);
+    encoded
+}
+
+struct InChunk<'a>(&'a mut BytesMut);
+
+impl Flavor for InChunk<'_> {
+    type Output = Bytes;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.put_u8(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.put_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Bytes> {
+        Ok(self.0.split().freeze())
+    }
 }
 
 /// The item of some bytes.

@@ -26,6 +26,7 @@ cutwater_io::points! {
     sometimes RESTAGED = "stream.sink.restaged": "a transaction was staged again because its staging had not ended at the next barrier";
     sometimes DELETE_DEFERRED = "stream.sink.delete_deferred": "committed output stayed staged because an open checkpoint named it";
     sometimes TIMER_FIRED = "stream.timer_fired": "a timer of event time fired";
+    sometimes TIMERS_INTERRUPTED = "stream.timers_interrupted": "timers were due for which the output had no room";
     sometimes LATE_DROPPED = "stream.late_dropped": "a record came after its window had closed";
     sometimes STOP_UNDONE = "stream.source.stop_undone": "the savepoint with which the job should end failed, and the source read on";
     sometimes SOURCE_RESUMED = "stream.source.resumed": "a source went on from a restored position";

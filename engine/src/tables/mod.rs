@@ -11,3 +11,4 @@ pub mod ids;
 pub mod partition;
 pub mod replica;
 pub mod rows;
+pub mod snapshot;

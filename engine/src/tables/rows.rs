@@ -55,8 +55,13 @@ pub struct Content {
 impl Content {
     /// Counts a row in.
     pub fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.add_hash(row_hash(key, value));
+    }
+
+    /// Counts a row in by its [`row_hash`].
+    pub fn add_hash(&mut self, hash: u128) {
         self.rows += 1;
-        self.sum = self.sum.wrapping_add(hash(key, value));
+        self.sum = self.sum.wrapping_add(hash);
     }
 
     /// Counts a row out that was counted in.
@@ -64,13 +69,21 @@ impl Content {
     /// # Panics
     /// If there is none.
     pub fn remove(&mut self, key: &[u8], value: &[u8]) {
+        self.remove_hash(row_hash(key, value));
+    }
+
+    /// Counts a row out by its [`row_hash`].
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn remove_hash(&mut self, hash: u128) {
         self.rows = self.rows.checked_sub(1).expect("a row that was counted in");
-        self.sum = self.sum.wrapping_sub(hash(key, value));
+        self.sum = self.sum.wrapping_sub(hash);
     }
 }
 
-/// The value's hash is seeded by the key's: a key and a value cannot pass for another pair by moving bytes between them.
-fn hash(key: &[u8], value: &[u8]) -> u128 {
+/// The hash of a row. The value's is seeded by the key's: a key and a value cannot pass for another pair by moving bytes between them.
+pub fn row_hash(key: &[u8], value: &[u8]) -> u128 {
     let of_key = xxh3_128_with_seed(key, 0);
     let seed = u64::try_from(of_key & u128::from(u64::MAX)).expect("64 bits");
     xxh3_128_with_seed(value, seed).wrapping_add(of_key.rotate_left(64)) | 1

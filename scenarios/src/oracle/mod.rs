@@ -2,7 +2,11 @@
 
 pub mod attempts;
 pub mod batches;
+pub mod calls;
 pub mod cold;
+pub mod cuts;
 pub mod hoard;
 pub mod job;
+pub mod linearizable;
+pub mod serializable;
 pub mod watch;

@@ -197,12 +197,16 @@ impl JobView for Live {
     async fn restored(&self) -> Result<Option<Checkpoint>, ViewError> {
         let list = self.client.checkpoints().await.map_err(unavailable)?;
         let Some(restored) = &list.restored else { return Ok(None) };
-        let known = self.all(&list).into_iter().find(|checkpoint| checkpoint.id == restored.id.0);
+        // The checkpoint of another job may have the id of one of ours.
+        let location = self.location(&restored.location);
+        let known = self.all(&list).into_iter().find(|checkpoint| {
+            checkpoint.id == restored.id.0 && checkpoint.location.as_ref() == Some(&location)
+        });
         Ok(Some(Checkpoint {
             id: restored.id.0,
             savepoint: known.as_ref().and_then(|known| known.savepoint),
             acknowledged_unix_ms: Some(restored.at_unix_ms),
-            location: Some(self.location(&restored.location)),
+            location: Some(location),
             description: known.map_or_else(String::new, |known| known.description),
             status: Status::Present,
             reason: None,

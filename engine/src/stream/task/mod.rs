@@ -45,7 +45,7 @@ use super::in_flight::{self, Content};
 use crate::checkpoint::barrier::Barrier;
 use crate::checkpoint::layout::Layout;
 use crate::checkpoint::snapshot::{CheckpointId, InFlight, SubtaskState};
-use crate::cluster::rpc::{Attempt, Placement, TaskDeployment, TaskId, ToCoordinator};
+use crate::cluster::rpc::{Attempt, Declined, Placement, TaskDeployment, TaskId, ToCoordinator};
 use crate::state::blob::{self, Blobs};
 use crate::state::changelog::ChangelogOptions;
 use crate::state::key_groups;
@@ -224,9 +224,9 @@ impl TaskContext {
         self.say(ToCoordinator::Acknowledge { attempt, checkpoint, task, state, times });
     }
 
-    fn decline(&self, checkpoint: CheckpointId, reason: String) {
+    fn decline(&self, checkpoint: CheckpointId, why: Declined) {
         let (attempt, task) = (self.attempt, self.task());
-        self.say(ToCoordinator::Decline { attempt, checkpoint, task, reason });
+        self.say(ToCoordinator::Decline { attempt, checkpoint, task, why });
     }
 
     fn names(&self) -> TaskNames {

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::checkpoint::barrier::Target;
 use crate::checkpoint::snapshot::{CheckpointId, KeyedSnapshot, SubtaskState};
+use crate::cluster::rpc::Declined;
 use crate::state::backend::LinkedSnapshot;
 use crate::state::operator_state::OperatorState;
 use crate::state::upload::{self, Uploaded};
@@ -123,8 +124,14 @@ impl<'a> OperatorTask<'a> {
             let mut taken = 0;
             let elements = if self.is_full() { 0 } else { ELEMENTS_PER_ROUND };
             while taken < elements && self.output.is_ready() {
-                let Some((channel, element)) = self.intake.take() else { break };
                 let (body, output) = (&mut self.body, &mut self.output);
+                if self.processing.is_firing() {
+                    self.processing.go_on(body, output).await?;
+                    self.output.send()?;
+                    self.arrive().await?;
+                    continue;
+                }
+                let Some((channel, element)) = self.intake.take() else { break };
                 match element {
                     Element::Record(record) => self.processing.record(record, body, output).await?,
                     Element::Watermark(ms) => self.processing.watermark(channel, ms, body, output).await?,
@@ -171,8 +178,9 @@ impl<'a> OperatorTask<'a> {
 
     async fn next(&mut self) -> Happening {
         let is_full = self.is_full();
-        let OperatorTask { context, uploads, intake, output, changelog, .. } = self;
-        let may_process = output.is_ready() && intake.has_waiting() && !is_full;
+        let OperatorTask { context, uploads, intake, output, changelog, processing, .. } = self;
+        let has_more = intake.has_waiting() || processing.is_firing();
+        let may_process = output.is_ready() && has_more && !is_full;
         let input = async { if may_process { Ok(()) } else { intake.wait().await } };
         let (command, upload) = (context.commands.recv().fuse(), uploads.next().fuse());
         let logged = async {
@@ -198,7 +206,7 @@ impl<'a> OperatorTask<'a> {
         }
         if let Some(checkpoint) = self.intake.too_much() {
             self.give_up(checkpoint);
-            self.context.decline(checkpoint, "too much is in flight".into());
+            self.context.decline(checkpoint, Declined::Failed("too much is in flight".into()));
         }
         Ok(())
     }
@@ -207,7 +215,7 @@ impl<'a> OperatorTask<'a> {
         if let Some(older) = decision.declined {
             sometimes!(points::ALIGNMENT_SUPERSEDED, true);
             self.give_up(older);
-            self.context.decline(older, "superseded by a newer one".into());
+            self.context.decline(older, Declined::Superseded);
         }
         if let Some(snapshot) = decision.snapshot {
             self.snapshot(snapshot).await?;
@@ -326,7 +334,7 @@ impl<'a> OperatorTask<'a> {
             Err(error) => {
                 self.intake.abort(checkpoint);
                 state.abort(checkpoint);
-                self.context.decline(checkpoint, error.to_string());
+                self.context.decline(checkpoint, Declined::Failed(error.to_string()));
                 let blobs = self.context.blobs.clone();
                 cutwater_io::task::spawn(discard(blobs, uploaded, links));
                 // Damage does not go away: only a restore replaces the file.

@@ -1,7 +1,10 @@
 //! What an operator's task does with records, watermarks and timers; barriers are in [`super::operator`].
 //!
 //! A watermark that advances fires the timers that have become due, in the order of their times, before it goes on
-//! downstream: what they emit is not late there. Each call runs to its end before the task looks at anything else.
+//! downstream: what they emit is not late there. There may be any number of them, and so the firing stops whenever the
+//! output has no room, and goes on when it has; the input waits meanwhile, a barrier that overtakes does not. (Flink's
+//! interruptible timers.) A snapshot that is taken in between holds the timers that have not fired: the watermark comes again
+//! after a restore. Every other call runs to its end before the task looks at anything else.
 
 use std::time::Duration;
 
@@ -27,6 +30,8 @@ pub(super) enum Body<'a> {
 /// See the module.
 pub(super) struct Processing {
     watermarks: Watermarks,
+    /// What goes downstream once the timers that it makes due have fired.
+    held_back: Option<Progress>,
     out: Vec<Record>,
     processed: u32,
     /// Records that were dropped because they came too late.
@@ -35,7 +40,13 @@ pub(super) struct Processing {
 
 impl Processing {
     pub(super) fn new(channels: usize) -> Processing {
-        Processing { watermarks: Watermarks::new(channels), out: Vec::new(), processed: 0, late: 0 }
+        Processing {
+            watermarks: Watermarks::new(channels),
+            held_back: None,
+            out: Vec::new(),
+            processed: 0,
+            late: 0,
+        }
     }
 
     pub(super) fn late(&self) -> u64 {
@@ -48,6 +59,7 @@ impl Processing {
         body: &mut Body<'_>,
         output: &mut Emitter,
     ) -> Result<(), Error> {
+        assert!(!self.is_firing(), "timers fire before the records behind their watermark");
         let watermark_ms = self.watermarks.current_ms();
         let moment = Moment { time_ms: record.time_ms, watermark_ms, input: record.input };
         match body {
@@ -70,8 +82,8 @@ impl Processing {
         body: &mut Body<'_>,
         output: &mut Emitter,
     ) -> Result<(), Error> {
-        let progress = self.watermarks.watermark(channel, time_ms);
-        self.progress(progress, body, output).await
+        self.held_back = self.watermarks.watermark(channel, time_ms);
+        self.go_on(body, output).await
     }
 
     pub(super) async fn idle(
@@ -80,17 +92,18 @@ impl Processing {
         body: &mut Body<'_>,
         output: &mut Emitter,
     ) -> Result<(), Error> {
-        let progress = self.watermarks.idle(channel);
-        self.progress(progress, body, output).await
+        self.held_back = self.watermarks.idle(channel);
+        self.go_on(body, output).await
     }
 
-    async fn progress(
-        &mut self,
-        progress: Option<Progress>,
-        body: &mut Body<'_>,
-        output: &mut Emitter,
-    ) -> Result<(), Error> {
-        let Some(progress) = progress else { return Ok(()) };
+    /// True if timers are due, and the output had no room for what they emit.
+    pub(super) fn is_firing(&self) -> bool {
+        self.held_back.is_some()
+    }
+
+    /// Fires what is due, as long as the output has room.
+    pub(super) async fn go_on(&mut self, body: &mut Body<'_>, output: &mut Emitter) -> Result<(), Error> {
+        let Some(progress) = self.held_back else { return Ok(()) };
         if let (Progress::Watermark(watermark_ms), Body::Keyed(operator, state)) = (progress, body) {
             while let Some(timer) = state.pop_timer(watermark_ms).await? {
                 let moment = Moment { time_ms: timer.time_ms, watermark_ms, input: 0 };
@@ -98,8 +111,13 @@ impl Processing {
                 operator.on_timer(timer, &mut context, &mut self.out).await?;
                 sometimes!(points::TIMER_FIRED, true);
                 self.emit(output).await?;
+                if !output.is_ready() {
+                    sometimes!(points::TIMERS_INTERRUPTED, true);
+                    return Ok(());
+                }
             }
         }
+        self.held_back = None;
         output.time(progress);
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::checkpoint::barrier::Target;
 use crate::checkpoint::snapshot::{CheckpointId, FileHandle, SinkSnapshot, SinkTransaction, SubtaskState};
-use crate::cluster::rpc::ToCoordinator;
+use crate::cluster::rpc::{Declined, ToCoordinator};
 use crate::state::blob;
 use crate::state::upload::{Names, Uploaded};
 use crate::stream::alignment::{Decision, Snapshot};
@@ -149,7 +149,7 @@ impl SinkTask {
         }
         if let Some(checkpoint) = self.intake.too_much() {
             self.give_up(checkpoint);
-            self.context.decline(checkpoint, "too much is in flight".into());
+            self.context.decline(checkpoint, Declined::Failed("too much is in flight".into()));
         }
         Ok(())
     }
@@ -166,7 +166,7 @@ impl SinkTask {
         if let Some(older) = decision.declined {
             sometimes!(points::ALIGNMENT_SUPERSEDED, true);
             self.give_up(older);
-            self.context.decline(older, "superseded by a newer one".into());
+            self.context.decline(older, Declined::Superseded);
         }
         if let Some(snapshot) = decision.snapshot {
             self.snapshot(&snapshot);
@@ -283,7 +283,7 @@ impl SinkTask {
                 self.intake.abort(checkpoint);
                 self.open.remove(&checkpoint);
                 self.sweep();
-                self.context.decline(checkpoint, error.to_string());
+                self.context.decline(checkpoint, Declined::Failed(error.to_string()));
             }
         }
         Ok(())

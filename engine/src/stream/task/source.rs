@@ -20,7 +20,7 @@ use super::timing::Timing;
 use super::{Command, RECORDS_PER_CHARGE, TaskContext, until_cancelled};
 use crate::checkpoint::barrier::{Alignment, Barrier, Stop};
 use crate::checkpoint::snapshot::{CheckpointId, SourcePosition, SourceSnapshot, SubtaskState};
-use crate::cluster::rpc::ToCoordinator;
+use crate::cluster::rpc::{Declined, ToCoordinator};
 use crate::state::blob;
 use crate::state::upload::Uploaded;
 use crate::stream::emit::Emitter;
@@ -306,7 +306,7 @@ impl SourceTask {
         match result.map_err(|source| Error::Background { checkpoint, source })? {
             Ok(snapshot) => self.context.acknowledge(checkpoint, SubtaskState::Source(snapshot), timing),
             Err(error) => {
-                self.context.decline(checkpoint, error.to_string());
+                self.context.decline(checkpoint, Declined::Failed(error.to_string()));
                 let blobs = self.context.blobs.clone();
                 task::spawn(async move { uploaded.discard(&blobs).await });
             }

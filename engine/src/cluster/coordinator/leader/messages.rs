@@ -72,9 +72,8 @@ impl Leader {
                 }
                 self.execute(decisions, connections);
             }
-            ToCoordinator::Decline { attempt, checkpoint, task, reason } => {
-                let reason = format!("{task} declined: {reason}");
-                let decisions = self.machine().decline(attempt, checkpoint, &reason, unix_ms());
+            ToCoordinator::Decline { attempt, checkpoint, task, why } => {
+                let decisions = self.machine().decline(attempt, checkpoint, task, &why, unix_ms());
                 self.execute(decisions, connections);
             }
             ToCoordinator::Failed { task, reason, .. } => {

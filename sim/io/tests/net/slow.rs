@@ -2,16 +2,14 @@
 //! stalls that end early.
 #![cfg(madsim)]
 
-mod net_support;
-
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use crate::support::*;
 use bytes::Bytes;
 use cutwater_io::net::{Connection, Listener};
 use cutwater_io::sim::{NodeId, net};
 use cutwater_io::time::timeout;
-use net_support::*;
 
 const PORT: u16 = 7000;
 const LONG: Duration = Duration::from_secs(60);

@@ -1,18 +1,16 @@
 //! The simulated object store: what a request does, what its caller learns, and when the two differ.
 #![cfg(madsim)]
 
-mod net_support;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::*;
 use bytes::Bytes;
 use cutwater_io::objects::{Path, open};
 use cutwater_io::sim::objects::{Config, ObjectChange, ObjectEvent, RequestError};
 use cutwater_io::sim::{NodeId, SiteFault};
 use cutwater_io::time::timeout;
 use futures::{StreamExt, TryStreamExt};
-use net_support::*;
 use object_store::{
     Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload,
 };

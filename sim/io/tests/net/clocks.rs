@@ -1,13 +1,11 @@
 //! Clocks of nodes: drift, jumps, timers that keep to them, nodes that are slow, and what healing does.
 #![cfg(madsim)]
 
-mod net_support;
-
 use std::time::Duration;
 
+use crate::support::*;
 use cutwater_io::sim::NodeId;
 use cutwater_io::{fs, time};
-use net_support::*;
 
 const N1: NodeId = NodeId(1);
 const SECOND: Duration = Duration::from_secs(1);

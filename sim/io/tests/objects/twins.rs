@@ -11,14 +11,11 @@ use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-#[cfg(madsim)]
-mod net_support;
-
 type Store = Arc<dyn ObjectStore>;
 
 #[cfg(madsim)]
 fn run_twins(body: fn(Store) -> BoxFuture<'static, ()>) {
-    use net_support::{Setup, run};
+    use crate::support::{Setup, run};
     run(Setup::default(), move |world| async move {
         world.on(1, async move { body(open("sim://bucket").expect("a bucket")).await }).await.expect("runs");
     });

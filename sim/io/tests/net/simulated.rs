@@ -1,16 +1,14 @@
 //! The simulated network: what crosses a link, when, and what does not.
 #![cfg(madsim)]
 
-mod net_support;
-
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use crate::support::*;
 use bytes::Bytes;
 use cutwater_io::net::{Connection, Listener};
 use cutwater_io::sim::{NodeId, SiteFault, net};
 use cutwater_io::time::timeout;
-use net_support::*;
 
 const PORT: u16 = 7000;
 

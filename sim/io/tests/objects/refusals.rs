@@ -1,16 +1,14 @@
 //! The simulated object store where it refuses, breaks off and lags: conflicts, bodies, credentials, limits, listings, clocks.
 #![cfg(madsim)]
 
-mod net_support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use cutwater_io::objects::{Path, open};
 use cutwater_io::sim::objects::{Config, RequestError};
 use cutwater_io::sim::{NodeId, SiteFault};
 use futures::TryStreamExt;
-use net_support::*;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 fn store() -> Arc<dyn ObjectStore> {

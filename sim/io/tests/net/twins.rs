@@ -11,15 +11,12 @@ use cutwater_io::time::{sleep, timeout};
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
 
-#[cfg(madsim)]
-mod net_support;
-
 /// Starts a task where the server lives.
 type OnServer = Box<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
 
 #[cfg(madsim)]
 fn run_twins(body: fn(IpAddr, OnServer) -> BoxFuture<'static, ()>) {
-    use net_support::{Setup, ip, run};
+    use crate::support::{Setup, ip, run};
     run(Setup::default(), move |world| async move {
         let servers = world.clone();
         let on_server: OnServer = Box::new(move |task| drop(servers.on(2, task)));
