@@ -420,7 +420,7 @@ pub(super) mod tests {
         let crc = crate::store::coding::masked_crc32c(&bytes[..covered]);
         bytes[covered..].copy_from_slice(&crc.to_le_bytes());
         let found = Document::decode(&layout(), &layout().document(0), &bytes).unwrap_err();
-        assert_eq!(found.reason, Malformed::Version { found: 9 });
+        assert_eq!(found.reason, Malformed::Version { found: 9, newest: envelope::FIRST_VERSION });
     }
 
     #[test]
