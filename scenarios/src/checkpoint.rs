@@ -107,6 +107,11 @@ impl Scenario for CheckpointScenario {
                 "stream.sink.recommitted",
                 "state.upload.reused",
                 "state.upload.damaged",
+                "state.log.uploaded_early",
+                "state.materialised.under_load",
+                "state.log.truncated",
+                "state.log.never_named",
+                "state.log.replayed",
                 "log.superseded",
             ]
             .into_iter()

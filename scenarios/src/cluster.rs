@@ -80,7 +80,10 @@ pub(crate) const ORACLES: &[OracleInfo] = &[
         name: "list",
         about: "the fate of a checkpoint in the list is final, and what is retained is present",
     },
-    OracleInfo { name: "no leak", about: "after the end no object is left that nothing needs" },
+    OracleInfo {
+        name: "no leak",
+        about: "while a job runs undisturbed no shared object stays that no checkpoint names, and after the end none at all that nothing needs",
+    },
     OracleInfo { name: "liveness", about: "once nothing breaks, the job ends within 180 s" },
 ];
 
@@ -130,7 +133,7 @@ pub(crate) fn roles() -> Vec<Role> {
 
 /// Settings of the job, the coordinator and the stores.
 pub(crate) fn knobs() -> Vec<Knob> {
-    vec![
+    let mut knobs = vec![
         crate::personality_knob(),
         Knob::new("query", "0: one keyed step, 1: two, from 2 on: Nexmark q0 to q8", 0, 0..=10),
         Knob::new("partitions", "partitions of the source", 3, 1..=6),
@@ -201,7 +204,9 @@ pub(crate) fn knobs() -> Vec<Knob> {
             0..=20_000,
         ),
         Knob::new("page_keys", "keys in a page of a listing", 1000, 1..=1000),
-    ]
+    ];
+    knobs.extend(crate::changelog::knobs());
+    knobs
 }
 
 /// A running cluster.
@@ -275,7 +280,7 @@ impl Cluster {
             self.world.within(FINISH_LIMIT, "a healed cluster brings its job to an end", ended).await?;
         judged.await?;
         self.oracles().look(self.world.env())?;
-        if self.is_undisturbed() {
+        if is_undisturbed(&self.world) {
             attempts::judge_undisturbed(Passed::so_far(self.world.env()))?;
         }
         self.judge_output(whole)?;
@@ -312,17 +317,6 @@ impl Cluster {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.oracles().job.state().is_some_and(|state| state.status.is_terminal())
-    }
-
-    /// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
-    fn is_undisturbed(&self) -> bool {
-        let plan = self.world.plan();
-        let disturbs =
-            |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage" | "stop" | "cancel" | "start");
-        plan.faults.is_empty()
-            && plan.buggify.is_empty()
-            && self.world.knob("store_spacing_us") == 0
-            && !plan.ops.iter().any(disturbs)
     }
 
     pub(crate) async fn until(&self, condition: impl Fn(&Cluster) -> bool) {
@@ -473,6 +467,7 @@ fn coordinator_config(
                 1 => Alignment::AlignedFor { timeout_us: world.knob("alignment_ms") * 1000 },
                 _ => Alignment::Unaligned,
             },
+            changelog: crate::changelog::options(world, index),
         },
         lease: ms("lease_ms") + slowest_ping(world) * 4,
         ping_limit: ms("lease_ms") / 4 + slowest_ping(world),
@@ -483,6 +478,16 @@ fn coordinator_config(
         sweep_interval: ms("sweep_ms"),
         keep_versions: world.knob("keep_versions"),
     }
+}
+
+/// True if nothing in the plan is a reason for a task to end. An object store that lets requests wait is one.
+pub(crate) fn is_undisturbed(world: &World) -> bool {
+    let plan = world.plan();
+    let disturbs = |op: &Op| matches!(op.verb.as_str(), "rescale" | "outage" | "stop" | "cancel" | "start");
+    plan.faults.is_empty()
+        && plan.buggify.is_empty()
+        && world.knob("store_spacing_us") == 0
+        && !plan.ops.iter().any(disturbs)
 }
 
 /// Only aligned checkpoints may be under way side by side.

@@ -13,6 +13,7 @@ use cutwater_sim::scenario::Scenario;
 use cutwater_sim::shrink::Personalities;
 use cutwater_sim::vocabulary::Knob;
 
+mod changelog;
 pub mod checkpoint;
 mod cluster;
 pub mod damage;

@@ -95,6 +95,8 @@ impl Scenario for RestoreScenario {
                 "state.rescaled",
                 "stream.in_flight.rescaled",
                 "state.upload.reused",
+                "state.log.replayed",
+                "state.log.replayed_rescaled",
             ]
             .into_iter()
             .chain(points.iter().filter(|p| p.kind == Kind::Buggify).map(|p| p.name))

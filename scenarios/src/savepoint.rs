@@ -78,6 +78,7 @@ impl Scenario for SavepointScenario {
                 "coordinator.stopping_restored",
                 "coordinator.started_again",
                 "stream.source.stop_undone",
+                "state.log.replayed",
             ],
             ..Demands::default()
         }

@@ -6,6 +6,8 @@
 //!
 //! libFuzzer runs them from `fuzz/`; `tests/targets.rs` runs the same functions over the committed seeds and random bytes.
 
+mod snapshots;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,6 +64,8 @@ pub const TARGETS: &[Target] = &[
     ("flink_metadata", flink_metadata),
     ("sink_output", sink_output),
     ("canonical_state", canonical_state),
+    ("snapshot_file", snapshots::file),
+    ("snapshot_document", snapshots::document),
 ];
 
 /// Runs the target of this name.

@@ -67,6 +67,7 @@ impl Job {
                 states: Vec::new(),
                 range: KeyGroupRange { first: subtask * 4, last: subtask * 4 + 3 },
                 format: StateFormat::store(),
+                changelog: None,
                 in_flight: None,
                 shared: shared.clone(),
                 private: vec![StoreFile::whole("CURRENT", private(subtask, "current"))],

@@ -258,6 +258,7 @@ mod tests {
                 format: StateFormat::store(),
                 shared: Vec::new(),
                 private: Vec::new(),
+                changelog: None,
                 in_flight: None,
             })).collect();
             let handed = restore(&plan(VertexKind::Keyed), &vertex(states), new, max);

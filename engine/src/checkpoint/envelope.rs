@@ -17,8 +17,8 @@ use serde::{Serialize, de::DeserializeOwned};
 const HEADER_BYTES: usize = 6;
 const TRAILER_BYTES: usize = 4;
 
-/// The only format version there is.
-const FORMAT_VERSION: u16 = 1;
+/// The format version of all that needs no later one.
+pub(crate) const FIRST_VERSION: u16 = 1;
 
 /// Why bytes are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,10 +33,12 @@ pub enum Malformed {
     #[error("wrong magic")]
     Magic,
     /// Written by another version of this program.
-    #[error("format version {found}, this program reads {FORMAT_VERSION}")]
+    #[error("format version {found}, this program reads {FIRST_VERSION} to {newest}")]
     Version {
         /// The version found.
         found: u16,
+        /// The newest that is read.
+        newest: u16,
     },
     /// Damaged.
     #[error("checksum {found:08x}, computed {computed:08x}")]
@@ -54,10 +56,10 @@ pub enum Malformed {
     Inconsistent(String),
 }
 
-/// Wraps a value.
-pub(crate) fn seal<T: Serialize>(magic: [u8; 4], value: &T) -> Bytes {
+/// Wraps a value in the form of a format version.
+pub(crate) fn seal<T: Serialize>(magic: [u8; 4], version: u16, value: &T) -> Bytes {
     let mut bytes = Vec::from(magic);
-    bytes.extend(FORMAT_VERSION.to_le_bytes());
+    bytes.extend(version.to_le_bytes());
     let mut bytes = postcard::to_extend(value, bytes)
         .expect("the values of this module hold nothing that cannot be encoded");
     bytes.extend(masked_crc32c(&bytes).to_le_bytes());
@@ -69,8 +71,8 @@ pub(crate) fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// Unwraps a value.
-pub(crate) fn open<T: DeserializeOwned>(magic: [u8; 4], bytes: &[u8]) -> Result<T, Malformed> {
+/// Unwraps a value of any format version up to `newest`.
+pub(crate) fn open<T: DeserializeOwned>(magic: [u8; 4], newest: u16, bytes: &[u8]) -> Result<T, Malformed> {
     if bytes.len() < HEADER_BYTES + TRAILER_BYTES {
         return Err(Malformed::Truncated { len_bytes: bytes.len() });
     }
@@ -85,8 +87,8 @@ pub(crate) fn open<T: DeserializeOwned>(magic: [u8; 4], bytes: &[u8]) -> Result<
         return Err(Malformed::Checksum { found, computed });
     }
     let version = u16::from_le_bytes([header[4], header[5]]);
-    if version != FORMAT_VERSION {
-        return Err(Malformed::Version { found: version });
+    if !(FIRST_VERSION..=newest).contains(&version) {
+        return Err(Malformed::Version { found: version, newest });
     }
     match postcard::take_from_bytes(body) {
         Ok((value, [])) => Ok(value),

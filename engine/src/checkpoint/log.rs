@@ -65,7 +65,7 @@ pub struct Record<V = JobState> {
 
 /// The bytes of a record.
 pub fn encode_record<V: Value>(record: &Record<V>) -> Bytes {
-    envelope::seal(V::MAGIC, record)
+    envelope::seal(V::MAGIC, envelope::FIRST_VERSION, record)
 }
 
 /// The record in `bytes`.
@@ -73,7 +73,7 @@ pub fn encode_record<V: Value>(record: &Record<V>) -> Bytes {
 /// # Errors
 /// If the bytes are damaged, foreign, of another format version, or contradict themselves.
 pub fn decode_record<V: Value>(bytes: &[u8]) -> Result<Record<V>, Malformed> {
-    let record: Record<V> = envelope::open(V::MAGIC, bytes)?;
+    let record: Record<V> = envelope::open(V::MAGIC, envelope::FIRST_VERSION, bytes)?;
     record.state.check().map_err(Malformed::Inconsistent)?;
     Ok(record)
 }

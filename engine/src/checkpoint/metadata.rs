@@ -17,6 +17,9 @@ use crate::cluster::rpc::TaskId;
 /// The first four bytes.
 pub(super) const MAGIC: [u8; 4] = *b"CWCM";
 
+/// The format version of metadata in which a changelog is named. The form of all other metadata is the first one still.
+const WITH_CHANGELOG: u16 = 2;
+
 /// A checkpoint's metadata cannot be read or does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {reason}")]
@@ -29,7 +32,10 @@ pub struct MetadataError {
 
 /// The bytes of a metadata object.
 pub fn encode(metadata: &CheckpointMetadata) -> Bytes {
-    envelope::seal(MAGIC, metadata)
+    let logged =
+        |state: &SubtaskState| matches!(state, SubtaskState::Keyed(keyed) if keyed.changelog.is_some());
+    let is_logged = metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks).any(logged);
+    envelope::seal(MAGIC, if is_logged { WITH_CHANGELOG } else { envelope::FIRST_VERSION }, metadata)
 }
 
 /// The metadata in `bytes`, which came from `path`.
@@ -37,7 +43,7 @@ pub fn encode(metadata: &CheckpointMetadata) -> Bytes {
 /// # Errors
 /// If the bytes are damaged, foreign, or of another format version.
 pub fn decode(bytes: &[u8], path: &str) -> Result<CheckpointMetadata, MetadataError> {
-    envelope::open(MAGIC, bytes).map_err(|reason| MetadataError { path: path.into(), reason })
+    envelope::open(MAGIC, WITH_CHANGELOG, bytes).map_err(|reason| MetadataError { path: path.into(), reason })
 }
 
 /// Every file that must exist for a restore, by path.
@@ -238,6 +244,7 @@ mod tests {
                 format: StateFormat::store(),
                 shared: Vec::new(),
                 private: Vec::new(),
+                changelog: None,
                 in_flight: None,
             })
         };

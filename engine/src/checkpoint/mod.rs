@@ -3,6 +3,7 @@
 mod acknowledge;
 pub mod assign;
 pub mod barrier;
+pub mod changelog;
 pub mod coordinator;
 pub(crate) mod envelope;
 pub mod fsck;
@@ -17,6 +18,7 @@ pub mod registry;
 pub mod request;
 pub mod snapshot;
 pub mod sweep;
+mod wire;
 pub mod write;
 
 pub use envelope::Malformed;

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::barrier::SavepointFormat;
+use super::changelog::Changelog;
+use super::wire::SubtaskWire;
 use crate::cluster::rpc::TaskId;
 use crate::state::operator_state::OperatorPart;
 
@@ -72,7 +74,7 @@ pub struct Segment {
 
 impl Segment {
     /// Where it ends, unless that is beyond an object of so many bytes.
-    fn end_within(&self, object_len_bytes: u64) -> Option<u64> {
+    pub(in crate::checkpoint) fn end_within(&self, object_len_bytes: u64) -> Option<u64> {
         self.offset_bytes.checked_add(self.len_bytes).filter(|end| *end <= object_len_bytes)
     }
 }
@@ -164,17 +166,32 @@ pub struct KeyedSnapshot {
     pub shared: Vec<StoreFile>,
     /// Files of this checkpoint alone (MANIFEST, CURRENT, ...), under `chk-<id>/`.
     pub private: Vec<StoreFile>,
+    /// Changes that the files do not hold, if changes are logged.
+    pub changelog: Option<Changelog>,
     /// What the barrier overtook.
     pub in_flight: Option<InFlight>,
 }
 
 impl KeyedSnapshot {
-    /// Why the segments cannot be what a task made: one that lies outside of its object or over another, or one where files
-    /// are never merged.
+    /// The objects that the registry owns, once for each file or segment in them.
+    pub fn shared_handles(&self) -> impl Iterator<Item = &FileHandle> {
+        let segments = self.changelog.iter().flat_map(|changelog| &changelog.segments);
+        let tables = self.shared.iter().map(|file| &file.handle);
+        tables.chain(segments.map(|segment| &segment.handle))
+    }
+
+    /// Why the segments cannot be what a task made: one that lies outside of its object or over another, one where files
+    /// are never merged, or a log with a gap.
     ///
     /// # Errors
     /// The reason.
     pub fn check_segments(&self) -> Result<(), String> {
+        if let Some(changelog) = &self.changelog {
+            if self.format != StateFormat::store() {
+                return Err(format!("changes are logged on a base in format {:?}", self.format.0));
+            }
+            changelog.check()?;
+        }
         if let Some(file) = self.private.iter().find(|file| file.segment.is_some()) {
             return Err(format!("{} is a segment of {} and private", file.name, file.handle.path));
         }
@@ -287,6 +304,7 @@ pub struct SinkTransaction {
 
 /// The state of one subtask at one barrier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SubtaskWire", into = "SubtaskWire")]
 pub enum SubtaskState {
     /// Positions of the partitions it reads.
     Source(SourceSnapshot),
@@ -313,11 +331,11 @@ impl From<Vec<SinkTransaction>> for SubtaskState {
 }
 
 impl SubtaskState {
-    /// The shared objects it references: each once, however many segments of it.
+    /// The shared objects it references, tables and logs: each once, however many segments of it.
     pub fn shared_files(&self) -> impl Iterator<Item = &FileHandle> {
-        let files = if let SubtaskState::Keyed(keyed) = self { keyed.shared.as_slice() } else { &[] };
+        let keyed = if let SubtaskState::Keyed(keyed) = self { Some(keyed) } else { None };
         let mut seen = BTreeSet::new();
-        let handles = files.iter().map(|file| &file.handle);
+        let handles = keyed.into_iter().flat_map(KeyedSnapshot::shared_handles);
         handles.filter(move |handle| seen.insert((&handle.path, handle.len_bytes, handle.crc32c)))
     }
 

@@ -85,6 +85,8 @@ pub struct SubtaskDetails {
     pub new_bytes: u64,
     /// Of those, what was in flight when an unaligned barrier overtook it.
     pub persisted_bytes: u64,
+    /// Of the state, what is a log of changes to its base.
+    pub log_bytes: u64,
     /// How long it took; unknown after a change of the leader.
     pub times: Option<PartTimes>,
 }

@@ -129,6 +129,7 @@ impl LocalConfig {
                 retained: 3,
                 max_concurrent: 1,
                 retention: Retention::RetainOnCancellation,
+                changelog: None,
                 alignment: Alignment::Aligned,
             },
             lease: Duration::from_millis(500),

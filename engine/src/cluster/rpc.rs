@@ -14,6 +14,7 @@ use crate::checkpoint::barrier::Barrier;
 use crate::checkpoint::job_state::ClaimMode;
 use crate::checkpoint::request::Request;
 use crate::checkpoint::snapshot::{CheckpointId, KeyGroupRange, SubtaskState};
+use crate::state::changelog::ChangelogOptions;
 
 /// A deployment of the job: the leader's epoch, and the how many-th deployment of that leader. Fences everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -163,11 +164,12 @@ pub enum FromCoordinator {
     /// This candidate does not lead; perhaps that one does.
     NotLeader { leader: Option<SocketAddr> },
     /// Start these tasks; everything of an older attempt ends first. Of a job that is about to end with its savepoint the
-    /// sources read nothing (`stopping`): there is only left to commit.
+    /// sources read nothing (`stopping`): there is only left to commit. `changelog` says how changes of keyed state are logged, if they are.
     Deploy {
         attempt: Attempt,
         job: JobSpec,
         stopping: bool,
+        changelog: Option<ChangelogOptions>,
         tasks: Vec<TaskDeployment>,
         placements: Vec<Placement>,
     },

@@ -339,7 +339,7 @@ impl Worker {
 
     async fn start_tasks(&mut self, deployment: Deployment) {
         assert!(self.running.is_none(), "tasks of an older attempt have ended before {}", deployment.attempt);
-        let Deployment { attempt, job, stopping, tasks, placements } = deployment;
+        let Deployment { attempt, job, stopping, changelog, tasks, placements } = deployment;
         let built = (self.config.build)(&job).map_err(|e| e.to_string());
         let layout = Layout::new(&job.name).map_err(|e| e.to_string());
         let (graph, layout) = match built.and_then(|graph| layout.map(|layout| (graph, layout))) {
@@ -376,6 +376,7 @@ impl Worker {
                     parallel: self.config.parallel_uploads,
                     merge_files_below_bytes: self.config.merge_files_below_bytes,
                 },
+                changelog,
                 channel_limits: self.config.channel_limits,
                 channel_patience: self.config.channel_patience,
                 commands: to_obey,

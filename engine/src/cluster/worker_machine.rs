@@ -10,6 +10,7 @@
 use crate::stream::task::Command;
 
 use super::rpc::{Attempt, FromCoordinator, JobSpec, Placement, TaskDeployment, ToCoordinator};
+use crate::state::changelog::ChangelogOptions;
 
 /// What the machine knows.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +60,8 @@ pub struct Deployment {
     pub job: JobSpec,
     /// Sources read nothing.
     pub stopping: bool,
+    /// How changes of keyed state are logged, if they are.
+    pub changelog: Option<ChangelogOptions>,
     /// The tasks of this worker.
     pub tasks: Vec<TaskDeployment>,
     /// All tasks of the job.
@@ -90,7 +93,7 @@ impl Machine {
 
     fn heard(&mut self, message: FromCoordinator) -> Vec<Decision> {
         match message {
-            FromCoordinator::Deploy { attempt, job, stopping, tasks, placements } => {
+            FromCoordinator::Deploy { attempt, job, stopping, changelog, tasks, placements } => {
                 if attempt <= self.floor || attempt.epoch < self.epoch {
                     return Vec::new();
                 }
@@ -98,7 +101,8 @@ impl Machine {
                 self.epoch = attempt.epoch;
                 self.floor = attempt;
                 self.running = Some(attempt);
-                decisions.push(Decision::Start(Deployment { attempt, job, stopping, tasks, placements }));
+                let deployment = Deployment { attempt, job, stopping, changelog, tasks, placements };
+                decisions.push(Decision::Start(deployment));
                 decisions
             }
             FromCoordinator::Cancel { attempt } => {
@@ -188,6 +192,7 @@ mod tests {
             attempt,
             job,
             stopping: false,
+            changelog: None,
             tasks: Vec::new(),
             placements: Vec::new(),
         })

@@ -20,11 +20,15 @@ use bytes::Bytes;
 use cutwater_io::{point, sometimes};
 
 use super::cache::Cache;
+use super::changelog::keyed::{Logged, Restored};
 use super::increment::{Files, Increments};
 use super::timers::{self, TIMERS, Timer, TimerQueue};
 use super::{Error, dirs, key_groups, points};
 use crate::checkpoint::barrier::Target;
-use crate::checkpoint::snapshot::{CheckpointId, KeyGroupRange, StateKind, StateSchema, StoreFile};
+use crate::checkpoint::changelog::MaterialisationId;
+use crate::checkpoint::snapshot::{
+    CheckpointId, KeyGroupRange, KeyedSnapshot, StateKind, StateSchema, StoreFile,
+};
 use crate::store::{CheckpointFiles, Iter, MergeWith, Options, Store, WriteBatch, WriteOptions};
 
 /// Which state of an operator: the hash of its name, part of the format of its state.
@@ -67,6 +71,9 @@ pub struct KeyedState {
     range: KeyGroupRange,
     max_parallelism: u16,
     increments: Increments,
+    /// If changes are logged.
+    logged: Option<Logged>,
+    restored: Restored,
     merge_operator: Option<MergeWith>,
     cache: Cache,
     schema: BTreeMap<StateId, StateSchema>,
@@ -92,13 +99,20 @@ impl Scan {
     }
 }
 
+/// What a snapshot is for, which says where its files go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A checkpoint or a savepoint.
+    Checkpoint(CheckpointId, Target),
+    /// The base of checkpoints to come: all its files are shared.
+    Materialisation(MaterialisationId),
+}
+
 /// The synchronous part of a snapshot: hard links to the files of the store at the barrier.
 #[derive(Debug)]
 pub struct LinkedSnapshot {
-    /// The checkpoint.
-    pub checkpoint: CheckpointId,
-    /// Where its files go.
-    pub target: Target,
+    /// What it is for.
+    pub purpose: Purpose,
     /// The key groups it covers.
     pub range: KeyGroupRange,
     /// The states that are in it.
@@ -137,6 +151,8 @@ impl KeyedState {
             range,
             max_parallelism,
             increments: Increments::new(confirmed),
+            logged: None,
+            restored: Restored::Nothing,
             merge_operator,
             cache: Cache::new(CACHE_BYTES),
             schema: BTreeMap::new(),
@@ -244,8 +260,16 @@ impl KeyedState {
     /// Sets or removes the bytes at a place of the current key.
     pub(super) async fn write(&mut self, place: Place<'_>, value: Option<&[u8]>) -> Result<(), Error> {
         self.locate(place);
-        self.cache.set(&self.scratch, value);
+        self.change(value);
         self.make_room().await
+    }
+
+    /// What `scratch` stands for is this from now on.
+    fn change(&mut self, value: Option<&[u8]>) {
+        self.cache.set(&self.scratch, value);
+        if let Some(Logged { log, .. }) = &mut self.logged {
+            log.append(&self.scratch, value);
+        }
     }
 
     /// The entries of a state of the current key that are under something that begins with `prefix`.
@@ -305,7 +329,7 @@ impl KeyedState {
         let timer = self.timer(time_ms, namespace);
         self.locate_timer(&timer);
         if self.timers.insert(timer) {
-            self.cache.set(&self.scratch, Some(&[]));
+            self.change(Some(&[]));
         }
         self.make_room().await
     }
@@ -318,7 +342,7 @@ impl KeyedState {
         let timer = self.timer(time_ms, namespace);
         self.locate_timer(&timer);
         if self.timers.remove(&timer) {
-            self.cache.set(&self.scratch, None);
+            self.change(None);
         }
         self.make_room().await
     }
@@ -331,7 +355,7 @@ impl KeyedState {
         let Some(timer) = self.timers.pop_due(watermark_ms) else { return Ok(None) };
         self.set_key(timer.key.clone())?;
         self.locate_timer(&timer);
-        self.cache.set(&self.scratch, None);
+        self.change(None);
         self.make_room().await?;
         Ok(Some(timer))
     }
@@ -386,10 +410,7 @@ impl KeyedState {
     /// # Panics
     /// If the ids of snapshots do not grow.
     pub async fn link(&mut self, checkpoint: CheckpointId, target: &Target) -> Result<LinkedSnapshot, Error> {
-        self.write_back().await?;
-        point!(points::SNAPSHOT_BEFORE_LINKS);
-        let dir = self.dir.join(format!("chk-{checkpoint}"));
-        let files = self.store.checkpoint(&dir).await.map_err(|e| self.failed(e))?;
+        let (dir, files) = self.link_to(&format!("chk-{checkpoint}")).await?;
         let immutable = files.files.iter().filter(|file| file.immutable).map(|file| file.name.clone());
         let base = match target {
             Target::Increment => self.increments.begin(checkpoint, immutable),
@@ -400,25 +421,78 @@ impl KeyedState {
             // It stands alone: nothing of it is referenced, and it is not a base.
             Target::Savepoint { .. } => Files::new(),
         };
-        point!(points::SNAPSHOT_AFTER_LINKS);
-        let states = self.schema.values().cloned().collect();
-        let (range, target, merge_operator) = (self.range, target.clone(), self.merge_operator.clone());
-        Ok(LinkedSnapshot { checkpoint, target, range, states, dir, files, base, merge_operator })
+        Ok(self.linked(Purpose::Checkpoint(checkpoint, target.clone()), dir, files, base))
     }
 
-    /// The asynchronous part is done; `shared` are the table files of the snapshot.
-    pub fn uploaded(&mut self, checkpoint: CheckpointId, shared: &[StoreFile]) {
-        self.increments.uploaded(checkpoint, shared);
+    /// Links all files of the store, with all that is cached, into a new directory of that name.
+    pub(super) async fn link_to(&mut self, name: &str) -> Result<(PathBuf, CheckpointFiles), Error> {
+        self.write_back().await?;
+        point!(points::SNAPSHOT_BEFORE_LINKS);
+        let dir = self.dir.join(name);
+        let files = self.store.checkpoint(&dir).await.map_err(|e| self.failed(e))?;
+        point!(points::SNAPSHOT_AFTER_LINKS);
+        Ok((dir, files))
+    }
+
+    pub(super) fn linked(
+        &self,
+        purpose: Purpose,
+        dir: PathBuf,
+        files: CheckpointFiles,
+        base: Files,
+    ) -> LinkedSnapshot {
+        let (range, states, merge_operator) = (self.range, self.schema(), self.merge_operator.clone());
+        LinkedSnapshot { purpose, range, states, dir, files, base, merge_operator }
+    }
+
+    /// The states that there are.
+    pub(super) fn schema(&self) -> Vec<StateSchema> {
+        self.schema.values().cloned().collect()
+    }
+
+    /// What the state came from, which is said once.
+    pub(super) fn take_restored(&mut self) -> Restored {
+        std::mem::replace(&mut self.restored, Restored::Copied)
+    }
+
+    pub(super) fn set_restored(&mut self, restored: Restored) {
+        self.restored = restored;
+    }
+
+    pub(super) fn logged_mut(&mut self) -> Option<&mut Logged> {
+        self.logged.as_mut()
+    }
+
+    pub(super) fn set_logged(&mut self, logged: Logged) {
+        self.logged = Some(logged);
+    }
+
+    /// True if changes are logged.
+    pub fn is_logged(&self) -> bool {
+        self.logged.is_some()
+    }
+
+    /// The asynchronous part is done, and the coordinator is about to be told of this.
+    pub fn uploaded(&mut self, checkpoint: CheckpointId, snapshot: &KeyedSnapshot) {
+        self.increments.uploaded(checkpoint, &snapshot.shared);
+        self.log_acknowledged(snapshot);
     }
 
     /// The checkpoint is complete: later snapshots may reference its files.
     pub fn complete(&mut self, checkpoint: CheckpointId) {
+        if let Some(Logged { log, .. }) = &mut self.logged {
+            let truncated = log.complete(checkpoint);
+            sometimes!(points::LOG_TRUNCATED, truncated);
+        }
         let narrowed = self.increments.complete(checkpoint);
         sometimes!(points::BASE_NARROWED, narrowed);
     }
 
     /// The checkpoint will never be complete.
     pub fn abort(&mut self, checkpoint: CheckpointId) {
+        if let Some(Logged { log, .. }) = &mut self.logged {
+            log.abort(checkpoint);
+        }
         self.increments.abort(checkpoint);
     }
 

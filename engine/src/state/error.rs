@@ -87,6 +87,22 @@ pub enum Error {
         /// What is wrong with it.
         source: super::canonical::Malformed,
     },
+    /// A segment of a log.
+    #[error("object {path}, log segment at byte {offset_bytes}: {source}")]
+    LogSegment {
+        /// The object.
+        path: String,
+        /// Where in the object the segment begins.
+        offset_bytes: u64,
+        /// What is wrong with it.
+        source: super::changelog::frame::Malformed,
+    },
+    /// What a checkpoint is made of could not be uploaded.
+    #[error("changelog: {reason}")]
+    Changelog {
+        /// What went wrong.
+        reason: String,
+    },
     /// The store.
     #[error("store {dir}: {source}")]
     Store {

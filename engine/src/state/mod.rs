@@ -5,6 +5,7 @@
 //! - [`kinds`]: values, lists, maps, by name and type; [`timers`].
 //! - [`operator_state`]: what subtasks that are not keyed remember.
 //! - [`increment`]: which files of a snapshot are already in the object store (pure).
+//! - [`changelog`]: the log of changes that checkpoints may be made of instead.
 //! - [`merging`]: which small files share an object, and when that has become wasteful (pure).
 //! - [`canonical`]: files of savepoints that owe nothing to a store (pure).
 //! - [`upload`]: the asynchronous part of a snapshot.
@@ -18,6 +19,7 @@ pub mod backend;
 pub mod blob;
 mod cache;
 pub mod canonical;
+pub mod changelog;
 pub mod dirs;
 mod error;
 pub mod increment;

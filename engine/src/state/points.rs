@@ -9,6 +9,15 @@ cutwater_io::points! {
     point RESTORE_CLIPPING = "state.restore.clipping": "some of the keys of a snapshot are copied into the new store";
     point RESTORE_AFTER_CLIP = "state.restore.after_clip": "all keys are copied, the source stores are still there";
     point RESTORE_DONE = "state.restore.done": "the state is restored, its task does not run yet";
+    point RESTORE_REPLAYING = "state.restore.replaying": "a segment of a log is applied, others may not be";
+    point LOG_UPLOADED = "state.log.uploaded": "changes are in the object store, nobody knows";
+    sometimes LOG_UPLOADED_EARLY = "state.log.uploaded_early": "changes were uploaded that no checkpoint had asked for";
+    sometimes LOG_TRUNCATED = "state.log.truncated": "the log before a materialisation was let go of";
+    sometimes NEVER_NAMED = "state.log.never_named": "an object that no acknowledgement had named was deleted, as nothing needed it";
+    sometimes MATERIALISED = "state.materialised": "a store was uploaded as the base of checkpoints to come";
+    sometimes MATERIALISED_UNDER_LOAD = "state.materialised.under_load": "the state was changed while its store was being materialised";
+    sometimes REPLAYED = "state.log.replayed": "a restore applied a log to its base";
+    sometimes REPLAYED_RESCALED = "state.log.replayed_rescaled": "a log was applied to the state of other key groups than it was written for";
     sometimes EVICTED = "state.cache.evicted": "hot values were written and let go of because the cache was full";
     sometimes RESCALED = "state.rescaled": "state was restored into other ranges of key groups";
     sometimes REUSED = "state.upload.reused": "an incremental snapshot referenced a file that was already uploaded";

@@ -6,6 +6,8 @@
 //! the range is there to be seen, now or after a compaction. A canonical snapshot is always copied: of its files only the
 //! blocks with key groups of the range are read.
 //!
+//! A log ([`super::changelog`]) is replayed over its base, in the same way.
+//!
 //! Every file is checked by length and CRC-32C (a segment of an object by its own; the rest of the object is not read), and the names in a snapshot are not trusted: they may not leave the
 //! directory. A restore works in a directory of its own and begins by wiping it, so that it can be interrupted and begun
 //! again; it changes nothing in the object store.
@@ -18,6 +20,8 @@ use cutwater_io::{fs, point, sometimes, time};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::blob::Blobs;
+use super::changelog::keyed::Restored;
+use super::changelog::replay::replay;
 use super::timers::{self, TIMERS};
 use super::{Error, KeyedState, canonical, dirs, key_groups, points};
 use crate::checkpoint::snapshot::{
@@ -58,17 +62,22 @@ pub async fn restore(
         [one] if one.range == range && one.format == StateFormat::store() => {
             download(blobs, &dir.join("db"), one).await?;
             point!(points::RESTORE_AFTER_DOWNLOAD);
-            KeyedState::open(dir, options, range, max_parallelism, &one.shared).await?
+            let mut state = KeyedState::open(dir, options, range, max_parallelism, &one.shared).await?;
+            state.set_restored(Restored::AsItWas(Box::new(one.clone())));
+            replay(blobs, one, &state).await?;
+            state
         }
         several => {
             sometimes!(points::RESCALED, several.iter().any(|snapshot| snapshot.range != range));
-            let state = KeyedState::open(dir, options.clone(), range, max_parallelism, &[]).await?;
+            let mut state = KeyedState::open(dir, options.clone(), range, max_parallelism, &[]).await?;
+            state.set_restored(Restored::Copied);
             for (i, snapshot) in several.iter().enumerate() {
                 if snapshot.format == StateFormat::canonical() {
                     load(blobs, snapshot, &state).await?;
                 } else {
                     let source = dir.join(format!("source-{i}"));
                     clip(blobs, &source, options.clone(), snapshot, &state).await?;
+                    replay(blobs, snapshot, &state).await?;
                 }
             }
             state

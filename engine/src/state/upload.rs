@@ -2,7 +2,8 @@
 //!
 //! Table files that a confirmed checkpoint holds are referenced by the handle it holds them under. Every other file goes
 //! under a fresh name: tables to `shared/`, where they belong to the coordinator's registry once the snapshot is
-//! acknowledged; the rest to the directory of the checkpoint.
+//! acknowledged; the rest to the directory of the checkpoint. A materialisation ([`super::changelog`]) is of no checkpoint: all of
+//! it goes to `shared/`.
 //!
 //! Small tables may go together into one object ([`super::merging`]); what a savepoint holds never does.
 //!
@@ -22,7 +23,7 @@ use cutwater_io::{fs, point, sometimes, time};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
-use super::backend::LinkedSnapshot;
+use super::backend::{LinkedSnapshot, Purpose};
 use super::blob::Blobs;
 use super::canonical::Writer;
 use super::{Error, dirs, merging, points};
@@ -31,7 +32,7 @@ use crate::checkpoint::snapshot::{CheckpointId, KeyedSnapshot, Segment, StateFor
 use crate::store::{CheckpointFile, ReadOnlyOptions, ReadOnlyStore};
 
 /// Modelled CPU of checksumming and sending a file: 1 ms for each begun 256 KiB.
-const CHARGE_BYTES: u64 = 256 << 10;
+pub(super) const CHARGE_BYTES: u64 = 256 << 10;
 /// A file of a canonical savepoint is closed when it has this many bytes: it is in memory until then.
 const CANONICAL_FILE_BYTES: usize = 32 << 20;
 
@@ -70,6 +71,11 @@ impl Uploaded {
         self.0.lock().expect("no panic while noting").push(path.into());
     }
 
+    /// All of them.
+    pub fn paths(&self) -> Vec<String> {
+        self.0.lock().expect("no panic while noting").clone()
+    }
+
     /// Deletes all of it, as far as the store lets us. To be called when the upload has ended without acknowledgement.
     pub async fn discard(self, blobs: &Blobs) {
         let paths = std::mem::take(&mut *self.0.lock().expect("no panic while noting"));
@@ -92,17 +98,26 @@ pub async fn upload(
     options: UploadOptions,
     uploaded: &Uploaded,
 ) -> Result<KeyedSnapshot, Error> {
-    let keyed = match &snapshot.target {
-        Target::Savepoint { directory, format: SavepointFormat::Canonical } => {
+    let keyed = match &snapshot.purpose {
+        Purpose::Checkpoint(_, Target::Savepoint { directory, format: SavepointFormat::Canonical }) => {
             let private = canonical(blobs, names, snapshot, directory, uploaded).boxed().await?;
             let (range, format) = (snapshot.range, StateFormat::canonical());
             let states = snapshot.states.clone();
-            KeyedSnapshot { range, states, format, shared: Vec::new(), private, in_flight: None }
+            KeyedSnapshot {
+                range,
+                states,
+                format,
+                shared: Vec::new(),
+                private,
+                changelog: None,
+                in_flight: None,
+            }
         }
         _ => as_it_is(blobs, names, snapshot, options, uploaded).await?,
     };
     dirs::remove(&snapshot.dir).await;
     point!(points::UPLOAD_BEFORE_ACK);
+    sometimes!(points::MATERIALISED, matches!(snapshot.purpose, Purpose::Materialisation(_)));
     Ok(keyed)
 }
 
@@ -133,12 +148,13 @@ async fn as_it_is(
     let strip = |done: Vec<(bool, Vec<StoreFile>)>| done.into_iter().flat_map(|(_, files)| files).collect();
     let (shared, private, format) = (strip(shared), strip(private), StateFormat::store());
     let (range, states) = (snapshot.range, snapshot.states.clone());
-    Ok(KeyedSnapshot { range, states, format, shared, private, in_flight: None })
+    Ok(KeyedSnapshot { range, states, format, shared, private, changelog: None, in_flight: None })
 }
 
 /// True if the file is new and small, and may share an object with others.
 fn is_merged(snapshot: &LinkedSnapshot, file: &CheckpointFile, options: UploadOptions) -> bool {
-    let may_be_shared = file.immutable && !matches!(snapshot.target, Target::Savepoint { .. });
+    let may_be_shared =
+        file.immutable && !matches!(snapshot.purpose, Purpose::Checkpoint(_, Target::Savepoint { .. }));
     may_be_shared
         && file.len_bytes < options.merge_files_below_bytes
         && !snapshot.base.contains_key(&file.name)
@@ -201,10 +217,10 @@ async fn one(
     let known = snapshot.base.get(&file.name).filter(|_| file.immutable);
     sometimes!(points::REUSED, known.is_some());
     sometimes!(points::SEGMENT_REUSED, known.is_some_and(|known| known.segment.is_some()));
-    let (is_shared, path) = match &snapshot.target {
-        Target::Savepoint { directory, .. } => (false, names.savepoint(directory)),
-        _ if file.immutable => (true, names.shared()),
-        _ => (false, names.private(snapshot.checkpoint)),
+    let (is_shared, path) = match &snapshot.purpose {
+        Purpose::Checkpoint(_, Target::Savepoint { directory, .. }) => (false, names.savepoint(directory)),
+        Purpose::Checkpoint(checkpoint, _) if !file.immutable => (false, names.private(*checkpoint)),
+        Purpose::Checkpoint(..) | Purpose::Materialisation(_) => (true, names.shared()),
     };
     let file = match known {
         Some(known) => known.clone(),

@@ -79,4 +79,12 @@ pub enum Error {
         /// How it ended.
         source: cutwater_io::task::JoinError,
     },
+    /// An upload that belongs to no checkpoint ended without a result.
+    #[error("task {task}: upload for its changelog: {source}")]
+    Uploading {
+        /// The task.
+        task: crate::cluster::rpc::TaskId,
+        /// How it ended.
+        source: cutwater_io::task::JoinError,
+    },
 }

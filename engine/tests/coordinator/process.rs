@@ -63,6 +63,7 @@ fn config(name: &str, bind: SocketAddr, objects_url: &str) -> CoordinatorConfig 
             retained: 2,
             max_concurrent: 1,
             retention: Retention::RetainOnCancellation,
+            changelog: None,
             alignment: Alignment::Aligned,
         },
         lease: 200 * MS,
@@ -222,6 +223,7 @@ impl FakeWorker {
                     format: StateFormat::store(),
                     shared: tables.clone(),
                     private,
+                    changelog: None,
                     in_flight: None,
                 })
             }

@@ -13,6 +13,7 @@ use cutwater_engine::cluster::client::Client;
 use cutwater_engine::cluster::coordinator::{self, CoordinatorConfig};
 use cutwater_engine::cluster::rpc::{JobPhase, JobSpec, JobStatus};
 use cutwater_engine::cluster::worker::{self, WorkerConfig};
+use cutwater_engine::state::changelog::ChangelogOptions;
 use cutwater_engine::state::operator_state::{BroadcastState, OperatorListState, OperatorState};
 use cutwater_engine::store::{FamilyOptions, Options};
 use cutwater_engine::stream::Error;
@@ -40,6 +41,7 @@ struct Cluster {
     build: Build,
     coordinator: SocketAddr,
     alignment: Alignment,
+    changelog: Option<ChangelogOptions>,
 }
 
 async fn free_address() -> SocketAddr {
@@ -52,7 +54,7 @@ impl Cluster {
         let job = JobSpec { name: "job".into(), query: query.into(), parameters };
         let (coordinator, alignment) = (free_address().await, Alignment::Aligned);
         let build = queries::build;
-        Cluster { dir: tempfile::tempdir().unwrap(), job, build, coordinator, alignment }
+        Cluster { dir: tempfile::tempdir().unwrap(), job, build, coordinator, alignment, changelog: None }
     }
 
     fn objects_url(&self) -> String {
@@ -81,6 +83,7 @@ impl Cluster {
                 retained: 2,
                 max_concurrent: 1,
                 retention: Retention::RetainOnCancellation,
+                changelog: self.changelog,
                 alignment: self.alignment,
             },
             lease: 200 * MS,
@@ -229,6 +232,10 @@ async fn killed_workers_another_parallelism_and_another_leader_change_nothing() 
 
 /// Each Nexmark query, with a worker that dies in its middle and another parallelism afterwards.
 async fn nexmark(query: &str) {
+    nexmark_with(query, None).await;
+}
+
+async fn nexmark_with(query: &str, changelog: Option<ChangelogOptions>) {
     let parameters = |seed| {
         [("events_per_partition", 300), ("events_per_second", 120), ("seed", seed), ("max_parallelism", 16)]
     };
@@ -241,6 +248,7 @@ async fn nexmark(query: &str) {
     }
     // What is overtaken is processed after a restore, and nothing of it is late.
     cluster.alignment = Alignment::Unaligned;
+    cluster.changelog = changelog;
     let _coordinator = cluster.coordinator(3);
     let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
     cluster.checkpoints(2).await;
@@ -277,6 +285,16 @@ async fn nexmark_winning_bids() {
 async fn nexmark_windows() {
     for query in ["q5", "q7"] {
         nexmark(query).await;
+    }
+}
+
+/// Windows keep timers, joins maps; the log holds them all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_logged_survives_a_kill_and_another_parallelism() {
+    let changelog =
+        ChangelogOptions { materialise_every: 400 * MS, upload_bytes: 2000, upload_every: 50 * MS };
+    for query in ["q5", "q8"] {
+        nexmark_with(query, Some(changelog)).await;
     }
 }
 

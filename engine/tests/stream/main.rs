@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod changelog;
 mod job;
 mod kinds;
 mod nexmark_kill;

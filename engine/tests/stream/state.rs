@@ -22,13 +22,13 @@ use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-const MAX: u16 = 16;
+pub(crate) const MAX: u16 = 16;
 const STATE: ValueState<u64> = ValueState::new("state");
 
-type Model = BTreeMap<Vec<u8>, u64>;
+pub(crate) type Model = BTreeMap<Vec<u8>, u64>;
 
 #[derive(Default)]
-struct Numbered(AtomicU64);
+pub(crate) struct Numbered(pub(crate) AtomicU64);
 
 impl Names for Numbered {
     fn shared(&self) -> String {
@@ -42,16 +42,16 @@ impl Names for Numbered {
     }
 }
 
-struct World {
-    dir: tempfile::TempDir,
-    objects: Arc<InMemory>,
-    blobs: Blobs,
-    names: Numbered,
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) objects: Arc<InMemory>,
+    pub(crate) blobs: Blobs,
+    pub(crate) names: Numbered,
     merge_files_below_bytes: u64,
 }
 
 impl World {
-    fn new() -> World {
+    pub(crate) fn new() -> World {
         let objects = Arc::new(InMemory::new());
         let blobs = Blobs::new(objects.clone(), Retry::default());
         World {
@@ -64,7 +64,12 @@ impl World {
     }
 
     /// The subtasks of a deployment, restored from the snapshots of the previous one.
-    async fn deploy(&self, label: &str, parallelism: u16, from: &[KeyedSnapshot]) -> Vec<KeyedState> {
+    pub(crate) async fn deploy(
+        &self,
+        label: &str,
+        parallelism: u16,
+        from: &[KeyedSnapshot],
+    ) -> Vec<KeyedState> {
         let mut states = Vec::new();
         for subtask in 0..parallelism {
             let range = key_groups::range(subtask, parallelism, MAX);
@@ -80,27 +85,32 @@ impl World {
         self.snapshot_to(state, id, &Target::Increment).await
     }
 
-    async fn snapshot_to(&self, state: &mut KeyedState, id: u64, target: &Target) -> KeyedSnapshot {
+    pub(crate) async fn snapshot_to(
+        &self,
+        state: &mut KeyedState,
+        id: u64,
+        target: &Target,
+    ) -> KeyedSnapshot {
         let id = CheckpointId(id);
         let linked = state.link(id, target).await.unwrap();
         let snapshot =
             upload::upload(&self.blobs, &self.names, &linked, self.options(2), &Uploaded::default())
                 .await
                 .unwrap();
-        state.uploaded(id, &snapshot.shared);
+        state.uploaded(id, &snapshot);
         snapshot
     }
 
-    fn options(&self, parallel: usize) -> UploadOptions {
+    pub(crate) fn options(&self, parallel: usize) -> UploadOptions {
         UploadOptions { parallel, merge_files_below_bytes: self.merge_files_below_bytes }
     }
 
-    async fn count(&self, prefix: Option<&str>) -> usize {
+    pub(crate) async fn count(&self, prefix: Option<&str>) -> usize {
         self.objects.list(prefix.map(ObjectPath::from).as_ref()).count().await
     }
 }
 
-async fn restore_into(
+pub(crate) async fn restore_into(
     blobs: &Blobs,
     dir: &Path,
     range: KeyGroupRange,
@@ -126,7 +136,7 @@ fn owner(states: &[KeyedState], key: &[u8]) -> usize {
     usize::from(key_groups::owner(key_groups::key_group(key, MAX), parallelism, MAX))
 }
 
-async fn change(states: &mut [KeyedState], model: &mut Model, from: u64, to: u64) {
+pub(crate) async fn change(states: &mut [KeyedState], model: &mut Model, from: u64, to: u64) {
     for n in from..to {
         let key = key(n % 400);
         let i = owner(states, &key);
@@ -145,7 +155,7 @@ fn at<'a>(state: &'a mut KeyedState, key: &[u8]) -> &'a mut KeyedState {
 }
 
 /// The states hold exactly the model, and each key is in its owner alone. They have just been restored.
-async fn assert_equal(states: &mut [KeyedState], model: &Model) {
+pub(crate) async fn assert_equal(states: &mut [KeyedState], model: &Model) {
     let mut found = Model::new();
     for state in states.iter() {
         let mut entries = state.store().iter(.., None);

@@ -3,7 +3,7 @@
 //! They read what the coordinator wrote with the engine's own decoders, and know the rules, not the coordinator's state:
 //! - `ids`: versions of the register have no gap, epochs and checkpoint ids only grow, every id comes from the reserved ones.
 //! - `restorable`: a checkpoint that the register lists has all its files, whole, when it is listed and as long as it is;
-//!   once there was one there is always one. Each segment is in its object, and of an object of several files at least half
+//!   once there was one there is always one. A log has every change from its base on. Each segment is in its object, and of an object of several files at least half
 //!   is used.
 //! - `cut`: no checkpoint has read less of the input than one before it.
 //! - `exactly once`: output is committed only of checkpoints that are durable, with the bytes that were staged, and stays.

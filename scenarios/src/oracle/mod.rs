@@ -5,6 +5,7 @@ pub mod batches;
 pub mod calls;
 pub mod cold;
 pub mod cuts;
+pub mod hoard;
 pub mod job;
 pub mod linearizable;
 pub mod serializable;

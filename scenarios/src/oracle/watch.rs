@@ -9,6 +9,7 @@ use cutwater_sim::scenario::Violation;
 use cutwater_sim::world::World;
 
 use super::attempts::{AttemptOracle, Passed, Register};
+use super::hoard::Hoard;
 use super::job::JobOracle;
 
 /// See the module.
@@ -17,6 +18,8 @@ pub struct Oracles {
     /// What objects tell.
     pub job: JobOracle,
     attempts: AttemptOracle,
+    /// If nothing disturbs the plan.
+    hoard: Option<Hoard>,
 }
 
 impl Oracles {
@@ -29,6 +32,7 @@ impl Oracles {
                 world.knob("tolerable_failures"),
                 crate::cluster::max_concurrent(world) as u64,
             ),
+            hoard: crate::cluster::is_undisturbed(world).then(|| Hoard::new(world.knob("retained"))),
         }));
         let (told, world_of_watch) = (oracles.clone(), world.clone());
         world.env().objects().observe(Box::new(move |event| {
@@ -51,7 +55,12 @@ impl Oracles {
                 self.attempts.written(checkpoint, Passed::so_far(env));
                 Ok(())
             }
-            Some(Object::Log { .. }) => self.look(env),
+            Some(Object::Log { .. }) => {
+                if let Some(hoard) = &mut self.hoard {
+                    hoard.look(&self.job)?;
+                }
+                self.look(env)
+            }
             _ => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use cutwater_engine::checkpoint::barrier::Alignment;
 use cutwater_engine::checkpoint::coordinator::CheckpointConfig;
 use cutwater_engine::checkpoint::job_state;
+use cutwater_engine::state::changelog::ChangelogOptions;
 
 use super::duration;
 use crate::output::{Failure, Usage};
@@ -42,6 +43,12 @@ pub(crate) struct CheckpointOptions {
     /// Barriers overtake only after they have waited so long.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with = "unaligned")]
     aligned_timeout: Option<Duration>,
+    /// Changes of keyed state are logged: a checkpoint is a snapshot of some time ago and the log since then.
+    #[arg(long)]
+    changelog: bool,
+    /// From one snapshot under the log to the next.
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse, requires = "changelog")]
+    materialise_every: Duration,
 }
 
 /// What becomes of checkpoints when the job is cancelled.
@@ -75,6 +82,10 @@ impl CheckpointOptions {
                 Retention::DeleteOnCancel => job_state::Retention::DeleteOnCancellation,
                 Retention::Never => job_state::Retention::Never,
             },
+            changelog: self.changelog.then(|| ChangelogOptions {
+                materialise_every: self.materialise_every,
+                ..ChangelogOptions::default()
+            }),
         };
         config.check().map_err(|what| Usage(format!("checkpoints: {what}")))?;
         Ok(config)

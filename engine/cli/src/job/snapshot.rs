@@ -195,8 +195,12 @@ pub(crate) async fn list(command: Checkpoints) -> Result<(), Failure> {
                     let text = match part {
                         None => format!("  {uid} {index}: not acknowledged"),
                         Some(part) => {
+                            let log = match part.log_bytes {
+                                0 => String::new(),
+                                log_bytes => format!(", {log_bytes} of them log"),
+                            };
                             format!(
-                                "  {uid} {index}: {} bytes, {} of them new{}",
+                                "  {uid} {index}: {} bytes, {} of them new{log}{}",
                                 part.state_bytes,
                                 part.new_bytes,
                                 took(part.times)
@@ -208,6 +212,7 @@ pub(crate) async fn list(command: Checkpoints) -> Result<(), Failure> {
                         "state_bytes": part.map(|part| part.state_bytes),
                         "new_bytes": part.map(|part| part.new_bytes),
                         "persisted_bytes": part.map(|part| part.persisted_bytes),
+                        "log_bytes": part.map(|part| part.log_bytes),
                         "acknowledged_unix_ms": part.and_then(|part| part.acknowledged_unix_ms),
                         "times": part.and_then(|part| part.times),
                     });

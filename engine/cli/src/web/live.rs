@@ -120,7 +120,14 @@ fn ms(duration: Duration) -> u64 {
 fn vertex_part(vertex: VertexDetails) -> VertexPart {
     let part = |subtask: Option<SubtaskDetails>| match subtask {
         None => SubtaskPart::default(),
-        Some(SubtaskDetails { acknowledged_unix_ms, state_bytes, new_bytes, persisted_bytes, times }) => {
+        Some(SubtaskDetails {
+            acknowledged_unix_ms,
+            state_bytes,
+            new_bytes,
+            persisted_bytes,
+            log_bytes,
+            times,
+        }) => {
             let ms = |of: fn(&PartTimes) -> u64| times.as_ref().map(|times| of(times) / 1000);
             SubtaskPart {
                 is_acknowledged: true,
@@ -132,6 +139,7 @@ fn vertex_part(vertex: VertexDetails) -> VertexPart {
                 alignment_ms: ms(|times| times.alignment_us),
                 start_delay_ms: None,
                 persisted_bytes,
+                log_bytes,
                 is_unaligned: times.is_some_and(|times| times.is_unaligned),
             }
         }
@@ -227,6 +235,8 @@ impl JobView for Live {
                 Alignment::AlignedFor { timeout_us } => timeout_us / 1000,
                 Alignment::Aligned | Alignment::Unaligned => 0,
             },
+            changelog: config.changelog.is_some(),
+            materialise_every_ms: config.changelog.map_or(0, |changelog| ms(changelog.materialise_every)),
             storage: self.objects_url.clone(),
         })
     }

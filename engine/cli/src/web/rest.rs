@@ -191,6 +191,7 @@ pub(super) fn vertex(part: &VertexPart, checkpoint: &Checkpoint, with_subtasks: 
                 "end_to_end_duration": ack.map(duration),
                 "checkpointed_size": subtask.new_bytes.unwrap_or(subtask.full_bytes),
                 "state_size": subtask.full_bytes,
+                "log_size": subtask.log_bytes,
                 "checkpoint": { "sync": subtask.sync_ms, "async": subtask.async_ms },
                 "alignment": {
                     "buffered": 0,
@@ -223,7 +224,8 @@ pub(super) fn config(config: &Config) -> Value {
         "tolerable_failed_checkpoints": config.tolerable_failures,
         "aligned_checkpoint_timeout": config.aligned_timeout_ms,
         "checkpoints_after_tasks_finish": true,
-        "state_changelog_enabled": false,
+        "state_changelog_enabled": config.changelog,
+        "changelog_periodic_materialization_interval": config.materialise_every_ms,
         "num_retained": config.retained,
     })
 }

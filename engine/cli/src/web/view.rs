@@ -154,6 +154,8 @@ pub struct SubtaskPart {
     pub start_delay_ms: Option<u64>,
     /// What was in flight and is part of it, in bytes.
     pub persisted_bytes: u64,
+    /// Of the state, what is a log of changes to its base, in bytes.
+    pub log_bytes: u64,
     /// The barrier overtook records.
     pub is_unaligned: bool,
 }
@@ -179,6 +181,10 @@ pub struct Config {
     pub unaligned: bool,
     /// After they have waited so long, in milliseconds.
     pub aligned_timeout_ms: u64,
+    /// Changes are logged.
+    pub changelog: bool,
+    /// From one materialisation to the next, in milliseconds; 0 without a changelog.
+    pub materialise_every_ms: u64,
     /// Where they are.
     pub storage: String,
 }

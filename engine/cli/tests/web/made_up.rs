@@ -135,6 +135,7 @@ impl JobView for MadeUp {
             alignment_ms: Some(7),
             start_delay_ms: Some(1),
             persisted_bytes: 5,
+            log_bytes: 3,
             is_unaligned: true,
         };
         let part = |uid: &str, subtasks| VertexPart { uid: uid.into(), subtasks };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::barrier::Alignment;
 use crate::checkpoint::job_state::Retention;
+use crate::state::changelog::ChangelogOptions;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +29,15 @@ pub struct CheckpointConfig {
     pub alignment: Alignment,
     /// What becomes of the completed ones when the job ends.
     pub retention: Retention,
+    /// How changes of keyed state are logged, if they are: then a checkpoint is a base and a log.
+    pub changelog: Option<ChangelogOptions>,
 }
 
 impl CheckpointConfig {
     /// What cannot be, by name.
     ///
     /// # Errors
-    /// If nothing would be retained, nothing could be under way, or barriers may overtake each other.
+    /// If nothing would be retained, nothing could be under way, barriers may overtake each other, or changes cannot be logged so.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.retained == 0 {
             return Err("retained must be at least 1");
@@ -45,7 +48,7 @@ impl CheckpointConfig {
         if self.alignment != Alignment::Aligned && self.max_concurrent != 1 {
             return Err("max_concurrent must be 1 unless alignment is Aligned");
         }
-        Ok(())
+        self.changelog.map_or(Ok(()), |changelog| changelog.check())
     }
 
     pub(super) fn base_interval_us(&self) -> u64 {

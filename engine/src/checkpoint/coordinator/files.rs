@@ -79,11 +79,15 @@ impl Coordinator {
             self.pending.values().flat_map(|p| p.states.values()).flat_map(own_paths).collect();
         let referenced =
             |path: &String| pending.contains(path) || held().any(|retained| retained.files.contains(path));
-        let mut paths: Vec<_> =
-            gone.into_iter().flat_map(|retained| retained.files).filter(|path| !referenced(path)).collect();
         let lowest = held().map(|retained| retained.id).chain(self.pending.keys().copied()).min();
-        paths.extend(self.registry.unregister_unused(lowest.unwrap_or(CheckpointId(u64::MAX))));
-        self.delete(paths, decisions);
+        let unused = self.registry.unregister_unused(lowest.unwrap_or(CheckpointId(u64::MAX)));
+        let mut paths: BTreeSet<String> =
+            gone.into_iter().flat_map(|retained| retained.files).filter(|path| !referenced(path)).collect();
+        // Files that a checkpoint had to itself may have become the base of logs: then the registry owns them, too
+        // (FLINK-25872, FLINK-28843).
+        paths.retain(|path| !self.registry.contains(path));
+        paths.extend(unused.into_iter().filter(|path| !referenced(path)));
+        self.delete(paths.into_iter().collect(), decisions);
     }
 
     pub(super) fn delete(&mut self, paths: Vec<String>, decisions: &mut Vec<Decision>) {

@@ -55,7 +55,8 @@ impl Coordinator {
         // The base of a late part may have been given up since the task began; nothing will be restored from that part.
         let is_late = !self.pending.contains_key(&id);
         let known = |path: &str| {
-            is_late || self.registry.contains(path) || self.retained.iter().any(|r| r.files.contains(path))
+            let mut held = self.retained.iter().chain(&self.origin);
+            is_late || self.registry.contains(path) || held.any(|retained| retained.files.contains(path))
         };
         let given_out = if id.0 < self.next_id { Ok(()) } else { Err("no such checkpoint".to_owned()) };
         let checked = given_out.and_then(|()| part.check(id, task, &state, self.max_parallelism, known));

@@ -208,6 +208,7 @@ mod tests {
             max_concurrent: 3,
             alignment: Alignment::Aligned,
             retention: Retention::Never,
+            changelog: None,
         };
         let kind = VertexKind::Source { partitions: 1 };
         let plan = vec![VertexPlan { uid: "source".into(), kind, max: None }];

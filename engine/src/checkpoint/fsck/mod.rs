@@ -199,8 +199,13 @@ impl Files {
 
     /// The checksum of a part of a file that was found to be long enough; `None` if the file is there no more.
     async fn segment(&self, path: &str, segment: &Segment) -> Result<Option<u32>, ReadError> {
+        Ok(self.part(path, segment).await?.map(|content| crc32c::crc32c(&content)))
+    }
+
+    /// A part of a file that was found to be long enough; `None` if the file is there no more.
+    async fn part(&self, path: &str, segment: &Segment) -> Result<Option<Vec<u8>>, ReadError> {
         if segment.len_bytes == 0 {
-            return Ok(Some(0));
+            return Ok(Some(Vec::new()));
         }
         let location = Path::from(path);
         let end = segment.offset_bytes.saturating_add(segment.len_bytes);
@@ -214,11 +219,11 @@ impl Files {
             }
         };
         let Some(mut stream) = read::call(path, open).await? else { return Ok(None) };
-        let mut crc32c = 0;
+        let mut content = Vec::new();
         while let Some(piece) = read::call(path, stream.try_next()).await? {
-            crc32c = crc32c::crc32c_append(crc32c, &piece);
+            content.extend_from_slice(&piece);
         }
-        Ok(Some(crc32c))
+        Ok(Some(content))
     }
 
     /// Everything below, with its length.

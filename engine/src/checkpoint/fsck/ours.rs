@@ -9,6 +9,7 @@ use super::located::Located;
 use super::report::{Checkpoint, Content, Orphan, Report, Wrong};
 use super::{Files, join};
 use crate::checkpoint::assign::covers_all;
+use crate::checkpoint::changelog::LogSegment;
 use crate::checkpoint::job_state::{CompletedCheckpoint, JobState};
 use crate::checkpoint::layout::Layout;
 use crate::checkpoint::read::{self, ReadError};
@@ -18,6 +19,7 @@ use crate::checkpoint::snapshot::{
 };
 use crate::checkpoint::{metadata, sweep};
 use crate::cluster::rpc::Attempt;
+use crate::state::changelog::frame;
 
 /// A checkpoint by its metadata.
 pub(super) async fn checkpoint(
@@ -120,6 +122,7 @@ async fn verify(
         }
         if let SubtaskState::Keyed(keyed) = state {
             segments(root, path, keyed, files, report).await;
+            log_segments(root, path, keyed, files, report).await;
         }
     }
     Ok(())
@@ -147,6 +150,32 @@ async fn segments(root: &str, path: &str, keyed: &KeyedSnapshot, files: &Files, 
             Err(error) => Wrong::Unreadable { reason: error.to_string() },
         };
         report.damage(path, &name, wrong);
+    }
+}
+
+/// Of a log: whether each segment holds the changes that it should. That the ranges have no gap was checked with the segments.
+async fn log_segments(root: &str, path: &str, keyed: &KeyedSnapshot, files: &Files, report: &mut Report) {
+    for segment in keyed.changelog.iter().flat_map(|changelog| &changelog.segments) {
+        let LogSegment { from, to, handle, part } = segment;
+        let name = join(root, &handle.path);
+        if !files.is(&name, handle) || part.end_within(handle.len_bytes).is_none() {
+            continue;
+        }
+        let (offset_bytes, reason) = match files.part(&name, part).await {
+            Ok(Some(content)) => match frame::open(&content, (*from, *to)).and_then(Iterator::collect) {
+                Ok::<Vec<_>, _>(_) => continue,
+                Err(malformed) => (part.offset_bytes, malformed.to_string()),
+            },
+            Ok(None) => {
+                report.damage(path, &name, Wrong::Missing { expected_bytes: Some(handle.len_bytes) });
+                continue;
+            }
+            Err(error) => {
+                report.damage(path, &name, Wrong::Unreadable { reason: error.to_string() });
+                continue;
+            }
+        };
+        report.damage(path, &name, Wrong::LogSegment { offset_bytes, reason });
     }
 }
 

@@ -104,6 +104,14 @@ pub enum Wrong {
         /// How long it should be at least.
         expected_bytes: u64,
     },
+    /// A part of it should be a segment of a log.
+    #[error("log segment at byte {offset_bytes}: {reason}")]
+    LogSegment {
+        /// Where it begins.
+        offset_bytes: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// It has the right length and other bytes.
     #[error("checksum {found_crc32c:08x}, and should be {expected_crc32c:08x}")]
     Checksum {

@@ -463,6 +463,7 @@ mod tests {
                 retained: 1,
                 max_concurrent: 1,
                 retention: Default::default(),
+                changelog: None,
                 alignment: Alignment::Aligned,
             },
             lease,

@@ -3,6 +3,7 @@
 //! - [`source`]: reads partitions, and emits a barrier when the coordinator says so.
 //! - [`intake`]: the input of the other two, and what its barriers ask for.
 //! - [`operator`]: snapshots its state; [`process`]: records, watermarks, timers.
+//! - [`changelog`]: uploads the log of its changes, if they are logged.
 //! - [`sink`]: stages and commits output.
 //! - [`timing`]: how long a part in a checkpoint takes.
 //!
@@ -16,6 +17,7 @@
 //! returns.
 
 mod background;
+mod changelog;
 mod intake;
 mod operator;
 mod process;
@@ -45,6 +47,7 @@ use crate::checkpoint::layout::Layout;
 use crate::checkpoint::snapshot::{CheckpointId, InFlight, SubtaskState};
 use crate::cluster::rpc::{Attempt, Declined, Placement, TaskDeployment, TaskId, ToCoordinator};
 use crate::state::blob::{self, Blobs};
+use crate::state::changelog::ChangelogOptions;
 use crate::state::key_groups;
 use crate::state::upload::{self, UploadOptions, Uploaded};
 use crate::store;
@@ -93,6 +96,8 @@ pub struct TaskContext {
     pub state_cache_bytes: usize,
     /// How snapshots are uploaded.
     pub upload: UploadOptions,
+    /// How changes of keyed state are logged, if they are.
+    pub changelog: Option<ChangelogOptions>,
     /// How much lies at the ends of its channels.
     pub channel_limits: Limits,
     /// How long to wait for channels.

@@ -1,6 +1,7 @@
 //! The task of an operator: its input, its barriers, its part in checkpoints. Records are processed in [`super::process`].
 //!
-//! The state of an operator without keys is part of the acknowledgement; that of a keyed one is uploaded beside the stream.
+//! The state of an operator without keys is part of the acknowledgement; that of a keyed one is uploaded beside the stream. If its
+//! changes are logged, a checkpoint waits for the log instead of the store ([`super::changelog`]).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,16 +9,20 @@ use std::path::PathBuf;
 use cutwater_io::task::JoinError;
 use cutwater_io::{point, sometimes, time};
 use futures::FutureExt;
+use tokio::sync::oneshot;
 
 use super::background::Background;
+use super::changelog::{self, Changelog};
 use super::intake::Intake;
 use super::process::{Body, Processing};
 use super::timing::Timing;
 use super::{
     CLOSE_LIMIT, Command, ELEMENTS_PER_LOOK, ELEMENTS_PER_ROUND, TaskContext, persist, until_cancelled,
 };
+use crate::checkpoint::barrier::Target;
 use crate::checkpoint::snapshot::{CheckpointId, KeyedSnapshot, SubtaskState};
 use crate::cluster::rpc::Declined;
+use crate::state::backend::LinkedSnapshot;
 use crate::state::operator_state::OperatorState;
 use crate::state::upload::{self, Uploaded};
 use crate::state::{self, KeyedState, dirs, restore};
@@ -79,19 +84,25 @@ struct OperatorTask<'a> {
     intake: Intake,
     output: Emitter,
     uploads: Background<Result<KeyedSnapshot, state::Error>>,
-    /// What the uploads that have not ended may have written, their links, and how long they take.
-    uploaded: BTreeMap<CheckpointId, (Uploaded, PathBuf, Timing)>,
+    /// What the uploads that have not ended may have written, their links if they have any, and how long they take.
+    uploaded: BTreeMap<CheckpointId, (Uploaded, Option<PathBuf>, Timing)>,
+    changelog: Option<Changelog>,
 }
 
 enum Happening {
     Command(Option<Command>),
     Upload(CheckpointId, Result<Result<KeyedSnapshot, state::Error>, JoinError>),
+    Changelog(changelog::Happening),
     /// Something has come, or was sent, or can be processed.
     Flow(Result<(), Error>),
 }
 
 impl<'a> OperatorTask<'a> {
-    async fn open(mut context: TaskContext, body: Body<'a>) -> Result<OperatorTask<'a>, Error> {
+    async fn open(mut context: TaskContext, mut body: Body<'a>) -> Result<OperatorTask<'a>, Error> {
+        let changelog = match (&mut body, context.changelog) {
+            (Body::Keyed(_, state), Some(options)) => Some(Changelog::start(options, state)),
+            _ => None,
+        };
         let output = context.open_output().await?;
         let intake = Intake::open(&mut context).await?;
         context.running();
@@ -100,6 +111,7 @@ impl<'a> OperatorTask<'a> {
             processing: Processing::new(intake.channels()),
             uploads: Background::new(),
             uploaded: BTreeMap::new(),
+            changelog,
             context,
             intake,
             output,
@@ -110,7 +122,8 @@ impl<'a> OperatorTask<'a> {
         loop {
             self.arrive().await?;
             let mut taken = 0;
-            while taken < ELEMENTS_PER_ROUND && self.output.is_ready() {
+            let elements = if self.is_full() { 0 } else { ELEMENTS_PER_ROUND };
+            while taken < elements && self.output.is_ready() {
                 let (body, output) = (&mut self.body, &mut self.output);
                 if self.processing.is_firing() {
                     self.processing.go_on(body, output).await?;
@@ -135,6 +148,9 @@ impl<'a> OperatorTask<'a> {
                 }
             }
             self.output.flush()?;
+            if let Some((changelog, state, context)) = self.changelog() {
+                changelog.look(context, state);
+            }
             match self.next().await {
                 Happening::Command(None) => {
                     let (task, late) = (self.context.task(), self.processing.late());
@@ -143,21 +159,42 @@ impl<'a> OperatorTask<'a> {
                 }
                 Happening::Command(Some(command)) => self.obey(command),
                 Happening::Upload(checkpoint, result) => self.upload_ended(checkpoint, result)?,
+                Happening::Changelog(happening) => {
+                    let (changelog, state, context) = self.changelog().expect("only a changelog says that");
+                    changelog.happened(happening, context, state).await?;
+                }
                 Happening::Flow(result) => result?,
             }
         }
     }
 
+    /// If changes are logged: who does it, of what.
+    fn changelog(&mut self) -> Option<(&mut Changelog, &mut KeyedState, &TaskContext)> {
+        match (&mut self.changelog, &mut self.body) {
+            (Some(changelog), Body::Keyed(_, state)) => Some((changelog, state, &self.context)),
+            _ => None,
+        }
+    }
+
     async fn next(&mut self) -> Happening {
-        let OperatorTask { context, uploads, intake, output, processing, .. } = self;
-        let may_process = output.is_ready() && (intake.has_waiting() || processing.is_firing());
+        let is_full = self.is_full();
+        let OperatorTask { context, uploads, intake, output, changelog, processing, .. } = self;
+        let has_more = intake.has_waiting() || processing.is_firing();
+        let may_process = output.is_ready() && has_more && !is_full;
         let input = async { if may_process { Ok(()) } else { intake.wait().await } };
         let (command, upload) = (context.commands.recv().fuse(), uploads.next().fuse());
-        let (sent, input) = (output.progress().fuse(), input.fuse());
-        futures::pin_mut!(command, upload, sent, input);
+        let logged = async {
+            match changelog {
+                Some(changelog) => changelog.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let (sent, input, logged) = (output.progress().fuse(), input.fuse(), logged.fuse());
+        futures::pin_mut!(command, upload, logged, sent, input);
         futures::select_biased! {
             command = command => Happening::Command(command),
             (checkpoint, result) = upload => Happening::Upload(checkpoint, result),
+            happening = logged => Happening::Changelog(happening),
             result = sent => Happening::Flow(result),
             result = input => Happening::Flow(result),
         }
@@ -215,14 +252,24 @@ impl<'a> OperatorTask<'a> {
                 return Ok(());
             }
         };
-        let linked = state.link(checkpoint, &snapshot.barrier.options.target).boxed().await?;
+        let target = &snapshot.barrier.options.target;
+        // The store holds all that the log does: what stands for itself is taken from there.
+        let part = match &mut self.changelog {
+            Some(changelog) if !matches!(target, Target::Savepoint { .. }) => {
+                Fixed::Logged(changelog.begin(&self.context, state, checkpoint, target).boxed().await?)
+            }
+            _ => Fixed::Linked(Box::new(state.link(checkpoint, target).boxed().await?)),
+        };
         timing.fixed();
         let uploaded = Uploaded::default();
-        self.uploaded.insert(checkpoint, (uploaded.clone(), linked.dir.clone(), timing));
+        self.uploaded.insert(checkpoint, (uploaded.clone(), part.links(), timing));
         let (blobs, names) = (self.context.blobs.clone(), self.context.names());
         let options = self.context.upload;
         self.uploads.start(checkpoint, async move {
-            let keyed = upload::upload(&blobs, &names, &linked, options, &uploaded).await?;
+            let keyed = match part {
+                Fixed::Linked(linked) => upload::upload(&blobs, &names, &linked, options, &uploaded).await?,
+                Fixed::Logged(part) => logged(part).await?,
+            };
             let in_flight = persist(in_flight, &blobs, &names, checkpoint, &uploaded).await?;
             Ok(KeyedSnapshot { in_flight, ..keyed })
         });
@@ -237,6 +284,7 @@ impl<'a> OperatorTask<'a> {
                 if let Body::Keyed(_, state) = &mut self.body {
                     state.complete(checkpoint);
                 }
+                self.settle();
             }
             Command::Aborted(checkpoint) => self.give_up(checkpoint),
         }
@@ -251,6 +299,22 @@ impl<'a> OperatorTask<'a> {
             let blobs = self.context.blobs.clone();
             self.uploads.cancel_and(checkpoint, discard(blobs, uploaded, links));
         }
+        if let Some(changelog) = &mut self.changelog {
+            changelog.abort(checkpoint);
+        }
+        self.settle();
+    }
+
+    /// The fate of a checkpoint is known: something may not be needed any more.
+    fn settle(&mut self) {
+        if let Some((changelog, state, context)) = self.changelog() {
+            changelog.settle(context, state);
+        }
+    }
+
+    /// True if the log cannot take more.
+    fn is_full(&mut self) -> bool {
+        self.changelog().is_some_and(|(changelog, state, _)| changelog.is_full(state))
     }
 
     /// An upload that ends after its checkpoint was aborted is not heard of here: it was cancelled.
@@ -264,7 +328,7 @@ impl<'a> OperatorTask<'a> {
         let Body::Keyed(_, state) = &mut self.body else { unreachable!("only keyed state is uploaded") };
         match result.map_err(|source| Error::Background { checkpoint, source })? {
             Ok(snapshot) => {
-                state.uploaded(checkpoint, &snapshot.shared);
+                state.uploaded(checkpoint, &snapshot);
                 self.context.acknowledge(checkpoint, SubtaskState::Keyed(snapshot), timing);
             }
             Err(error) => {
@@ -284,7 +348,31 @@ impl<'a> OperatorTask<'a> {
 }
 
 /// Deletes what an upload that was never acknowledged may have left, there and here.
-async fn discard(blobs: state::blob::Blobs, uploaded: Uploaded, links: PathBuf) {
+async fn discard(blobs: state::blob::Blobs, uploaded: Uploaded, links: Option<PathBuf>) {
     uploaded.discard(&blobs).await;
-    dirs::remove(&links).await;
+    if let Some(links) = links {
+        dirs::remove(&links).await;
+    }
+}
+
+/// Keyed state at a barrier.
+enum Fixed {
+    /// Links to the files of its store.
+    Linked(Box<LinkedSnapshot>),
+    /// A place in its log; the part comes when all of it is in the object store.
+    Logged(oneshot::Receiver<changelog::Part>),
+}
+
+impl Fixed {
+    fn links(&self) -> Option<PathBuf> {
+        match self {
+            Fixed::Linked(linked) => Some(linked.dir.clone()),
+            Fixed::Logged(_) => None,
+        }
+    }
+}
+
+async fn logged(part: oneshot::Receiver<changelog::Part>) -> Result<KeyedSnapshot, state::Error> {
+    let part = part.await.unwrap_or_else(|_| Err("the checkpoint was given up".into()));
+    part.map_err(|reason| state::Error::Changelog { reason })
 }

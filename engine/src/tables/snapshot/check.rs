@@ -22,7 +22,7 @@ use crate::tables::ids::{CutId, PartitionId};
 use crate::tables::rows::Content;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub async fn check(objects: &Objects, blobs: &Blobs, number: u64) -> Result<Repo
         Ok(chain) => Some(chain),
         Err(broken) => {
             // What is missing or cannot be read has been told.
-            if (0..=number).all(|number| links.contains_key(&number)) {
+            if links.len() as u64 > number {
                 report.defect(objects.layout().document(number), None, broken);
             }
             None
@@ -120,12 +120,17 @@ async fn documents(
     report: &mut Report,
 ) -> Result<(BTreeMap<u64, Link>, BTreeMap<u64, Link>), CheckError> {
     let layout = objects.layout();
-    let later = listed.iter().filter_map(|path| match layout.parse(path)? {
-        Object::Increment { number: found } if found > number => Some(found),
+    let there = listed.iter().filter_map(|path| match layout.parse(path)? {
+        Object::Snapshot => Some(0),
+        Object::Increment { number } => Some(number),
         _ => None,
     });
+    // And where each run of numbers ends too early: what is not there is told once, however far the next may be.
+    let mut wanted: BTreeSet<u64> =
+        there.flat_map(|at| [at, at.saturating_add(1).min(number.max(at))]).collect();
+    wanted.extend([0, number]);
     let (mut links, mut after) = (BTreeMap::new(), BTreeMap::new());
-    for at in (0..=number).chain(later) {
+    for at in wanted {
         let path = layout.document(at);
         match objects.document(at).await? {
             Found::Document(link) if at <= number => drop(links.insert(at, *link)),

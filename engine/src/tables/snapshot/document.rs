@@ -222,7 +222,7 @@ impl Document {
     pub fn encode(&self) -> Bytes {
         let checked = self.check();
         assert!(checked.is_ok(), "a document that contradicts itself: {checked:?}");
-        envelope::seal(MAGIC, self)
+        envelope::seal(MAGIC, envelope::FIRST_VERSION, self)
     }
 
     /// The document that was read from `object`, which is of this layout.
@@ -231,7 +231,7 @@ impl Document {
     /// If the bytes are damaged, foreign, of another format version, contradict themselves, or belong elsewhere.
     pub fn decode(layout: &Layout, object: &str, bytes: &[u8]) -> Result<Document, DocumentError> {
         let wrong = |reason| DocumentError { object: object.into(), reason };
-        let document: Document = envelope::open(MAGIC, bytes).map_err(wrong)?;
+        let document: Document = envelope::open(MAGIC, envelope::FIRST_VERSION, bytes).map_err(wrong)?;
         let layout_of = document.check().map_err(|why| wrong(Malformed::Inconsistent(why)))?;
         let expected = layout_of.document(document.number());
         if layout_of != *layout || expected != object {
@@ -420,7 +420,7 @@ pub(super) mod tests {
         let crc = crate::store::coding::masked_crc32c(&bytes[..covered]);
         bytes[covered..].copy_from_slice(&crc.to_le_bytes());
         let found = Document::decode(&layout(), &layout().document(0), &bytes).unwrap_err();
-        assert_eq!(found.reason, Malformed::Version { found: 9 });
+        assert_eq!(found.reason, Malformed::Version { found: 9, newest: envelope::FIRST_VERSION });
     }
 
     #[test]

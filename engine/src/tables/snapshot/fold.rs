@@ -193,7 +193,7 @@ impl<R: Rows> Fold<R> {
             // It may begin earlier than it is needed.
             None if index > step.since => return Err(FoldError::Gap { expected: step.since, found: index }),
             Some(expected) if expected != index => return Err(FoldError::Gap { expected, found: index }),
-            _ => under_way.next = Some(index + 1),
+            _ => under_way.next = Some(index.saturating_add(1)),
         }
         check_mark(step, index, &entry)?;
         let is_between = index > step.from_mark && index < step.to_mark;

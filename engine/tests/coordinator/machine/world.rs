@@ -33,6 +33,7 @@ pub(super) fn config(retained: usize, max_concurrent: usize, tolerable_failures:
         retained,
         max_concurrent,
         retention: Retention::Never,
+        changelog: None,
         alignment: Alignment::Aligned,
     }
 }
@@ -73,6 +74,7 @@ pub(super) fn savepoint_part(id: CheckpointId, task: TaskId, directory: &str) ->
             format: StateFormat::canonical(),
             shared: Vec::new(),
             private: vec![StoreFile::whole("f", handle(path))],
+            changelog: None,
             in_flight: None,
         }),
         _ => SubtaskState::from(Vec::<SinkTransaction>::new()),
@@ -91,6 +93,7 @@ pub(super) fn part(attempt: Attempt, id: CheckpointId, task: TaskId, shared: &[S
             format: StateFormat::store(),
             shared: shared.iter().cloned().map(file).collect(),
             private: vec![file(layout.private(id, attempt, task, "u"))],
+            changelog: None,
             in_flight: None,
         }),
         _ => SubtaskState::from(vec![SinkTransaction {

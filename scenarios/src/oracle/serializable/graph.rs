@@ -1,6 +1,7 @@
 //! Who must be before whom, and the shortest cycle among them.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use cutwater_sim::scenario::Violation;
 
@@ -25,7 +26,7 @@ pub(super) enum Kind {
 /// A key and two of its versions; `None` is that there is nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Versions {
-    pub key: String,
+    pub key: Rc<str>,
     /// What was read or overwritten.
     pub old: Option<u64>,
     /// What was written then.

@@ -2,6 +2,7 @@
 //! was appended and never read comes after it, in an order that nobody knows, except that who read all of it and then appended comes first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use cutwater_sim::scenario::Violation;
 
@@ -126,7 +127,8 @@ fn order(
 }
 
 fn edges(graph: &mut Graph, key: &str, views: &[View<'_>], places: &BTreeMap<u64, Place>, order: &[u64]) {
-    let versions = |old: Option<u64>, new: Option<u64>| Versions { key: key.to_owned(), old, new };
+    let name: Rc<str> = key.into();
+    let versions = |old: Option<u64>, new: Option<u64>| Versions { key: name.clone(), old, new };
     for pair in order.windows(2) {
         let (one, other) = (places[&pair[0]].tx, places[&pair[1]].tx);
         graph.edge(one, other, Kind::WriteWrite(versions(Some(pair[0]), Some(pair[1]))));

@@ -2,6 +2,7 @@
 //! before it. Of a write without a read before it nothing is known but that it comes after the register was empty.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use cutwater_sim::scenario::Violation;
 
@@ -83,7 +84,8 @@ fn edges(
     views: &[View],
     last_write: &BTreeMap<usize, Option<u64>>,
 ) {
-    let versions = |old: Option<u64>, new: Option<u64>| Versions { key: key.to_owned(), old, new };
+    let name: Rc<str> = key.into();
+    let versions = |old: Option<u64>, new: Option<u64>| Versions { key: name.clone(), old, new };
     let is_ambiguous = may_be_removed(history, key);
     let is_known = |value: &Option<u64>| value.is_some() || !is_ambiguous;
     // Two are enough to contradict each other.

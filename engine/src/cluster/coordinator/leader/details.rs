@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::checkpoint::changelog::Changelog;
 use crate::checkpoint::history::ENTRIES;
 use crate::checkpoint::layout::{Layout, Object};
 use crate::checkpoint::snapshot::{CheckpointId, CheckpointMetadata, FileHandle, SubtaskState};
@@ -103,8 +104,14 @@ fn weigh(state: &SubtaskState, is_new: impl Fn(&FileHandle) -> bool) -> SubtaskD
         state_bytes: all().fold(0, sum),
         new_bytes: all().filter(|handle| is_new(handle)).fold(0, sum),
         persisted_bytes: persisted_bytes(state),
+        log_bytes: log_bytes(state),
         times: None,
     }
+}
+
+fn log_bytes(state: &SubtaskState) -> u64 {
+    let SubtaskState::Keyed(keyed) = state else { return 0 };
+    keyed.changelog.as_ref().map_or(0, Changelog::len_bytes)
 }
 
 fn persisted_bytes(state: &SubtaskState) -> u64 {

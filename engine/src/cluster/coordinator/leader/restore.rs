@@ -129,6 +129,7 @@ impl Leader {
                 attempt,
                 job: self.context.config.job.clone(),
                 stopping,
+                changelog: self.context.config.checkpoint.changelog,
                 tasks: assignment.tasks,
                 placements: assignment.placements,
             };

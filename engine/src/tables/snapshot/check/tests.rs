@@ -18,7 +18,9 @@ use crate::tables::snapshot::layout::Layout;
 use crate::tables::snapshot::objects::Put;
 
 /// Runs `future` in the world of its build.
-fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+pub(in crate::tables::snapshot) fn block_on<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> T {
     #[cfg(not(madsim))]
     return tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
     #[cfg(madsim)]
@@ -29,13 +31,13 @@ fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static)
     }
 }
 
-const PARTITIONS: [PartitionId; 2] =
+pub(in crate::tables::snapshot) const PARTITIONS: [PartitionId; 2] =
     [PartitionId { table: 4, number: 0 }, PartitionId { table: 4, number: 1 }];
 
-struct World {
+pub(in crate::tables::snapshot) struct World {
     store: Arc<InMemory>,
     objects: Objects,
-    blobs: Blobs,
+    pub blobs: Blobs,
 }
 
 fn key(n: u64) -> Bytes {
@@ -135,8 +137,16 @@ impl World {
         }
     }
 
+    pub async fn links(&self) -> BTreeMap<u64, Link> {
+        let mut links = BTreeMap::new();
+        for number in 0..3 {
+            links.insert(number, self.link(number).await);
+        }
+        links
+    }
+
     /// A full snapshot and two increments.
-    async fn make() -> World {
+    pub async fn make() -> World {
         let world = World::new();
         let mut parent = None;
         for number in 0..3 {
@@ -155,11 +165,11 @@ impl World {
         check(&self.objects, &self.blobs, number).await.unwrap()
     }
 
-    async fn get(&self, path: &str) -> Bytes {
+    pub async fn get(&self, path: &str) -> Bytes {
         self.store.get(&Path::from(path)).await.unwrap().bytes().await.unwrap()
     }
 
-    async fn overwrite(&self, path: &str, bytes: impl Into<Bytes>) {
+    pub async fn overwrite(&self, path: &str, bytes: impl Into<Bytes>) {
         self.store.put(&Path::from(path), bytes.into().into()).await.unwrap();
     }
 }
@@ -177,6 +187,11 @@ fn a_whole_snapshot_is_proved() {
         assert_eq!(world.objects.numbers().await.unwrap(), [0, 1, 2]);
         let missing = world.check(3).await;
         assert_eq!(missing.defects[0].what, "there is no such document");
+        assert_eq!(
+            world.check(u64::MAX).await.defects.len(),
+            2,
+            "the one after the last, and the last that is wanted"
+        );
     });
 }
 

@@ -288,8 +288,11 @@ fn a_full_one_and_its_increment_are_made() {
         judge(&world, &end);
         let number = u64::from(is_incremental);
         assert_eq!(world.register.step, Step::Done { cut: 2, number });
-        let text = world.register.encode();
-        assert_eq!(Register::decode(&text).unwrap(), world.register);
+        let draft = Draft { path: "root/s/2/draft-a".into(), xxh3: u128::MAX };
+        for step in [world.register.step.clone(), Step::Sealing { cut: 2, number, draft }] {
+            let record = Record { step, ..world.register.clone() };
+            assert_eq!(Register::decode(&record.encode()).unwrap(), record);
+        }
     }
 }
 
