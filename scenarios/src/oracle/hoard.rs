@@ -17,7 +17,7 @@ use cutwater_sim::scenario::Violation;
 use super::job::JobOracle;
 
 /// Checkpoints that may complete while a materialisation is uploaded or something is deleted.
-const SLACK: u64 = 12;
+const SLACK: u64 = 6;
 
 /// See the module.
 #[derive(Debug)]
