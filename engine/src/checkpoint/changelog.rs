@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::snapshot::{FileHandle, Segment};
 
+/// No sequence number or materialisation is above this: what says so was not written by a task, and counting on from it would end.
+const NUMBER_MAX: u64 = u64::MAX / 4;
+
 /// Number of a materialisation; grows within one run of a task, and goes on after a restore with the same key groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MaterialisationId(pub u64);
@@ -55,11 +58,14 @@ impl Changelog {
         self.segments.iter().fold(0, |sum, segment| sum.saturating_add(segment.part.len_bytes))
     }
 
-    /// Why this cannot be what a task wrote: a gap, an overlap, or a segment outside of its object or over another.
+    /// Why this cannot be what a task wrote: a number that nobody counts to, a gap, an overlap, or a segment outside of its object or over another.
     ///
     /// # Errors
     /// The reason.
     pub fn check(&self) -> Result<(), String> {
+        if self.to > NUMBER_MAX || self.materialisation.0 > NUMBER_MAX {
+            return Err(format!("{} and change {} are beyond {NUMBER_MAX}", self.materialisation, self.to));
+        }
         let mut next = self.base_seq;
         let mut before: Option<&LogSegment> = None;
         for segment in &self.segments {
@@ -116,5 +122,9 @@ mod tests {
         assert!(log(5, 7, &[segment("a", 5, 7, 11)]).is_err(), "beyond the object");
         assert!(log(5, 7, &[segment("a", 5, 7, u64::MAX)]).is_err());
         assert!(log(5, 5, &[segment("a", 5, 5, 0)]).is_err(), "an empty segment");
+        assert!(log(u64::MAX, u64::MAX, &[]).is_err(), "the next change would have no number");
+        let materialisation = MaterialisationId(u64::MAX);
+        let far = Changelog { materialisation, base_seq: 0, to: 0, segments: Vec::new() };
+        assert!(far.check().is_err(), "the next materialisation would have no number");
     }
 }

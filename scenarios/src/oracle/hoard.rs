@@ -5,11 +5,13 @@
 //! long that may take is counted in completed checkpoints: so many as are retained, during which the registry may hold what an
 //! aborted one named, and some more for uploads and deletions that are slow.
 //!
-//! *Judged only where nothing disturbs the plan*: a deletion that an outage has swallowed is the sweeper's business, and that of the
-//! next attempt.
+//! *Judged only where nothing disturbs the plan, and until a checkpoint fails*: a deletion that an outage has swallowed is the
+//! sweeper's business, and that of the next attempt. So is an upload that was given up with its checkpoint: the put may land
+//! after the deletion that followed it.
 
 use std::collections::BTreeMap;
 
+use cutwater_engine::checkpoint::history::EntryStatus;
 use cutwater_engine::checkpoint::layout::Object;
 use cutwater_engine::checkpoint::snapshot::CheckpointId;
 use cutwater_sim::scenario::Violation;
@@ -24,6 +26,8 @@ const SLACK: u64 = 6;
 pub struct Hoard {
     limit: u64,
     newest: Option<CheckpointId>,
+    /// A checkpoint has failed.
+    is_over: bool,
     /// Of each shared object that nothing names, how many checkpoints have completed meanwhile.
     unnamed: BTreeMap<String, u64>,
 }
@@ -31,7 +35,7 @@ pub struct Hoard {
 impl Hoard {
     /// Of a job that keeps so many checkpoints.
     pub fn new(retained: u64) -> Hoard {
-        Hoard { limit: retained + SLACK, newest: None, unnamed: BTreeMap::new() }
+        Hoard { limit: retained + SLACK, newest: None, is_over: false, unnamed: BTreeMap::new() }
     }
 
     /// The register has changed.
@@ -43,6 +47,14 @@ impl Hoard {
             return Ok(());
         }
         self.newest = job.newest();
+        let mut entries = job.state().into_iter().flat_map(|state| &state.history);
+        let failed = |status: &EntryStatus| {
+            matches!(status, EntryStatus::Failed { .. } | EntryStatus::TimedOut { .. })
+        };
+        self.is_over |= entries.any(|entry| failed(&entry.status));
+        if self.is_over {
+            return Ok(());
+        }
         let is_shared = |path: &&str| matches!(job.layout().parse(path), Some(Object::Shared { .. }));
         let before = std::mem::take(&mut self.unnamed);
         let count = |path: &str| (path.to_owned(), before.get(path).map_or(0, |count| count + 1));

@@ -72,6 +72,11 @@ impl KeyedState {
         self.log().upload_failed(upload)
     }
 
+    /// See [`Log::pieces`].
+    pub fn log_pieces(&mut self) -> usize {
+        self.log().pieces()
+    }
+
     /// True if the store has changed since it was last materialised, and is not being materialised.
     pub fn wants_materialisation(&mut self) -> bool {
         !self.log().is_materialising() && self.log().is_behind()

@@ -10,7 +10,9 @@
 //!   that some checkpoint whose fate is open waits for, if that is newer. What a completed checkpoint did without dies with
 //!   those before it, so nothing may come back to it.
 //! - **Truncation follows confirmation.** A materialisation that is ready makes the log before it superfluous only once a checkpoint
-//!   that is built on it is known to be complete (FLINK-25261), and only below all that is open (FLINK-28440).
+//!   that is built on it is known to be complete, and only below all that is open (FLINK-28440). It does follow: a log that is
+//!   never truncated is FLINK-25261. What is not uploaded of a log that nothing will ask for again need not be kept, though: its
+//!   bytes are let go at once, so that they do not count as waiting.
 //! - **Who has spoken of a file does not delete it.** An object is *owned* here from its upload until an acknowledgement names it; from
 //!   then on it is the registry's, whatever becomes of the checkpoint, because the next one may name it again. What is owned and
 //!   needed by nothing is [garbage](Log::garbage) (FLINK-25511).
@@ -63,6 +65,8 @@ struct Piece {
 enum Content {
     /// Here alone.
     Waiting(Bytes),
+    /// Nowhere, as no checkpoint will ask for it.
+    Superfluous,
     /// Under way.
     Uploading(Bytes, UploadId),
     /// An object, or part of one.
@@ -196,7 +200,7 @@ impl Log {
     pub fn waiting_bytes(&self) -> usize {
         let pieces = self.pieces.iter().map(|piece| match &piece.content {
             Content::Waiting(bytes) | Content::Uploading(bytes, _) => bytes.len(),
-            Content::There(_) => 0,
+            Content::There(_) | Content::Superfluous => 0,
         });
         self.tail.len() + pieces.sum::<usize>()
     }
@@ -269,6 +273,14 @@ impl Log {
         let begun = self.running.values().map(|running| running.seq).max();
         let ready = self.bases.values().next_back().map(|base| base.seq);
         begun.max(ready).is_none_or(|seq| seq < self.next)
+    }
+
+    /// Of how many pieces the log of a checkpoint would be that begins now.
+    pub fn pieces(&self) -> usize {
+        let begun = self.running.values().map(|running| running.seq).max();
+        let ready = self.bases.values().next_back().map(|base| base.seq);
+        let from = begun.max(ready).unwrap_or(0);
+        self.pieces.iter().rev().take_while(|piece| piece.to > from).count()
     }
 
     /// True if a materialisation is being uploaded.
@@ -359,6 +371,7 @@ impl Log {
         let segments = within.map(|piece| match &piece.content {
             Content::There(segment) => Some(LogSegment::clone(segment)),
             Content::Waiting(_) | Content::Uploading(..) => None,
+            Content::Superfluous => panic!("checkpoint {checkpoint} needs {}..{}", piece.from, piece.to),
         });
         let segments = segments.collect::<Option<Vec<_>>>()?;
         let changelog = Changelog { materialisation: open.base, base_seq, to: open.to, segments };
@@ -412,6 +425,18 @@ impl Log {
         let newest = self.bases.keys().next_back().copied();
         let open = &self.open;
         self.bases.retain(|id, _| Some(*id) == newest || open.values().any(|open| open.base == *id));
+        self.let_go();
+    }
+
+    /// Lets go of the bytes of pieces that no checkpoint will ask for, as what is built on never goes backwards.
+    fn let_go(&mut self) {
+        let Some(ready) = self.bases.values().next_back().map(|base| base.seq) else { return };
+        let needed = self.open.values().map(|open| open.from).chain([ready]).min().expect("one at least");
+        for piece in self.pieces.iter_mut().take_while(|piece| piece.to <= needed) {
+            if matches!(piece.content, Content::Waiting(_)) {
+                piece.content = Content::Superfluous;
+            }
+        }
     }
 
     /// Objects that are owned and that nothing needs any more. They are not owned any longer.
@@ -423,7 +448,7 @@ impl Log {
         let reused = self.running.values().flat_map(|running| &running.reused).map(String::as_str);
         let segments = self.pieces.iter().filter_map(|piece| match &piece.content {
             Content::There(segment) => Some(segment.handle.path.as_str()),
-            Content::Waiting(_) | Content::Uploading(..) => None,
+            Content::Waiting(_) | Content::Uploading(..) | Content::Superfluous => None,
         });
         let needed: BTreeSet<&str> = files.chain(reused).chain(segments).collect();
         self.owned.extract_if(.., |path| !needed.contains(path.as_str())).collect()

@@ -25,14 +25,18 @@ pub mod log;
 pub mod replay;
 pub mod upload;
 
+/// The most that may be asked to be collected before it is uploaded, in bytes: less than what makes a task stop.
+pub const UPLOAD_BYTES_MAX: usize = 32 << 20;
+
 /// How changes are logged; an option of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangelogOptions {
-    /// From one materialisation of a subtask's store to the next.
+    /// From one materialisation of a subtask's store to the next. The first comes at a drawn moment within that time, so that
+    /// subtasks take turns; one comes early if the log has become one of too many segments.
     pub materialise_every: Duration,
-    /// Changes are uploaded before any checkpoint asks for them when they are so many bytes.
+    /// Changes are uploaded before any checkpoint asks for them when they are so many bytes; at most [`UPLOAD_BYTES_MAX`].
     pub upload_bytes: usize,
-    /// The same, when the first of them is so old.
+    /// What there is of them is uploaded every so often.
     pub upload_every: Duration,
 }
 
@@ -50,13 +54,16 @@ impl ChangelogOptions {
     /// What cannot be, by name.
     ///
     /// # Errors
-    /// If anything would be done without a pause.
+    /// If anything would be done without a pause, or more collected than a task may keep.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.materialise_every.is_zero() {
             return Err("materialise_every must not be 0");
         }
         if self.upload_every.is_zero() || self.upload_bytes == 0 {
             return Err("upload_every and upload_bytes must not be 0");
+        }
+        if self.upload_bytes > UPLOAD_BYTES_MAX {
+            return Err("upload_bytes must not be above 32 MiB");
         }
         Ok(())
     }

@@ -3,14 +3,20 @@
 //! All decisions are those of `state::changelog::log`; here are the uploads and the clock. A materialisation and an upload belong to no
 //! checkpoint: none of them ends because one is aborted.
 //!
-//! What a failed upload would have made is tried again when changes are uploaded next; a failed materialisation when the next one is due,
+//! What a failed upload would have made is tried again when changes are uploaded next; a failed materialisation after half a minute,
 //! or when a checkpoint has nothing else to be built on. Checkpoints that waited for either are declined.
+//!
+//! The store is materialised every so often, and early when the log has become one of very many segments: each is named in every
+//! checkpoint, and read one by one in a restore. The first moment is drawn: not all subtasks flush at once, and a job that often starts
+//! over gets there now and then.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cutwater_io::task::JoinError;
-use cutwater_io::{sometimes, time};
+use cutwater_io::time::micros;
+use cutwater_io::{entropy, sometimes, time};
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
@@ -29,6 +35,10 @@ use crate::stream::Error;
 const OBJECT_BYTES: usize = 16 << 20;
 /// With more than this in memory because the object store does not take it, a task processes nothing more.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+/// A log of more segments than this is long: the store is materialised out of turn.
+const PIECES_MAX: usize = 512;
+/// After a materialisation that failed none is begun for so long, unless a checkpoint needs one.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// The part of a checkpoint, or why there is none.
 pub(super) type Part = Result<KeyedSnapshot, String>;
@@ -45,6 +55,8 @@ pub(super) struct Changelog {
     /// Who waits for the parts of checkpoints.
     waiting: BTreeMap<CheckpointId, oneshot::Sender<Part>>,
     materialise_at: time::Instant,
+    /// A log that is long is no reason to materialise before this.
+    long_from: time::Instant,
     upload_at: time::Instant,
 }
 
@@ -62,8 +74,8 @@ impl Changelog {
         state.start_changelog();
         let now = time::now();
         // Without a base no checkpoint can complete.
-        let pause =
-            if state.basis().is_some() { options.materialise_every } else { std::time::Duration::ZERO };
+        let drawn_us = 1 + entropy::u64("changelog.first") % micros(options.materialise_every).max(1);
+        let pause = if state.basis().is_some() { Duration::from_micros(drawn_us) } else { Duration::ZERO };
         Changelog {
             options,
             uploads: Background::new(),
@@ -72,6 +84,7 @@ impl Changelog {
             materialising: BTreeMap::new(),
             waiting: BTreeMap::new(),
             materialise_at: now + pause,
+            long_from: now,
             upload_at: now + options.upload_every,
         }
     }
@@ -143,6 +156,7 @@ impl Changelog {
                 match result.map_err(|source| Error::Uploading { task: context.task(), source })? {
                     Ok(segments) => state.log_uploaded(id, segments),
                     Err(error) => {
+                        tracing::warn!(task = %context.task(), %error, "changes could not be uploaded");
                         discard(context, uploaded, None);
                         self.give_up(state.log_upload_failed(id), &error.to_string());
                     }
@@ -156,6 +170,9 @@ impl Changelog {
                         state.materialised(id, snapshot, uploaded.paths());
                     }
                     Err(error) => {
+                        tracing::warn!(task = %context.task(), %error, "the store could not be materialised");
+                        self.long_from = time::now() + RETRY_PAUSE;
+                        self.materialise_at = self.materialise_at.min(self.long_from);
                         discard(context, uploaded, Some(links));
                         self.give_up(state.materialisation_failed(id), &error.to_string());
                         // Damage does not go away: only a restore replaces the file.
@@ -172,7 +189,8 @@ impl Changelog {
 
     async fn due(&mut self, context: &TaskContext, state: &mut KeyedState) -> Result<(), Error> {
         let now = time::now();
-        if self.materialise_at <= now {
+        let is_long = self.long_from <= now && state.log_pieces() > PIECES_MAX;
+        if self.materialise_at <= now || is_long {
             self.materialise_at = now + self.options.materialise_every;
             if state.wants_materialisation() {
                 self.materialise(context, state, false).await?;

@@ -110,6 +110,27 @@ fn an_object_that_was_never_named_is_garbage_and_one_that_was_is_not_ours() {
     assert_eq!(log.garbage(), ["log-3"], "the first two were named, though by an aborted checkpoint");
 }
 
+/// What was not uploaded when a materialisation made it superfluous is not kept until a checkpoint is confirmed: a task that stops
+/// because too much waits takes no barrier, and none would be.
+#[test]
+fn what_no_checkpoint_will_ask_for_does_not_wait() {
+    let mut log = Log::new(Beginning::Nothing);
+    append(&mut log, 3);
+    log.begin(CheckpointId(1), log.basis().unwrap());
+    append(&mut log, 2);
+    let base = materialise(&mut log);
+    assert!(log.waiting_bytes() > 0, "checkpoint 1 needs it");
+    assert_eq!(log.pieces(), 0, "nothing is behind the base");
+    log.abort(CheckpointId(1));
+    assert_eq!(log.waiting_bytes(), 0);
+    assert!(log.take_upload(1 << 20).is_none());
+    append(&mut log, 1);
+    log.begin(CheckpointId(2), base);
+    upload_all(&mut log);
+    assert_eq!(take(&mut log).changelog.base_seq, 5);
+    assert_eq!(log.pieces(), 1);
+}
+
 #[test]
 fn what_stands_alone_is_not_gone_behind() {
     let mut log = Log::new(Beginning::Nothing);
