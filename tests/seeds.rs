@@ -36,3 +36,8 @@ fn restore() {
 fn savepoint() {
     check("savepoint", 100);
 }
+
+#[test]
+fn tables() {
+    check("tables", 100);
+}
