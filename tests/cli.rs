@@ -13,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 use cutwater_sim::Plan;
 use serde_json::{Value, json};
 
-const SCENARIOS: [&str; 6] = ["store", "damage", "checkpoint", "restore", "savepoint", "tables"];
+const SCENARIOS: [&str; 5] = ["store", "damage", "checkpoint", "restore", "savepoint"];
 
 fn cutwater(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cutwater"));
@@ -292,9 +292,9 @@ fn a_plan_decides_by_what_it_says_and_not_by_its_name() {
 #[test]
 fn one_plan_has_one_digest_in_every_process_order_and_environment() {
     let first = sweep(&["--seeds", "20"]);
-    assert_eq!(first.len(), 120);
+    assert_eq!(first.len(), 100);
     let digests: BTreeSet<&str> = first.values().map(|[_, _, digest, _]| digest.as_str().unwrap()).collect();
-    assert_eq!(digests.len(), 120, "different plans have different digests");
+    assert_eq!(digests.len(), 100, "different plans have different digests");
 
     let reverse: Vec<&str> = SCENARIOS.into_iter().rev().collect();
     let mut second = sweep(&[&reverse[..], &["--seeds", "10..20", "--jobs", "1"]].concat());

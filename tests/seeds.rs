@@ -36,8 +36,3 @@ fn restore() {
 fn savepoint() {
     check("savepoint", 100);
 }
-
-#[test]
-fn tables() {
-    check("tables", 100);
-}

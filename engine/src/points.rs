@@ -13,7 +13,6 @@ pub fn all() -> Vec<Point> {
         crate::store::points::of_families::ALL,
         crate::store::points::of_filters::ALL,
         crate::stream::points::ALL,
-        crate::tables::points::ALL,
     ]
     .concat();
     all.sort();

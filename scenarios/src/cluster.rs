@@ -117,8 +117,7 @@ pub(crate) fn points() -> Vec<Point> {
     let needs_a_log =
         |point: &Point| point.kind == Kind::Sometimes || point.name == "store.recovery.table_written";
     let store = cutwater_engine::store::points::ALL.iter().copied().filter(|point| !needs_a_log(point));
-    let is_other = |point: &Point| !["store.", "tables."].iter().any(|module| point.name.starts_with(module));
-    let others = cutwater_engine::points::all().into_iter().filter(is_other);
+    let others = cutwater_engine::points::all().into_iter().filter(|point| !point.name.starts_with("store."));
     let mut points: Vec<Point> = others.chain(store).collect();
     points.sort();
     points

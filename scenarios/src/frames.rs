@@ -5,7 +5,6 @@ use bytes::Bytes;
 use cutwater_engine::cluster::rpc::{self, FromCoordinator, ToCoordinator};
 use cutwater_engine::stream::channel::ChannelHello;
 use cutwater_engine::stream::record::{Decoder, Element};
-use cutwater_engine::tables::rpc::{self as tables, Payload, Question};
 use cutwater_io::sim::net::Frame;
 
 use crate::cluster::{DATA_PORT, RPC_PORT};
@@ -16,7 +15,6 @@ pub(crate) fn name_frame(frame: &Frame<'_>) -> Option<String> {
         RPC_PORT if frame.to_server => rpc::decode(frame.bytes).ok().map(|message| to_coordinator(&message)),
         RPC_PORT => rpc::decode(frame.bytes).ok().map(|message| from_coordinator(&message)),
         DATA_PORT => batch(frame.bytes),
-        crate::tables::PORT => of_tables(frame.bytes),
         _ => None,
     }
 }
@@ -42,23 +40,6 @@ fn from_coordinator(message: &FromCoordinator) -> String {
         FromCoordinator::NotifyAborted { checkpoint, .. } => format!("NotifyAborted {checkpoint}"),
         other => variant(other),
     }
-}
-
-fn of_tables(bytes: &[u8]) -> Option<String> {
-    let envelope = tables::decode(bytes).ok()?;
-    let what = match &envelope.payload {
-        Payload::Copy { partition, message } => format!("{} of {partition}", variant(message)),
-        Payload::Ask { id, question } => match (question, question.partition()) {
-            (Question::Submit { partition, request }, _) => {
-                format!("ask {id}: {} in {partition}", variant(request))
-            }
-            (_, Some(partition)) => format!("ask {id}: {} in {partition}", variant(question)),
-            (_, None) => format!("ask {id}: {}", variant(question)),
-        },
-        Payload::Answer { id, answer } => format!("answer {id}: {}", variant(answer)),
-        other => variant(other),
-    };
-    Some(format!("{what} (cut {})", envelope.cut))
 }
 
 /// The name of a variant alone.

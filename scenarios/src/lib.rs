@@ -23,7 +23,6 @@ pub mod oracle;
 pub mod restore;
 pub mod savepoint;
 pub mod store;
-pub mod tables;
 pub mod targets;
 
 /// Every scenario, in the order in which they are listed.
@@ -33,7 +32,6 @@ pub const ALL: &[&dyn Scenario] = &[
     &checkpoint::CheckpointScenario,
     &restore::RestoreScenario,
     &savepoint::SavepointScenario,
-    &tables::TablesScenario,
 ];
 
 /// How many times slower the slowest link between two machines is than the usual one, as long as nothing is broken.

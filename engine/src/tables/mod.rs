@@ -6,16 +6,13 @@
 //!
 //! Not here: range scans across partitions in one transaction, secondary indexes.
 
-pub mod client;
 pub mod clock;
 pub mod cluster_state;
 pub mod entry;
 pub mod ids;
 pub mod membership;
 pub mod near;
-pub mod node;
 pub mod partition;
-pub mod points;
 pub mod reason;
 pub mod replica;
 pub mod rows;
