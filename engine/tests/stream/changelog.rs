@@ -14,8 +14,8 @@ use cutwater_engine::checkpoint::snapshot::{
 use cutwater_engine::state::changelog::upload as log_upload;
 use cutwater_engine::state::upload::{self, Names, Uploaded};
 use cutwater_engine::state::{Error, KeyedState, blob, key_groups};
+use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::state::{MAX, Model, World, assert_equal, change, restore_into};
 
