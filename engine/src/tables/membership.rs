@@ -7,8 +7,10 @@
 //! ([`super::replica`]). Here is what can wait, for partitions that this node leads:
 //! - a copy that is more than there should be is put out of the view;
 //! - where copies are missing, the node that bears least is invited;
-//! - and when nobody has been suspected for a while, one step of balance: to invite a node that bears much less than one that has a copy (which
-//!   then is one too many), or to hand the partition over to a backup that leads fewer.
+//! - and when the same have been suspected for a while and no copy is missing or too many, one step of balance in the whole cluster: to invite a node that
+//!   bears less by two than one that has a copy (which then is one too many), or to hand a partition over to a backup that leads fewer by two.
+//!   All nodes find the same step in the same state, and only the primary concerned takes it. If each looked for its own, they would all
+//!   turn to the same idle node, find it overburdened, and turn away again, for ever.
 //!
 //! After a move a partition is left alone for a while, longer each time that it did not help, and there is one learner on a node at a time: a
 //! cluster under strain is not strained further by its repair.
@@ -16,7 +18,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cluster_state::{ClusterState, Load};
+use super::cluster_state::{ClusterState, Load, Table};
 use super::ids::{NodeId, PartitionId, View};
 use super::replica::PartitionView;
 
@@ -29,7 +31,7 @@ pub struct MembershipConfig {
     pub pause_us: u64,
     /// And in the end.
     pub pause_max_us: u64,
-    /// How long nobody must have been suspected before anything is moved for balance.
+    /// How long the same must have been suspected before anything is moved for balance.
     pub calm_us: u64,
 }
 
@@ -40,7 +42,9 @@ pub struct Membership {
     config: MembershipConfig,
     /// When each node was last heard of, or first known.
     heard_us: BTreeMap<NodeId, u64>,
+    /// Since when the same are suspected.
     calm_since_us: u64,
+    suspected: BTreeSet<NodeId>,
     tried: BTreeMap<PartitionId, Tried>,
 }
 
@@ -63,7 +67,14 @@ struct Tried {
 impl Membership {
     /// Of the node `own`, which starts now: it has heard of nobody yet, and suspects nobody for as long as it takes.
     pub fn new(own: NodeId, config: MembershipConfig, now_us: u64) -> Membership {
-        Membership { own, config, heard_us: BTreeMap::new(), calm_since_us: now_us, tried: BTreeMap::new() }
+        Membership {
+            own,
+            config,
+            heard_us: BTreeMap::new(),
+            calm_since_us: now_us,
+            suspected: BTreeSet::new(),
+            tried: BTreeMap::new(),
+        }
     }
 
     /// A node was heard.
@@ -81,7 +92,8 @@ impl Membership {
                 suspects.insert(node);
             }
         }
-        if !suspects.is_empty() {
+        if suspects != self.suspected {
+            self.suspected.clone_from(&suspects);
             self.calm_since_us = now_us;
         }
         suspects
@@ -102,6 +114,7 @@ impl Membership {
     ) -> BTreeMap<PartitionId, Move> {
         let suspects = self.suspects(state, now_us);
         let is_calm = now_us.saturating_sub(self.calm_since_us) >= self.config.calm_us;
+        let step = if is_calm { step_of_balance(state, &suspects) } else { None };
         let mut loads = state.load();
         let mut learners: BTreeSet<NodeId> =
             state.partitions().filter_map(|(_, _, view)| view.learner).collect();
@@ -117,11 +130,14 @@ impl Membership {
                 .copied()
                 .filter(|node| !view.names(*node) && !suspects.contains(node) && !learners.contains(node))
                 .collect();
+            let of_balance = step.clone().filter(|(of, _)| *of == partition).map(|(_, chosen)| chosen);
             let chosen = match view.backups.len().cmp(&usize::from(table.backups)) {
                 Ordering::Greater => self.surplus(view, &loads),
-                Ordering::Less => free.into_iter().min_by_key(|node| (loads[node], *node)).map(Move::Invite),
-                Ordering::Equal if is_calm => self.balance(view, &loads, &free),
-                Ordering::Equal => None,
+                Ordering::Less => {
+                    let least = free.into_iter().min_by_key(|node| (loads[node], *node));
+                    least.map(Move::Invite).or(of_balance)
+                }
+                Ordering::Equal => of_balance,
             };
             let Some(chosen) = chosen else { continue };
             match &chosen {
@@ -162,22 +178,39 @@ impl Membership {
         };
         Some(Move::View(view.next(primary, |node| node == most)))
     }
+}
 
-    /// One step towards balance.
-    fn balance(
-        &self,
-        view: &PartitionView,
-        loads: &BTreeMap<NodeId, Load>,
-        free: &BTreeSet<NodeId>,
-    ) -> Option<Move> {
-        let heir = view.backups.iter().min_by_key(|node| (loads[*node].primaries, **node));
-        if let Some(heir) = heir.filter(|heir| loads[*heir].primaries + 1 < loads[&self.own].primaries) {
-            return Some(Move::View(view.next(*heir, |_| false)));
-        }
-        let most = view.in_sync().map(|node| loads[&node].copies).max()?;
-        let least = free.iter().min_by_key(|node| (loads[*node].copies, **node))?;
-        (loads[least].copies + 1 < most).then_some(Move::Invite(*least))
+/// The step that the cluster takes next towards balance: the same for all who know the same state. Each makes the loads of two nodes
+/// more alike, so it ends.
+fn step_of_balance(state: &ClusterState, suspects: &BTreeSet<NodeId>) -> Option<(PartitionId, Move)> {
+    let alive = state.members.len() - suspects.len();
+    let is_at_rest = |(_, table, view): (PartitionId, &Table, &PartitionView)| {
+        view.learner.is_none() && view.backups.len() == usize::from(table.backups).min(alive - 1)
+    };
+    if !state.partitions().all(is_at_rest) {
+        return None;
     }
+    let loads = state.load();
+    let copies = |node: NodeId| loads[&node].copies;
+    let primaries = |node: NodeId| loads[&node].primaries;
+    let invite = |(partition, _, view): (PartitionId, &Table, &PartitionView)| {
+        let most = view.in_sync().map(copies).max()?;
+        let free = state.nodes().filter(|node| !view.names(*node) && !suspects.contains(node));
+        let least = free.min_by_key(|node| (copies(*node), *node)).filter(|node| copies(*node) + 1 < most)?;
+        Some((most - copies(least), partition, Move::Invite(least)))
+    };
+    let hand_over = |(partition, _, view): (PartitionId, &Table, &PartitionView)| {
+        let most = primaries(view.primary);
+        let heir = view.backups.iter().copied().min_by_key(|node| (primaries(*node), *node));
+        let heir = heir.filter(|heir| primaries(*heir) + 1 < most)?;
+        Some((most - primaries(heir), partition, Move::View(view.next(heir, |_| false))))
+    };
+    let largest = |steps: &mut dyn Iterator<Item = (usize, PartitionId, Move)>| {
+        steps.max_by_key(|(gain, partition, _)| (*gain, std::cmp::Reverse(*partition)))
+    };
+    let step = largest(&mut state.partitions().filter_map(invite));
+    step.or_else(|| largest(&mut state.partitions().filter_map(hand_over)))
+        .map(|(_, partition, chosen)| (partition, chosen))
 }
 
 #[cfg(test)]
@@ -256,14 +289,15 @@ mod tests {
         let mut changes = 0;
         for round in 1..300u64 {
             let now_us = 100 + round * 60;
+            // All decide by the same state, as they do who read the register at the same time.
+            let seen = state.clone();
             for member in &mut members {
                 for node in &nodes {
                     member.heard(*node, now_us);
                 }
-                let moves = member.moves(&state, &led(&state, member.own), now_us);
-                for (partition, chosen) in moves {
+                for (partition, chosen) in member.moves(&seen, &led(&seen, member.own), now_us) {
                     changes += 1;
-                    let view = state.view(partition).unwrap();
+                    let view = seen.view(partition).unwrap();
                     let next = match chosen {
                         Move::View(next) => next,
                         Move::Invite(node) => {

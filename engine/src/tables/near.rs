@@ -201,6 +201,7 @@ impl Near {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tables::partition::Conflict;
     use proptest::prelude::*;
 
     fn partition(number: u16) -> PartitionId {
@@ -208,7 +209,7 @@ mod tests {
     }
 
     fn conflict() -> Reason {
-        Reason::Locked { key: bytes::Bytes::from_static(b"k"), by: TxId(9) }
+        Conflict::Locked { key: bytes::Bytes::from_static(b"k"), by: TxId(9) }.into()
     }
 
     fn begin(changed: &[bool]) -> (Near, Effect) {

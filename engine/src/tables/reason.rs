@@ -2,33 +2,17 @@
 //!
 //! Silence is none of them: who gets no answer does not know.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::ids::{LogIndex, PartitionId, TxId};
+use super::ids::PartitionId;
 use super::partition::{Conflict, Refused};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Reason {
-    /// A row has changed since it was read.
-    #[error("key {} has version {found:?}, and {read:?} was read", key.escape_ascii())]
-    Changed {
-        /// The key.
-        key: Bytes,
-        /// The version that was read.
-        read: Option<LogIndex>,
-        /// The version that it has.
-        found: Option<LogIndex>,
-    },
-    /// A prepared transaction holds a key.
-    #[error("key {} is locked by transaction {by}", key.escape_ascii())]
-    Locked {
-        /// The key.
-        key: Bytes,
-        /// By whom.
-        by: TxId,
-    },
+    /// Another transaction is in the way.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
     /// The transaction was aborted on behalf of others, since it did not get on.
     #[error("the transaction was undecided for too long")]
     Settled,
@@ -88,14 +72,13 @@ impl Reason {
 
     /// True if another transaction was in the way: the client begins again.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Reason::Changed { .. } | Reason::Locked { .. } | Reason::Settled)
+        matches!(self, Reason::Conflict(_) | Reason::Settled)
     }
 
     /// What a partition's refusal is to those who asked.
     pub fn of(refused: Refused, partition: PartitionId) -> Reason {
         match refused {
-            Refused::Conflict(Conflict::Changed { key, read, found }) => Reason::Changed { key, read, found },
-            Refused::Conflict(Conflict::Locked { key, by }) => Reason::Locked { key, by },
+            Refused::Conflict(conflict) => conflict.into(),
             Refused::Stale { .. } | Refused::NotOpen { .. } => Reason::NotPrimary(partition),
             Refused::Limit { what, value, limit } => {
                 Reason::TooLarge { what: what.into(), value: value as u64, limit: limit as u64 }

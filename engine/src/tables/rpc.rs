@@ -340,6 +340,7 @@ impl Question {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tables::partition::Conflict;
     use proptest::prelude::*;
 
     fn envelope(payload: Payload) -> Envelope {
@@ -356,7 +357,8 @@ mod tests {
         };
         let commit = Question::Commit { tx: TxId(1 << 90), parts: vec![part] };
         let row = Row { version: 9, value: Bytes::from_static(b"value") };
-        let denied = Answer::Denied(Reason::Changed { key: key.clone(), read: Some(1), found: None });
+        let denied =
+            Answer::Denied(Conflict::Changed { key: key.clone(), read: Some(1), found: None }.into());
         let state = ClusterState::default().joined("n", "d", ([10, 0, 0, 1], 7).into()).unwrap();
         [
             Payload::Hello { cluster: "c".into(), node: Some(3) },

@@ -129,6 +129,18 @@ impl Cluster {
         task::spawn(async move { worker::run(config).await.unwrap() }).abort_on_drop()
     }
 
+    /// Two workers of which one dies after two checkpoints and comes back, and then another parallelism.
+    async fn disturbed(&self) -> [AbortOnDrop<()>; 2] {
+        let (a, b) = (self.worker("a"), self.worker("b"));
+        self.checkpoints(2).await;
+        drop(a);
+        let a = self.worker("a");
+        self.wait("a new attempt", |s| s.attempt.number > 1 && s.phase == JobPhase::Running).await;
+        let client = Client::new(vec![self.coordinator], Duration::from_secs(1));
+        client.rescale(2).await.unwrap();
+        [a, b]
+    }
+
     async fn wait(&self, what: &str, reached: impl Fn(&JobStatus) -> bool) -> JobStatus {
         let client = Client::new(vec![self.coordinator], Duration::from_secs(1));
         let mut last = None;
@@ -250,13 +262,7 @@ async fn nexmark_with(query: &str, changelog: Option<ChangelogOptions>) {
     cluster.alignment = Alignment::Unaligned;
     cluster.changelog = changelog;
     let _coordinator = cluster.coordinator(3);
-    let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
-    cluster.checkpoints(2).await;
-    drop(a);
-    let _a = cluster.worker("a");
-    cluster.wait("a new attempt", |s| s.attempt.number > 1 && s.phase == JobPhase::Running).await;
-    let client = Client::new(vec![cluster.coordinator], Duration::from_secs(1));
-    client.rescale(2).await.unwrap();
+    let _workers = cluster.disturbed().await;
     cluster.finish().await;
 }
 
@@ -368,13 +374,7 @@ async fn state_without_keys_is_handed_out_anew() {
     let mut cluster = Cluster::new("multiply", &[]).await;
     cluster.build = multiply;
     let _coordinator = cluster.coordinator(3);
-    let (a, _b) = (cluster.worker("a"), cluster.worker("b"));
-    cluster.checkpoints(2).await;
-    drop(a);
-    let _a = cluster.worker("a");
-    cluster.wait("a new attempt", |s| s.attempt.number > 1 && s.phase == JobPhase::Running).await;
-    let client = Client::new(vec![cluster.coordinator], Duration::from_secs(1));
-    client.rescale(2).await.unwrap();
+    let _workers = cluster.disturbed().await;
     cluster.finish_with((0..ITEMS).map(|n| (record(n, n * FACTOR), 1)).collect()).await;
 }
 

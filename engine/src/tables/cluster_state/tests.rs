@@ -1,3 +1,5 @@
+//! The value of the register: what is refused and why, and what any order of changes keeps.
+
 use proptest::prelude::*;
 
 use super::*;

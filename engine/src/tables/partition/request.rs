@@ -121,7 +121,7 @@ pub enum Known {
 }
 
 /// Why a transaction cannot go on. Its client begins again.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Conflict {
     /// The row has changed since it was read.
     #[error("key {} has version {found:?}, and {read:?} was read", key.escape_ascii())]

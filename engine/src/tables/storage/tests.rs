@@ -1,14 +1,19 @@
 //! A copy on a simulated disk that loses power. At drawn moments the disk is copied and the copy loses power; what is opened of it must be
 //! the fold of the log to some index, with every entry that was said to be durable.
 
+#[path = "../../../tests/common/simulated.rs"]
+mod simulated;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cutwater_io::sim::disk::Disk;
-use cutwater_io::sim::{Config, Draw, Env, Key, NodeId, Quiet, Survivors};
+use cutwater_io::sim::{Draw, Key, NodeId, Survivors};
 use cutwater_io::time;
+
+use simulated::simulate;
 
 use super::*;
 use crate::store::{FamilyOptions, Options, WriteOptions};
@@ -22,29 +27,6 @@ const NODE: NodeId = NodeId(1);
 const HERE: PartitionId = PartitionId { table: 3, number: 1 };
 const OTHER: PartitionId = PartitionId { table: 3, number: 2 };
 const CRASHES_PER_RUN: u64 = 20;
-
-/// Runs `future` in the world of a seed, on a thread of its own, as a thread simulates once.
-#[expect(clippy::disallowed_methods, reason = "each run is on a fresh thread")]
-fn simulate<T: Send + 'static>(seed: u64, future: impl AsyncFnOnce(Arc<Env>) -> T + Send + 'static) -> T {
-    let run = move || {
-        let mut runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
-        runtime.add_simulator::<Env>();
-        runtime.set_time_limit(Duration::from_secs(600));
-        runtime.block_on(async move {
-            let env = Env::install(Config {
-                key: Key::root(seed),
-                record: false,
-                disk: Default::default(),
-                net: Default::default(),
-                objects: Default::default(),
-                classify: |_| "other",
-                injector: Box::new(Quiet),
-            });
-            future(env).await
-        })
-    };
-    std::thread::spawn(run).join().unwrap()
-}
 
 /// Runs `future` on a node with this disk, or an empty one.
 fn on_node<T: Send + 'static>(

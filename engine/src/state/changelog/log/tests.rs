@@ -1,3 +1,5 @@
+//! The log of a subtask: each rule by an example, and all of them by any order of events against a model of the registry.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
